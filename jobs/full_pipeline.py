@@ -1,0 +1,15 @@
+"""Sample, train, evaluate: the whole method over one run directory.
+
+python jobs/full_pipeline.py --config demo --run runs/demo [--sampling.kl_threshold 0.3 ...]
+"""
+
+from lr_ray.cli import Command, main
+from lr_ray.pipeline import execute
+
+
+def work(command: Command) -> int:
+    return execute(command, ("sampling", "training", "evaluation"))
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], work)

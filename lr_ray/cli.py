@@ -1,0 +1,108 @@
+"""The common front of all jobs: `--config`, `--run`, dotted overrides, exit codes, logs.
+
+Exit codes: 0 done, 1 failed, 2 nothing started (usage, config, incompatible models),
+130 and 143 interrupted (Ctrl-C, SIGTERM).
+"""
+
+import argparse
+import difflib
+import os
+import re
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic_settings import CliSettingsSource
+
+from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.errors import StageError, UserError
+from lr_ray.store import Run
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the command line asked for."""
+
+    config: Config
+    config_name: str
+    run: Run
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and name the closest option."""
+
+    def error(self, message: str) -> NoReturn:
+        for word in re.findall(r"--[\w.-]+", message):
+            close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
+            if "unrecognized" in message and close:
+                message = f"unknown option {word}; did you mean {close[0]}?"
+                break
+        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(description: str, argv: list[str]) -> Command:
+    """Reads the command line. Raises UserError for bad values, SystemExit for usage and --help."""
+    parser = _Parser(
+        usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="NAME_OR_PATH",
+        help="preset or YAML file; without it, the config of an existing --run",
+    )
+    parser.add_argument(
+        "--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>"
+    )
+    source = CliSettingsSource(
+        Config,  # type: ignore[arg-type]
+        root_parser=parser,
+        cli_parse_args=argv,
+        cli_use_class_docs_for_groups=False,
+        cli_avoid_json=True,
+    )
+    known, _ = parser.parse_known_args(argv)
+    if known.config is None and known.run is None:
+        parser.error("give --config, --run or both")
+    name = known.config or "run"
+    run = Run(known.run or os.path.join("runs", os.path.splitext(os.path.basename(name))[0]))
+    tree = read_tree(known.config) if known.config else run.read_json("run.json")["config"]
+    overrides: dict[str, Any] = source()
+    return Command(resolve(merge(tree, overrides)), name, run)
+
+
+def main(description: str, work: Callable[[Command], int]) -> NoReturn:
+    """Runs a job's `work` on the parsed command line and exits with its code."""
+    raise SystemExit(_main(description, work, sys.argv[1:]))
+
+
+def _main(description: str, work: Callable[[Command], int], argv: list[str]) -> int:
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return work(parse(description, argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        reason = (str(error).strip().splitlines() or [""])[0]
+        print(f"error: {type(error).__name__}: {reason} (traceback: {log.name})", file=sys.stderr)
+        return 1
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(143)

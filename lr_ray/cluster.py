@@ -1,0 +1,29 @@
+"""The Ray cluster of a job: the one that RAY_ADDRESS names, or a local one that ends with the job."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+# Logical CPUs of a local cluster: the engines of a stage side by side, each thread-bound, plus tasks.
+_LOCAL_CPUS = 4
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """Connects, yields the folder of Ray's own logs, and disconnects; ends a cluster it started."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    import ray
+
+    options = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**options)
+    else:
+        cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
+        # Ray Train floods its log when the dashboard is off.
+        ray.init(num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options)
+    try:
+        yield os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
+    finally:
+        ray.shutdown()

@@ -1,0 +1,70 @@
+"""What a person reads: progress lines on the terminal; everybody else's output in a log file."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def quiet_others(log_path: str) -> Iterator[Console]:
+    """Sends file descriptors 1 and 2, libraries' prints included, to the log; yields the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    terminal: IO[str] = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        yield Console(file=terminal, highlight=False, soft_wrap=True)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, source in enumerate(saved, start=1):
+            os.dup2(source, target)
+            os.close(source)
+        os.close(log)
+        terminal.close()
+
+
+class StageProgress:
+    """A bar on a terminal, else a line now and then; `note` is shown behind it."""
+
+    LINE_EVERY = 10.0  # seconds
+
+    def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
+        self.console, self.stage, self.total, self.unit = console, stage, total, unit
+        self.done, self.started, self.last_line = 0, time.monotonic(), time.monotonic()
+        self.bar = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(stage, total=total, note=unit)
+
+    def __enter__(self) -> "StageProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` of `total` units are finished."""
+        self.done = done
+        self.bar.update(self.task, completed=done, note=f"{self.unit}  {note}")
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last_line >= self.LINE_EVERY:
+            self.last_line = now
+            self.console.print(f"{self.stage:<9} {done}/{self.total} {self.unit}  {note}")

@@ -1,0 +1,126 @@
+"""Model directories and their tokenizers: what can be checked before an engine starts.
+
+Loads transformers on first use, never torch weights. Exercised by `pytest tests/unit/test_models.py`.
+"""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lr_ray import embedded
+from lr_ray.config import Models
+from lr_ray.errors import UserError
+
+_SAMPLED_BYTES = 1 << 20
+
+
+def resolve_model(reference: str, field: str) -> str:
+    """Local directory of a model reference; a hub id is downloaded first.
+
+    Raises UserError naming `field` when there is no usable model there.
+    """
+    if reference.startswith("embedded:"):
+        known = {"embedded:expert": embedded.expert_path, "embedded:amateur": embedded.amateur_path}
+        if reference not in known:
+            raise UserError(f"{field}: {reference} is not one of {', '.join(known)}")
+        return str(known[reference]())
+    path = Path(reference).expanduser()
+    if not path.is_dir():
+        if path.is_absolute() or reference.startswith(".") or reference.count("/") != 1:
+            raise UserError(f"{field}: {reference}: no such directory (nor a Hugging Face id)")
+        return _download(reference, field)
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"{field}: {reference}: no config.json; give a Hugging Face model directory"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise UserError(f"{field}: {reference}: no *.safetensors weights")
+    return str(path.resolve())
+
+
+def _download(reference: str, field: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    try:
+        return snapshot_download(reference, allow_patterns=wanted)
+    except Exception as error:  # the hub raises its own, requests' and httpx' kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{field}: {reference}: no such directory, and not to be had from the hub: {reason}"
+        ) from None
+
+
+@cache
+def load_tokenizer(path: str) -> Any:
+    """The Hugging Face tokenizer of a model directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+def stop_token_ids(path: str) -> list[int]:
+    """Ids that end a completion: the generation config's EOS tokens and the tokenizer's."""
+    ids = set()
+    config = Path(path, "generation_config.json")
+    if config.is_file():
+        eos = json.loads(config.read_text()).get("eos_token_id")
+        ids |= set(eos if isinstance(eos, list) else [eos])
+    ids.add(load_tokenizer(path).eos_token_id)
+    return sorted(i for i in ids if i is not None)
+
+
+def architecture(path: str) -> str:
+    return str(json.loads(Path(path, "config.json").read_text())["architectures"][0])
+
+
+def vocabulary_rows(path: str) -> int:
+    """Rows of the model's output layer: at least as many as the tokenizer has tokens."""
+    return int(json.loads(Path(path, "config.json").read_text())["vocab_size"])
+
+
+def context_length(path: str) -> int:
+    return int(json.loads(Path(path, "config.json").read_text())["max_position_embeddings"])
+
+
+def render_prompt(tokenizer: Any, problem: str, system_prompt: str | None) -> list[int]:
+    """Token ids of the chat template over the optional system turn and the problem."""
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages.append({"role": "user", "content": problem})
+    encoding = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    return list(encoding["input_ids"])
+
+
+def check_pair(expert: str, amateur: str, models: Models) -> None:
+    """Raises UserError naming differing tokens unless both models read the same ids as the same text."""
+    ours, theirs = load_tokenizer(expert), load_tokenizer(amateur)
+    differing = dict(ours.get_vocab().items() ^ theirs.get_vocab().items())
+    if models.special_tokens_may_differ:
+        special = set(ours.get_added_vocab()) | set(theirs.get_added_vocab())
+        differing = {token: i for token, i in differing.items() if token not in special}
+    if differing:
+        shown = ", ".join(
+            repr(token) for token in sorted(differing, key=lambda t: differing[t])[:5]
+        )
+        raise UserError(
+            f"models.expert and models.amateur have different tokenizers: {len(differing)} tokens "
+            f"differ ({shown}{', ...' if len(differing) > 5 else ''}); "
+            "the amateur must share the expert's token-to-id map"
+        )
+
+
+def fingerprint(path: str) -> str:
+    """sha256 (hex, first 16) over config, tokenizer, and size and sampled blocks of the weights."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*")):
+        if file.suffix not in (".json", ".safetensors"):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            for start in sorted({0, size // 2, max(0, size - _SAMPLED_BYTES)}):
+                stream.seek(start)
+                digest.update(stream.read(_SAMPLED_BYTES))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,39 @@
+"""Settings that the expert's and the amateur's vLLM engines share."""
+
+import os
+from typing import Any
+
+from lr_ray.config import Pool
+
+# On CPU: one thread an engine, no compilation of tiny graphs, the engine in the actor's own process.
+CPU_ENV = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+COMMON_ENV = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def engine_env(gpus: float) -> dict[str, str]:
+    """Environment of a process that hosts an engine with `gpus` GPUs."""
+    return COMMON_ENV | (CPU_ENV if gpus == 0 else {})
+
+
+def start_engine(model: str, pool: Pool, max_model_len: int, **options: Any) -> Any:
+    """A `vllm.LLM` that takes and returns token ids only."""
+    os.environ.update(engine_env(pool.gpus))
+    from vllm import LLM
+
+    return LLM(
+        model=model,
+        skip_tokenizer_init=True,
+        dtype=pool.dtype,
+        max_model_len=max_model_len,
+        tensor_parallel_size=pool.tensor_parallel,
+        enforce_eager=pool.gpus == 0,
+        disable_log_stats=True,
+        seed=0,
+        **options,
+    )

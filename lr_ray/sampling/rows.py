@@ -1,0 +1,53 @@
+"""Arrow schemas of what flows between the sampling actors and of the supervision shards."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+TRAJECTORY = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("completion_token_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()),
+        ("k", pa.int32()),  # the two lists below are [T, K] row by row
+        ("topk_token_ids", pa.list_(pa.int32())),
+        ("expert_logprobs", pa.list_(pa.float32())),
+        ("error", pa.string()),
+    ]
+)
+
+STEP = pa.struct(
+    [
+        ("position", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("weights", pa.list_(pa.float32())),
+    ]
+)
+
+SUPERVISION = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("completion_token_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()),
+        ("kl", pa.list_(pa.float32())),
+        ("steps", pa.list_(STEP)),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+
+REJECTED = pa.schema([("problem_id", pa.string()), ("reason", pa.string())])
+
+
+def lists(rows: Sequence[Any], dtype: pa.DataType) -> pa.ListArray:
+    """A list column from arrays or lists, without a Python object a value."""
+    numpy_type = dtype.to_pandas_dtype()
+    arrays = [np.asarray(row, numpy_type) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in arrays])]).astype(np.int32)
+    values = np.concatenate(arrays) if arrays else np.empty(0, numpy_type)
+    return pa.ListArray.from_arrays(offsets, pa.array(values, dtype))

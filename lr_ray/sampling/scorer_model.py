@@ -1,0 +1,99 @@
+"""vLLM model classes that return a causal model's log-probabilities at chosen tokens.
+
+A pooling engine runs one forward over prompt and completion; its pooler applies lm_head to the rows
+that predict the completion, in chunks on the device, and gathers float32 log-softmax at the K ids
+asked for, so that no row of the vocabulary's width leaves the engine. vLLM finds the classes through
+the `vllm.general_plugins` entry point (`register`). Exercised by `pytest tests/integration -k scorer`.
+
+A request carries `extra_kwargs = {"first": row that predicts the first completion token, "k": K,
+"ids": little-endian int32 bytes of [T, K]}` and gets a float32 tensor [T, K].
+"""
+
+from collections.abc import Set
+from typing import Any
+
+ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
+_PREFIX = "LrRayScorer"
+_CHUNK_ROWS = 1024  # rows of logits alive at once: 0.6 GB at 152k tokens in float32
+
+
+def scorer_architecture(architecture: str) -> str:
+    """Name under which the scoring variant of a Hugging Face architecture is registered."""
+    return _PREFIX + architecture
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes."""
+    from vllm import ModelRegistry
+
+    for architecture in ARCHITECTURES:
+        name = scorer_architecture(architecture)
+        if name not in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(name, f"{__name__}:{name}")
+
+
+def _build(name: str) -> type:
+    """The scoring subclass of one of vLLM's own causal models."""
+    import torch
+    from vllm.model_executor.layers.pooler import DispatchPooler, Pooler
+    from vllm.model_executor.layers.pooler.tokwise import AllPool
+    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.v1.pool.metadata import PoolingMetadata
+
+    base = ModelRegistry._try_load_model_cls(name.removeprefix(_PREFIX))
+    if base is None:
+        raise ImportError(f"vLLM has no model class {name.removeprefix(_PREFIX)}")
+
+    class LogprobPooler(Pooler):
+        def __init__(self, owner: Any) -> None:
+            super().__init__()
+            self.owner = [owner]  # in a list, so that the owner is no submodule of its pooler
+            self.all_rows = AllPool()
+
+        def get_supported_tasks(self) -> Set[Any]:
+            return {"token_classify"}
+
+        def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> Any:
+            rows = self.all_rows(hidden_states, pooling_metadata)
+            lengths = pooling_metadata.prompt_lens.tolist()
+            params = pooling_metadata.pooling_params
+            return [
+                # A preempted request starts over: only its last `length` rows are its own.
+                None if row is None else self.score(row[-length:], param.extra_kwargs)
+                for row, length, param in zip(rows, lengths, params, strict=True)
+            ]
+
+        def score(self, hidden: torch.Tensor, request: dict[str, Any] | None) -> torch.Tensor:
+            if not request:  # vLLM's own warm-up
+                return hidden.new_zeros((hidden.shape[0], 1), dtype=torch.float32)
+            ids = torch.frombuffer(bytearray(request["ids"]), dtype=torch.int32)
+            ids_TK = ids.view(-1, request["k"]).long().to(hidden.device)
+            rows = hidden[request["first"] :]
+            if len(rows) != len(ids_TK):
+                raise ValueError(f"{len(ids_TK)} steps asked of {len(rows)} rows")
+            chunks = []
+            for start in range(0, len(rows), _CHUNK_ROWS):
+                stop = start + _CHUNK_ROWS
+                logits = self.owner[0].compute_logits(rows[start:stop]).float()
+                known = ids_TK[start:stop] < logits.shape[1]
+                picked = logits.gather(1, ids_TK[start:stop].clamp(max=logits.shape[1] - 1))
+                logprobs = picked - logits.logsumexp(1, keepdim=True)
+                chunks.append(logprobs.masked_fill(~known, -torch.inf))
+            return torch.cat(chunks)
+
+    class Scorer(base):  # type: ignore[valid-type, misc]
+        is_pooling_model = True
+
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+            self.pooler = DispatchPooler({"token_classify": LogprobPooler(self)})
+
+    Scorer.__name__ = Scorer.__qualname__ = name
+    return Scorer
+
+
+def __getattr__(name: str) -> type:
+    if name.removeprefix(_PREFIX) in ARCHITECTURES and name.startswith(_PREFIX):
+        globals()[name] = _build(name)
+        return globals()[name]
+    raise AttributeError(name)

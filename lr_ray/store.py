@@ -1,0 +1,164 @@
+"""The run directory: the only place through which stages talk, on a local path or any fsspec URI.
+
+Files appear whole or not at all. Layout in the README; exercised by `pytest tests/unit/test_store.py`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from lr_ray.config import Config
+from lr_ray.errors import StageError, UserError
+
+
+class Run:
+    """One run directory. Picklable: actors on other nodes open the same location."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        try:
+            self.fs, root = fsspec.core.url_to_fs(location)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"--run {location}: {error}") from None
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def create(self) -> None:
+        """Makes the directory. Raises UserError when it cannot be written."""
+        try:
+            self.fs.makedirs(self.root, exist_ok=True)
+            if self.is_local and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError("Permission denied")
+        except OSError as error:
+            raise UserError(
+                f"--run {self.location}: {error.strerror or error}; "
+                "give a directory that can be read and written"
+            ) from None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for one driver (local paths only). Raises UserError when another has it."""
+        if not self.is_local:
+            yield
+            return
+        with open(self.path(".lock"), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"--run {self.location}: another process is working on this run"
+                ) from None
+            yield
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def shards(self, folder: str) -> list[str]:
+        """Names (relative to the run) of a folder's whole Parquet shards, sorted."""
+        if not self.exists(folder):
+            return []
+        names = [
+            str(path).rsplit("/", 1)[1] for path in self.fs.ls(self.path(folder), detail=False)
+        ]
+        return sorted(f"{folder}/{n}" for n in names if n.startswith("part-"))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Raises UserError when the file is missing or not JSON."""
+        try:
+            with self.fs.open(self.path(name), "r") as stream:
+                return dict(json.load(stream))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        with self._atomic(name) as path, self.fs.open(path, "w") as stream:
+            json.dump(value, stream, indent=2)
+            stream.write("\n")
+
+    def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
+        """The shards, one after the other. Raises StageError naming one that cannot be read."""
+        tables = [schema.empty_table()]
+        for name in names:
+            try:
+                tables.append(pq.read_table(self.path(name), filesystem=self.fs, schema=schema))
+            except (OSError, pa.ArrowException) as error:
+                reason = str(error).splitlines()[0]
+                raise StageError(f"{self.location}/{name}: not a whole shard: {reason}") from None
+        return pa.concat_tables(tables)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        with self._atomic(name) as path:
+            pq.write_table(table, path, filesystem=self.fs, compression="zstd")
+
+    def put_folder(self, local: str, name: str) -> None:
+        """Copies a local folder in; the name appears when it is complete (local runs)."""
+        with self._atomic(name) as path:
+            self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
+
+    def local_folder(self, name: str, cache: str) -> str:
+        """Local path of a folder: its own on a local run, else a copy under `cache`."""
+        if self.is_local:
+            return self.path(name)
+        target = Path(cache, name)
+        self.fs.get(self.path(name) + "/", f"{target}/", recursive=True)
+        return str(target)
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.rm(self.path(name), recursive=True)
+
+    @contextlib.contextmanager
+    def _atomic(self, name: str) -> Iterator[str]:
+        """A temporary path that takes the final name on success. Object stores put whole files."""
+        final = self.path(name)
+        if not self.is_local:
+            yield final
+            return
+        folder, base = os.path.split(final)
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            yield temporary
+            if os.path.isdir(final):
+                self.fs.rm(final, recursive=True)
+            os.replace(temporary, final)
+        except BaseException:
+            if os.path.exists(temporary):
+                self.fs.rm(temporary, recursive=True)
+            raise
+
+
+def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
+    """Writes run.json, or checks that the run that is there was asked for the same.
+
+    `facts` are versions, models and data; None checks the config alone. Raises UserError naming the
+    keys that differ.
+    """
+    if not run.exists("run.json"):
+        asked = {"schema_version": 1, "config_hash": config.digest(), **(facts or {})}
+        run.write_json("run.json", asked | {"config": config.model_dump(mode="json")})
+        return
+    there = run.read_json("run.json")
+    differing = config.differences(there["config"])
+    for role, model in facts["models"].items() if facts else ():
+        if there["models"][role]["fingerprint"] != model["fingerprint"]:
+            differing.append(f"model behind models.{role}")
+    if differing:
+        raise UserError(
+            f"--run {run.location}: holds a run with another {', '.join(differing)}; "
+            "give another --run, or the values in its run.json"
+        )

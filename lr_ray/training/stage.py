@@ -1,0 +1,108 @@
+"""The training stage: supervision shards to adapter and merged model, through Ray Train.
+
+Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k training`.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lr_ray.config import Config
+from lr_ray.errors import StageError, UserError
+from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.store import Run
+
+Progress = Callable[[int, float], None]
+
+CPU_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+_QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
+
+
+def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[str, Any]:
+    """Fine-tunes the expert on the run's supervision; returns the `training` part of the summary.
+
+    Raises UserError when there is no supervision, StageError when a worker fails for good.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    from lr_ray.training.worker import train_loop
+
+    started = time.monotonic()
+    check_supervision(run)
+    training = config.training
+    on_gpu = training.gpus_per_worker > 0
+    resources = {"CPU": training.cpus_per_worker}
+    if on_gpu:
+        resources["GPU"] = training.gpus_per_worker
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"run": run, "training": training, "expert": expert, "progress": queue},
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=training.num_workers, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=run.root if run.is_local else run.location,
+            failure_config=FailureConfig(max_failures=3),
+            worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
+        ),
+    )
+    with _relay(queue, on_progress):
+        try:
+            result = trainer.fit()
+        except Exception as error:  # Ray Train raises its own kinds around the worker's
+            raise StageError(f"training failed: {_reason(error)}") from error
+    queue.shutdown()
+    metrics = dict(result.metrics or {})
+    names = (
+        "optimizer_steps", "trained_steps", "distinct_steps", "tokens_forward", "loop_seconds",
+        "final_loss", "merge_logit_gap",
+    )  # fmt: skip
+    return {name: metrics[name] for name in names} | {"seconds": time.monotonic() - started}
+
+
+def check_supervision(run: Run) -> int:
+    """Number of kept steps. Raises UserError when there is none to train on."""
+    table = run.read_tables(run.shards("supervision"), SUPERVISION)
+    kept = sum(len(steps.values) for steps in table["steps"])
+    if kept == 0:
+        raise UserError(
+            f"--run {run.location}: {table.num_rows} trajectories, no kept step to train on; "
+            "sample first (jobs/sample.py), or lower sampling.kl_threshold"
+        )
+    return kept
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of the innermost message: what the worker said."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+class _relay:
+    """Hands the workers' progress to the driver while `fit` blocks it."""
+
+    def __init__(self, queue: Any, on_progress: Progress) -> None:
+        self.queue, self.on_progress, self.done = queue, on_progress, threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        from ray.util.queue import Empty
+
+        while not self.done.is_set():
+            try:
+                self.on_progress(*self.queue.get(timeout=0.5))
+            except Empty:
+                continue
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self.done.set()
+        self.thread.join()
