@@ -58,12 +58,7 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
         except Exception as error:  # Ray Train raises its own kinds around the worker's
             raise StageError(f"training failed: {_reason(error)}") from error
     queue.shutdown()
-    metrics = dict(result.metrics or {})
-    names = (
-        "optimizer_steps", "trained_steps", "distinct_steps", "tokens_forward", "loop_seconds",
-        "final_loss", "merge_logit_gap",
-    )  # fmt: skip
-    return {name: metrics[name] for name in names} | {"seconds": time.monotonic() - started}
+    return dict(result.return_value) | {"seconds": time.monotonic() - started}
 
 
 def check_supervision(run: Run) -> int:

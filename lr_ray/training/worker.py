@@ -65,8 +65,11 @@ def train_step(engine: Any, micro_batches: list[Any], batch_steps: int, workers:
     return total
 
 
-def train_loop(spec: dict[str, Any]) -> None:
-    """Ray Train entry point. `spec` holds run, training, expert (model directory) and progress."""
+def train_loop(spec: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train entry point; returns the counts of the summary's `training` part.
+
+    `spec` holds run, training, expert (model directory) and progress (a queue or None).
+    """
     import ray.train
     import torch
 
@@ -122,4 +125,4 @@ def train_loop(spec: dict[str, Any]) -> None:
             run.put_folder(str(adapter), "adapter")
             run.put_folder(str(merged), "model")
         metrics["merge_logit_gap"] = gap
-    ray.train.report(metrics)
+    return metrics

@@ -1,0 +1,96 @@
+"""Presets, errors that name the field, and an import that stays light."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lr_ray.config import Config, merge, preset_names, read_tree, resolve
+from lr_ray.errors import UserError
+
+
+def demo(over: dict) -> Config:
+    return resolve(merge(read_tree("demo"), over))
+
+
+def test_import_loads_no_heavy_library():
+    code = (
+        "import sys, lr_ray.config; "
+        "print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_presets_are_the_demo_and_the_papers_five_pairs():
+    names = preset_names()
+    assert len(names) == 6
+    for name in names:
+        config = resolve(read_tree(name))
+        if name == "demo":
+            continue
+        assert config.models.amateur == "Qwen/Qwen2.5-0.5B"
+        assert (config.sampling.kl_threshold, config.sampling.plausibility) == (0.4, 0.2)
+        assert (config.training.optimizer_steps, config.training.batch_steps) == (1000, 16)
+        assert (config.training.learning_rate, config.training.lora.rank) == (5e-5, 8)
+        assert len(config.evaluation.benchmarks) == 7
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"sampling": {"kl_treshold": 1}}, "unknown key sampling.kl_treshold; did you mean sampling.kl_threshold?"),
+        ({"samplin": {}}, "unknown key samplin; did you mean sampling?"),
+        ({"sampling": {"expert": {"gpu": 1}}}, "did you mean sampling.expert.gpus?"),
+        ({"sampling": {"plausibility": 1.5}}, "sampling.plausibility = 1.5: Input should be less than or equal to 1"),
+        ({"training": {"optimizer_steps": "many"}}, "training.optimizer_steps = 'many'"),
+        ({"models": {"expert": None}}, "models.expert = None"),
+        ({"sampling": {"amateur": {"tensor_parallel": 2}}}, "sampling.amateur.tensor_parallel"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_named(over, message):
+    with pytest.raises(UserError) as error:
+        demo(over)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_section_is_named():
+    with pytest.raises(UserError, match="config: models is missing"):
+        resolve({})
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(UserError, match="no such preset.*demo"):
+        read_tree("dmeo")
+
+
+def test_file_errors_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_tree(str(tmp_path / "missing.yaml"))
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1,\n b: 2")
+    with pytest.raises(UserError, match="not valid YAML") as error:
+        read_tree(str(bad))
+    assert "\n" not in str(error.value)
+
+
+def test_only_what_changes_results_is_the_runs_identity():
+    base = demo({})
+    placed = demo({"serving": {"port": 9000}, "sampling": {"expert": {"max_engines": 3}}})
+    assert base.digest() == placed.digest()
+    other = demo({"sampling": {"kl_threshold": 0.3}})
+    assert base.digest() != other.digest()
+    assert other.differences(base.model_dump(mode="json")) == ["sampling.kl_threshold"]
+
+
+def test_every_field_is_described():
+    def walk(model):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from walk(field.annotation)
+            else:
+                yield name, field.description
+
+    undescribed = [name for name, description in walk(Config) if not description]
+    assert undescribed == []

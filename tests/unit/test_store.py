@@ -1,0 +1,101 @@
+"""Files appear whole or not at all; a run is one config's and one driver's."""
+
+import os
+
+import pyarrow as pa
+import pytest
+
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.errors import StageError, UserError
+from lr_ray.sampling.rows import REJECTED
+from lr_ray.store import Run, begin
+
+FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(str(tmp_path / "run"))
+    run.create()
+    return run
+
+
+def config(**sampling):
+    return resolve(merge(read_tree("demo"), {"sampling": sampling}))
+
+
+def rejected(*ids: str) -> pa.Table:
+    return pa.table([list(ids), ["reason"] * len(ids)], schema=REJECTED)
+
+
+def test_table_round_trip(run):
+    run.write_table("rejected/part-1.parquet", rejected("x", "y"))
+    assert run.shards("rejected") == ["rejected/part-1.parquet"]
+    assert run.read_tables(run.shards("rejected"), REJECTED).equals(rejected("x", "y"))
+
+
+def test_failed_write_leaves_nothing(run):
+    with pytest.raises(TypeError):
+        run.write_json("summary.json", {"bad": object()})
+    assert os.listdir(run.root) == []
+
+
+def test_interrupted_write_is_no_shard(run):
+    with pytest.raises(KeyboardInterrupt), run._atomic("rejected/part-1.parquet") as path:
+        run.fs.touch(path)
+        raise KeyboardInterrupt
+    assert run.shards("rejected") == []
+    run.fs.touch(run.path("rejected/.part-2.parquet.0.tmp"))  # what kill -9 leaves
+    assert run.shards("rejected") == []
+
+
+def test_truncated_shard_is_named(run):
+    run.write_table("rejected/part-1.parquet", rejected("x"))
+    with open(run.path("rejected/part-1.parquet"), "r+b") as file:
+        file.truncate(40)
+    with pytest.raises(StageError, match=r"part-1\.parquet: not a whole shard"):
+        run.read_tables(run.shards("rejected"), REJECTED)
+
+
+def test_folder_replaces_an_older_one(run, tmp_path):
+    for content in ("old", "new"):
+        source = tmp_path / content
+        source.mkdir()
+        (source / content).write_text(content)
+        run.put_folder(str(source), "model")
+    assert os.listdir(run.path("model")) == ["new"]
+
+
+def test_second_driver_is_refused(run):
+    with run.lock(), pytest.raises(UserError, match="another process"), Run(run.location).lock():
+        pass
+    with run.lock():
+        pass
+
+
+def test_changed_config_is_refused_by_name(run):
+    begin(run, config(), FACTS)
+    begin(run, config(), FACTS)
+    with pytest.raises(UserError, match=r"another sampling\.kl_threshold;"):
+        begin(run, config(kl_threshold=0.3), FACTS)
+    other = {"models": {"expert": {"fingerprint": "z"}, "amateur": {"fingerprint": "b"}}}
+    with pytest.raises(UserError, match=r"model behind models\.expert"):
+        begin(run, config(), other)
+
+
+def test_unusable_locations_are_one_line(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="give a directory"):
+        Run(str(file / "run")).create()
+    with pytest.raises(UserError, match="nosuch"):
+        Run("nosuch://bucket/run")
+
+
+def test_memory_filesystem_works_like_a_local_one():
+    run = Run("memory://bucket/run")
+    run.create()
+    run.write_json("summary.json", {"a": 1})
+    run.write_table("rejected/part-1.parquet", rejected("x"))
+    assert run.read_json("summary.json") == {"a": 1}
+    assert run.read_tables(run.shards("rejected"), REJECTED).num_rows == 1
