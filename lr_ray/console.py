@@ -68,3 +68,9 @@ class StageProgress:
         if not self.console.is_terminal and now - self.last_line >= self.LINE_EVERY:
             self.last_line = now
             self.console.print(f"{self.stage:<9} {done}/{self.total} {self.unit}  {note}")
+
+    def update_of(self, done: int, total: int) -> None:
+        """As `update`, for work whose total is known only once it runs."""
+        self.bar.update(self.task, total=total)
+        self.total = total
+        self.update(done)

@@ -160,6 +160,7 @@ def _train(job: Job) -> None:
 def _evaluate(job: Job) -> None:
     from lr_ray import serving
     from lr_ray.evaluation.stage import evaluate
+    from lr_ray.models import stop_token_ids
 
     if not job.run.exists("model/config.json"):
         raise UserError(f"--run {job.run.location}: no model/ to evaluate; train first")
@@ -168,31 +169,27 @@ def _evaluate(job: Job) -> None:
         models = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
         job.console.print("serving    starting expert and improved expert")
         url = serving.start(models, job.config.serving)
+        ready = time.monotonic()
+        job.summary["serving"] = {"seconds": ready - started}
+        job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
         try:
-            ready = time.monotonic() - started
-            job.summary["serving"] = {"seconds": ready}
-            job.console.print(f"serving    {url} ready in {ready:.1f} s")
             with StageProgress(job.console, "evaluate", 0, "answers") as progress:
                 results = evaluate(
-                    url, {name: name for name in models}, job.config.evaluation, progress.update_of
+                    url,
+                    {name: name for name in models},
+                    job.config.evaluation,
+                    progress.update_of,
+                    stop_token_ids(job.expert),
                 )
+            seconds = time.monotonic() - ready
         finally:
             serving.stop()
     for name, (table, _) in results.items():
         job.run.write_table(f"evaluation/{name}.parquet", table)
     job.summary["accuracy"] = {name: numbers for name, (_, numbers) in results.items()}
-    answers = sum(2 * table.num_rows for table, _ in results.values())
-    seconds = time.monotonic() - started - ready
+    answers = sum(len(models) * table.num_rows for table, _ in results.values())
     job.summary["evaluation"] = {"answers": answers, "seconds": seconds}
     job.console.print(f"evaluation {answers} answers, {seconds:.1f} s, {answers / seconds:.0f}/s")
 
 
 _STAGES = {"sampling": _sample, "training": _train, "evaluation": _evaluate}
-
-
-def require(run: Run, stage: str) -> dict[str, Any]:
-    """A finished stage's part of the summary. Raises StageError when it is not there."""
-    summary = run.read_json("summary.json")
-    if stage not in summary:
-        raise StageError(f"{run.location}: {stage} is not finished")
-    return dict(summary[stage])

@@ -67,9 +67,7 @@ def test_soft_labels_match_the_definition():
     assert labels.steps.tolist() == np.flatnonzero(keep).tolist()
     for i, step in enumerate(labels.steps):
         probability = np.exp(p[step].astype(np.float64))
-        ratio = np.where(
-            probability >= 0.2 * probability.max(), probability / np.exp(q[step]), 0
-        )
+        ratio = np.where(probability >= 0.2 * probability.max(), probability / np.exp(q[step]), 0)
         got = np.zeros(V)
         span = slice(labels.offsets[i], labels.offsets[i + 1])
         got[labels.token_ids[span]] = labels.weights[span]
@@ -83,8 +81,12 @@ def test_agrees_with_the_oracle():
     kl = step_kl(pk, qk)
     labels = soft_labels(ids, pk, qk, np.ones(N, bool), 0.2)
     for i in range(N):
-        assert kl[i] == pytest.approx(oracle.step_kl(torch.tensor(p[i]), torch.tensor(q[i])), abs=1e-4)
-        theirs = dict(zip(*oracle.soft_label(torch.tensor(p[i]), torch.tensor(q[i]), 0.2), strict=True))
+        assert kl[i] == pytest.approx(
+            oracle.step_kl(torch.tensor(p[i]), torch.tensor(q[i])), abs=1e-4
+        )
+        theirs = dict(
+            zip(*oracle.soft_label(torch.tensor(p[i]), torch.tensor(q[i]), 0.2), strict=True)
+        )
         span = slice(labels.offsets[i], labels.offsets[i + 1])
         ours = dict(zip(labels.token_ids[span].tolist(), labels.weights[span], strict=True))
         assert ours == pytest.approx({int(k): float(v) for k, v in theirs.items()}, abs=1e-5)
