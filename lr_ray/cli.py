@@ -61,7 +61,7 @@ def parse(description: str, argv: list[str]) -> Command:
     parser.add_argument(
         "--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>"
     )
-    source = CliSettingsSource(
+    source: CliSettingsSource[Any] = CliSettingsSource(
         Config,  # type: ignore[arg-type]
         root_parser=parser,
         cli_parse_args=argv,

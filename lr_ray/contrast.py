@@ -51,7 +51,7 @@ def plausible(expert_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
 
 def overflows(expert_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
     """Steps whose K tokens are all plausible, so that the set may reach beyond them, `[N]`."""
-    return plausible(expert_NK, plausibility).all(1)
+    return np.asarray(plausible(expert_NK, plausibility).all(1))
 
 
 def soft_labels(

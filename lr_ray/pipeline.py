@@ -18,7 +18,7 @@ from lr_ray import report
 from lr_ray.cli import Command
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import UserError
 from lr_ray.models import check_pair, fingerprint, resolve_model
 from lr_ray.problems import check_source
 from lr_ray.store import Run, begin
@@ -71,6 +71,29 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
             _run_stages(job, [s for s in stages if s not in summary], started)
         report.print_summary(Console(highlight=False), run, summary)
     return 0
+
+
+def serve(command: Command) -> int:
+    """Serves a run's expert and improved expert until interrupted. Returns the exit code."""
+    from lr_ray import serving
+    from lr_ray.cluster import cluster
+
+    config, run = command.config, command.run
+    if not run.exists("model/config.json"):
+        raise UserError(f"--run {run.location}: no model/ to serve; train first")
+    serving.check_port(config.serving)
+    expert = resolve_model(config.models.expert, "models.expert")
+    log = log_path(run)
+    print(f"run        {run.location}\nlog        {log}")
+    with quiet_others(log) as console, tempfile.TemporaryDirectory() as cache, cluster():
+        models = {"expert": expert, "improved": run.local_folder("model", cache)}
+        url = serving.start(models, config.serving)
+        try:
+            console.print(f"serving    {url}  models: {', '.join(models)}  (Ctrl-C ends it)")
+            while True:
+                time.sleep(3600)
+        finally:
+            serving.stop()
 
 
 def check(config: Config, stages: tuple[str, ...]) -> tuple[str, str]:

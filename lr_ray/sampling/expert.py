@@ -76,4 +76,4 @@ class ExpertSampler:
         return list(completion.token_ids), completion.finish_reason, ids[:, 1:], logprobs[:, 1:]
 
 
-_NOTHING = ([], "error", np.empty(0, np.int32), np.empty(0, np.float32))
+_NOTHING: Any = ([], "error", np.empty(0, np.int32), np.empty(0, np.float32))

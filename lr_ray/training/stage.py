@@ -52,7 +52,7 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
         ),
     )
-    with _relay(queue, on_progress):
+    with _Relay(queue, on_progress):
         try:
             result = trainer.fit()
         except Exception as error:  # Ray Train raises its own kinds around the worker's
@@ -79,7 +79,7 @@ def _reason(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-class _relay:
+class _Relay:
     """Hands the workers' progress to the driver while `fit` blocks it."""
 
     def __init__(self, queue: Any, on_progress: Progress) -> None:

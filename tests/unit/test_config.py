@@ -56,12 +56,12 @@ def test_bad_values_are_named(over, message):
 
 
 def test_missing_section_is_named():
-    with pytest.raises(UserError, match="config: models is missing"):
+    with pytest.raises(UserError, match=r"config: models is missing"):
         resolve({})
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(UserError, match="no such preset.*demo"):
+    with pytest.raises(UserError, match=r"no such preset.*demo"):
         read_tree("dmeo")
 
 

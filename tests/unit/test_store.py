@@ -41,9 +41,13 @@ def test_failed_write_leaves_nothing(run):
 
 
 def test_interrupted_write_is_no_shard(run):
-    with pytest.raises(KeyboardInterrupt), run._atomic("rejected/part-1.parquet") as path:
-        run.fs.touch(path)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with run._atomic("rejected/part-1.parquet") as path:
+            run.fs.touch(path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert run.shards("rejected") == []
     run.fs.touch(run.path("rejected/.part-2.parquet.0.tmp"))  # what kill -9 leaves
     assert run.shards("rejected") == []

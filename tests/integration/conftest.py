@@ -1,0 +1,49 @@
+"""One Ray cluster for all integration tests, and one sampled run of the embedded pair."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.store import Run
+
+EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
+
+
+def demo_config(**sections) -> Config:
+    return resolve(merge(read_tree("demo"), sections))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    from lr_ray.cluster import cluster
+
+    with cluster() as logs:
+        yield logs
+
+
+@dataclass
+class Sampled:
+    """A run whose sampling stage is finished."""
+
+    run: Run
+    config: Config
+    summary: dict
+    progress: list
+
+
+@pytest.fixture(scope="session")
+def sampled(ray_cluster, tmp_path_factory) -> Sampled:
+    return sample_demo(tmp_path_factory.mktemp("sampled"))
+
+
+def sample_demo(folder: Path, **sampling) -> Sampled:
+    from lr_ray.sampling.stage import sample
+
+    config = demo_config(sampling={"max_problems": 64, "batch_size": 16} | sampling)
+    run = Run(str(folder))
+    progress: list = []
+    summary = sample(run, config, EXPERT, AMATEUR, lambda *counts: progress.append(counts))
+    return Sampled(run, config, summary, progress)

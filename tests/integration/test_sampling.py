@@ -1,0 +1,126 @@
+"""The sampling stage over real engines against the oracle, and what a shard must hold."""
+
+import numpy as np
+import pytest
+import torch
+
+from lr_ray import oracle
+from lr_ray.embedded import generate
+from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.sampling.rows import REJECTED, SUPERVISION
+from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
+
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def rows(sampled):
+    table = sampled.run.read_tables(sampled.run.shards("supervision"), SUPERVISION)
+    return {row["problem_id"]: row for row in table.to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def solutions(sampled):
+    torch.set_num_threads(1)
+    expert, amateur = oracle.load(EXPERT), oracle.load(AMATEUR)
+    tokenizer, stop = load_tokenizer(EXPERT), stop_token_ids(EXPERT)
+    settings = sampled.config.sampling
+    return {
+        p["problem_id"]: oracle.solve(
+            expert,
+            amateur,
+            render_prompt(tokenizer, p["problem"], None),
+            stop,
+            settings.max_new_tokens,
+            settings.kl_threshold,
+            settings.plausibility,
+        )
+        for p in generate("sampling", settings.max_problems)
+    }
+
+
+def test_every_problem_has_one_row_and_the_summary_counts_them(sampled, rows):
+    assert len(rows) == sampled.summary["trajectories"] == 64
+    assert sampled.summary["problems"] == 64
+    assert sampled.summary["rejected"] == 0
+    assert sampled.summary["steps_scored"] == sum(len(r["kl"]) for r in rows.values())
+    assert sampled.summary["steps_kept"] == sum(len(r["steps"]) for r in rows.values())
+    assert tuple(np.sum(sampled.progress, 0)) == (
+        64,
+        sampled.summary["steps_scored"],
+        sampled.summary["steps_kept"],
+    )
+
+
+def test_same_trajectories_kl_and_labels_as_the_oracle(rows, solutions):
+    compared = labelled = 0
+    for problem_id, solution in solutions.items():
+        row = rows[problem_id]
+        assert row["prompt_token_ids"] == solution.prompt
+        assert row["completion_token_ids"] == solution.completion
+        np.testing.assert_allclose(row["kl"], solution.kl, atol=TOLERANCE)
+        compared += len(solution.kl)
+
+        ours = {step["position"]: step for step in row["steps"]}
+        theirs = {step.position: step for step in solution.kept}
+        for position in set(ours) ^ set(theirs):
+            assert solution.kl[position] == pytest.approx(0.1, abs=TOLERANCE)
+        for position in set(ours) & set(theirs):
+            label = dict(zip(ours[position]["token_ids"], ours[position]["weights"], strict=True))
+            expected = dict(
+                zip(theirs[position].token_ids, theirs[position].weights, strict=True)
+            )
+            assert label == pytest.approx(expected, abs=TOLERANCE)
+            labelled += 1
+    assert compared > 1000
+    assert labelled > 100
+
+
+def test_labels_are_distributions_and_no_step_above_the_threshold_is_missing(sampled, rows):
+    threshold = sampled.config.sampling.kl_threshold
+    for row in rows.values():
+        assert [s["position"] for s in row["steps"]] == [
+            i for i, kl in enumerate(row["kl"]) if kl > threshold
+        ]
+        assert len(row["kl"]) == len(row["completion_token_ids"])
+        for step in row["steps"]:
+            assert sum(step["weights"]) == pytest.approx(1, abs=1e-5)
+            assert min(step["weights"]) > 0
+
+
+def test_eos_ends_trajectories_and_can_be_a_label(sampled, tmp_path):
+    everything = sample_demo(tmp_path, kl_threshold=0.0, max_problems=16)
+    (eos,) = stop_token_ids(EXPERT)
+    table = everything.run.read_tables(everything.run.shards("supervision"), SUPERVISION)
+    finished = [r for r in table.to_pylist() if r["finish_reason"] == "stop"]
+    assert len(finished) >= 14
+    for row in finished:
+        assert row["completion_token_ids"][-1] == eos
+        last = row["steps"][-1]
+        assert last["position"] == len(row["completion_token_ids"]) - 1
+        assert eos in last["token_ids"]
+
+
+def test_finished_shards_are_kept_and_missing_ones_made(sampled, rows):
+    run = sampled.run
+    names = run.shards("supervision")
+    before = {name: run.fs.modified(run.path(name)) for name in names}
+    run.fs.rm(run.path(names[0]))
+    sample_demo(run.root)
+    after = {name: run.fs.modified(run.path(name)) for name in run.shards("supervision")}
+    assert set(after) == set(before)
+    assert [n for n in names if after[n] != before[n]] == names[:1]
+    table = run.read_tables(run.shards("supervision"), SUPERVISION)
+    remade = {row["problem_id"]: row for row in table.to_pylist()}
+    assert remade.keys() == rows.keys()
+    for problem_id, row in remade.items():
+        assert row["completion_token_ids"] == rows[problem_id]["completion_token_ids"]
+        np.testing.assert_allclose(row["kl"], rows[problem_id]["kl"], atol=1e-5)
+
+
+def test_problems_without_room_are_rejected_with_a_reason(ray_cluster, tmp_path):
+    result = sample_demo(tmp_path, max_problems=8, max_new_tokens=464, max_rejected=1.0)
+    rejected = result.run.read_tables(result.run.shards("rejected"), REJECTED)
+    assert 0 < result.summary["rejected"] == rejected.num_rows
+    assert "leave room to answer" in rejected["reason"][0].as_py()
+    assert result.summary["trajectories"] + rejected.num_rows == 8

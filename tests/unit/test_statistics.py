@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from lr_ray.evaluation.statistics import paired_difference
+
+
+def index_bootstrap(expert, improved, seed, resamples):
+    """The textbook form: draws problem indices, [resamples, N]."""
+    difference_N = improved.astype(float) - expert.astype(float)
+    indices_RN = np.random.default_rng(seed).integers(
+        len(difference_N), size=(resamples, len(difference_N))
+    )
+    return np.percentile(difference_N[indices_RN].mean(axis=1), [2.5, 97.5])
+
+
+@pytest.mark.parametrize(("problems", "base", "gain"), [(50, 0.5, 0.1), (400, 0.5, 0.4)])
+def test_interval_is_that_of_the_index_bootstrap(problems, base, gain):
+    rng = np.random.default_rng(7)
+    expert = rng.random(problems) < base
+    improved = np.where(rng.random(problems) < gain, True, expert)
+    result = paired_difference(expert, improved, seed=1, resamples=20_000)
+    low, high = index_bootstrap(expert, improved, seed=2, resamples=20_000)
+    # Both are Monte Carlo estimates on a grid of 1 / problems.
+    assert result["difference_ci95"] == pytest.approx([low, high], abs=1.5 / problems)
+    assert low < result["difference"] < high
+
+
+def test_accuracies_are_fractions_of_the_problems():
+    result = paired_difference([True, False, False, False], [True, True, True, False], seed=0)
+    assert (result["expert"], result["improved"]) == (0.25, 0.75)
+    assert (result["difference"], result["problems"]) == (0.5, 4)
+
+
+def test_pairing_narrows_the_interval():
+    expert = np.arange(200) % 2 == 0
+    same = paired_difference(expert, expert, seed=0)
+    opposite = paired_difference(expert, ~expert, seed=0)
+    assert same["difference_ci95"] == [0.0, 0.0]
+    low, high = opposite["difference_ci95"]
+    assert low < -0.1
+    assert high > 0.1
+
+
+def test_swapping_the_models_mirrors_the_interval():
+    rng = np.random.default_rng(3)
+    expert, improved = rng.random(100) < 0.4, rng.random(100) < 0.6
+    low, high = paired_difference(expert, improved, seed=0, resamples=50_000)["difference_ci95"]
+    mirrored = paired_difference(improved, expert, seed=0, resamples=50_000)["difference_ci95"]
+    assert mirrored == pytest.approx([-high, -low], abs=0.015)
+
+
+def test_same_seed_gives_the_same_interval():
+    expert, improved = [True, False] * 30, [True, True, False] * 20
+    first = paired_difference(expert, improved, seed=5)
+    assert paired_difference(expert, improved, seed=5) == first
+    assert first["difference_ci95"][0] < first["difference_ci95"][1]
+
+
+@pytest.mark.parametrize(
+    ("expert", "improved", "difference"),
+    [([False], [True], 1.0), ([True], [True], 0.0), ([True] * 9, [False] * 9, -1.0)],
+)
+def test_constant_outcomes_have_an_interval_without_width(expert, improved, difference):
+    result = paired_difference(expert, improved, seed=0)
+    assert result["difference"] == difference
+    assert result["difference_ci95"] == [difference, difference]
+
+
+@pytest.mark.parametrize(
+    ("expert", "improved"), [([], []), ([True], [True, False]), ([[True]], [[True]])]
+)
+def test_other_shapes_are_refused(expert, improved):
+    with pytest.raises(ValueError, match="equally long"):
+        paired_difference(expert, improved, seed=0)
