@@ -3,9 +3,11 @@
 Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k training`.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from lr_ray.config import Config
@@ -24,8 +26,10 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
 
     Raises UserError when there is no supervision, StageError when a worker fails for good.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.util.queue import Queue
 
     from lr_ray.training.worker import train_loop
@@ -52,11 +56,10 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
         ),
     )
-    with _Relay(queue, on_progress):
-        try:
-            result = trainer.fit()
-        except Exception as error:  # Ray Train raises its own kinds around the worker's
-            raise StageError(f"training failed: {_reason(error)}") from error
+    try:
+        result = _fit(trainer, queue, on_progress)
+    except (TrainingFailedError, ray.exceptions.RayError) as error:
+        raise StageError(f"training failed: {_reason(error)}") from error
     queue.shutdown()
     return dict(result.return_value) | {"seconds": time.monotonic() - started}
 
@@ -79,25 +82,23 @@ def _reason(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-class _Relay:
-    """Hands the workers' progress to the driver while `fit` blocks it."""
+def _fit(trainer: Any, queue: Any, on_progress: Progress) -> Any:
+    """`trainer.fit()` in a thread, while this one hands on the workers' progress.
 
-    def __init__(self, queue: Any, on_progress: Progress) -> None:
-        self.queue, self.on_progress, self.done = queue, on_progress, threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
+    In the main thread, Ray Train would take Ctrl-C for itself, and keep it.
+    """
+    from ray.util.queue import Empty
 
-    def _run(self) -> None:
-        from ray.util.queue import Empty
+    future: Future[Any] = Future()
 
-        while not self.done.is_set():
-            try:
-                self.on_progress(*self.queue.get(timeout=0.5))
-            except Empty:
-                continue
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:
+            future.set_exception(error)
 
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: Any) -> None:
-        self.done.set()
-        self.thread.join()
+    threading.Thread(target=fit, daemon=True).start()
+    while not (future.done() and queue.empty()):
+        with contextlib.suppress(Empty):
+            on_progress(*queue.get(timeout=0.5))
+    return future.result()
