@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # forwards of one sequence gain nothing from more
+    torch.set_num_threads(1)  # threads of tiny matrices only wait for each other
 
     expert, amateur = load(args.expert), load(args.amateur)
     tokenizer = AutoTokenizer.from_pretrained(args.expert)

@@ -1,0 +1,116 @@
+"""The package's engines and packed training against the oracle's loops, on the same work.
+
+    python benchmarks/against_oracle.py [--problems 40]
+
+One process, no Ray: what the algorithm gains, apart from start-up and cluster. Prints seconds per
+1000 scored steps and per 1000 trained steps, and their ratios, for the embedded pair on one thread.
+"""
+
+import argparse
+import os
+import time
+from functools import partial
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of tiny matrices only wait
+
+import pyarrow as pa
+import torch
+
+from lr_ray import oracle
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import amateur_path, expert_path, generate
+from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
+from lr_ray.sampling.amateur import AmateurScorer
+from lr_ray.sampling.expert import ExpertSampler
+from lr_ray.sampling.label import label
+from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.training.batches import collate, pack, plan, read_trajectories
+from lr_ray.training.model import PackedLoss, load_expert, to_tensors
+
+EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
+
+
+def timed(work) -> tuple[float, object]:
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def sample(problems, sampler, scorer, config) -> pa.Table:
+    batch = pa.Table.from_pylist([{k: p[k] for k in ("problem_id", "problem")} for p in problems])
+    return label(scorer(sampler(batch)), config.sampling, vocabulary_rows(EXPERT))
+
+
+def train_packed(model, trajectories, batches, learning_rate) -> None:
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
+    loss_of = PackedLoss(model)
+    for pairs in batches:
+        optimizer.zero_grad()
+        batch = to_tensors(collate(pack(trajectories, pairs)), torch.device("cpu"))
+        (loss_of(batch) / len(pairs)).backward()
+        optimizer.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=40)
+    parser.add_argument("--optimizer-steps", type=int, default=10)
+    args = parser.parse_args()
+    config = resolve(merge(read_tree("demo"), {"sampling": {"max_problems": args.problems}}))
+    problems = generate("sampling", args.problems)
+    tokenizer, stop = load_tokenizer(EXPERT), stop_token_ids(EXPERT)
+
+    start_seconds, (sampler, scorer) = timed(
+        lambda: (ExpertSampler(EXPERT, config.sampling), AmateurScorer(AMATEUR, config.sampling))
+    )
+    sample(problems[:2], sampler, scorer, config)  # warm
+    ours, table = timed(partial(sample, problems, sampler, scorer, config))
+    expert, amateur = oracle.load(EXPERT), oracle.load(AMATEUR)
+    theirs, solutions = timed(
+        lambda: [
+            oracle.solve(
+                expert,
+                amateur,
+                render_prompt(tokenizer, p["problem"], None),
+                stop,
+                config.sampling.max_new_tokens,
+                config.sampling.kl_threshold,
+                config.sampling.plausibility,
+            )
+            for p in problems
+        ]
+    )
+    steps = sum(len(s.kl) for s in solutions)
+    print(f"engines start in {start_seconds:.1f} s; {steps} steps scored by both")
+    print(f"sampling   {1000 * ours / steps:8.2f} s per 1000 steps, engines")
+    print(f"           {1000 * theirs / steps:8.2f} s per 1000 steps, oracle")
+    print(f"           {theirs / ours:8.1f} times as fast")
+
+    trajectories = read_trajectories(table.select(SUPERVISION.names))
+    batches = plan([len(t.steps) for t in trajectories], 16, args.optimizer_steps, seed=0)
+    kept = [
+        [
+            oracle.KeptStep(
+                0,
+                trajectories[t].token_ids[: trajectories[t].steps[s].row + 1].tolist(),
+                trajectories[t].steps[s].token_ids.tolist(),
+                trajectories[t].steps[s].weights.tolist(),
+            )
+            for t, s in pairs
+        ]
+        for pairs in batches
+    ]
+    trained = 16 * args.optimizer_steps
+    rate = config.training.learning_rate
+    model = load_expert(EXPERT, config.training)
+    train_packed(model, trajectories, batches[:1], rate)  # warm
+    ours, _ = timed(partial(train_packed, model, trajectories, batches, rate))
+    theirs, _ = timed(partial(oracle.train, oracle.with_lora(expert, 0), kept, rate))
+    print(f"training   {1000 * ours / trained:8.2f} s per 1000 trained steps, packed")
+    print(f"           {1000 * theirs / trained:8.2f} s per 1000 trained steps, oracle")
+    print(f"           {theirs / ours:8.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

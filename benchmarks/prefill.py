@@ -1,0 +1,55 @@
+"""What a mere prompt reaches: the untouched embedded expert, with "Step by step." put in its mouth.
+
+    python benchmarks/prefill.py [--problems 1000]
+
+Prints pass@1 on held-out problems without and with the prefix, and for the amateur. One process.
+"""
+
+import argparse
+
+from lr_ray.config import Pool
+from lr_ray.embedded import amateur_path, expert_path, generate
+from lr_ray.evaluation.grading import extract_answer, is_correct
+from lr_ray.models import context_length, load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.sampling.engine import start_engine
+
+PREFIX = "Step by step."
+
+
+def accuracy(model: str, problems: list[dict[str, str]], prefix: str) -> float:
+    from vllm import SamplingParams
+
+    tokenizer = load_tokenizer(model)
+    forced = tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    prompts = [
+        {"prompt_token_ids": render_prompt(tokenizer, p["problem"], None) + forced}
+        for p in problems
+    ]
+    engine = start_engine(model, Pool(gpus=0, dtype="float32"), context_length(model))
+    params = SamplingParams(
+        temperature=0, max_tokens=128, stop_token_ids=stop_token_ids(model), detokenize=False
+    )
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True) for o in outputs]
+    answers = [extract_answer(text, "demo") for text in texts]
+    right = [is_correct(p["answer"], a) for p, a in zip(problems, answers, strict=True)]
+    return sum(right) / len(right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the held-out problems")
+    args = parser.parse_args()
+    problems = generate("heldout", args.problems, args.seed)
+    expert, amateur = str(expert_path()), str(amateur_path())
+    for name, model, prefix in (
+        ("expert", expert, ""),
+        (f"expert, prefilled {PREFIX!r}", expert, PREFIX),
+        ("amateur", amateur, ""),
+    ):
+        print(f"{name:<36} {accuracy(model, problems, prefix):.1%} of {len(problems)} problems")
+
+
+if __name__ == "__main__":
+    main()
