@@ -49,6 +49,8 @@ class StageProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            redirect_stdout=False,  # or libraries would write to the terminal after all
+            redirect_stderr=False,
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(stage, total=total, note=unit)
