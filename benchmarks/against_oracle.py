@@ -19,7 +19,13 @@ import torch
 from lr_ray import oracle
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
+from lr_ray.models import (
+    context_length,
+    load_tokenizer,
+    render_prompt,
+    stop_token_ids,
+    vocabulary_rows,
+)
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.label import label
@@ -62,7 +68,10 @@ def main() -> None:
     tokenizer, stop = load_tokenizer(EXPERT), stop_token_ids(EXPERT)
 
     start_seconds, (sampler, scorer) = timed(
-        lambda: (ExpertSampler(EXPERT, config.sampling), AmateurScorer(AMATEUR, config.sampling))
+        lambda: (
+            ExpertSampler(EXPERT, config.sampling, context_length(EXPERT)),
+            AmateurScorer(AMATEUR, config.sampling),
+        )
     )
     sample(problems[:2], sampler, scorer, config)  # warm
     ours, table = timed(partial(sample, problems, sampler, scorer, config))
@@ -106,7 +115,7 @@ def main() -> None:
     model = load_expert(EXPERT, config.training)
     train_packed(model, trajectories, batches[:1], rate)  # warm
     ours, _ = timed(partial(train_packed, model, trajectories, batches, rate))
-    theirs, _ = timed(partial(oracle.train, oracle.with_lora(expert, 0), kept, rate))
+    theirs, _ = timed(partial(oracle.train, oracle.with_lora(expert, 0), kept, [rate] * len(kept)))
     print(f"training   {1000 * ours / trained:8.2f} s per 1000 trained steps, packed")
     print(f"           {1000 * theirs / trained:8.2f} s per 1000 trained steps, oracle")
     print(f"           {theirs / ours:8.1f} times as fast")

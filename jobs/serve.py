@@ -1,6 +1,6 @@
 """Serve a run's expert and improved expert behind an OpenAI-compatible endpoint until Ctrl-C.
 
-    python jobs/serve.py --run runs/demo [--serving.port 8000]
+python jobs/serve.py --run runs/demo [--serving.port 8000]
 """
 
 from lr_ray.cli import main

@@ -20,7 +20,7 @@ from pydantic_settings import CliSettingsSource
 
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
-from lr_ray.store import Run
+from lr_ray.store import Run, read_asked
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def parse(description: str, argv: list[str]) -> Command:
     if known.config is None and known.run is None:
         parser.error("give --config, --run or both")
     name = known.config or "run"
-    run = Run(known.run or os.path.join("runs", os.path.splitext(os.path.basename(name))[0]))
-    tree = read_tree(known.config) if known.config else run.read_json("run.json")["config"]
+    default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
+    run = Run(known.run or os.path.join("runs", default))
+    tree = read_tree(known.config) if known.config else read_asked(run)["config"]
     overrides: dict[str, Any] = source()
     return Command(resolve(merge(tree, overrides)), name, run)
 
@@ -94,7 +95,7 @@ def _main(description: str, work: Callable[[Command], int], argv: list[str]) -> 
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:

@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lr_ray.errors import UserError
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _whole_or_shared(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("must be a fraction of one GPU or a whole number of them")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)]
 
 
 class Section(BaseModel):
@@ -42,10 +51,18 @@ class Data(Section):
 class Pool(Section):
     min_engines: int = Field(default=1, ge=1, le=1024, description="Engines kept at least.")
     max_engines: int = Field(default=1, ge=1, le=1024, description="Engines grown to at most.")
-    gpus: float = Field(default=1, ge=0, le=64, description="GPUs an engine takes; 0 is CPU only.")
+    gpus: Gpus = Field(
+        default=1,
+        description="GPUs of an engine: 0 is CPU only, a fraction shares one, 2 or more split the model.",
+    )
     cpus: float = Field(default=1, ge=0, le=256, description="CPUs Ray reserves for an engine.")
-    tensor_parallel: int = Field(default=1, ge=1, le=64, description="Tensor parallel degree.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_engines > self.max_engines:
+            raise ValueError(f"min_engines = {self.min_engines} exceeds max_engines")
+        return self
 
 
 class Sampling(Section):
@@ -104,7 +121,10 @@ class Serving(Section):
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to bind.")
     replicas: int = Field(default=1, ge=1, le=1024, description="Replicas of each model.")
-    gpus: float = Field(default=1, ge=0, le=64, description="GPUs a replica takes; 0 is CPU only.")
+    gpus: Gpus = Field(
+        default=1,
+        description="GPUs of a replica: 0 is CPU only, a fraction shares one, 2 or more split the model.",
+    )
     cpus: float = Field(default=1, gt=0, le=256, description="CPUs a replica takes.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
     max_model_len: int = Field(default=4096, ge=16, description="Tokens of prompt and answer.")
@@ -129,10 +149,13 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
-    def _amateur_on_one_device(self) -> Self:
-        if self.sampling.amateur.tensor_parallel != 1:
+    def _fits(self) -> Self:
+        if self.sampling.amateur.gpus > 1:
+            raise ValueError("sampling.amateur.gpus must be at most 1: the scorer is not split")
+        if self.evaluation.max_new_tokens >= self.serving.max_model_len:
             raise ValueError(
-                "sampling.amateur.tensor_parallel must be 1: the scorer is not sharded"
+                f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "
+                f"prompt in serving.max_model_len = {self.serving.max_model_len}"
             )
         return self
 
@@ -154,8 +177,8 @@ class Config(Section):
 
 # Where and how fast, but not what: a run may go on with other values of these.
 _EXECUTION = re.compile(
-    r"^serving\.|^evaluation\.concurrency$|^sampling\.batch_size$|^training\.micro_batch_tokens$"
-    r"|\.(min_engines|max_engines|gpus|cpus|tensor_parallel)$|\.(gpus|cpus)_per_worker$"
+    r"^serving\.(host|port|replicas)$|^evaluation\.concurrency$|^sampling\.batch_size$"
+    r"|^training\.micro_batch_tokens$|\.(min_engines|max_engines|gpus|cpus)$|_per_worker$"
 )
 
 
@@ -180,6 +203,8 @@ def read_tree(name_or_path: str) -> dict[str, Any]:
             text = path.read_text()
         except OSError as error:
             raise UserError(f"--config {name_or_path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"--config {name_or_path}: not UTF-8 text") from None
     elif name_or_path in preset_names():
         preset = resources.files("lr_ray").joinpath("presets", f"{name_or_path}.yaml")
         text = preset.read_text()
@@ -226,7 +251,7 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"config: {name} is missing"
     if error["type"] == "value_error":
-        return f"config: {error['ctx']['error']}"
+        return f"config: {name + ': ' if name else ''}{error['ctx']['error']}"
     return f"config: {name} = {error['input']!r}: {error['msg']}"
 
 

@@ -36,7 +36,7 @@ def quiet_others(log_path: str) -> Iterator[Console]:
 class StageProgress:
     """A bar on a terminal, else a line now and then; `note` is shown behind it."""
 
-    LINE_EVERY = 10.0  # seconds
+    LINE_EVERY = 5.0  # seconds
 
     def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
         self.console, self.stage, self.total, self.unit = console, stage, total, unit

@@ -54,6 +54,11 @@ def overflows(expert_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
     return np.asarray(plausible(expert_NK, plausibility).all(1))
 
 
+def unlabelled(expert_NK: Floats, amateur_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
+    """Steps whose plausible tokens the amateur all lacks, `[N]`: they have no soft label."""
+    return ~np.asarray((plausible(expert_NK, plausibility) & np.isfinite(amateur_NK)).any(1))
+
+
 def soft_labels(
     token_ids_NK: NDArray[np.int32],
     expert_NK: Floats,
@@ -63,13 +68,14 @@ def soft_labels(
 ) -> Labels:
     """Softmax of log p - log q over the plausible set of each kept step.
 
-    Args: int32 ids and float32 log-probabilities `[N, K]`, the kept steps `[N]`, alpha.
+    Args: int32 ids and float32 log-probabilities `[N, K]`, the kept steps `[N]`, alpha. Each kept
+    step needs a plausible token that the amateur knows (see `unlabelled`).
     """
     steps = np.flatnonzero(keep_N)
     ids, log_p, log_q = token_ids_NK[steps], expert_NK[steps], amateur_NK[steps]
     member = plausible(log_p, plausibility) & np.isfinite(log_q)
     ratio = np.where(member, log_p.astype(np.float64) - log_q, -np.inf)
-    ratio -= ratio.max(1, keepdims=True, initial=-1e30)
+    ratio -= ratio.max(1, keepdims=True)
     weights = np.exp(ratio)
     weights /= weights.sum(1, keepdims=True)
     offsets = np.concatenate([[0], np.cumsum(member.sum(1))]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see: a line that says what is wrong and what would be right."""
+"""The exceptions that users are meant to see: one line each, what is wrong and what would be right."""
 
 
 class UserError(Exception):

@@ -12,6 +12,10 @@ from typing import Any
 from lr_ray import embedded
 from lr_ray.config import Models
 from lr_ray.errors import UserError
+from lr_ray.sampling.scorer_model import ARCHITECTURES
+
+# The files beside the weights that make a model directory: config, tokenizer, chat template.
+COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 
 _SAMPLED_BYTES = 1 << 20
 
@@ -43,9 +47,8 @@ def resolve_model(reference: str, field: str) -> str:
 def _download(reference: str, field: str) -> str:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
-        return snapshot_download(reference, allow_patterns=wanted)
+        return snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -87,14 +90,19 @@ def context_length(path: str) -> int:
 
 def render_prompt(tokenizer: Any, problem: str, system_prompt: str | None) -> list[int]:
     """Token ids of the chat template over the optional system turn and the problem."""
-    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages.append({"role": "user", "content": problem})
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    messages = [*system, {"role": "user", "content": problem}]
     encoding = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
     return list(encoding["input_ids"])
 
 
 def check_pair(expert: str, amateur: str, models: Models) -> None:
-    """Raises UserError naming differing tokens unless both models read the same ids as the same text."""
+    """Raises UserError unless both models read the same ids as the same text and can be run."""
+    if architecture(amateur) not in ARCHITECTURES:
+        raise UserError(
+            f"models.amateur: {models.amateur}: {architecture(amateur)} cannot score; "
+            f"known: {', '.join(ARCHITECTURES)}"
+        )
     ours, theirs = load_tokenizer(expert), load_tokenizer(amateur)
     differing = dict(ours.get_vocab().items() ^ theirs.get_vocab().items())
     if models.special_tokens_may_differ:
@@ -112,11 +120,10 @@ def check_pair(expert: str, amateur: str, models: Models) -> None:
 
 
 def fingerprint(path: str) -> str:
-    """sha256 (hex, first 16) over config, tokenizer, and size and sampled blocks of the weights."""
+    """sha256 (hex, first 16) over names, sizes and sampled blocks of a model directory's files."""
     digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*")):
-        if file.suffix not in (".json", ".safetensors"):
-            continue
+    files = {f for pattern in (*COMPANIONS, "*.safetensors") for f in Path(path).glob(pattern)}
+    for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as stream:

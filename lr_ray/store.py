@@ -20,6 +20,8 @@ from fsspec.implementations.local import LocalFileSystem
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 
+SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
+
 
 class Run:
     """One run directory. Picklable: actors on other nodes open the same location."""
@@ -49,14 +51,17 @@ class Run:
             ) from None
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the run for one driver (local paths only). Raises UserError when another has it."""
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        """Holds the run for one driver, or for any number that only read (local paths only).
+
+        Raises UserError when another process holds it.
+        """
         if not self.is_local:
             yield
             return
         with open(self.path(".lock"), "w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
                     f"--run {self.location}: another process is working on this run"
@@ -85,9 +90,7 @@ class Run:
             raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        with self._atomic(name) as path, self.fs.open(path, "w") as stream:
-            json.dump(value, stream, indent=2)
-            stream.write("\n")
+        self._write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
     def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
         """The shards, one after the other. Raises StageError naming one that cannot be read."""
@@ -101,13 +104,18 @@ class Run:
         return pa.concat_tables(tables)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        with self._atomic(name) as path:
-            pq.write_table(table, path, filesystem=self.fs, compression="zstd")
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self._write(name, sink.getvalue().to_pybytes())
 
     def put_folder(self, local: str, name: str) -> None:
-        """Copies a local folder in; the name appears when it is complete (local runs)."""
+        """Copies a local folder in. The name appears when it is complete on local runs only."""
         with self._atomic(name) as path:
             self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
+
+    def _write(self, name: str, content: bytes) -> None:
+        with self._atomic(name) as path:
+            self.fs.pipe_file(path, content)
 
     def local_folder(self, name: str, cache: str) -> str:
         """Local path of a folder: its own on a local run, else a copy under `cache`."""
@@ -142,6 +150,14 @@ class Run:
             raise
 
 
+def read_asked(run: Run) -> dict[str, Any]:
+    """run.json. Raises UserError when it is missing or of another schema version."""
+    asked = run.read_json("run.json")
+    if asked.get("schema_version") != SCHEMA_VERSION or "config" not in asked:
+        raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
+    return asked
+
+
 def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
     """Writes run.json, or checks that the run that is there was asked for the same.
 
@@ -149,10 +165,12 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
     keys that differ.
     """
     if not run.exists("run.json"):
-        asked = {"schema_version": 1, "config_hash": config.digest(), **(facts or {})}
+        if not facts or len(facts["models"]) < 2:
+            raise UserError(f"--run {run.location}: no run.json; sample first")
+        asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest(), **(facts or {})}
         run.write_json("run.json", asked | {"config": config.model_dump(mode="json")})
         return
-    there = run.read_json("run.json")
+    there = read_asked(run)
     differing = config.differences(there["config"])
     for role, model in facts["models"].items() if facts else ():
         if there["models"][role]["fingerprint"] != model["fingerprint"]:

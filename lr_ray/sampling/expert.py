@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from lr_ray.config import Sampling
 from lr_ray.models import (
-    context_length,
     load_tokenizer,
     render_prompt,
     stop_token_ids,
@@ -20,13 +19,14 @@ from lr_ray.sampling.rows import TRAJECTORY, lists
 class ExpertSampler:
     """Ray Data actor: problems in, trajectories out. Holds one vLLM engine."""
 
-    def __init__(self, model: str, sampling: Sampling) -> None:
+    def __init__(self, model: str, sampling: Sampling, context: int) -> None:
+        """`context`: tokens of prompt and completion that both models have room for."""
         from vllm import SamplingParams
 
         self.sampling = sampling
         self.tokenizer = load_tokenizer(model)
         self.k = min(sampling.top_k, vocabulary_rows(model))
-        self.room = context_length(model) - sampling.max_new_tokens
+        self.room = context - sampling.max_new_tokens
         self.params = SamplingParams(
             temperature=0,
             max_tokens=sampling.max_new_tokens,
@@ -35,9 +35,7 @@ class ExpertSampler:
             flat_logprobs=True,
             detokenize=False,
         )
-        self.engine = start_engine(
-            model, sampling.expert, context_length(model), max_logprobs=self.k
-        )
+        self.engine = start_engine(model, sampling.expert, context, max_logprobs=self.k)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """`problem_id, problem` to the columns of `rows.TRAJECTORY`; unusable problems get an error."""

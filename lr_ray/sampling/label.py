@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from lr_ray.config import Sampling
-from lr_ray.contrast import overflows, soft_labels, step_kl
+from lr_ray.contrast import overflows, soft_labels, step_kl, unlabelled
 from lr_ray.sampling.rows import STEP, SUPERVISION
 
 
@@ -12,7 +12,8 @@ def label(batch: pa.Table, sampling: Sampling, vocabulary: int) -> pa.Table:
     """Columns of `rows.TRAJECTORY` and `amateur_logprobs` to those of `rows.SUPERVISION` and `error`.
 
     `vocabulary` is the number of the expert's output rows: K below it is a truncation, and a
-    trajectory whose plausible set may reach beyond K becomes an error rather than a wrong label.
+    trajectory whose plausible set may reach beyond K, or is unknown to the amateur, becomes an error
+    rather than a wrong label.
     """
     batch = batch.combine_chunks()
     lengths = np.diff(_offsets(batch["completion_token_ids"]))
@@ -24,7 +25,9 @@ def label(batch: pa.Table, sampling: Sampling, vocabulary: int) -> pa.Table:
 
     kl_N = step_kl(expert_NK, amateur_NK)
     keep_N = kl_N > sampling.kl_threshold
-    cut_N = overflows(expert_NK, sampling.plausibility) & keep_N & (k < vocabulary)
+    cut_N = keep_N & overflows(expert_NK, sampling.plausibility) & (k < vocabulary)
+    unlabelled_N = keep_N & unlabelled(expert_NK, amateur_NK, sampling.plausibility)
+    keep_N &= ~(cut_N | unlabelled_N)  # their trajectories become errors below
     labels = soft_labels(ids_NK, expert_NK, amateur_NK, keep_N, sampling.plausibility)
 
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -42,6 +45,8 @@ def label(batch: pa.Table, sampling: Sampling, vocabulary: int) -> pa.Table:
     errors = batch["error"].to_pylist()
     for row in np.unique(row_N[cut_N]):
         errors[row] = f"plausible set of a step reaches beyond top_k = {k}; raise sampling.top_k"
+    for row in np.unique(row_N[unlabelled_N]):
+        errors[row] = "a step's plausible tokens are all unknown to the amateur"
     return pa.table(
         [
             batch["problem_id"],

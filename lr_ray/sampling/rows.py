@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+from lr_ray.store import SCHEMA_VERSION
 
 TRAJECTORY = pa.schema(
     [
@@ -48,6 +48,7 @@ def lists(rows: Sequence[Any], dtype: pa.DataType) -> pa.ListArray:
     """A list column from arrays or lists, without a Python object a value."""
     numpy_type = dtype.to_pandas_dtype()
     arrays = [np.asarray(row, numpy_type) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in arrays])]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in arrays], dtype=np.int64)])
     values = np.concatenate(arrays) if arrays else np.empty(0, numpy_type)
-    return pa.ListArray.from_arrays(offsets, pa.array(values, dtype))
+    # Arrow refuses offsets beyond int32, where a cast would wrap.
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, dtype))

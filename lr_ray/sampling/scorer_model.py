@@ -3,7 +3,7 @@
 A pooling engine runs one forward over prompt and completion; its pooler applies lm_head to the rows
 that predict the completion, in chunks on the device, and gathers float32 log-softmax at the K ids
 asked for, so that no row of the vocabulary's width leaves the engine. vLLM finds the classes through
-the `vllm.general_plugins` entry point (`register`). Exercised by `pytest tests/integration -k scorer`.
+the `vllm.general_plugins` entry point (`register`). Exercised by `pytest tests/integration/test_sampling.py`.
 
 A request carries `extra_kwargs = {"first": row that predicts the first completion token, "k": K,
 "ids": little-endian int32 bytes of [T, K]}` and gets a float32 tensor [T, K].

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from lr_ray.config import Config, Pool, Sampling
 from lr_ray.errors import StageError
-from lr_ray.models import vocabulary_rows
+from lr_ray.models import context_length, vocabulary_rows
 from lr_ray.problems import load_problems
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
@@ -38,14 +38,17 @@ def sample(
     started = time.monotonic()
     sampling = config.sampling
     problems = load_problems(config)
-    todo = [p for p in problems if p["problem_id"] not in finished_ids(run)]
+    done = finished_ids(run)
+    todo = [p for p in problems if p["problem_id"] not in done]
     if todo:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         dataset = ray.data.from_arrow(_blocks(todo, sampling.batch_size))
         shards = (
             dataset.map_batches(
-                ExpertSampler, fn_constructor_args=(expert, sampling), **_pool(sampling.expert)
+                ExpertSampler,
+                fn_constructor_args=(expert, sampling, min(map(context_length, (expert, amateur)))),
+                **_pool(sampling.expert),
             )
             .map_batches(
                 AmateurScorer, fn_constructor_args=(amateur, sampling), **_pool(sampling.amateur)
@@ -132,6 +135,6 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "batch_size": None,  # a block is a batch
         "batch_format": "pyarrow",
         "num_cpus": pool.cpus,
-        "num_gpus": pool.gpus * pool.tensor_parallel or None,
+        "num_gpus": pool.gpus or None,
         "runtime_env": {"env_vars": engine_env(pool.gpus)},
     }

@@ -31,14 +31,6 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A part of a batch: one trajectory, cut after the last row that is trained."""
-
-    token_ids: NDArray[np.int32]
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True)
 class MicroBatch:
     """Right-padded arrays of one forward over B trajectories, S kept steps, L label entries."""
 
@@ -89,28 +81,28 @@ def plan(step_counts: Sequence[int], batch_steps: int, batches: int, seed: int) 
     return list(pairs[order].reshape(batches, batch_steps, 2))
 
 
-def pack(trajectories: Sequence[Trajectory], pairs: Ints) -> list[Packed]:
-    """The batch with the steps of one trajectory together, longest first."""
+def pack(trajectories: Sequence[Trajectory], pairs: Ints) -> list[Trajectory]:
+    """The batch with the steps of one trajectory together, cut after the last, longest first."""
     packed = []
     for index in np.unique(pairs[:, 0]):
         trajectory = trajectories[index]
         steps = tuple(trajectory.steps[i] for i in sorted(pairs[pairs[:, 0] == index, 1]))
-        packed.append(Packed(trajectory.token_ids[: steps[-1].row + 1], steps))
+        packed.append(Trajectory(trajectory.token_ids[: steps[-1].row + 1], steps))
     return sorted(packed, key=lambda p: -len(p.token_ids))
 
 
 def share(
-    batch: Sequence[Packed], rank: int, workers: int, micro_batch_tokens: int
-) -> list[list[Packed]]:
+    batch: Sequence[Trajectory], rank: int, workers: int, micro_batch_tokens: int
+) -> list[list[Trajectory]]:
     """This worker's micro-batches. All workers get the same number, as each reduces gradients."""
     shares = [_cut(batch[r::workers], micro_batch_tokens) for r in range(workers)]
     most = max(len(micro_batches) for micro_batches in shares)
     return shares[rank] + [[]] * (most - len(shares[rank]))
 
 
-def _cut(items: Sequence[Packed], budget: int) -> list[list[Packed]]:
+def _cut(items: Sequence[Trajectory], budget: int) -> list[list[Trajectory]]:
     """Runs of items, longest first, whose padded size stays within the budget of tokens."""
-    cuts: list[list[Packed]] = []
+    cuts: list[list[Trajectory]] = []
     for item in items:
         if cuts and len(cuts[-1][0].token_ids) * (len(cuts[-1]) + 1) <= budget:
             cuts[-1].append(item)
@@ -119,7 +111,7 @@ def _cut(items: Sequence[Packed], budget: int) -> list[list[Packed]]:
     return cuts
 
 
-def collate(items: Sequence[Packed]) -> MicroBatch:
+def collate(items: Sequence[Trajectory]) -> MicroBatch:
     """Arrays of one forward. No items give one padding token and no label: a loss of zero."""
     length = max((len(p.token_ids) for p in items), default=1)
     token_ids = np.zeros((max(len(items), 1), length), np.int64)

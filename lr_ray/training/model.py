@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from lr_ray.config import Training
 from lr_ray.errors import StageError
+from lr_ray.models import COMPANIONS
 from lr_ray.training.batches import MicroBatch
 
-# Copied beside the merged weights; the weights' own files are written anew.
-_COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 _MERGE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}  # largest logit difference
 
 
@@ -55,16 +54,19 @@ class PackedLoss(nn.Module):
         rows_SH = hidden_BTH[micro_batch["step_batch_S"], micro_batch["step_row_S"]]
         logprobs_SV = causal.lm_head(rows_SH).float().log_softmax(-1)
         picked_L = logprobs_SV[micro_batch["label_step_L"], micro_batch["label_id_L"]]
-        # The second term is zero; it ties a micro-batch without labels to the LoRA weights.
-        return -(micro_batch["label_weight_L"] * picked_L).sum() + 0.0 * hidden_BTH.float().sum()
+        return -(micro_batch["label_weight_L"] * picked_L).sum()
 
 
 def to_tensors(micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor]:
     return {k: torch.from_numpy(v).to(device) for k, v in vars(micro_batch).items()}
 
 
-def export(model: Any, expert_path: str, adapter: Path, merged: Path, training: Training) -> float:
+def export(
+    model: Any, expert_path: str, expert: str, adapter: Path, merged: Path, training: Training
+) -> float:
     """Writes the PEFT adapter and the merged, standalone model. Returns their largest logit gap.
+
+    `expert` is the base model's name in the adapter, as the config refers to it.
 
     Raises StageError when merged weights do not give the logits of base + adapter.
     """
@@ -72,21 +74,16 @@ def export(model: Any, expert_path: str, adapter: Path, merged: Path, training: 
     probe = torch.arange(min(64, model.config.vocab_size), device=model.device)[None]
     with torch.no_grad():
         before = model(input_ids=probe).logits.float()
+        model.peft_config["default"].base_model_name_or_path = expert
         model.save_pretrained(adapter)
-        _forget_path(adapter, expert_path)
         whole = model.merge_and_unload()
         whole.save_pretrained(merged)
         after = type(whole).from_pretrained(merged, dtype=whole.dtype).to(model.device)
         gap = (after(input_ids=probe).logits.float() - before).abs().max().item()
-    for pattern in _COMPANIONS:
+    for pattern in COMPANIONS:  # the weights' own files were written anew
         for file in Path(expert_path).glob(pattern):
             if not file.name.endswith(".index.json") and file.name != "config.json":
                 shutil.copyfile(file, merged / file.name)
-    if gap > _MERGE_TOLERANCE[training.dtype]:
+    if not gap <= _MERGE_TOLERANCE[training.dtype]:  # NaN fails too
         raise StageError(f"merged model's logits differ by {gap:.2g} from base + adapter")
     return gap
-
-
-def _forget_path(adapter: Path, expert_path: str) -> None:
-    """PEFT writes the base model's absolute path into a README that is of no use elsewhere."""
-    (adapter / "README.md").unlink(missing_ok=True)

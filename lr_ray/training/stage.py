@@ -10,8 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
 from lr_ray.config import Config
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 
@@ -24,7 +26,7 @@ _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": 
 def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[str, Any]:
     """Fine-tunes the expert on the run's supervision; returns the `training` part of the summary.
 
-    Raises UserError when there is no supervision, StageError when a worker fails for good.
+    Raises StageError when no step was kept, or a worker fails for good.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -44,14 +46,21 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"run": run, "training": training, "expert": expert, "progress": queue},
+        train_loop_config={
+            "run": run,
+            "training": training,
+            "expert": expert,
+            "name": config.models.expert,
+            "progress": queue,
+        },
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=training.num_workers, use_gpu=on_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name="checkpoints",
-            storage_path=run.root if run.is_local else run.location,
+            storage_path=run.root,
+            storage_filesystem=None if run.is_local else PyFileSystem(FSSpecHandler(run.fs)),
             failure_config=FailureConfig(max_failures=3),
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
         ),
@@ -61,17 +70,20 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         raise StageError(f"training failed: {_reason(error)}") from error
     queue.shutdown()
-    return dict(result.return_value) | {"seconds": time.monotonic() - started}
+    figures = dict(result.return_value)
+    if "error" in figures:
+        raise StageError(f"training failed: {figures['error']}")
+    return figures | {"seconds": time.monotonic() - started}
 
 
 def check_supervision(run: Run) -> int:
-    """Number of kept steps. Raises UserError when there is none to train on."""
+    """Number of kept steps. Raises StageError when there is none to train on."""
     table = run.read_tables(run.shards("supervision"), SUPERVISION)
     kept = sum(len(steps.values) for steps in table["steps"])
     if kept == 0:
-        raise UserError(
+        raise StageError(
             f"--run {run.location}: {table.num_rows} trajectories, no kept step to train on; "
-            "sample first (jobs/sample.py), or lower sampling.kl_threshold"
+            "lower sampling.kl_threshold"
         )
     return kept
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Training
+from lr_ray.errors import StageError
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 from lr_ray.training.batches import collate, pack, plan, read_trajectories, share
@@ -68,8 +69,16 @@ def train_step(engine: Any, micro_batches: list[Any], batch_steps: int, workers:
 def train_loop(spec: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry point; returns the counts of the summary's `training` part.
 
-    `spec` holds run, training, expert (model directory) and progress (a queue or None).
+    `spec` holds run, training, expert (model directory), name (how the config refers to it) and
+    progress (a queue). A StageError is returned as `error`: raised, Ray Train would try again.
     """
+    try:
+        return _train(spec)
+    except StageError as error:
+        return {"error": str(error)}
+
+
+def _train(spec: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     import torch
 
@@ -103,10 +112,13 @@ def train_loop(spec: dict[str, Any]) -> dict[str, Any]:
         ]
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step, training)
-        loss = torch.tensor(train_step(engine, micro_batches, training.batch_steps, workers))
+        part = train_step(engine, micro_batches, training.batch_steps, workers)
+        loss = torch.tensor(part, device=engine.device)
         torch.distributed.all_reduce(loss)
+        if not torch.isfinite(loss):
+            raise StageError(f"loss is {loss.item()} at step {step + 1}; lower the learning rate")
         tokens += sum(len(p.token_ids) for p in packed)
-        if rank == 0 and spec["progress"] is not None:
+        if rank == 0:
             spec["progress"].put_nowait((step + 1, loss.item()))
 
     distinct = {tuple(pair) for pairs in batches for pair in pairs.tolist()}
@@ -121,7 +133,7 @@ def train_loop(spec: dict[str, Any]) -> dict[str, Any]:
     if rank == 0:
         with tempfile.TemporaryDirectory() as scratch:
             adapter, merged = Path(scratch, "adapter"), Path(scratch, "model")
-            gap = export(model, spec["expert"], adapter, merged, training)
+            gap = export(model, spec["expert"], spec["name"], adapter, merged, training)
             run.put_folder(str(adapter), "adapter")
             run.put_folder(str(merged), "model")
         metrics["merge_logit_gap"] = gap

@@ -67,9 +67,7 @@ def test_same_trajectories_kl_and_labels_as_the_oracle(rows, solutions):
             assert solution.kl[position] == pytest.approx(0.1, abs=TOLERANCE)
         for position in set(ours) & set(theirs):
             label = dict(zip(ours[position]["token_ids"], ours[position]["weights"], strict=True))
-            expected = dict(
-                zip(theirs[position].token_ids, theirs[position].weights, strict=True)
-            )
+            expected = dict(zip(theirs[position].token_ids, theirs[position].weights, strict=True))
             assert label == pytest.approx(expected, abs=TOLERANCE)
             labelled += 1
     assert compared > 1000

@@ -8,20 +8,20 @@ import torch
 from safetensors.torch import load_file
 
 from lr_ray import oracle
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 from lr_ray.training.batches import plan, read_trajectories
 from lr_ray.training.model import load_expert
 from lr_ray.training.stage import train
+from lr_ray.training.worker import learning_rate
 from tests.integration.conftest import EXPERT, demo_config
 
 STEPS = 6
 TRAINING = {
     "optimizer_steps": STEPS,
-    "schedule": "constant",
-    "warmup": 0.0,
-    "max_grad_norm": 1e9,
+    "warmup": 0.4,
+    "max_grad_norm": 0.3,  # below the first gradients, so that clipping counts
     "learning_rate": 1e-3,
     "lora": {"dropout": 0.0},
 }
@@ -57,7 +57,12 @@ def test_adapter_equals_the_oracles(trained):
     ]
     torch.set_num_threads(1)
     model = load_expert(EXPERT, training).eval()
-    losses = oracle.train(model, batches, training.learning_rate)
+    losses = oracle.train(
+        model,
+        batches,
+        [learning_rate(step, training) for step in range(STEPS)],
+        training.max_grad_norm,
+    )
     assert summary["final_loss"] == pytest.approx(losses[-1], rel=1e-4)
 
     expected = {
@@ -117,5 +122,5 @@ def test_merged_model_stands_alone_and_equals_base_plus_adapter(trained):
 
 
 def test_nothing_to_train_on_is_a_clear_error(tmp_path):
-    with pytest.raises(UserError, match=r"no kept step to train on; sample first"):
+    with pytest.raises(StageError, match=r"no kept step to train on"):
         train(Run(str(tmp_path)), demo_config(), EXPERT, lambda *at: None)

@@ -6,7 +6,6 @@ import pytest
 
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.training.batches import (
-    Packed,
     Step,
     Trajectory,
     collate,
@@ -53,7 +52,7 @@ def test_pack_joins_steps_of_a_trajectory_and_cuts_after_the_last():
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("budget", [1, 12, 1000])
 def test_shares_cover_the_batch_with_equal_counts(workers, budget):
-    batch = [Packed(np.arange(n, dtype=np.int32), (step(n - 1),)) for n in (9, 7, 7, 4, 2)]
+    batch = [Trajectory(np.arange(n, dtype=np.int32), (step(n - 1),)) for n in (9, 7, 7, 4, 2)]
     shares = [share(batch, rank, workers, budget) for rank in range(workers)]
     assert len({len(s) for s in shares}) == 1
     lengths = sorted(len(p.token_ids) for s in shares for micro in s for p in micro)
@@ -64,8 +63,8 @@ def test_shares_cover_the_batch_with_equal_counts(workers, budget):
 
 def test_collate_pads_right_and_flattens_labels():
     items = [
-        Packed(np.array([5, 6, 7], np.int32), (step(1), step(2, (9,), (1.0,)))),
-        Packed(np.array([8, 9], np.int32), (step(1),)),
+        Trajectory(np.array([5, 6, 7], np.int32), (step(1), step(2, (9,), (1.0,)))),
+        Trajectory(np.array([8, 9], np.int32), (step(1),)),
     ]
     batch = collate(items)
     assert batch.token_ids_BT.tolist() == [[5, 6, 7], [8, 9, 0]]

@@ -45,7 +45,10 @@ def test_presets_are_the_demo_and_the_papers_five_pairs():
         ({"sampling": {"plausibility": 1.5}}, "sampling.plausibility = 1.5: Input should be less than or equal to 1"),
         ({"training": {"optimizer_steps": "many"}}, "training.optimizer_steps = 'many'"),
         ({"models": {"expert": None}}, "models.expert = None"),
-        ({"sampling": {"amateur": {"tensor_parallel": 2}}}, "sampling.amateur.tensor_parallel"),
+        ({"sampling": {"amateur": {"gpus": 2}}}, "sampling.amateur.gpus must be at most 1"),
+        ({"serving": {"gpus": 1.5}}, "serving.gpus: must be a fraction of one GPU or a whole number"),
+        ({"sampling": {"expert": {"min_engines": 3}}}, "sampling.expert: min_engines = 3 exceeds max_engines"),
+        ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
     ],
 )  # fmt: skip
 def test_bad_values_are_named(over, message):
@@ -77,7 +80,9 @@ def test_file_errors_are_one_line(tmp_path):
 
 def test_only_what_changes_results_is_the_runs_identity():
     base = demo({})
-    placed = demo({"serving": {"port": 9000}, "sampling": {"expert": {"max_engines": 3}}})
+    placed = demo(
+        {"serving": {"port": 9000, "gpus": 1}, "sampling": {"expert": {"max_engines": 3}}}
+    )
     assert base.digest() == placed.digest()
     other = demo({"sampling": {"kl_threshold": 0.3}})
     assert base.digest() != other.digest()

@@ -1,4 +1,4 @@
-"""Packed training against one forward per kept step, on the embedded expert in float32."""
+"""Trajectory training against one forward per kept step, on the embedded expert in float32."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from lr_ray import oracle
 from lr_ray.config import read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.training.batches import Packed, Step, collate
+from lr_ray.training.batches import Step, Trajectory, collate
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 
 TRAINING = resolve(read_tree("demo")).training
@@ -25,7 +25,7 @@ def solutions():
     ]  # fmt: skip
 
 
-def packed(solution: oracle.Solution) -> Packed:
+def packed(solution: oracle.Solution) -> Trajectory:
     tokens = solution.prompt + solution.completion
     start = len(solution.prompt) - 1
     steps = tuple(
@@ -36,7 +36,7 @@ def packed(solution: oracle.Solution) -> Packed:
         )
         for k in solution.kept
     )
-    return Packed(torch.tensor(tokens, dtype=torch.int32).numpy(), steps)
+    return Trajectory(torch.tensor(tokens, dtype=torch.int32).numpy(), steps)
 
 
 def gradient(model) -> torch.Tensor:
