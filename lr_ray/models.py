@@ -58,10 +58,14 @@ def _download(reference: str, field: str) -> str:
 
 @cache
 def load_tokenizer(path: str) -> Any:
-    """The Hugging Face tokenizer of a model directory."""
+    """The Hugging Face tokenizer of a model directory. Raises UserError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # tokenizers and transformers raise bare ones
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: tokenizer cannot be loaded: {reason}") from None
 
 
 def stop_token_ids(path: str) -> list[int]:

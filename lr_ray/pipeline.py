@@ -158,14 +158,18 @@ def _run_stages(job: Job, stages: list[str], started: float) -> None:
     with cluster() as ray_logs:
         job.console.print(f"ray logs   {ray_logs}")
         for stage in stages:
-            # What later stages made of an older result is void from here on.
-            for later in STAGES[STAGES.index(stage) :]:
-                for part in _PARTS[later]:
-                    job.summary.pop(part, None)
+            void_from(job.summary, stage)
             job.run.write_json("summary.json", job.summary)
             _STAGES[stage](job)
             job.summary["seconds_total"] = before + time.monotonic() - started
             job.run.write_json("summary.json", job.summary)
+
+
+def void_from(summary: dict[str, Any], stage: str) -> None:
+    """Drops a stage's parts and those of later stages, which were made of an older result."""
+    for later in STAGES[STAGES.index(stage) :]:
+        for part in _PARTS[later]:
+            summary.pop(part, None)
 
 
 def _sample(job: Job) -> None:

@@ -99,6 +99,27 @@ def test_eos_ends_trajectories_and_can_be_a_label(sampled, tmp_path):
         assert eos in last["token_ids"]
 
 
+def test_fewer_exchanged_tokens_give_a_lower_bound_and_the_same_labels(ray_cluster, tmp_path, rows):
+    cut = sample_demo(tmp_path, top_k=16, max_problems=16)
+    table = cut.run.read_tables(cut.run.shards("supervision"), SUPERVISION)
+    lower = same = 0
+    for row in table.to_pylist():
+        full = rows[row["problem_id"]]
+        assert row["completion_token_ids"] == full["completion_token_ids"]
+        assert (np.array(row["kl"]) <= np.array(full["kl"]) + 1e-4).all()
+        lower += (np.array(row["kl"]) < np.array(full["kl"]) - 1e-4).sum()
+        whole = {step["position"]: step for step in full["steps"]}
+        for step in row["steps"]:
+            label = dict(zip(step["token_ids"], step["weights"], strict=True))
+            expected = whole[step["position"]]
+            assert label == pytest.approx(
+                dict(zip(expected["token_ids"], expected["weights"], strict=True)), abs=TOLERANCE
+            )
+            same += 1
+    assert lower > 0
+    assert same > 20
+
+
 def test_finished_shards_are_kept_and_missing_ones_made(sampled, rows):
     run = sampled.run
     names = run.shards("supervision")

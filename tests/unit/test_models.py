@@ -1,0 +1,105 @@
+"""Model references, pair check and fingerprints, on the embedded pair."""
+
+import json
+import shutil
+
+import pytest
+
+from lr_ray.config import Models
+from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.errors import UserError
+from lr_ray.models import (
+    check_pair,
+    fingerprint,
+    load_tokenizer,
+    render_prompt,
+    resolve_model,
+    stop_token_ids,
+)
+
+EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
+MODELS = Models(expert="embedded:expert", amateur="embedded:amateur")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(AMATEUR, tmp_path / "copy")
+
+
+def edit(file, change) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_embedded_references_resolve():
+    assert resolve_model("embedded:expert", "models.expert") == EXPERT
+    with pytest.raises(UserError, match=r"models\.expert: embedded:export is not one of"):
+        resolve_model("embedded:export", "models.expert")
+
+
+def test_missing_pieces_are_named(copy):
+    assert resolve_model(str(copy), "models.amateur") == str(copy)
+    with pytest.raises(UserError, match="no such directory"):
+        resolve_model(str(copy / "none"), "models.amateur")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="weights"):
+        resolve_model(str(copy), "models.amateur")
+    (copy / "config.json").unlink()
+    with pytest.raises(UserError, match=r"no config\.json"):
+        resolve_model(str(copy), "models.amateur")
+
+
+def test_pair_is_accepted_and_differing_tokens_are_named(copy):
+    check_pair(EXPERT, AMATEUR, MODELS)
+
+    def swap(tokenizer):
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+    edit(copy / "tokenizer.json", swap)
+    with pytest.raises(UserError, match=r"2 tokens differ \('[ab]', '[ab]'\)"):
+        check_pair(EXPERT, str(copy), MODELS)
+    (copy / "tokenizer.json").write_text("{}")
+    load_tokenizer.cache_clear()
+    with pytest.raises(UserError, match="tokenizer cannot be loaded"):
+        check_pair(EXPERT, str(copy), MODELS)
+
+
+def test_special_tokens_may_differ_only_when_asked(copy):
+    def rename(tokenizer):
+        for token in tokenizer["added_tokens"]:
+            if token["content"] == "<|im_start|>":
+                token["content"] = "<|turn|>"
+
+    edit(copy / "tokenizer.json", rename)
+    with pytest.raises(UserError, match="tokens differ"):
+        check_pair(EXPERT, str(copy), MODELS)
+    relaxed = MODELS.model_copy(update={"special_tokens_may_differ": True})
+    check_pair(EXPERT, str(copy), relaxed)
+
+
+def test_amateur_that_cannot_score_is_named(copy):
+    edit(copy / "config.json", lambda config: config.update(architectures=["GPT2LMHeadModel"]))
+    with pytest.raises(UserError, match="GPT2LMHeadModel cannot score; known: Qwen2"):
+        check_pair(EXPERT, str(copy), MODELS)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "config.json", "model.safetensors"])
+def test_fingerprint_follows_every_file_that_counts(copy, name):
+    before = fingerprint(str(copy))
+    assert before == fingerprint(AMATEUR)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    assert fingerprint(str(copy)) != before
+
+
+def test_prompt_has_a_system_turn_when_given_and_ends_open():
+    tokenizer = load_tokenizer(EXPERT)
+    plain = tokenizer.decode(render_prompt(tokenizer, "2+2?", None))
+    assert plain.startswith("<|im_start|>user\n2+2?<|im_end|>")
+    assert plain.endswith("<|im_start|>assistant\n")
+    system = tokenizer.decode(render_prompt(tokenizer, "2+2?", "Be brief."))
+    assert system == "<|im_start|>system\nBe brief.<|im_end|>\n" + plain
+    assert stop_token_ids(EXPERT) == [tokenizer.eos_token_id]
