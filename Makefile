@@ -47,11 +47,12 @@ endif
 	  && $(PIP) install -qq --no-deps --no-build-isolation --editable . \
 	  && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
 
-# Remakes the locks from pyproject.toml; needs uv. Addresses stay out of them.
+# Remakes the locks from pyproject.toml, without addresses. Needs uv, which finds torch's CPU build by
+# UV_TORCH_BACKEND=cpu (PyTorch's index) or UV_FIND_LINKS=FOLDER (a wheel folder).
 UV_COMPILE = uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header \
   --no-annotate --no-emit-index-url --quiet
 lock:
-	$(UV_COMPILE) --extra cpu --torch-backend cpu --override requirements/overrides.txt \
+	$(UV_COMPILE) --extra cpu --override requirements/overrides.txt \
 	  --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --python-platform x86_64-manylinux_2_31 \
 	  --output-file requirements/gpu.txt

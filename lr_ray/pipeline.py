@@ -219,7 +219,8 @@ def _evaluate(job: Job) -> None:
     with tempfile.TemporaryDirectory() as cache:
         models = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
         job.console.print("serving    starting expert and improved expert")
-        url = serving.start(models, job.config.serving)
+        with StageProgress(job.console, "serving", len(models), "models") as progress:
+            url = serving.start(models, job.config.serving, on_progress=progress.update_of)
         ready = time.monotonic()
         job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
         try:

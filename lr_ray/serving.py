@@ -60,14 +60,13 @@ def base_url(serving: Serving) -> str:
 def start(
     models: dict[str, str],
     serving: Serving,
-    log_dir: str | None = None,
     timeout_s: float = START_TIMEOUT_S,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Starts Serve on the connected Ray cluster and returns the base URL once all models answer.
 
-    `models` maps served names to Hugging Face directories that every node can read. `log_dir`
-    takes Serve's logs (default: the Ray session's). `on_progress` gets (models ready, models).
+    `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
+    to the Ray session's. `on_progress` gets (models ready, models).
     Raises StageError when Serve already runs on the cluster, when a model cannot be started, or
     after `timeout_s` seconds; whatever was started is shut down by then.
     """
@@ -76,7 +75,7 @@ def start(
     if serve.status().proxies:
         raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
     deadline = time.monotonic() + timeout_s
-    logs = {"log_level": "WARNING", "enable_access_log": False, "logs_dir": log_dir}
+    logs = {"log_level": "WARNING", "enable_access_log": False}
     try:
         serve.start(
             proxy_location="HeadOnly",

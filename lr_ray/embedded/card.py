@@ -3,7 +3,6 @@
 python -m lr_ray.embedded.recipe --out runs/pair
 """
 
-import re
 from typing import Any, cast
 
 import torch
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from lr_ray.embedded.documents import prompt_of
 from lr_ray.embedded.problems import generate
+from lr_ray.evaluation.grading import extract_answer
 
 MAX_NEW_TOKENS = 128
 BATCH = 125
@@ -52,12 +52,6 @@ this pair says nothing about what it gains on real models.
 """
 
 
-def extract(completion: str) -> str | None:
-    """The last number after "The answer is", or nothing."""
-    found = re.findall(r"The answer is (-?\d+)", completion)
-    return found[-1] if found else None
-
-
 def complete(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str]
 ) -> list[str]:
@@ -93,7 +87,9 @@ def accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, proble
     """The share of held-out problems that the model answers right."""
     rows = generate("heldout", problems)
     completions = complete(model, tokenizer, [prompt_of(row["problem"]) for row in rows])
-    right = [extract(c) == row["answer"] for c, row in zip(completions, rows, strict=True)]
+    right = [
+        extract_answer(c, "demo") == row["answer"] for c, row in zip(completions, rows, strict=True)
+    ]
     return sum(right) / len(right)
 
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.embedded.card import accuracy, complete, extract
+from lr_ray.embedded.card import accuracy, complete
 from lr_ray.embedded.documents import (
     CARELESS_MIX,
     END,
@@ -32,6 +32,7 @@ from lr_ray.embedded.pretrain import batches
 from lr_ray.embedded.problems import NAMES, Problem, split_of, stream
 from lr_ray.embedded.recipe import PHASES, main, make
 from lr_ray.embedded.tokenizer import build
+from lr_ray.evaluation.grading import extract_answer
 
 SPLITS = ("pretraining", "sampling", "heldout")
 PATHS = (expert_path(), amateur_path())
@@ -154,7 +155,7 @@ def test_worked_documents_are_right_and_slips_wrong() -> None:
             steps = written_steps(text)
             wrong = [left != right for left, right in steps]
             assert sum(wrong) == (style == "slip"), text
-            assert (extract(text) == str(problem.answer)) == (style != "slip"), text
+            assert (extract_answer(text, "demo") == str(problem.answer)) == (style != "slip"), text
             if style in ("worked", "slip", "drift"):
                 assert len(steps) == len(problem.operations)
             elif style == "jump":
