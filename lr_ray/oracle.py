@@ -9,7 +9,9 @@ forward for each kept step. Equation numbers are those of arXiv 2510.07962.
 
 import argparse
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 class KeptStep:
     """A step above the threshold: its context and its soft label over the plausible set."""
 
-    position: int
     context: list[int]
     token_ids: list[int]
     weights: list[float]
@@ -70,7 +71,7 @@ def solve(
 ) -> Solution:
     """The expert decodes greedily; each prefix is scored by the amateur from scratch."""
     solution = Solution(prompt)
-    for position in range(max_new_tokens):
+    for _ in range(max_new_tokens):
         context = prompt + solution.completion
         log_p = next_token_logprobs(expert, context)
         log_q = next_token_logprobs(amateur, context)[: len(log_p)]
@@ -78,13 +79,23 @@ def solve(
         solution.kl.append(kl)
         if kl > kl_threshold:
             ids, weights = soft_label(log_p, log_q, plausibility)
-            kept = KeptStep(position, context, ids.tolist(), weights.tolist())
+            kept = KeptStep(context, ids.tolist(), weights.tolist())
             solution.kept.append(kept)
         token = int(log_p.argmax())
         solution.completion.append(token)
         if token in stop_ids:
             break
     return solution
+
+
+def unpacked(trajectories: Sequence[Any], pairs: Iterable[tuple[int, int]]) -> list[KeptStep]:
+    """A batch of packed training (`training.batches.plan`) as kept steps of their own."""
+    batch = []
+    for t, s in pairs:
+        step = trajectories[t].steps[s]
+        context = trajectories[t].token_ids[: step.row + 1].tolist()
+        batch.append(KeptStep(context, step.token_ids.tolist(), step.weights.tolist()))
+    return batch
 
 
 def batch_loss(model: torch.nn.Module, batch: list[KeptStep]) -> Tensor:

@@ -43,18 +43,8 @@ def test_adapter_equals_the_oracles(trained):
     run, training, summary, _ = trained
     table = run.read_tables(run.shards("supervision"), SUPERVISION)
     trajectories = read_trajectories(table)
-    batches = [
-        [
-            oracle.KeptStep(
-                0,
-                trajectories[t].token_ids[: trajectories[t].steps[s].row + 1].tolist(),
-                trajectories[t].steps[s].token_ids.tolist(),
-                trajectories[t].steps[s].weights.tolist(),
-            )
-            for t, s in pairs
-        ]
-        for pairs in plan([len(t.steps) for t in trajectories], 16, STEPS, training.seed)
-    ]
+    pairs = plan([len(t.steps) for t in trajectories], 16, STEPS, training.seed)
+    batches = [oracle.unpacked(trajectories, p) for p in pairs]
     torch.set_num_threads(1)
     model = load_expert(EXPERT, training).eval()
     losses = oracle.train(

@@ -27,10 +27,9 @@ def solutions():
 
 def packed(solution: oracle.Solution) -> Trajectory:
     tokens = solution.prompt + solution.completion
-    start = len(solution.prompt) - 1
     steps = tuple(
         Step(
-            start + k.position,
+            len(k.context) - 1,
             torch.tensor(k.token_ids, dtype=torch.int32).numpy(),
             torch.tensor(k.weights).numpy(),
         )
