@@ -40,9 +40,9 @@ class StageProgress:
 
     def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
         self.console, self.stage, self.total, self.unit = console, stage, total, unit
-        self.done, self.started, self.last_line = 0, time.monotonic(), time.monotonic()
+        self.done, self.last_line = 0, time.monotonic()  # as of the last line
         self.bar = Progress(
-            TextColumn("{task.description:<9}"),
+            TextColumn("{task.description:<10}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
@@ -64,12 +64,12 @@ class StageProgress:
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of `total` units are finished."""
-        self.done = done
         self.bar.update(self.task, completed=done, note=f"{self.unit}  {note}")
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.last_line >= self.LINE_EVERY:
-            self.last_line = now
-            self.console.print(f"{self.stage:<9} {done}/{self.total} {self.unit}  {note}")
+        due = now - self.last_line >= self.LINE_EVERY and done > self.done
+        if due and not self.console.is_terminal:
+            self.last_line, self.done = now, done
+            self.console.print(f"{self.stage:<10} {done}/{self.total} {self.unit}  {note}".rstrip())
 
     def update_of(self, done: int, total: int) -> None:
         """As `update`, for work whose total is known only once it runs."""

@@ -224,7 +224,7 @@ def _evaluate(job: Job) -> None:
         ready = time.monotonic()
         job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
         try:
-            with StageProgress(job.console, "evaluate", 0, "answers") as progress:
+            with StageProgress(job.console, "evaluation", 0, "answers") as progress:
                 results = evaluate(
                     url,
                     {name: name for name in models},

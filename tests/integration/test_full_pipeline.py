@@ -58,7 +58,7 @@ def interrupted_then_finished(tmp_path_factory):
         ("sampling   64 problems", signal.SIGTERM, False),
         ("training   30 optimizer steps", signal.SIGINT, True),
         ("serving    starting", signal.SIGTERM, False),
-        ("evaluate ", signal.SIGINT, True),
+        ("evaluation ", signal.SIGINT, True),
     ):
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
@@ -76,7 +76,7 @@ def interrupted_then_finished(tmp_path_factory):
             output += text
             if text.startswith(line):
                 break
-        if not line.startswith("evaluate"):  # whose line says that answers are coming
+        if not line.startswith("evaluation"):  # whose line says that answers are coming
             time.sleep(8 if line.startswith("sampling") else 4)
         alive = len(marked(mark))
         # Ctrl-C reaches the whole foreground group, `kill` one process.
