@@ -8,7 +8,6 @@ import argparse
 import difflib
 import os
 import re
-import signal
 import sys
 import tempfile
 import traceback
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from pydantic_settings import CliSettingsSource
 
+from lr_ray import interrupts
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run, read_asked
@@ -85,7 +85,7 @@ def main(description: str, work: Callable[[Command], int]) -> NoReturn:
 
 
 def _main(description: str, work: Callable[[Command], int], argv: list[str]) -> int:
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.install()
     try:
         return work(parse(description, argv))
     except UserError as error:
@@ -103,7 +103,3 @@ def _main(description: str, work: Callable[[Command], int], argv: list[str]) -> 
         reason = (str(error).strip().splitlines() or [""])[0]
         print(f"error: {type(error).__name__}: {reason} (traceback: {log.name})", file=sys.stderr)
         return 1
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise SystemExit(143)

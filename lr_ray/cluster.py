@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Iterator
+
+from lr_ray import interrupts
 
 # Logical CPUs of a local cluster: the engines of a stage side by side, each thread-bound, plus tasks.
 _LOCAL_CPUS = 4
@@ -17,7 +18,6 @@ def cluster() -> Iterator[str]:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
 
-    on_terminate = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
@@ -25,7 +25,7 @@ def cluster() -> Iterator[str]:
         cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
         # Ray Train floods its log when the dashboard is off.
         ray.init(num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options)
-    signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there
+    interrupts.install()  # Ray puts its own there
     try:
         yield os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
     finally:

@@ -1,6 +1,7 @@
 """The main job as a person runs it: figures, rerun, interruption in each stage, bad input."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -54,11 +55,15 @@ def interrupted_then_finished(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("run") / "run", free_port()
     arguments = [*JOB, "--run", str(folder), *SMALL, f"--serving.port={port}"]
     record = []
-    for line, signal_number, group in (
-        ("sampling   64 problems", signal.SIGTERM, False),
-        ("training   30 optimizer steps", signal.SIGINT, True),
-        ("serving    starting", signal.SIGTERM, False),
-        ("evaluation ", signal.SIGINT, True),
+    for line, (signal_number, group) in itertools.product(
+        (
+            "sampling   64 problems",
+            "training   30 optimizer steps",
+            "serving    starting",
+            "evaluation ",  # a line of progress: answers are coming
+        ),
+        # `kill` reaches one process, Ctrl-C the whole foreground group.
+        ((signal.SIGTERM, False), (signal.SIGINT, True)),
     ):
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
@@ -76,15 +81,15 @@ def interrupted_then_finished(tmp_path_factory):
             output += text
             if text.startswith(line):
                 break
-        if not line.startswith("evaluation"):  # whose line says that answers are coming
-            time.sleep(8 if line.startswith("sampling") else 4)
+        time.sleep({"sampling": 8, "evaluation": 0}.get(line.split()[0], 4))
         alive = len(marked(mark))
-        # Ctrl-C reaches the whole foreground group, `kill` one process.
         (os.killpg if group else os.kill)(process.pid, signal_number)
         sent = time.monotonic()
         code = process.wait(timeout=60)
         while (left := marked(mark)) and time.monotonic() - sent < GONE_WITHIN:
             time.sleep(0.2)
+        gone = time.monotonic() - sent
+        print(f"{signal_number.name} in {line.split()[0]}: {alive} processes gone in {gone:.1f} s")
         with socket.socket() as client:
             port_closed = client.connect_ex(("127.0.0.1", port)) != 0
         record.append((line, code, alive, [p.name() for p in left], port_closed, output))
@@ -111,7 +116,12 @@ def test_same_command_goes_on_and_finishes(interrupted_then_finished):
     started = [
         ("sampling   64" in r[5], "training   30 optimizer steps on" in r[5]) for r in record
     ]
-    assert started == [(True, False), (True, True), (False, True), (False, False)]
+    assert started == [
+        *[(True, False)] * 2,  # both while sampling
+        (True, True),
+        *[(False, True)] * 2,  # the second in training, the first while serving starts
+        *[(False, False)] * 3,
+    ]
     names = {path.name for path in folder.iterdir()}
     expected = {"run.json", "summary.json", "supervision", "adapter", "model", "evaluation"}
     assert expected <= names

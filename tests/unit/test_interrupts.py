@@ -1,0 +1,52 @@
+"""Interruption in a process of its own: in order, and by force when the exception was swallowed."""
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+ORDERLY = """
+import time
+from lr_ray import interrupts
+interrupts.install()
+print("ready", flush=True)
+try:
+    time.sleep(60)
+finally:
+    print("cleaned up", flush=True)
+"""
+
+SWALLOWED = """
+import subprocess, time
+from lr_ray import interrupts
+interrupts.GRACE_S = 1.0
+interrupts.install()
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+print(child.pid, flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 143)])
+def test_cleanup_runs(number, code):
+    process = subprocess.Popen([sys.executable, "-c", ORDERLY], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stdout.read() == "cleaned up\n"
+    # Outside of a job nothing turns KeyboardInterrupt into 130; Python dies of the signal.
+    assert process.wait(timeout=20) == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_swallowed_exception_still_ends_process_and_descendants(number, code):
+    process = subprocess.Popen([sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(process.stdout.readline()))
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
