@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import psutil
 
-GRACE_S = 10.0
+GRACE_S = 12.0
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
