@@ -15,7 +15,6 @@ _LOCAL_CPUS = 4
 def cluster() -> Iterator[str]:
     """Connects, yields the folder of Ray's own logs, and disconnects; ends a cluster it started."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
 
     options = {"log_to_driver": False, "logging_level": logging.WARNING}

@@ -1,4 +1,4 @@
-"""The method's arithmetic on arrays: step KL, plausible set, soft labels (arXiv 2510.07962, eqs. 2-4).
+"""The method's arithmetic on arrays: step KL, plausible set, soft labels (arXiv 2510.07962, sampling stage).
 
 NumPy only. Shape suffixes: N steps (of one or many trajectories), K exchanged tokens a step.
 Exercised by `pytest tests/unit/test_contrast.py`.

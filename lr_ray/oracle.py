@@ -2,7 +2,8 @@
 
 The reference that the pipeline is tested against and measured against. It shares no arithmetic with
 the rest of the package: float32, full vocabulary, one amateur forward for each prefix, one training
-forward for each kept step. Equation numbers are those of arXiv 2510.07962.
+forward for each kept step. The method is that of arXiv 2510.07962; beta is `kl_threshold`, alpha is
+`plausibility`.
 
     python -m lr_ray.oracle --problems 20 --optimizer-steps 5
 """
@@ -47,12 +48,12 @@ def next_token_logprobs(model: torch.nn.Module, context: list[int]) -> Tensor:
 
 
 def step_kl(log_p_V: Tensor, log_q_V: Tensor) -> float:
-    """D_KL(p || q) over the expert's vocabulary (eq. 2)."""
+    """D_KL(p || q) over the expert's vocabulary: the step is kept above beta."""
     return (log_p_V.exp() * (log_p_V - log_q_V)).sum().item()
 
 
 def soft_label(log_p_V: Tensor, log_q_V: Tensor, plausibility: float) -> tuple[Tensor, Tensor]:
-    """Ids of the plausible set (eq. 3) and weights p / q normalised over it (eq. 4)."""
+    """Ids of the plausible set (by alpha) and the label: p / q normalised over it."""
     p, q = log_p_V.exp(), log_q_V.exp()
     ids = torch.nonzero(p >= plausibility * p.max())[:, 0]
     ratio = p[ids] / q[ids]
@@ -99,7 +100,7 @@ def unpacked(trajectories: Sequence[Any], pairs: Iterable[tuple[int, int]]) -> l
 
 
 def batch_loss(model: torch.nn.Module, batch: list[KeptStep]) -> Tensor:
-    """Mean over kept steps of -sum_a v(a) log pi(a | context) (eq. 5), one forward each."""
+    """Mean over kept steps of -sum_a v(a) log pi(a | context), one forward each."""
     total = torch.zeros(())
     for step in batch:
         logprobs = next_token_logprobs(model, step.context)

@@ -37,7 +37,7 @@ def load_expert(path: str, training: Training) -> Any:
 
 
 class PackedLoss(nn.Module):
-    """Sum over kept steps of -sum_a v(a) log pi(a | c), the paper's loss before its mean (eq. 5)."""
+    """Sum over kept steps of -sum_a v(a) log pi(a | c), the paper's training loss before its mean."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
