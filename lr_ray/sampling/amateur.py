@@ -42,8 +42,11 @@ class AmateurScorer:
                 "ids": ids.values.to_numpy().astype("<i4").tobytes(),
             }
             params.append(PoolingParams(task="token_classify", extra_kwargs=wanted))
+        encode = self.engine.encode
         outputs = iter(
-            self.engine.encode(requests, params, pooling_task="token_classify", use_tqdm=False)
+            encode(requests, params, pooling_task="token_classify", use_tqdm=False)
+            if requests
+            else ()
         )
         scores = [
             next(outputs).outputs.data.float().cpu().numpy().ravel() if n else np.empty(0)

@@ -48,7 +48,8 @@ class ExpertSampler:
             prompts.append([] if error else ids)
             errors.append(error)
         requests = [{"prompt_token_ids": ids} for ids in prompts if ids]
-        outputs = iter(self.engine.generate(requests, self.params, use_tqdm=False))
+        generate = self.engine.generate
+        outputs = iter(generate(requests, self.params, use_tqdm=False) if requests else ())
         results = [self._read(next(outputs)) if ids else _NOTHING for ids in prompts]
         completions, reasons, ids_TK, logprobs_TK = zip(*results, strict=True)
         return pa.table(

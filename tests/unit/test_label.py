@@ -90,3 +90,4 @@ def test_rejected_problems_pass_through():
     rows = label(pa.concat_tables([empty, table]), SETTINGS, 50)
     assert rows["error"].to_pylist() == ["too long", None, None]
     assert [len(s) for s in rows["steps"].to_pylist()] == [0, 1, 1]
+    assert label(empty, SETTINGS, 50)["error"].to_pylist() == ["too long"]
