@@ -30,6 +30,10 @@ class Command:
     config: Config
     config_name: str
     run: Run
+    options: argparse.Namespace  # what the job itself added
+
+
+Options = Callable[[argparse.ArgumentParser], None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,8 +49,11 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def parse(description: str, argv: list[str]) -> Command:
-    """Reads the command line. Raises UserError for bad values, SystemExit for usage and --help."""
+def parse(description: str, argv: list[str], add_options: Options | None = None) -> Command:
+    """Reads the command line, with the job's own options if it adds any.
+
+    Raises UserError for bad values, SystemExit for usage and --help.
+    """
     parser = _Parser(
         usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
         description=description,
@@ -61,6 +68,8 @@ def parse(description: str, argv: list[str]) -> Command:
     parser.add_argument(
         "--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>"
     )
+    if add_options:
+        add_options(parser)
     source: CliSettingsSource[Any] = CliSettingsSource(
         Config,  # type: ignore[arg-type]
         root_parser=parser,
@@ -76,18 +85,20 @@ def parse(description: str, argv: list[str]) -> Command:
     run = Run(known.run or os.path.join("runs", default))
     tree = read_tree(known.config) if known.config else read_asked(run)["config"]
     overrides: dict[str, Any] = source()
-    return Command(resolve(merge(tree, overrides)), name, run)
+    return Command(resolve(merge(tree, overrides)), name, run, known)
 
 
-def main(description: str, work: Callable[[Command], int]) -> NoReturn:
+def main(
+    description: str, work: Callable[[Command], int], add_options: Options | None = None
+) -> NoReturn:
     """Runs a job's `work` on the parsed command line and exits with its code."""
-    raise SystemExit(_main(description, work, sys.argv[1:]))
+    raise SystemExit(_main(lambda: work(parse(description, sys.argv[1:], add_options))))
 
 
-def _main(description: str, work: Callable[[Command], int], argv: list[str]) -> int:
+def _main(job: Callable[[], int]) -> int:
     interrupts.install()
     try:
-        return work(parse(description, argv))
+        return job()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -41,7 +41,14 @@ SUPERVISION = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
-REJECTED = pa.schema([("problem_id", pa.string()), ("reason", pa.string())])
+REJECTED = pa.schema(
+    [
+        ("problem_id", pa.string()),  # null where the row has none
+        ("file", pa.string()),
+        ("row", pa.int64()),  # counted from 1; a line of a JSONL file
+        ("reason", pa.string()),
+    ]
+)
 
 
 def lists(rows: Sequence[Any], dtype: pa.DataType) -> pa.ListArray:
