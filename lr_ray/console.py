@@ -71,8 +71,8 @@ class StageProgress:
             self.last_line, self.done = now, done
             self.console.print(f"{self.stage:<10} {done}/{self.total} {self.unit}  {note}".rstrip())
 
-    def update_of(self, done: int, total: int) -> None:
+    def update_of(self, done: int, total: int, note: str = "") -> None:
         """As `update`, for work whose total is known only once it runs."""
         self.bar.update(self.task, total=total)
         self.total = total
-        self.update(done)
+        self.update(done, note)

@@ -1,7 +1,7 @@
 """The method's arithmetic on arrays: step KL, plausible set, soft labels (arXiv 2510.07962, sampling stage).
 
-NumPy only. Shape suffixes: N steps (of one or many trajectories), K exchanged tokens a step.
-Exercised by `pytest tests/unit/test_contrast.py`.
+NumPy only. Shape suffixes: N steps (of one or many trajectories), M exchanged tokens, which are those
+of the first step, then those of the second, and so on. Exercised by `pytest tests/unit/test_contrast.py`.
 """
 
 from dataclasses import dataclass
@@ -16,67 +16,97 @@ _TAIL_FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """Both models' float32 log-probabilities at the tokens that the expert named, at least one a step.
+
+    `amateur` is -inf where the amateur has no such token: it then counts as tail.
+    """
+
+    token_ids: NDArray[np.int32]  # [M]
+    expert: Floats  # [M]
+    amateur: Floats  # [M]
+    counts: NDArray[np.int32]  # [N] tokens of each step, all above 0; their sum is M
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """[N] where each step's tokens begin."""
+        return np.cumsum(self.counts, dtype=np.int64) - self.counts
+
+    def of_step(self, per_step_N: NDArray) -> NDArray:
+        """A value a step, repeated for each of its tokens, `[M]`."""
+        return np.repeat(per_step_N, self.counts)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What the exchanged tokens say of each step; all float32 `[N]`."""
+
+    kl: Floats  # nats
+    expert_residual: Floats  # probability outside the exchanged tokens
+    amateur_residual: Floats
+
+
+@dataclass(frozen=True)
 class Labels:
     """Soft labels of the kept steps, flattened: step i owns `[offsets[i], offsets[i+1])`."""
 
-    steps: NDArray[np.int64]  # [M] indices of the kept steps among the N
-    offsets: NDArray[np.int64]  # [M + 1]
+    steps: NDArray[np.int64]  # [L] indices of the kept steps among the N
+    offsets: NDArray[np.int64]  # [L + 1]
     token_ids: NDArray[np.int32]  # [offsets[-1]]
     weights: Floats  # [offsets[-1]], each step's sum to 1
 
 
-def step_kl(expert_NK: Floats, amateur_NK: Floats) -> Floats:
-    """KL(expert || amateur) of each step, in nats, with the mass outside the K tokens lumped.
+def diverge(x: Exchange) -> Divergence:
+    """KL(expert || amateur) of each step, with the mass outside the exchanged tokens lumped.
 
-    Both are float32 log-probabilities at the same K token ids, `[N, K]`, -inf in `amateur_NK` where
-    the amateur has no such token (it then counts as tail). Returns float32 `[N]`: a lower bound of
-    the full KL, equal to it when the K ids are the whole vocabulary.
+    A lower bound of the full KL (grouping outcomes loses divergence), equal to it when the tokens are
+    the whole vocabulary.
     """
-    known_NK = np.isfinite(amateur_NK) & np.isfinite(expert_NK)
-    log_p = np.where(known_NK, expert_NK, 0).astype(np.float64)
-    log_q = np.where(known_NK, amateur_NK, 0).astype(np.float64)
-    p = np.where(known_NK, np.exp(log_p), 0)
-    q = np.where(known_NK, np.exp(log_q), 0)
-    tail_p = np.maximum(1 - p.sum(1), _TAIL_FLOOR)
-    tail_q = np.maximum(1 - q.sum(1), _TAIL_FLOOR)
-    kl = (p * (log_p - log_q)).sum(1) + tail_p * np.log(tail_p / tail_q)
-    return np.maximum(kl, 0).astype(np.float32)
+    known = np.isfinite(x.amateur) & np.isfinite(x.expert)
+    log_p = np.where(known, x.expert, 0).astype(np.float64)
+    log_q = np.where(known, x.amateur, 0).astype(np.float64)
+    p, q = np.where(known, np.exp(log_p), 0), np.where(known, np.exp(log_q), 0)
+    residual_p = np.maximum(1 - _sum(p, x), 0)
+    residual_q = np.maximum(1 - _sum(q, x), 0)
+    tail_p, tail_q = np.maximum(residual_p, _TAIL_FLOOR), np.maximum(residual_q, _TAIL_FLOOR)
+    kl = _sum(p * (log_p - log_q), x) + tail_p * np.log(tail_p / tail_q)
+    return Divergence(*(v.astype(np.float32) for v in (np.maximum(kl, 0), residual_p, residual_q)))
 
 
-def plausible(expert_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
-    """The plausible set V_t: tokens with at least `plausibility` times the top probability, `[N, K]`."""
-    top_N1 = expert_NK.max(1, keepdims=True)
-    return expert_NK >= top_N1 + np.float32(np.log(plausibility))
+def plausible(x: Exchange, plausibility: float) -> NDArray[np.bool_]:
+    """The plausible set V_t: tokens with at least `plausibility` times the top probability, `[M]`."""
+    top_N = np.maximum.reduceat(x.expert, x.starts) if len(x.counts) else x.expert
+    return x.expert >= x.of_step(top_N) + np.float32(np.log(plausibility))
 
 
-def overflows(expert_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
-    """Steps whose K tokens are all plausible, so that the set may reach beyond them, `[N]`."""
-    return np.asarray(plausible(expert_NK, plausibility).all(1))
+def plausible_bound(top_logprob: Floats, plausibility: float) -> NDArray[np.int64]:
+    """Most tokens a plausible set can have: n tokens of alpha * max p or more, and n alpha max p <= 1."""
+    return np.floor(np.exp(-top_logprob.astype(np.float64)) / plausibility * (1 + 1e-6)).astype(int)
 
 
-def unlabelled(expert_NK: Floats, amateur_NK: Floats, plausibility: float) -> NDArray[np.bool_]:
+def unlabelled(x: Exchange, plausibility: float) -> NDArray[np.bool_]:
     """Steps whose plausible tokens the amateur all lacks, `[N]`: they have no soft label."""
-    return ~np.asarray((plausible(expert_NK, plausibility) & np.isfinite(amateur_NK)).any(1))
+    return _sum(plausible(x, plausibility) & np.isfinite(x.amateur), x) == 0
 
 
-def soft_labels(
-    token_ids_NK: NDArray[np.int32],
-    expert_NK: Floats,
-    amateur_NK: Floats,
-    keep_N: NDArray[np.bool_],
-    plausibility: float,
-) -> Labels:
+def soft_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:
     """Softmax of log p - log q over the plausible set of each kept step.
 
-    Args: int32 ids and float32 log-probabilities `[N, K]`, the kept steps `[N]`, alpha. Each kept
-    step needs a plausible token that the amateur knows (see `unlabelled`).
+    Each kept step needs a plausible token that the amateur knows (see `unlabelled`).
     """
-    steps = np.flatnonzero(keep_N)
-    ids, log_p, log_q = token_ids_NK[steps], expert_NK[steps], amateur_NK[steps]
-    member = plausible(log_p, plausibility) & np.isfinite(log_q)
-    ratio = np.where(member, log_p.astype(np.float64) - log_q, -np.inf)
-    ratio -= ratio.max(1, keepdims=True)
-    weights = np.exp(ratio)
-    weights /= weights.sum(1, keepdims=True)
-    offsets = np.concatenate([[0], np.cumsum(member.sum(1))]).astype(np.int64)
-    return Labels(steps, offsets, ids[member], weights[member].astype(np.float32))
+    member = plausible(x, plausibility) & np.isfinite(x.amateur) & x.of_step(keep_N)
+    sizes = _sum(member, x)[keep_N].astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    ratio = x.expert[member].astype(np.float64) - x.amateur[member]
+    if len(ratio):
+        ratio = np.exp(ratio - np.repeat(np.maximum.reduceat(ratio, offsets[:-1]), sizes))
+        ratio /= np.repeat(np.add.reduceat(ratio, offsets[:-1]), sizes)
+    weights = ratio.astype(np.float32)
+    return Labels(np.flatnonzero(keep_N), offsets, x.token_ids[member], weights)
+
+
+def _sum(values_M: NDArray, x: Exchange) -> NDArray[np.float64]:
+    """Sum over each step's tokens, float64 `[N]`."""
+    if not len(x.counts):
+        return np.zeros(0)
+    return np.add.reduceat(values_M.astype(np.float64), x.starts)

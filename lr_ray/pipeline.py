@@ -22,6 +22,7 @@ from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import check_pair, fingerprint, resolve_model
 from lr_ray.problems import check_source
+from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin
 
 STAGES = ("sampling", "training", "evaluation")
@@ -173,18 +174,16 @@ def void_from(summary: dict[str, Any], stage: str) -> None:
 
 
 def _sample(job: Job) -> None:
-    from lr_ray.sampling.stage import finished_ids, sample
+    from lr_ray.sampling.stage import sample
 
-    total = job.config.sampling.max_problems
-    scored = kept = 0
-    done = len(finished_ids(job.run))
-    job.console.print(f"sampling   {total} problems, starting engines")
-    with StageProgress(job.console, "sampling", total, "problems") as progress:
+    job.console.print("sampling   reading problems, starting engines")
+    with StageProgress(job.console, "sampling", 0, "problems") as progress:
 
-        def on_progress(problems: int, steps_scored: int, steps_kept: int) -> None:
-            nonlocal done, scored, kept
-            done, scored, kept = done + problems, scored + steps_scored, kept + steps_kept
-            progress.update(done, f"{kept}/{scored} steps kept")
+        def on_progress(problems: int, facts: Facts) -> None:
+            done = facts.trajectories + facts.rejected
+            rejected = f", {facts.rejected} rejected" if facts.rejected else ""
+            note = f"{facts.steps_kept}/{facts.steps_scored} steps kept{rejected}"
+            progress.update_of(done, problems, note)
 
         assert job.amateur is not None
         result = sample(job.run, job.config, job.expert, job.amateur, on_progress)

@@ -4,7 +4,6 @@ Files appear whole or not at all. Layout in the README; exercised by `pytest tes
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import uuid
@@ -17,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from lr_ray import lock
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
+_FACTS = b"lr_ray"  # key in a Parquet footer
 
 
 class Run:
@@ -34,6 +35,7 @@ class Run:
             raise UserError(f"--run {location}: {error}") from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.token: str | None = None  # of the driver that holds the run
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -50,23 +52,13 @@ class Run:
                 "give a directory that can be read and written"
             ) from None
 
-    @contextlib.contextmanager
-    def lock(self, shared: bool = False) -> Iterator[None]:
-        """Holds the run for one driver, or for any number that only read (local paths only).
+    def lock(self, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+        """See `lock.hold`."""
+        return lock.hold(self, shared)
 
-        Raises UserError when another process holds it.
-        """
-        if not self.is_local:
-            yield
-            return
-        with open(self.path(".lock"), "w") as file:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"--run {self.location}: another process is working on this run"
-                ) from None
-            yield
+    def check_owner(self) -> None:
+        """See `lock.check_owner`."""
+        lock.check_owner(self)
 
     def exists(self, name: str) -> bool:
         return bool(self.fs.exists(self.path(name)))
@@ -103,10 +95,23 @@ class Run:
                 raise StageError(f"{self.location}/{name}: not a whole shard: {reason}") from None
         return pa.concat_tables(tables)
 
-    def write_table(self, name: str, table: pa.Table) -> None:
+    def write_table(self, name: str, table: pa.Table, facts: dict[str, Any] | None = None) -> None:
+        """One Parquet file; `facts` about it go into its footer (see `read_facts`)."""
+        if facts is not None:
+            metadata = {**(table.schema.metadata or {}), _FACTS: json.dumps(facts)}
+            table = table.replace_schema_metadata(metadata)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self._write(name, sink.getvalue().to_pybytes())
+
+    def read_facts(self, name: str) -> dict[str, Any]:
+        """What a Parquet file's footer says of it. Raises StageError when it cannot be read."""
+        try:
+            metadata = pq.read_schema(self.path(name), filesystem=self.fs).metadata or {}
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise StageError(f"{self.location}/{name}: not a whole shard: {reason}") from None
+        return dict(json.loads(metadata.get(_FACTS, b"{}")))
 
     def put_folder(self, local: str, name: str) -> None:
         """Copies a local folder in. The name appears when it is complete on local runs only."""

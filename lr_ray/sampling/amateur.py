@@ -1,11 +1,16 @@
 """The amateur's side of sampling: its log-probabilities at the tokens that the expert named."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.models import architecture, context_length
 from lr_ray.sampling.engine import start_engine
+from lr_ray.sampling.guard import Guard
 from lr_ray.sampling.rows import lists
 from lr_ray.sampling.scorer_model import scorer_architecture
 
@@ -13,7 +18,7 @@ from lr_ray.sampling.scorer_model import scorer_architecture
 class AmateurScorer:
     """Ray Data actor: adds `amateur_logprobs` to trajectories. Holds one vLLM pooling engine."""
 
-    def __init__(self, model: str, sampling: Sampling) -> None:
+    def __init__(self, model: str, sampling: Sampling, journal: Any) -> None:
         self.engine = start_engine(
             model,
             sampling.amateur,
@@ -24,38 +29,48 @@ class AmateurScorer:
                 "head_dtype": "model",  # as the expert's
             },
         )
+        self.guard = Guard(journal, lambda: not self.engine.llm_engine.has_unfinished_requests())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One forward a trajectory: float32 log-probabilities, list of T * K, as the expert's."""
+        """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""
+        batch = batch.combine_chunks()
+        errors = batch["error"].to_pylist()
+        todo = [i for i, error in enumerate(errors) if error is None]
+        first = batch["index"][0].as_py()
+        scored = self.guard.run(
+            f"amateur {first}+{batch.num_rows}", todo, lambda rows: self.score(batch, rows)
+        )
+        scores = [np.empty(0, np.float32)] * batch.num_rows
+        for i, result in zip(todo, scored, strict=True):
+            if isinstance(result, str):
+                errors[i] = result
+            else:
+                scores[i] = result
+        column = batch.schema.get_field_index("error")
+        batch = batch.set_column(column, "error", pa.array(errors, pa.string()))
+        return batch.append_column("amateur_logprobs", lists(scores, pa.float32()))
+
+    def score(self, batch: pa.Table, rows: Sequence[int]) -> list[NDArray[np.float32]]:
+        """One forward for each of the trajectories at `rows`."""
         from vllm import PoolingParams
 
         requests, params = [], []
-        columns = ("prompt_token_ids", "completion_token_ids", "k", "topk_token_ids")
-        for prompt, completion, k, ids in zip(*(batch[c] for c in columns), strict=True):
-            if completion.values is None or not len(completion.values):
-                continue
-            tokens = prompt.as_py() + completion.as_py()
-            requests.append({"prompt_token_ids": tokens[:-1]})
+        for row in rows:
+            prompt, completion, counts, ids = (
+                batch[name][row].values.to_numpy()
+                for name in ("prompt_token_ids", "completion_token_ids", "counts", "topk_token_ids")
+            )
+            tokens = np.concatenate([prompt, completion])[:-1].tolist()
+            requests.append({"prompt_token_ids": tokens})
             wanted = {
-                "first": len(prompt.values) - 1,
-                "k": k.as_py(),
-                "ids": ids.values.to_numpy().astype("<i4").tobytes(),
+                "first": len(prompt) - 1,
+                "counts": counts.astype("<i4").tobytes(),
+                "ids": ids.astype("<i4").tobytes(),
             }
             params.append(PoolingParams(task="token_classify", extra_kwargs=wanted))
-        encode = self.engine.encode
-        outputs = iter(
-            encode(requests, params, pooling_task="token_classify", use_tqdm=False)
-            if requests
-            else ()
+        if not requests:
+            return []
+        outputs = self.engine.encode(
+            requests, params, pooling_task="token_classify", use_tqdm=False
         )
-        scores = [
-            next(outputs).outputs.data.float().cpu().numpy().ravel() if n else np.empty(0)
-            for n in _lengths(batch["completion_token_ids"])
-        ]
-        return batch.append_column("amateur_logprobs", lists(scores, pa.float32()))
-
-
-def _lengths(column: pa.ChunkedArray) -> list[int]:
-    import pyarrow.compute as pc
-
-    return pc.list_value_length(column).to_pylist()
+        return [output.outputs.data.float().cpu().numpy().ravel() for output in outputs]

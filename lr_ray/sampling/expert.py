@@ -1,78 +1,167 @@
 """The expert's side of sampling: greedy trajectories with their top-K log-probabilities."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
+from lr_ray.contrast import plausible_bound
 from lr_ray.models import (
     load_tokenizer,
     render_prompt,
     stop_token_ids,
     vocabulary_rows,
 )
+from lr_ray.problems import read_problems
+from lr_ray.sampling import logprobs
 from lr_ray.sampling.engine import start_engine
+from lr_ray.sampling.guard import Guard
 from lr_ray.sampling.rows import TRAJECTORY, lists
+from lr_ray.store import Run
+
+
+@dataclass
+class Trajectory:
+    """A greedy solution; `counts[t]` tokens of step t in the flat arrays, most probable first."""
+
+    prompt: list[int]
+    completion: list[int]
+    finish_reason: str
+    counts: NDArray[np.int32]  # [T]
+    token_ids: NDArray[np.int32]  # [sum of counts]
+    logprobs: NDArray[np.float32]
 
 
 class ExpertSampler:
-    """Ray Data actor: problems in, trajectories out. Holds one vLLM engine."""
+    """Ray Data actor: rows of the run's problems in, trajectories out. Holds one vLLM engine."""
 
-    def __init__(self, model: str, sampling: Sampling, context: int) -> None:
+    def __init__(self, model: str, sampling: Sampling, context: int, run: Run, journal: Any):
         """`context`: tokens of prompt and completion that both models have room for."""
         from vllm import SamplingParams
 
-        self.sampling = sampling
+        logprobs.install()
+        self.sampling, self.run = sampling, run
         self.tokenizer = load_tokenizer(model)
-        self.k = min(sampling.top_k, vocabulary_rows(model))
+        self.vocabulary = vocabulary_rows(model)
+        self.k = min(sampling.top_k, self.vocabulary)
         self.room = context - sampling.max_new_tokens
+        greedy = {"temperature": 0, "flat_logprobs": True, "detokenize": False}
         self.params = SamplingParams(
-            temperature=0,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=stop_token_ids(model),
             logprobs=self.k,
-            flat_logprobs=True,
-            detokenize=False,
+            **greedy,
         )
-        self.engine = start_engine(model, sampling.expert, context, max_logprobs=self.k)
+        self.one_step = lambda k: SamplingParams(max_tokens=1, logprobs=k, **greedy)
+        self.engine = start_engine(model, sampling.expert, context, max_logprobs=self.vocabulary)
+        self.guard = Guard(journal, lambda: not self.engine.llm_engine.has_unfinished_requests())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """`problem_id, problem` to the columns of `rows.TRAJECTORY`; unusable problems get an error."""
-        prompts, errors = [], []
-        for problem in batch["problem"].to_pylist():
-            ids = render_prompt(self.tokenizer, problem, self.sampling.system_prompt)
-            error = None
-            if len(ids) > self.room:
-                error = f"prompt has {len(ids)} tokens; at most {self.room} leave room to answer"
-            prompts.append([] if error else ids)
-            errors.append(error)
-        requests = [{"prompt_token_ids": ids} for ids in prompts if ids]
-        generate = self.engine.generate
-        outputs = iter(generate(requests, self.params, use_tqdm=False) if requests else ())
-        results = [self._read(next(outputs)) if ids else _NOTHING for ids in prompts]
-        completions, reasons, ids_TK, logprobs_TK = zip(*results, strict=True)
-        return pa.table(
-            [
-                batch["problem_id"],
-                lists(prompts, pa.int32()),
-                lists(completions, pa.int32()),
-                pa.array(reasons, pa.string()),
-                pa.array([self.k] * len(prompts), pa.int32()),
-                lists([a.ravel() for a in ids_TK], pa.int32()),
-                lists([a.ravel() for a in logprobs_TK], pa.float32()),
-                pa.array(errors, pa.string()),
-            ],
-            schema=TRAJECTORY,
+        """Column `index` to the columns of `rows.TRAJECTORY`; unusable problems get an error."""
+        rows = batch["index"].to_numpy()
+        problems = read_problems(self.run, rows)
+        prompts, results = [], []
+        for text in problems["problem"].to_pylist():
+            ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
+            prompts.append(ids)
+            long = f"prompt has {len(ids)} tokens; at most {self.room} leave room to answer"
+            results.append(long if len(ids) > self.room else None)
+        todo = [i for i, result in enumerate(results) if result is None]
+        solved = self.guard.run(
+            f"expert {rows[0]}+{len(rows)}", [prompts[i] for i in todo], self.solve
         )
+        for i, result in zip(todo, solved, strict=True):
+            results[i] = result
+        return as_table(rows, problems, results)
 
-    def _read(self, output: Any) -> tuple[list[int], str, np.ndarray, np.ndarray]:
-        completion = output.outputs[0]
-        steps = len(completion.token_ids)
-        # vLLM puts the sampled token before the K most probable ones of each step.
-        ids = np.asarray(completion.logprobs.token_ids, np.int32).reshape(steps, self.k + 1)
-        logprobs = np.asarray(completion.logprobs.logprobs, np.float32).reshape(ids.shape)
-        return list(completion.token_ids), completion.finish_reason, ids[:, 1:], logprobs[:, 1:]
+    def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
+        """Decodes greedily, and gives each step at least its whole plausible set."""
+        solved = []
+        for prompt, output in zip(prompts, self._generate(prompts, self.params), strict=True):
+            steps = output.logprobs
+            solved.append(
+                Trajectory(
+                    prompt,
+                    list(output.token_ids),
+                    output.finish_reason,
+                    np.full(len(steps), self.k, np.int32),
+                    steps.token_ids.ravel(),
+                    steps.logprobs.ravel(),
+                )
+            )
+        if self.k < self.vocabulary:
+            self._complete(solved)
+        return solved
+
+    def _complete(self, solved: list[Trajectory]) -> None:
+        """Asks again, for as many tokens as can be plausible, where all K tokens are."""
+        places, prefixes, params = [], [], []
+        threshold = np.float32(np.log(self.sampling.plausibility))
+        for trajectory in solved:
+            logprobs_TK = trajectory.logprobs.reshape(-1, self.k)
+            top_T = logprobs_TK[:, 0]
+            for step in np.flatnonzero(logprobs_TK[:, -1] >= top_T + threshold):
+                bound = plausible_bound(top_T[step], self.sampling.plausibility)
+                places.append((trajectory, step))
+                prefixes.append(trajectory.prompt + trajectory.completion[:step])
+                params.append(self.one_step(min(self.vocabulary, int(bound) + 1)))
+        found: dict[int, dict[int, tuple]] = {}
+        for (trajectory, step), output in zip(
+            places, self._generate(prefixes, params), strict=True
+        ):
+            ids, values = output.logprobs.token_ids[0], output.logprobs.logprobs[0]
+            size = max(self.k, int((values >= values[0] + threshold).sum()))
+            found.setdefault(id(trajectory), {})[step] = ids[:size], values[:size]
+        for trajectory in solved:
+            _replace(trajectory, self.k, found.get(id(trajectory), {}))
+
+    def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
+        if not prompts:
+            return []
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = self.engine.generate(requests, params, use_tqdm=False)
+        return [output.outputs[0] for output in outputs]
 
 
-_NOTHING: Any = ([], "error", np.empty(0, np.int32), np.empty(0, np.float32))
+def _replace(trajectory: Trajectory, k: int, wider: dict[int, tuple]) -> None:
+    """Puts longer steps in the places of the K tokens that were there."""
+    if not wider:
+        return
+    ids = list(trajectory.token_ids.reshape(-1, k))
+    values = list(trajectory.logprobs.reshape(-1, k))
+    for step, (step_ids, step_values) in wider.items():
+        ids[step], values[step] = step_ids, step_values
+        trajectory.counts[step] = len(step_ids)
+    trajectory.token_ids, trajectory.logprobs = np.concatenate(ids), np.concatenate(values)
+
+
+def as_table(
+    rows: NDArray[np.int64], problems: pa.Table, results: Sequence[Trajectory | str | None]
+) -> pa.Table:
+    """The columns of `rows.TRAJECTORY`; a result that is a string is that problem's error."""
+    solved = [r if isinstance(r, Trajectory) else _NOTHING for r in results]
+    return pa.table(
+        [
+            pa.array(rows),
+            problems["problem_id"],
+            problems["file"],
+            problems["row"],
+            lists([t.prompt for t in solved], pa.int32()),
+            lists([t.completion for t in solved], pa.int32()),
+            pa.array([t.finish_reason for t in solved]),
+            lists([t.counts for t in solved], pa.int32()),
+            lists([t.token_ids for t in solved], pa.int32()),
+            lists([t.logprobs for t in solved], pa.float32()),
+            pa.array([r if isinstance(r, str) else None for r in results], pa.string()),
+        ],
+        schema=TRAJECTORY,
+    )
+
+
+_NOTHING = Trajectory(
+    [], [], "error", np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
+)

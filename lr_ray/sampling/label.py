@@ -1,69 +1,133 @@
-"""Trajectories with both models' log-probabilities to supervision rows, in one pass over arrays."""
+"""Trajectories with both models' log-probabilities to supervision rows and what a shard says of them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lr_ray.config import Sampling
-from lr_ray.contrast import overflows, soft_labels, step_kl, unlabelled
-from lr_ray.sampling.rows import STEP, SUPERVISION
+from lr_ray.contrast import Exchange, diverge, soft_labels, unlabelled
+from lr_ray.sampling.rows import REJECTED, STEP, SUPERVISION
+
+_ROWS_AT_ONCE = 16  # bounds the float64 temporaries
 
 
-def label(batch: pa.Table, sampling: Sampling, vocabulary: int) -> pa.Table:
-    """Columns of `rows.TRAJECTORY` and `amateur_logprobs` to those of `rows.SUPERVISION` and `error`.
+@dataclass
+class Facts:
+    """Counts of a shard, and the largest probability outside the exchanged tokens of a step."""
 
-    `vocabulary` is the number of the expert's output rows: K below it is a truncation, and a
-    trajectory whose plausible set may reach beyond K, or is unknown to the amateur, becomes an error
-    rather than a wrong label.
+    trajectories: int = 0
+    rejected: int = 0
+    steps_scored: int = 0
+    steps_kept: int = 0
+    steps_completed: int = 0  # whose plausible set reached beyond top_k
+    largest_expert_residual: float = 0.0
+    largest_amateur_residual: float = 0.0
+
+    def __add__(self, other: "Facts") -> "Facts":
+        join = {name: max if name.startswith("largest") else int.__add__ for name in asdict(self)}
+        theirs = asdict(other)
+        return Facts(
+            **{name: join[name](mine, theirs[name]) for name, mine in asdict(self).items()}
+        )
+
+
+@dataclass
+class Labelled:
+    good: pa.Table  # columns of rows.SUPERVISION
+    bad: pa.Table  # columns of rows.REJECTED
+    good_index: list[int]  # which problems of the run they are
+    bad_index: list[int]
+    facts: Facts
+
+
+def label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
+    """Columns of `rows.TRAJECTORY` and `amateur_logprobs` to supervision and rejected rows.
+
+    `k` tokens were exchanged of each step, more where its plausible set reached beyond them.
     """
-    batch = batch.combine_chunks()
-    lengths = np.diff(_offsets(batch["completion_token_ids"]))
-    k = max([n for n in batch["k"].to_pylist() if n], default=1)
-    ids_NK = _values(batch["topk_token_ids"]).reshape(-1, k)
-    expert_NK = _values(batch["expert_logprobs"]).reshape(-1, k)
-    amateur_NK = _values(batch["amateur_logprobs"]).reshape(-1, k)
-    row_N = np.repeat(np.arange(len(lengths)), lengths)
+    parts = [
+        _label(batch.slice(start, _ROWS_AT_ONCE).combine_chunks(), sampling, k)
+        for start in range(0, batch.num_rows, _ROWS_AT_ONCE)
+    ]
+    return Labelled(
+        pa.concat_tables([p.good for p in parts]),
+        pa.concat_tables([p.bad for p in parts]),
+        [i for p in parts for i in p.good_index],
+        [i for p in parts for i in p.bad_index],
+        sum((p.facts for p in parts), Facts()),
+    )
 
-    kl_N = step_kl(expert_NK, amateur_NK)
-    keep_N = kl_N > sampling.kl_threshold
-    cut_N = keep_N & overflows(expert_NK, sampling.plausibility) & (k < vocabulary)
-    unlabelled_N = keep_N & unlabelled(expert_NK, amateur_NK, sampling.plausibility)
-    keep_N &= ~(cut_N | unlabelled_N)  # their trajectories become errors below
-    labels = soft_labels(ids_NK, expert_NK, amateur_NK, keep_N, sampling.plausibility)
 
+def _label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
+    bad = _rejected(batch, batch["error"].is_valid(), batch["error"])
+    bad_index = batch.filter(batch["error"].is_valid())["index"].to_pylist()
+    batch = batch.filter(batch["error"].is_null()).combine_chunks()
+    lengths = pc.list_value_length(batch["completion_token_ids"]).to_numpy()
+    row_N = np.repeat(np.arange(batch.num_rows), lengths)
+    x = Exchange(
+        *(_flat(batch[name]) for name in ("topk_token_ids", "expert_logprobs", "amateur_logprobs")),
+        counts=_flat(batch["counts"]),
+    )
+    divergence = diverge(x)
+    keep_N = divergence.kl > sampling.kl_threshold
+
+    # A kept step without a label spoils its trajectory, which would be trained on as if it were whole.
+    spoilt_N = keep_N & unlabelled(x, sampling.plausibility)
+    spoilt = np.isin(np.arange(batch.num_rows), row_N[spoilt_N])
+    reason = "a step's plausible tokens are all unknown to the amateur"
+    bad = pa.concat_tables([bad, _rejected(batch, pa.array(spoilt), [reason] * batch.num_rows)])
+    index = batch["index"].to_numpy()
+
+    labels = soft_labels(x, keep_N & ~spoilt_N, sampling.plausibility)
+    good = _supervision(batch, lengths, divergence.kl, labels).filter(pa.array(~spoilt))
+    whole_N = ~spoilt[row_N]
+    return Labelled(
+        good,
+        bad,
+        index[~spoilt].tolist(),
+        bad_index + index[spoilt].tolist(),
+        Facts(
+            trajectories=good.num_rows,
+            rejected=bad.num_rows,
+            steps_scored=int(whole_N.sum()),
+            steps_kept=int((keep_N & whole_N).sum()),
+            steps_completed=int((x.counts > k).sum()),
+            largest_expert_residual=float(divergence.expert_residual.max(initial=0)),
+            largest_amateur_residual=float(divergence.amateur_residual.max(initial=0)),
+        ),
+    )
+
+
+def _supervision(batch: pa.Table, lengths: np.ndarray, kl_N: np.ndarray, labels: Any) -> pa.Table:
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    positions = labels.steps - starts[row_N[labels.steps]]
+    row_L = np.searchsorted(starts, labels.steps, side="right") - 1
     offsets = pa.array(labels.offsets.astype(np.int32))
     steps = pa.StructArray.from_arrays(
         [
-            pa.array(positions.astype(np.int32)),
+            pa.array((labels.steps - starts[row_L]).astype(np.int32)),
             pa.ListArray.from_arrays(offsets, pa.array(labels.token_ids)),
             pa.ListArray.from_arrays(offsets, pa.array(labels.weights)),
         ],
         fields=list(STEP),
     )
     step_starts = np.searchsorted(labels.steps, starts).astype(np.int32)
-    errors = batch["error"].to_pylist()
-    for row in np.unique(row_N[cut_N]):
-        errors[row] = f"plausible set of a step reaches beyond top_k = {k}; raise sampling.top_k"
-    for row in np.unique(row_N[unlabelled_N]):
-        errors[row] = "a step's plausible tokens are all unknown to the amateur"
     return pa.table(
         [
-            batch["problem_id"],
-            batch["prompt_token_ids"],
-            batch["completion_token_ids"],
-            batch["finish_reason"],
+            *(batch[name] for name in SUPERVISION.names[:4]),
             pa.ListArray.from_arrays(pa.array(starts), pa.array(kl_N)),
             pa.ListArray.from_arrays(pa.array(step_starts), steps),
-            pa.array(errors, pa.string()),
         ],
-        schema=SUPERVISION.append(pa.field("error", pa.string())),
+        schema=SUPERVISION,
     )
 
 
-def _offsets(column: pa.ChunkedArray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum([len(x.values) for x in column])])
+def _rejected(batch: pa.Table, which: Any, reasons: Any) -> pa.Table:
+    columns = [*(batch[name] for name in ("problem_id", "file", "row")), reasons]
+    return pa.table(columns, schema=REJECTED).filter(which)
 
 
-def _values(column: pa.ChunkedArray) -> np.ndarray:
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)

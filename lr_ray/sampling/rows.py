@@ -10,11 +10,14 @@ from lr_ray.store import SCHEMA_VERSION
 
 TRAJECTORY = pa.schema(
     [
+        ("index", pa.int64()),  # of the problem in the run
         ("problem_id", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
         ("prompt_token_ids", pa.list_(pa.int32())),
         ("completion_token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
-        ("k", pa.int32()),  # the two lists below are [T, K] row by row
+        ("counts", pa.list_(pa.int32())),  # tokens of each step in the two lists below
         ("topk_token_ids", pa.list_(pa.int32())),
         ("expert_logprobs", pa.list_(pa.float32())),
         ("error", pa.string()),

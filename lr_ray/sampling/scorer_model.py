@@ -5,8 +5,9 @@ that predict the completion, in chunks on the device, and gathers float32 log-so
 asked for, so that no row of the vocabulary's width leaves the engine. vLLM finds the classes through
 the `vllm.general_plugins` entry point (`register`). Exercised by `pytest tests/integration/test_sampling.py`.
 
-A request carries `extra_kwargs = {"first": row that predicts the first completion token, "k": K,
-"ids": little-endian int32 bytes of [T, K]}` and gets a float32 tensor [T, K].
+A request carries `extra_kwargs = {"first": row that predicts the first completion token, "counts":
+tokens asked of each of the T steps, "ids": those tokens}`, the last two as little-endian int32 bytes,
+and gets a float32 tensor as long as `ids`.
 """
 
 from collections.abc import Set
@@ -44,6 +45,9 @@ def _build(name: str) -> type:
     if base is None:
         raise ImportError(f"vLLM has no model class {name.removeprefix(_PREFIX)}")
 
+    def _int32(content: bytes) -> torch.Tensor:
+        return torch.frombuffer(bytearray(content), dtype=torch.int32)
+
     class LogprobPooler(Pooler):
         def __init__(self, owner: Any) -> None:
             super().__init__()
@@ -66,19 +70,22 @@ def _build(name: str) -> type:
         def score(self, hidden: torch.Tensor, request: dict[str, Any] | None) -> torch.Tensor:
             if not request:  # vLLM's own warm-up
                 return hidden.new_zeros((hidden.shape[0], 1), dtype=torch.float32)
-            ids = torch.frombuffer(bytearray(request["ids"]), dtype=torch.int32)
-            ids_TK = ids.view(-1, request["k"]).long().to(hidden.device)
+            counts_T = _int32(request["counts"])
             rows = hidden[request["first"] :]
-            if len(rows) != len(ids_TK):
-                raise ValueError(f"{len(ids_TK)} steps asked of {len(rows)} rows")
-            chunks = []
+            if len(rows) != len(counts_T):
+                raise RuntimeError(f"{len(counts_T)} steps asked of {len(rows)} rows")
+            ids_M = _int32(request["ids"]).long().to(hidden.device)
+            step_M = torch.arange(len(rows)).repeat_interleave(counts_T).to(hidden.device)
+            ends = counts_T.cumsum(0).tolist()
+            chunks, done = [], 0
             for start in range(0, len(rows), _CHUNK_ROWS):
-                stop = start + _CHUNK_ROWS
-                logits = self.owner[0].compute_logits(rows[start:stop]).float()
-                known = ids_TK[start:stop] < logits.shape[1]
-                picked = logits.gather(1, ids_TK[start:stop].clamp(max=logits.shape[1] - 1))
-                logprobs = picked - logits.logsumexp(1, keepdim=True)
-                chunks.append(logprobs.masked_fill(~known, -torch.inf))
+                logits = self.owner[0].compute_logits(rows[start : start + _CHUNK_ROWS]).float()
+                end = ends[start + len(logits) - 1]
+                ids, step = ids_M[done:end], step_M[done:end] - start
+                picked = logits[step, ids.clamp(max=logits.shape[1] - 1)]
+                logprobs = picked - logits.logsumexp(1)[step]
+                chunks.append(logprobs.masked_fill(ids >= logits.shape[1], -torch.inf))
+                done = end
             return torch.cat(chunks)
 
     class Scorer(base):  # type: ignore[valid-type, misc]

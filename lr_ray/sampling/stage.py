@@ -4,25 +4,31 @@ Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/i
 """
 
 import hashlib
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from lr_ray.config import Config, Pool, Sampling
+from lr_ray.config import Config, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import context_length, vocabulary_rows
-from lr_ray.problems import load_problems
+from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
-from lr_ray.sampling.label import label
-from lr_ray.sampling.rows import REJECTED, SUPERVISION
+from lr_ray.sampling.guard import Journal
+from lr_ray.sampling.label import Facts, label
 from lr_ray.store import Run
 
-Progress = Callable[[int, int, int], None]  # problems, steps scored, steps kept of a batch
+Progress = Callable[[int, Facts], None]  # problems there are, facts of all shards so far
+
+FOLDERS = ("supervision", "rejected")
 
 
 def sample(
@@ -32,99 +38,130 @@ def sample(
 
     Raises StageError when an engine fails for good or too many problems are rejected.
     """
-    import ray
-    import ray.data
-
     started = time.monotonic()
-    sampling = config.sampling
-    problems = load_problems(config)
-    done = finished_ids(run)
-    todo = [p for p in problems if p["problem_id"] not in done]
-    if todo:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        dataset = ray.data.from_arrow(_blocks(todo, sampling.batch_size))
-        shards = (
-            dataset.map_batches(
-                ExpertSampler,
-                fn_constructor_args=(expert, sampling, min(map(context_length, (expert, amateur)))),
-                **_pool(sampling.expert),
-            )
-            .map_batches(
-                AmateurScorer, fn_constructor_args=(amateur, sampling), **_pool(sampling.amateur)
-            )
-            .map_batches(
-                write_shard,
-                batch_size=None,
-                batch_format="pyarrow",
-                fn_args=(run, sampling, vocabulary_rows(expert)),
-            )
-        )
-        try:
-            for row in shards.iter_rows():
-                on_progress(row["problems"], row["steps_scored"], row["steps_kept"])
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise StageError(f"sampling failed: {reason}") from error
-    summary = count(run)
-    if summary["problems"] != len(problems):
-        raise StageError(f"{summary['problems']} of {len(problems)} problems came back")
-    if summary["rejected"] > sampling.max_rejected * len(problems):
+    total = stage_problems(run, config)
+    unusable = run.read_json(INDEX)["rejected"]
+    exchange = _exchange(config, expert)
+    finished, facts = survey(run, total)
+    facts += Facts(rejected=unusable)
+    limit = config.sampling.max_rejected * (total + unusable)
+    todo = np.flatnonzero(~finished)
+    on_progress(total, facts)
+    for shard in _shards(run, config, expert, amateur, exchange, todo) if len(todo) else ():
+        facts += shard
+        on_progress(total, facts)
+        if facts.rejected > limit:
+            break
+    if facts.rejected > limit:
         raise StageError(
-            f"{summary['rejected']} of {len(problems)} problems were rejected, more than "
-            f"sampling.max_rejected = {sampling.max_rejected}; reasons: {run.location}/rejected"
+            f"{facts.rejected} of {total + unusable} problems were rejected, more than "
+            f"sampling.max_rejected = {config.sampling.max_rejected}; reasons: {run.location}/rejected"
         )
-    return summary | {"seconds": time.monotonic() - started}
+    finished, facts = survey(run, total)
+    if not finished.all():
+        raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
+    counts = asdict(facts + Facts(rejected=unusable))
+    seconds = time.monotonic() - started
+    return {"problems": total + unusable, **counts, "seconds": seconds, "exchange": exchange}
+
+
+def survey(run: Run, total: int) -> tuple[NDArray[np.bool_], Facts]:
+    """Which of the run's problems a shard holds, and the facts of all shards, from their footers.
+
+    Raises StageError when two shards hold the same problem.
+    """
+    finished, facts = np.zeros(total, bool), Facts()
+    names = [shard for folder in FOLDERS for shard in run.shards(folder)]
+    with ThreadPoolExecutor(16) as threads:  # each is a request where the run is in an object store
+        footers = list(threads.map(run.read_facts, names))
+    for name, said in zip(names, footers, strict=True):
+        if "problems" not in said:
+            continue  # of rows that were no problem
+        index = np.array(said["problems"], int)
+        if finished[index].any():
+            raise StageError(
+                f"{run.location}/{name}: holds problems that another shard holds; remove this file"
+            )
+        finished[index] = True
+        facts += Facts(**said["facts"])
+    return finished, facts
 
 
 def write_shard(
-    batch: pa.Table, run: Run, sampling: Sampling, vocabulary: int
-) -> dict[str, list[int]]:
+    batch: pa.Table, run: Run, config: Config, exchange: dict[str, Any]
+) -> dict[str, list[Any]]:
     """Labels a batch and writes it; the shard is named by its problems, so a retry replaces it."""
-    labelled = label(batch, sampling, vocabulary)
-    good = labelled.filter(pc.is_null(labelled["error"])).select(SUPERVISION.names)
-    bad = labelled.filter(pc.is_valid(labelled["error"]))
-    ids = "\n".join(labelled["problem_id"].to_pylist())
-    name = f"part-{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
-    if good.num_rows:
-        run.write_table(f"supervision/{name}", good.cast(SUPERVISION))
-    if bad.num_rows:
-        rejected = pa.table([bad["problem_id"], bad["error"]], schema=REJECTED)
-        run.write_table(f"rejected/{name}", rejected)
+    labelled = label(batch, config.sampling, exchange["top_k"])
+    index = batch["index"].to_numpy()
+    name = f"part-{index[0]:09d}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}.parquet"
+    facts, none = asdict(labelled.facts), asdict(Facts())
+    shards = (
+        ("supervision", labelled.good, labelled.good_index, facts | {"rejected": 0}),
+        ("rejected", labelled.bad, labelled.bad_index, none | {"rejected": facts["rejected"]}),
+    )
+    run.check_owner()
+    for folder, table, problems, said in shards:
+        if table.num_rows:
+            try:
+                run.write_table(
+                    f"{folder}/{name}", table, {"problems": problems, "facts": said, **exchange}
+                )
+            except OSError as error:
+                reason = error.strerror or error
+                raise StageError(f"{run.location}/{folder}: cannot be written: {reason}") from None
+    return {name: [value] for name, value in facts.items()}
+
+
+def _shards(
+    run: Run, config: Config, expert: str, amateur: str, exchange: dict[str, Any], todo: NDArray
+) -> Iterator[Facts]:
+    """Samples the problems of the run at `todo`, and yields each shard's facts when it is written."""
+    import ray
+    import ray.data
+
+    sampling = config.sampling
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = 3
+    journal = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Journal).remote()
+    room = min(map(context_length, (expert, amateur)))
+    batches = [todo[i : i + sampling.batch_size] for i in range(0, len(todo), sampling.batch_size)]
+    shards = (
+        ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])
+        .map_batches(
+            ExpertSampler,
+            fn_constructor_args=(expert, sampling, room, run, journal),
+            **_pool(sampling.expert),
+        )
+        .map_batches(
+            AmateurScorer,
+            fn_constructor_args=(amateur, sampling, journal),
+            **_pool(sampling.amateur),
+        )
+        .map_batches(
+            write_shard,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_args=(run, config, exchange),
+        )
+    )
+    try:
+        for row in shards.iter_rows():
+            yield Facts(**row)
+    except ray.exceptions.RayError as error:
+        raise StageError(f"sampling failed: {_reason(error)}") from error
+
+
+def _exchange(config: Config, expert: str) -> dict[str, Any]:
+    """How exact the KL of a row is: tokens exchanged a step, and data types."""
+    rows, sampling = vocabulary_rows(expert), config.sampling
     return {
-        "problems": [labelled.num_rows],
-        "steps_scored": [_values(good["kl"])],
-        "steps_kept": [_values(good["steps"])],
+        "top_k": min(sampling.top_k, rows),
+        "expert_vocabulary": rows,
+        "expert_dtype": sampling.expert.dtype,
+        "amateur_dtype": sampling.amateur.dtype,
+        "head_dtype": "model",  # lm_head in each engine's own data type, its softmax in float32
     }
-
-
-def finished_ids(run: Run) -> set[str]:
-    """Problems that a shard holds already."""
-    good = run.read_tables(run.shards("supervision"), SUPERVISION)["problem_id"]
-    bad = run.read_tables(run.shards("rejected"), REJECTED)["problem_id"]
-    return set(good.to_pylist()) | set(bad.to_pylist())
-
-
-def count(run: Run) -> dict[str, int]:
-    """Problems, rejected, trajectories and steps, counted from the shards."""
-    good = run.read_tables(run.shards("supervision"), SUPERVISION)
-    rejected = run.read_tables(run.shards("rejected"), REJECTED).num_rows
-    return {
-        "problems": good.num_rows + rejected,
-        "rejected": rejected,
-        "trajectories": good.num_rows,
-        "steps_scored": _values(good["kl"]),
-        "steps_kept": _values(good["steps"]),
-    }
-
-
-def _values(column: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
-
-
-def _blocks(problems: list[dict[str, Any]], size: int) -> list[pa.Table]:
-    rows = [{k: p[k] for k in ("problem_id", "problem")} for p in problems]
-    return [pa.Table.from_pylist(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
 def _pool(pool: Pool) -> dict[str, Any]:
@@ -138,3 +175,8 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "num_gpus": pool.gpus or None,
         "runtime_env": {"env_vars": engine_env(pool.gpus)},
     }
+
+
+def _reason(error: Exception) -> str:
+    """The last line of a remote traceback, without the exception's class if it is ours."""
+    return re.sub(r"^lr_ray\.errors\.\w+: ", "", str(error).strip().splitlines()[-1])

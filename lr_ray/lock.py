@@ -1,0 +1,95 @@
+"""One driver at a time on a run, and none of its writers after its end.
+
+A local path is locked by the operating system, and the lock ends with its process. An object store has
+no locks: there the driver renews a note, and a note that is fresh keeps others out. On both, tasks
+that outlive a killed driver write no more shards once another driver has put its own note there.
+Exercised by `pytest tests/unit/test_lock.py`.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from lr_ray.errors import StageError, UserError
+
+NOTE = ".owner.json"
+RENEW_S = 15.0
+FRESH_S = 60.0  # a note older than this is of a dead driver
+
+
+@contextlib.contextmanager
+def hold(run: Any, shared: bool) -> Iterator[None]:
+    """Holds a store.Run for one driver, or for any number that only read.
+
+    Raises UserError when another process holds it. Readers of an object store hold nothing.
+    """
+    with _os_lock(run, shared) if run.is_local else _absent(run, shared):
+        if shared:
+            yield
+            return
+        run.token = uuid.uuid4().hex
+        _renew(run)
+        ended = threading.Event()
+        if not run.is_local:
+            threading.Thread(target=_renew_until, args=(run, ended), daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            with contextlib.suppress(OSError):
+                run.remove(NOTE)
+            run.token = None
+
+
+def check_owner(run: Any) -> None:
+    """Raises StageError when the driver that made this copy of the run has lost it to another."""
+    if run.token is None:
+        return
+    owner = run.read_json(NOTE)["token"] if run.exists(NOTE) else None
+    if owner != run.token:
+        raise StageError(f"{run.location}: another job has taken this run over; nothing written")
+
+
+@contextlib.contextmanager
+def _os_lock(run: Any, shared: bool) -> Iterator[None]:
+    with open(run.path(".lock"), "a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            raise _held(run, "") from None
+        yield
+
+
+@contextlib.contextmanager
+def _absent(run: Any, shared: bool) -> Iterator[None]:
+    if not shared and run.exists(NOTE):
+        age = time.time() - run.read_json(NOTE)["seen"]
+        if age < FRESH_S:
+            raise _held(run, f"; if that one is dead, try again in {FRESH_S - age:.0f} s")
+    yield
+
+
+def _held(run: Any, advice: str) -> UserError:
+    who = ""
+    with contextlib.suppress(UserError):
+        note = run.read_json(NOTE)
+        who = f" (process {note['pid']} on {note['host']})"
+    return UserError(f"--run {run.location}: another process{who} is working on this run{advice}")
+
+
+def _renew(run: Any) -> None:
+    note = {"token": run.token, "host": socket.gethostname(), "pid": os.getpid()}
+    run.write_json(NOTE, note | {"seen": time.time()})
+
+
+def _renew_until(run: Any, ended: threading.Event) -> None:
+    while not ended.wait(RENEW_S):
+        with contextlib.suppress(Exception):  # a store that fails now may answer next time
+            check_owner(run)
+            _renew(run)

@@ -1,0 +1,114 @@
+"""What happens when an engine fails: the batch is tried again, and a problem that is to blame is found.
+
+A killed process takes its knowledge along, so starts are noted in a small actor of the driver's
+(`Journal`). A batch that was started twice in vain is worked on one problem at a time; a problem that
+was started twice alone is given up, and the others go on. Exercised by
+`pytest tests/unit/test_guard.py tests/integration/test_faults.py`.
+"""
+
+import os
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from lr_ray.errors import StageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+STARTS = 2  # of a batch, and of a problem alone
+DEATHS_IN_A_ROW = 8  # engines that may die before any batch or problem is finished
+
+
+class Journal:
+    """Starts that have not finished, over all engines of a stage."""
+
+    def __init__(self) -> None:
+        self.starts: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
+        self.deaths = 0
+
+    def start(self, batch: str) -> int:
+        """Earlier starts of the batch. Raises StageError when engines die and nothing gets done."""
+        earlier = self.starts[batch]
+        self.starts[batch] += 1
+        self.deaths += earlier > 0
+        if self.deaths > DEATHS_IN_A_ROW:
+            reason = self.reasons.get(batch, "they were killed, or ran out of memory")
+            raise StageError(f"{self.deaths} engines in a row died without a result: {reason}")
+        return earlier
+
+    def start_alone(self, item: str) -> str | None:
+        """Why the problem is given up, if it is."""
+        if self.starts[item] >= STARTS:
+            reason = self.reasons.get(item, "killed, or out of memory")
+            return f"the engine died {self.starts[item]} times on this problem alone: {reason}"
+        self.starts[item] += 1
+        return None
+
+    def failed(self, name: str, reason: str) -> None:
+        self.reasons[name] = reason
+
+    def finish(self, name: str) -> None:
+        self.starts.pop(name, None)
+        self.deaths = 0
+
+
+class Guard:
+    """One actor's link to the journal."""
+
+    def __init__(self, journal: Any, is_idle: Callable[[], bool]) -> None:
+        """`is_idle` tells whether the engine has no request under way."""
+        self.journal, self.is_idle = journal, is_idle
+
+    def run(
+        self, batch: str, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]
+    ) -> list[Result | str]:
+        """`work` on all items at once; where it fails for one, that one's place holds the reason.
+
+        `work` raises ValueError for items that the engine does not take in. After anything else this
+        process ends, and Ray starts the batch again in a new one.
+        """
+        if self._ask("start", batch) < STARTS:
+            try:
+                results = list(work(items))
+                self._ask("finish", batch)
+                return results
+            except Exception as error:
+                self._end_unless_refused(batch, error)
+        results = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
+        self._ask("finish", batch)
+        return results
+
+    def _alone(
+        self, name: str, item: Item, work: Callable[[Sequence[Item]], list[Result]]
+    ) -> Result | str:
+        reason = self._ask("start_alone", name)
+        if reason:
+            return str(reason)
+        try:
+            (result,) = work([item])
+        except Exception as error:
+            self._end_unless_refused(name, error)
+            result = _line(error)
+        self._ask("finish", name)
+        return result
+
+    def _ask(self, method: str, *arguments: str) -> Any:
+        import ray
+
+        return ray.get(getattr(self.journal, method).remote(*arguments))
+
+    def _end_unless_refused(self, name: str, error: Exception) -> None:
+        """An engine that raised in the middle of its work is not trusted with more."""
+        if isinstance(error, ValueError) and self.is_idle():
+            return
+        traceback.print_exc()
+        self._ask("failed", name, _line(error))
+        os._exit(1)
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]
