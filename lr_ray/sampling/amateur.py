@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Sampling
 from lr_ray.models import architecture, context_length
 from lr_ray.sampling.engine import start_engine
-from lr_ray.sampling.guard import Guard
+from lr_ray.sampling.guard import guard_of
 from lr_ray.sampling.rows import lists
 from lr_ray.sampling.scorer_model import scorer_architecture
 
@@ -29,7 +29,7 @@ class AmateurScorer:
                 "head_dtype": "model",  # as the expert's
             },
         )
-        self.guard = Guard(journal, lambda: not self.engine.llm_engine.has_unfinished_requests())
+        self.guard = guard_of(self.engine, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""

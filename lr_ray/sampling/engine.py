@@ -17,8 +17,9 @@ COMMON_ENV = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def engine_env(gpus: float) -> dict[str, str]:
-    """Environment of a process that hosts an engine with `gpus` GPUs."""
-    return COMMON_ENV | (CPU_ENV if gpus == 0 else {})
+    """Environment of a process that hosts an engine with `gpus` GPUs; vLLM's may be set from outside."""
+    ours = COMMON_ENV | (CPU_ENV if gpus == 0 else {})
+    return ours | {k: v for k, v in os.environ.items() if k in ours and k.startswith("VLLM_")}
 
 
 def start_engine(model: str, pool: Pool, max_model_len: int, **options: Any) -> Any:

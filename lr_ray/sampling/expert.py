@@ -19,7 +19,7 @@ from lr_ray.models import (
 from lr_ray.problems import read_problems
 from lr_ray.sampling import logprobs
 from lr_ray.sampling.engine import start_engine
-from lr_ray.sampling.guard import Guard
+from lr_ray.sampling.guard import guard_of
 from lr_ray.sampling.rows import TRAJECTORY, lists
 from lr_ray.store import Run
 
@@ -58,7 +58,7 @@ class ExpertSampler:
         )
         self.one_step = lambda k: SamplingParams(max_tokens=1, logprobs=k, **greedy)
         self.engine = start_engine(model, sampling.expert, context, max_logprobs=self.vocabulary)
-        self.guard = Guard(journal, lambda: not self.engine.llm_engine.has_unfinished_requests())
+        self.guard = guard_of(self.engine, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Column `index` to the columns of `rows.TRAJECTORY`; unusable problems get an error."""

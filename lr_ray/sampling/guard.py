@@ -50,17 +50,24 @@ class Journal:
     def failed(self, name: str, reason: str) -> None:
         self.reasons[name] = reason
 
-    def finish(self, name: str) -> None:
+    def finish(self, name: str, by_engine: bool = True) -> None:
+        """`by_engine`: an engine has come to its end, rather than been given up on."""
         self.starts.pop(name, None)
-        self.deaths = 0
+        if by_engine:
+            self.deaths = 0
 
 
 class Guard:
-    """One actor's link to the journal."""
+    """One actor's way to try again without an end."""
 
-    def __init__(self, journal: Any, is_idle: Callable[[], bool]) -> None:
-        """`is_idle` tells whether the engine has no request under way."""
-        self.journal, self.is_idle = journal, is_idle
+    def __init__(
+        self,
+        ask: Callable[..., Any],
+        is_idle: Callable[[], bool],
+        end: Callable[[int], Any] = os._exit,
+    ) -> None:
+        """`ask(method, ...)` calls the journal; `is_idle()`: the engine has no request under way."""
+        self.ask, self.is_idle, self.end = ask, is_idle, end
 
     def run(
         self, batch: str, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]
@@ -70,21 +77,21 @@ class Guard:
         `work` raises ValueError for items that the engine does not take in. After anything else this
         process ends, and Ray starts the batch again in a new one.
         """
-        if self._ask("start", batch) < STARTS:
+        if self.ask("start", batch) < STARTS:
             try:
                 results = list(work(items))
-                self._ask("finish", batch)
+                self.ask("finish", batch)
                 return results
             except Exception as error:
                 self._end_unless_refused(batch, error)
         results = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
-        self._ask("finish", batch)
+        self.ask("finish", batch, False)
         return results
 
     def _alone(
         self, name: str, item: Item, work: Callable[[Sequence[Item]], list[Result]]
     ) -> Result | str:
-        reason = self._ask("start_alone", name)
+        reason = self.ask("start_alone", name)
         if reason:
             return str(reason)
         try:
@@ -92,21 +99,26 @@ class Guard:
         except Exception as error:
             self._end_unless_refused(name, error)
             result = _line(error)
-        self._ask("finish", name)
+        self.ask("finish", name)
         return result
-
-    def _ask(self, method: str, *arguments: str) -> Any:
-        import ray
-
-        return ray.get(getattr(self.journal, method).remote(*arguments))
 
     def _end_unless_refused(self, name: str, error: Exception) -> None:
         """An engine that raised in the middle of its work is not trusted with more."""
         if isinstance(error, ValueError) and self.is_idle():
             return
         traceback.print_exc()
-        self._ask("failed", name, _line(error))
-        os._exit(1)
+        self.ask("failed", name, _line(error))
+        self.end(1)
+
+
+def guard_of(engine: Any, journal: Any) -> Guard:
+    """The guard of an actor's `vllm.LLM`, with the stage's journal actor."""
+    import ray
+
+    return Guard(
+        lambda method, *arguments: ray.get(getattr(journal, method).remote(*arguments)),
+        lambda: not engine.llm_engine.has_unfinished_requests(),
+    )
 
 
 def _line(error: Exception) -> str:

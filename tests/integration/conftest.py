@@ -39,11 +39,16 @@ def sampled(ray_cluster, tmp_path_factory) -> Sampled:
     return sample_demo(tmp_path_factory.mktemp("sampled"))
 
 
-def sample_demo(folder: Path, **sampling) -> Sampled:
+def sample_demo(folder: Path, on_progress=lambda facts: None, **sampling) -> Sampled:
     from lr_ray.sampling.stage import sample
 
     config = demo_config(sampling={"max_problems": 64, "batch_size": 16} | sampling)
     run = Run(str(folder))
     progress: list = []
-    summary = sample(run, config, EXPERT, AMATEUR, lambda *counts: progress.append(counts))
+
+    def note(problems, facts):
+        progress.append((problems, facts))
+        on_progress(facts)
+
+    summary = sample(run, config, EXPERT, AMATEUR, note)
     return Sampled(run, config, summary, progress)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from lr_ray import oracle
-from lr_ray.contrast import overflows, plausible, soft_labels, step_kl
+from lr_ray.contrast import Exchange, diverge, plausible, plausible_bound, soft_labels, unlabelled
 
 V, N = 50, 200
+ALL = np.ones(N, bool)
 
 
 def random_logprobs(seed: int) -> np.ndarray:
@@ -15,55 +16,67 @@ def random_logprobs(seed: int) -> np.ndarray:
     return (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
 
 
-def top_k(expert: np.ndarray, amateur: np.ndarray, k: int):
-    ids = np.argsort(-expert, axis=1)[:, :k].astype(np.int32)
-    return ids, np.take_along_axis(expert, ids, 1), np.take_along_axis(amateur, ids, 1)
+def top_k(expert: np.ndarray, amateur: np.ndarray, counts) -> Exchange:
+    """The most probable tokens of each step: `counts` of them, one number or one a step."""
+    counts = np.broadcast_to(np.asarray(counts, np.int32), N)
+    ids = [np.argsort(-p, kind="stable")[:n] for p, n in zip(expert, counts, strict=True)]
+    return Exchange(
+        np.concatenate(ids).astype(np.int32),
+        np.concatenate([p[i] for p, i in zip(expert, ids, strict=True)]),
+        np.concatenate([q[i] for q, i in zip(amateur, ids, strict=True)]),
+        counts,
+    )
 
 
 def test_whole_vocabulary_kl_is_exact():
     p, q = random_logprobs(0).astype(np.float64), random_logprobs(1).astype(np.float64)
     expected = (np.exp(p) * (p - q)).sum(1)
-    got = step_kl(p.astype(np.float32), q.astype(np.float32))
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
+    got = diverge(top_k(p.astype(np.float32), q.astype(np.float32), V))
+    assert got.kl.dtype == np.float32
+    np.testing.assert_allclose(got.kl, expected, atol=1e-5, rtol=1e-5)
+    assert max(got.expert_residual.max(), got.amateur_residual.max()) < 1e-5
 
 
-@pytest.mark.parametrize("k", [2, 5, 20])
-def test_truncated_kl_lumps_the_tail_and_is_a_lower_bound(k):
+@pytest.mark.parametrize("counts", [2, 5, 20, np.arange(N) % 9 + 1])
+def test_truncated_kl_lumps_the_tail_and_is_a_lower_bound(counts):
     p, q = random_logprobs(0), random_logprobs(1)
-    _, pk, qk = top_k(p, q, k)
-    tail_p, tail_q = 1 - np.exp(pk).sum(1), 1 - np.exp(qk).sum(1)
-    expected = (np.exp(pk) * (pk - qk)).sum(1) + tail_p * np.log(tail_p / tail_q)
-    got = step_kl(pk, qk)
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    got = diverge(top_k(p, q, counts))
+    for i in range(N):
+        ids = np.argsort(-p[i], kind="stable")[: np.broadcast_to(counts, N)[i]]
+        pk, qk = p[i][ids].astype(float), q[i][ids].astype(float)
+        tail_p, tail_q = 1 - np.exp(pk).sum(), 1 - np.exp(qk).sum()
+        expected = (np.exp(pk) * (pk - qk)).sum() + tail_p * np.log(tail_p / tail_q)
+        assert got.kl[i] == pytest.approx(expected, abs=1e-4)
+        assert got.expert_residual[i] == pytest.approx(tail_p, abs=1e-6)
+        assert got.amateur_residual[i] == pytest.approx(tail_q, abs=1e-6)
     full = (np.exp(p) * (p - q)).sum(1)
-    assert (got <= full + 1e-5).all()
-    assert (got < full - 1e-3).any()
+    assert (got.kl <= full + 1e-5).all()
+    assert (got.kl < full - 1e-3).any()
 
 
 def test_ids_unknown_to_the_amateur_count_as_tail():
     p, q = random_logprobs(0), random_logprobs(1)
-    ids, pk, qk = top_k(p, q, 6)
-    unknown = qk.copy()
-    unknown[:, 3] = -np.inf
-    without = [i for i in range(6) if i != 3]
-    np.testing.assert_allclose(step_kl(pk, unknown), step_kl(pk[:, without], qk[:, without]))
-    labels = soft_labels(ids, pk, unknown, np.ones(N, bool), 1e-9)
+    x = top_k(p, q, 6)
+    fourth = np.arange(6 * N) % 6 == 3
+    unknown = Exchange(x.token_ids, x.expert, np.where(fourth, -np.inf, x.amateur), x.counts)
+    without = Exchange(x.token_ids[~fourth], x.expert[~fourth], x.amateur[~fourth], x.counts - 1)
+    np.testing.assert_allclose(diverge(unknown).kl, diverge(without).kl, atol=1e-6)
+    labels = soft_labels(unknown, ALL, 1e-9)
     assert len(labels.token_ids) == N * 5
     assert np.isfinite(labels.weights).all()
 
 
 def test_equal_models_have_no_divergence():
     p = random_logprobs(0)
-    assert (step_kl(p, p) == 0).all()
+    assert (diverge(top_k(p, p, 7)).kl == 0).all()
 
 
 def test_soft_labels_match_the_definition():
     p, q = random_logprobs(2), random_logprobs(3)
-    ids, pk, qk = top_k(p, q, V)
-    keep = step_kl(pk, qk) > 2.0
+    x = top_k(p, q, V)
+    keep = diverge(x).kl > 2.0
     assert 0 < keep.sum() < N
-    labels = soft_labels(ids, pk, qk, keep, 0.2)
+    labels = soft_labels(x, keep, 0.2)
     assert labels.steps.tolist() == np.flatnonzero(keep).tolist()
     for i, step in enumerate(labels.steps):
         probability = np.exp(p[step].astype(np.float64))
@@ -77,9 +90,9 @@ def test_soft_labels_match_the_definition():
 
 def test_agrees_with_the_oracle():
     p, q = random_logprobs(4), random_logprobs(5)
-    ids, pk, qk = top_k(p, q, V)
-    kl = step_kl(pk, qk)
-    labels = soft_labels(ids, pk, qk, np.ones(N, bool), 0.2)
+    x = top_k(p, q, V)
+    kl = diverge(x).kl
+    labels = soft_labels(x, ALL, 0.2)
     for i in range(N):
         assert kl[i] == pytest.approx(
             oracle.step_kl(torch.tensor(p[i]), torch.tensor(q[i])), abs=1e-4
@@ -93,15 +106,27 @@ def test_agrees_with_the_oracle():
 
 
 def test_nothing_kept_gives_empty_labels():
-    p, q = random_logprobs(0), random_logprobs(1)
-    ids, pk, qk = top_k(p, q, 4)
-    labels = soft_labels(ids, pk, qk, np.zeros(N, bool), 0.2)
-    assert labels.offsets.tolist() == [0]
-    assert len(labels.token_ids) == len(labels.weights) == 0
+    x = top_k(random_logprobs(0), random_logprobs(1), 4)
+    for exchange, keep in ((x, ~ALL), (Exchange(*[x.token_ids[:0]] * 4), ALL[:0])):
+        labels = soft_labels(exchange, keep, 0.2)
+        assert labels.offsets.tolist() == [0]
+        assert len(labels.token_ids) == len(labels.weights) == 0
+    assert len(diverge(exchange).kl) == 0
 
 
-def test_overflow_is_seen_only_where_the_last_token_is_plausible():
-    flat = np.log(np.full((1, 4), 0.25, np.float32))
-    peaked = np.log(np.array([[0.9, 0.05, 0.03, 0.01]], np.float32))
-    assert overflows(np.concatenate([flat, peaked]), 0.2).tolist() == [True, False]
-    assert plausible(peaked, 0.05).sum() == 2
+@pytest.mark.parametrize("plausibility", [1.0, 0.2, 0.01])
+def test_no_plausible_set_is_larger_than_its_bound(plausibility):
+    flat = np.full((N, V), -np.log(V), np.float32)
+    for p in (random_logprobs(0), random_logprobs(7) / 10, flat):
+        p = p - np.log(np.exp(p).sum(1, keepdims=True))
+        sizes = plausible(top_k(p, p, V), plausibility).reshape(N, V).sum(1)
+        bounds = plausible_bound(p.max(1), plausibility)
+        assert (sizes <= bounds).all()
+    assert (sizes == V).all()
+
+
+def test_steps_whose_plausible_tokens_the_amateur_lacks_are_seen():
+    p = np.log(np.array([0.9, 0.05, 0.5, 0.4], np.float32))
+    q = np.array([-np.inf, -1, -np.inf, -1], np.float32)
+    x = Exchange(np.array([1, 2, 1, 2], np.int32), p, q, np.array([2, 2], np.int32))
+    assert unlabelled(x, 0.2).tolist() == [True, False]

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.config import Sampling
-from lr_ray.sampling.label import label
-from lr_ray.sampling.rows import SUPERVISION, TRAJECTORY, lists
+from lr_ray.sampling.label import Facts, label
+from lr_ray.sampling.rows import TRAJECTORY, lists
 
 K = 3
 SETTINGS = Sampling(kl_threshold=0.1, plausibility=0.2)
@@ -21,11 +21,14 @@ def batch(trajectories) -> pa.Table:
     lengths = [len(t) for t in trajectories]
     table = pa.table(
         [
+            pa.array(range(10, 10 + len(trajectories))),
             pa.array([f"p{i}" for i in range(len(trajectories))]),
+            pa.array(["a.jsonl"] * len(trajectories)),
+            pa.array(range(1, 1 + len(trajectories))),
             lists([[1, 2]] * len(trajectories), pa.int32()),
             lists([[7] * n for n in lengths], pa.int32()),
             pa.array(["stop"] * len(trajectories)),
-            pa.array([K] * len(trajectories), pa.int32()),
+            lists([[K] * n for n in lengths], pa.int32()),
             lists([[7, 8, 9] * n for n in lengths], pa.int32()),
             lists([log(*[p for p, _ in t]).ravel() for t in trajectories], pa.float32()),
             pa.array([None] * len(trajectories), pa.string()),
@@ -38,13 +41,14 @@ def batch(trajectories) -> pa.Table:
 
 SAME = ((0.9, 0.06, 0.02), (0.9, 0.06, 0.02))
 APART = ((0.5, 0.4, 0.01), (0.1, 0.8, 0.01))
-FLAT = ((0.2, 0.19, 0.18), (0.6, 0.1, 0.01))
+UNKNOWN = ((0.9, 0.05, 0.01), (0.0, 0.5, 0.2))
 
 
 def test_kept_steps_keep_their_place_in_their_trajectory():
-    rows = label(batch([[SAME, APART], [APART], [SAME], [SAME, SAME, APART]]), SETTINGS, 50)
-    assert rows["error"].null_count == 4
-    rows = rows.select(SUPERVISION.names).to_pylist()
+    labelled = label(batch([[SAME, APART], [APART], [SAME], [SAME, SAME, APART]]), SETTINGS, K)
+    rows = labelled.good.to_pylist()
+    assert labelled.bad.num_rows == 0
+    assert labelled.good_index == [10, 11, 12, 13]
     assert [[s["position"] for s in row["steps"]] for row in rows] == [[1], [0], [], [2]]
     assert [len(row["kl"]) for row in rows] == [2, 1, 1, 3]
     step = rows[0]["steps"][0]
@@ -52,42 +56,56 @@ def test_kept_steps_keep_their_place_in_their_trajectory():
     assert step["weights"] == pytest.approx([5 / 5.5, 0.5 / 5.5], abs=1e-5)
 
 
-def test_plausible_set_beyond_k_is_an_error_unless_k_is_the_vocabulary():
-    trajectories = batch([[APART], [SAME, FLAT]])
-    errors = label(trajectories, SETTINGS, vocabulary=50)["error"].to_pylist()
-    assert errors[0] is None
-    assert "reaches beyond top_k = 3" in errors[1]
-    whole = label(trajectories, SETTINGS, vocabulary=K)
-    assert whole["error"].null_count == 2
-    assert len(whole["steps"][1].as_py()[0]["token_ids"]) == 3
+def test_a_batch_of_any_size_gives_the_rows_of_its_parts():
+    trajectories = [[SAME] * (i % 3) + [APART] * (i % 4 + 1) for i in range(50)]
+    whole = label(batch(trajectories), SETTINGS, K)
+    parts = [label(batch(trajectories).slice(i, 7), SETTINGS, K) for i in range(0, 50, 7)]
+    assert whole.good.equals(pa.concat_tables([p.good for p in parts]))
+    assert whole.facts == sum((p.facts for p in parts), Facts())
 
 
-def test_step_whose_plausible_tokens_the_amateur_lacks_is_an_error():
-    unknown = ((0.9, 0.05, 0.01), (0.0, 0.5, 0.2))
+def test_facts_count_steps_and_hold_the_largest_residuals():
+    facts = label(batch([[SAME, APART], [APART]]), SETTINGS, K).facts
+    assert (facts.trajectories, facts.rejected) == (2, 0)
+    assert (facts.steps_scored, facts.steps_kept, facts.steps_completed) == (3, 2, 0)
+    assert facts.largest_expert_residual == pytest.approx(0.09, abs=1e-6)
+    assert facts.largest_amateur_residual == pytest.approx(0.09, abs=1e-6)
+    assert label(batch([[SAME, APART], [APART]]), SETTINGS, K - 1).facts.steps_completed == 3
+
+
+def test_trajectory_with_a_kept_step_of_unknown_tokens_is_rejected():
     with np.errstate(divide="ignore"):
-        trajectories = batch([[SAME, unknown], [APART]])
-    errors = label(trajectories, SETTINGS, 50)["error"].to_pylist()
-    assert "unknown to the amateur" in errors[0]
-    assert errors[1] is None
+        trajectories = batch([[SAME, UNKNOWN, APART], [APART]])
+    labelled = label(trajectories, SETTINGS, K)
+    (row,) = labelled.bad.to_pylist()
+    assert (row["problem_id"], row["file"], row["row"]) == ("p0", "a.jsonl", 1)
+    assert "unknown to the amateur" in row["reason"]
+    assert (labelled.bad_index, labelled.good_index) == ([10], [11])
+    (good,) = labelled.good.to_pylist()
+    assert [s["position"] for s in good["steps"]] == [0]
+    assert (labelled.facts.steps_scored, labelled.facts.steps_kept) == (1, 1)
 
 
 def test_rejected_problems_pass_through():
     table = batch([[APART], [APART]])
     empty = pa.table(
         [
+            pa.array([9]),
             ["bad"],
-            lists([[]], pa.int32()),
-            lists([[]], pa.int32()),
+            ["a.jsonl"],
+            pa.array([7]),
+            *[lists([[]], pa.int32())] * 2,
             ["error"],
-            pa.array([K], pa.int32()),
-            lists([[]], pa.int32()),
+            *[lists([[]], pa.int32())] * 2,
             lists([[]], pa.float32()),
             ["too long"],
             lists([[]], pa.float32()),
         ],
         schema=table.schema,
     )
-    rows = label(pa.concat_tables([empty, table]), SETTINGS, 50)
-    assert rows["error"].to_pylist() == ["too long", None, None]
-    assert [len(s) for s in rows["steps"].to_pylist()] == [0, 1, 1]
-    assert label(empty, SETTINGS, 50)["error"].to_pylist() == ["too long"]
+    labelled = label(pa.concat_tables([empty, table]), SETTINGS, K)
+    reject = {"problem_id": "bad", "file": "a.jsonl", "row": 7, "reason": "too long"}
+    assert labelled.bad.to_pylist() == [reject]
+    assert [len(s) for s in labelled.good["steps"].to_pylist()] == [1, 1]
+    alone = label(empty, SETTINGS, K)
+    assert (alone.good.num_rows, alone.bad.num_rows, alone.facts.rejected) == (0, 1, 1)

@@ -25,7 +25,10 @@ def config(**sampling):
 
 
 def rejected(*ids: str) -> pa.Table:
-    return pa.table([list(ids), ["reason"] * len(ids)], schema=REJECTED)
+    return pa.table(
+        [list(ids), ["a.jsonl"] * len(ids), list(range(len(ids))), ["reason"] * len(ids)],
+        schema=REJECTED,
+    )
 
 
 def test_table_round_trip(run):
@@ -103,3 +106,15 @@ def test_memory_filesystem_works_like_a_local_one():
     run.write_table("rejected/part-1.parquet", rejected("x"))
     assert run.read_json("summary.json") == {"a": 1}
     assert run.read_tables(run.shards("rejected"), REJECTED).num_rows == 1
+
+
+def test_facts_of_a_shard_are_read_without_its_rows(tmp_path):
+    run = Run(str(tmp_path))
+    run.write_table("rejected/part-1.parquet", rejected("x"), {"problems": [3], "top_k": 7})
+    assert run.read_facts("rejected/part-1.parquet") == {"problems": [3], "top_k": 7}
+    assert run.read_tables(run.shards("rejected"), REJECTED).num_rows == 1
+    run.write_table("rejected/part-2.parquet", rejected("y"))
+    assert run.read_facts("rejected/part-2.parquet") == {}
+    (tmp_path / "rejected/part-3.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StageError, match="part-3.parquet: not a whole shard"):
+        run.read_facts("rejected/part-3.parquet")

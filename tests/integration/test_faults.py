@@ -1,0 +1,183 @@
+"""What dies during sampling: actors, engines, drivers, problems that end engines, and a full disk.
+
+Each run ends with the rows of an undisturbed one.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from lr_ray.sampling import stage
+from lr_ray.sampling.expert import ExpertSampler
+from lr_ray.sampling.rows import REJECTED, SUPERVISION
+from lr_ray.store import Run
+from tests.integration.conftest import sample_demo
+
+ROOT = Path(__file__).parents[2]
+PROBLEMS, BATCH = 64, 8
+JOB = [sys.executable, str(ROOT / "jobs/sample.py"), "--config", "demo"]
+SMALL = [f"--sampling.max_problems={PROBLEMS}", f"--sampling.batch_size={BATCH}"]
+
+
+def read(run: Run) -> dict:
+    table = run.read_tables(run.shards("supervision"), SUPERVISION)
+    rows = {row["problem_id"]: row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows, "a problem has two rows"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sampled):
+    rows = read(sampled.run)
+    assert len(rows) == PROBLEMS
+    return rows
+
+
+def assert_same(rows: dict, expected: dict) -> None:
+    assert rows.keys() == expected.keys()
+    for problem_id, row in rows.items():
+        other = expected[problem_id]
+        assert row["prompt_token_ids"] == other["prompt_token_ids"]
+        assert row["completion_token_ids"] == other["completion_token_ids"]
+        np.testing.assert_allclose(row["kl"], other["kl"], atol=1e-5)
+        assert [s["position"] for s in row["steps"]] == [s["position"] for s in other["steps"]]
+
+
+def kill(title: str) -> int:
+    """SIGKILLs this process's descendants of that title."""
+    killed = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(title in part for part in process.cmdline()):
+                process.kill()
+                killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("title", ["ExpertSampler", "AmateurScorer", "VLLM::EngineCore"])
+def test_killed_actor_or_engine_is_replaced(undisturbed, tmp_path, monkeypatch, title):
+    if title.startswith("VLLM"):
+        monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    killed = []
+
+    def on_progress(facts):
+        if facts.trajectories and not killed:
+            killed.append(kill(title))
+
+    result = sample_demo(tmp_path, on_progress, batch_size=BATCH)
+    assert killed[0] >= 1
+    assert result.summary["rejected"] == 0
+    assert_same(read(result.run), undisturbed)
+
+
+class Poisoned(ExpertSampler):
+    """Its process is killed by one problem, as a kernel bug or the memory limit would do it."""
+
+    def solve(self, prompts):
+        if self.poison in [tuple(prompt) for prompt in prompts]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().solve(prompts)
+
+
+def test_problem_that_kills_engines_is_rejected_and_the_others_are_done(
+    undisturbed, tmp_path, monkeypatch
+):
+    poisoned = sorted(undisturbed)[5]
+    Poisoned.poison = tuple(undisturbed[poisoned]["prompt_token_ids"])
+    monkeypatch.setattr(stage, "ExpertSampler", Poisoned)
+    result = sample_demo(tmp_path, batch_size=BATCH)
+    (reject,) = result.run.read_tables(result.run.shards("rejected"), REJECTED).to_pylist()
+    assert reject["problem_id"] == poisoned
+    assert "the engine died 2 times on this problem alone" in reject["reason"]
+    expected = {k: v for k, v in undisturbed.items() if k != poisoned}
+    assert_same(read(result.run), expected)
+    assert result.summary["problems"] == PROBLEMS
+    assert result.summary["rejected"] == 1
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [*JOB, "--run", str(folder), *SMALL, *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+
+
+def shards(folder: Path) -> dict[str, float]:
+    files = [*folder.glob("supervision/part-*"), *folder.glob("rejected/part-*")]
+    return {f.name: f.stat().st_mtime for f in files}
+
+
+def wait_for(condition, seconds: float, job: subprocess.Popen) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert job.poll() is None, job.stdout.read()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_killed_driver_goes_on_where_it_was(undisturbed, tmp_path):
+    run, kept = tmp_path / "run", {}
+    for moment in (0, 1, 4):  # shards there are when the driver is killed
+        job = start(run)
+        if moment == 0:
+            wait_for((run / "problems/index.json").exists, 120, job)
+            second = start(run)
+            output, _ = second.communicate(timeout=60)
+            assert second.returncode == 2
+            assert f"another process (process {job.pid} on" in output
+        wait_for(lambda: len(shards(run)) >= len(kept) + bool(moment), 120, job)  # noqa: B023
+        job.kill()
+        job.communicate()
+        time.sleep(1)  # workers that have not noticed yet
+        now = shards(run)
+        assert kept.items() <= now.items(), "a finished shard was written again"
+        kept = now
+        assert not list(run.glob("*/.*.tmp"))
+    assert len(kept) < PROBLEMS / BATCH
+    job = start(run)
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output
+    assert kept.items() <= shards(run).items(), "a finished shard was written again"
+    assert_same(read(Run(str(run))), undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 kB, of which 16 kB are left."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a small disk needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk_is_a_clear_error_and_room_lets_the_run_go_on(undisturbed, small_disk):
+    run = small_disk / "run"
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(100_000))
+    job = start(run)
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 1, output
+    assert "cannot be written: No space left on device" in output.splitlines()[-1]
+    assert output.count("error:") == 1
+    kept = shards(run)
+    assert not list(run.glob("*/.*.tmp"))
+    ballast.unlink()
+    job = start(run)
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output
+    assert kept.items() <= shards(run).items()
+    assert_same(read(Run(str(run))), undisturbed)
