@@ -39,16 +39,13 @@ def sampled(ray_cluster, tmp_path_factory) -> Sampled:
     return sample_demo(tmp_path_factory.mktemp("sampled"))
 
 
-def sample_demo(folder: Path, on_progress=lambda facts: None, **sampling) -> Sampled:
+def sample_demo(folder: Path, data=None, **sampling) -> Sampled:
     from lr_ray.sampling.stage import sample
 
-    config = demo_config(sampling={"max_problems": 64, "batch_size": 16} | sampling)
+    config = demo_config(
+        sampling={"max_problems": 64, "batch_size": 16} | sampling, data=data or {}
+    )
     run = Run(str(folder))
     progress: list = []
-
-    def note(problems, facts):
-        progress.append((problems, facts))
-        on_progress(facts)
-
-    summary = sample(run, config, EXPERT, AMATEUR, note)
+    summary = sample(run, config, EXPERT, AMATEUR, lambda *seen: progress.append(seen))
     return Sampled(run, config, summary, progress)

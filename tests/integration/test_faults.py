@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,29 +53,40 @@ def assert_same(rows: dict, expected: dict) -> None:
         assert [s["position"] for s in row["steps"]] == [s["position"] for s in other["steps"]]
 
 
-def kill(title: str) -> int:
-    """SIGKILLs this process's descendants of that title."""
-    killed = 0
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if any(title in part for part in process.cmdline()):
-                process.kill()
-                killed += 1
-    return killed
+class Killer(threading.Thread):
+    """SIGKILLs an actor of this process's cluster while it works on a batch, or a child of that actor."""
+
+    def __init__(self, actor: str, child: str | None = None) -> None:
+        super().__init__(daemon=True)
+        self.busy, self.child, self.killed = f"MapBatches({actor})).submit", child, 0
+        self.start()
+
+    def run(self) -> None:
+        while not self.killed:
+            for process in psutil.Process().children(recursive=True):
+                if self.busy in title(process):
+                    victims = process.children() if self.child else [process]
+                    for victim in (v for v in victims if (self.child or "") in title(v)):
+                        victim.kill()
+                        self.killed += 1
+            time.sleep(0.02)
 
 
-@pytest.mark.parametrize("title", ["ExpertSampler", "AmateurScorer", "VLLM::EngineCore"])
-def test_killed_actor_or_engine_is_replaced(undisturbed, tmp_path, monkeypatch, title):
-    if title.startswith("VLLM"):
+def title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@pytest.mark.parametrize("actor", ["ExpertSampler", "AmateurScorer", "engine process"])
+def test_killed_actor_or_engine_is_replaced(undisturbed, tmp_path, monkeypatch, actor):
+    if actor == "engine process":
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    killed = []
-
-    def on_progress(facts):
-        if facts.trajectories and not killed:
-            killed.append(kill(title))
-
-    result = sample_demo(tmp_path, on_progress, batch_size=BATCH)
-    assert killed[0] >= 1
+        killer = Killer("ExpertSampler", "VLLM::EngineCore")
+    else:
+        killer = Killer(actor)
+    result = sample_demo(tmp_path, batch_size=BATCH)
+    assert killer.killed >= 1
     assert result.summary["rejected"] == 0
     assert_same(read(result.run), undisturbed)
 

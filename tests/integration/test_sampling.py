@@ -1,5 +1,6 @@
 """The sampling stage over real engines against the oracle, and what a shard must hold."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
@@ -155,6 +156,52 @@ def test_finished_shards_are_kept_and_missing_ones_made(sampled, rows):
     for problem_id, row in remade.items():
         assert row["completion_token_ids"] == rows[problem_id]["completion_token_ids"]
         np.testing.assert_allclose(row["kl"], rows[problem_id]["kl"], atol=1e-5)
+
+
+def test_number_of_engines_and_batch_size_change_no_row(ray_cluster, tmp_path, rows):
+    pool = {"min_engines": 2, "max_engines": 2}
+    other = sample_demo(tmp_path, batch_size=4, expert=pool, amateur=pool)
+    table = other.run.read_tables(other.run.shards("supervision"), SUPERVISION).to_pylist()
+    assert len(table) == len(rows) == 64
+    for row in table:
+        expected = rows[row["problem_id"]]
+        assert row["completion_token_ids"] == expected["completion_token_ids"]
+        np.testing.assert_allclose(row["kl"], expected["kl"], atol=1e-5)
+        assert [s["position"] for s in row["steps"]] == [s["position"] for s in expected["steps"]]
+
+
+def test_bad_rows_of_a_file_are_rejected_by_row_and_the_others_sampled(ray_cluster, tmp_path):
+    good = [json.dumps({"id": p["problem_id"], "text": p["problem"]}) for p in generate("sampling", 500)]
+    text = json.loads(good[0])["text"]
+    bad = {
+        b"{not json": "JSON",
+        b"[1, 2]": "object",
+        b'{"id": "u", "text": "\xff\xfe"}': "UTF-8",
+        b'{"id": "m"}': "text",
+        b'{"id": "n", "text": null}': "null",
+        b'{"id": "w", "text": 7}': "string",
+        b'{"id": "e", "text": "  "}': "empty",
+        good[1].encode(): "duplicate",
+        json.dumps({"id": [1], "text": text}).encode(): "id",
+        json.dumps({"id": "l", "text": text * 40}).encode(): "leave room to answer",
+    }
+    lines, expected = [line.encode() for line in good], {}
+    for place, (line, reason) in enumerate((*bad.items(), *bad.items())):
+        lines[20 * place + 10] = line  # the second round repeats ids as well
+        expected[20 * place + 11] = reason
+    file = tmp_path / "problems.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    data = {"source": str(file), "fields": {"id": "id", "problem": "text"}}
+    result = sample_demo(tmp_path / "run", data=data, max_problems=1000, batch_size=64)
+    table = result.run.read_tables(result.run.shards("rejected"), REJECTED)
+    reasons = {row["row"]: row for row in table.to_pylist()}
+    assert reasons.keys() == expected.keys()
+    for row, reason in expected.items():
+        assert reason in reasons[row]["reason"] or "duplicate" in reasons[row]["reason"]
+        assert reasons[row]["file"] == str(file)
+    assert result.summary["rejected"] == 20
+    assert result.summary["trajectories"] == 480
+    assert result.summary["problems"] == 500
 
 
 def test_problems_without_room_are_rejected_with_a_reason(ray_cluster, tmp_path):
