@@ -39,7 +39,7 @@ def work(command: Command) -> int:
         remove_leftovers(run)
         models = {
             "expert": {"path": config.models.expert, "fingerprint": fingerprint(model)},
-            "amateur": {"path": config.models.amateur, "fingerprint": None},  # not looked at
+            "amateur": {"path": config.models.amateur, "fingerprint": None},  # so sampling is refused here
         }
         begin(
             run,
