@@ -39,7 +39,8 @@ def work(command: Command) -> int:
         remove_leftovers(run)
         models = {
             "expert": {"path": config.models.expert, "fingerprint": fingerprint(model)},
-            "amateur": {"path": config.models.amateur, "fingerprint": None},  # so sampling is refused here
+            # None: it was not looked at, and sampling into this run is refused.
+            "amateur": {"path": config.models.amateur, "fingerprint": None},
         }
         begin(
             run,
