@@ -73,6 +73,7 @@ def _database(table: str) -> sqlite3.Connection:
     database = sqlite3.connect("", isolation_level=None)
     for statement in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
         database.execute(f"PRAGMA {statement}")
+    database.execute("BEGIN")  # never ended: a commit a row would look at every page a row
     database.execute(f"CREATE TABLE {table}")
     return database
 
