@@ -53,18 +53,21 @@ def is_file_name(source: str) -> bool:
     return bool(_JSONL.search(source) or _PARQUET.search(source))
 
 
-def find(location: str, option: str) -> list[File]:
-    """The files behind a path, URI or glob, sorted by name. Raises UserError naming `option`."""
+def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob") -> list[File]:
+    """The files behind a path, URI or glob, sorted by name.
+
+    Raises UserError naming `option`, and `hint` for what would be right.
+    """
     try:
         fs, path = fsspec.core.url_to_fs(location)
-        if fs.isfile(path):
-            return [File(fs, path)]
-        paths = sorted(p for p in fs.glob(path) if fs.isfile(p)) if has_glob(path) else []
+        paths = [path] if fs.isfile(path) else []
+        if not paths and has_glob(path):
+            paths = sorted(found for found in fs.glob(path) if fs.isfile(found))
     except Exception as error:  # each filesystem has exceptions of its own
         raise UserError(f"{option}: {location}: cannot be read: {one_line(error)}") from None
     if not paths:
         what = "no file matches" if has_glob(path) else "no such file"
-        raise UserError(f"{option}: {location}: {what}; give a {KINDS} path, URI or glob")
+        raise UserError(f"{option}: {location}: {what}; give {hint}")
     for found in paths:
         if not is_file_name(found):
             raise UserError(f"{option}: {location}: matches {found}; must match {KINDS} alone")
@@ -100,14 +103,14 @@ def read_all(files: Iterable[File], fields: Fields | None) -> Iterator[Raw]:
 
 def _jsonl(file: File) -> Iterator[Raw]:
     with file.fs.open(file.path, "rb", compression="infer") as opened:
-        stream = io.BufferedReader(opened, 1 << 20)
+        stream = io.BufferedReader(opened, 1 << 16)
         for row, line in enumerate(_lines(stream), start=1):
             line = line.removeprefix(codecs.BOM_UTF8) if row == 1 else line
             if len(line) > MAX_LINE_BYTES:
                 error = f"the line is longer than {MAX_LINE_BYTES} bytes; must be shorter"
                 yield Raw(file.name, row, None, error)
             elif line.strip():
-                yield _decoded(file.name, row, line)
+                yield _decoded(file.name, row, line.rstrip(b"\r\n"))
 
 
 def _lines(stream: io.BufferedReader) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 pytest tests/unit/test_problems_hub.py
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -38,15 +39,17 @@ def _open(name: str, config: str | None, split: str) -> Any:
     import datasets
     from huggingface_hub import HfApi
 
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs, it also raises
     try:
         if not os.path.isdir(name):
             HfApi().dataset_info(name, timeout=_ANSWER_S)  # load_dataset would retry for minutes
         splits = datasets.load_dataset(name, config, streaming=True)
     except Exception as error:  # of datasets, huggingface_hub and the HTTP client
+        where = "folder" if os.path.isdir(name) else "Hugging Face hub"
         raise StageError(
-            f"data set {name}{f':{config}' if config else ''}: cannot be opened: {one_line(error)}; "
-            "give one that is there and can be reached, or a local path"
+            f"{where}: data set {name}{f':{config}' if config else ''} cannot be opened: "
+            f"{one_line(error)}; give one that can be reached, or a local copy (of a benchmark in "
+            "data_dir, else as a path)"
         ) from None
     if split not in splits:
         raise StageError(f"data set {name}: no split {split!r}; there are {listed(splits)}")

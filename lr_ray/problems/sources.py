@@ -52,18 +52,16 @@ def open_source(data: Data) -> Source:
     if data.source == "demo":
         return Source(lambda: _demo(data.seed), mapped("problem", "problem_id", "answer"), "")
     convert = mapped(data.fields.problem, data.fields.id, data.fields.answer)
-    if files.is_file_name(data.source):
+    if files.is_file_name(data.source) or files.has_glob(data.source):
         found = tuple(files.find(data.source, "data.source"))
         return Source(lambda: files.read_all(found, data.fields), convert, "problem-", found)
-    if os.path.isdir(data.source) or _HUB_NAME.fullmatch(data.source):
+    if os.path.isdir(data.source):
+        rows = lambda: hub.read(data.source, None, data.split, data.fields)  # noqa: E731
+        return Source(rows, convert, "problem-")
+    if _HUB_NAME.fullmatch(data.source) and not os.path.exists(data.source):
         name, _, config = data.source.partition(":")
-        if os.path.isdir(data.source):
-            name, config = data.source, ""
-        return Source(
-            lambda: hub.read(name, config or None, data.split, data.fields),
-            convert,
-            f"{data.source}/{data.split}/",
-        )
+        rows = lambda: hub.read(name, config or None, data.split, data.fields)  # noqa: E731
+        return Source(rows, convert, f"{data.source}/{data.split}/")
     raise UserError(_unknown(data.source))
 
 
@@ -122,11 +120,12 @@ def check_source(config: Config) -> None:
 
 def _local(name: str, split: str, data_dir: str, section: str) -> files.File:
     folder = f"{data_dir.rstrip('/')}/{name}"
+    option, hint = f"{section}.data_dir", "a folder with <benchmark>/<split>.jsonl"
     try:
-        return files.find(f"{folder}/{split}.jsonl", f"{section}.data_dir")[0]
+        return files.find(f"{folder}/{split}.jsonl", option, hint)[0]
     except UserError as error:
         try:
-            there = files.find(f"{folder}/*.jsonl", f"{section}.data_dir")
+            there = files.find(f"{folder}/*.jsonl", option, hint)
         except UserError:
             raise error from None
     splits = [file.path.rsplit("/", 1)[1].removesuffix(".jsonl") for file in there]
