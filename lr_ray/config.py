@@ -49,7 +49,9 @@ class Fields(Section):
         default=None, min_length=1, description="Field of the id; null makes ids of the texts."
     )
     answer: str | None = Field(
-        default="answer", min_length=1, description="Field of the answer; null for none."
+        default="answer",
+        min_length=1,
+        description="Field of the answer; null for none (None on the command line).",
     )
 
 
