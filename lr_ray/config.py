@@ -43,9 +43,40 @@ class Models(Section):
     )
 
 
+class Fields(Section):
+    problem: str = Field(default="problem", min_length=1, description="Field of the text.")
+    id: str | None = Field(
+        default=None, min_length=1, description="Field of the id; null makes ids of the texts."
+    )
+    answer: str | None = Field(
+        default="answer",
+        min_length=1,
+        description="Field of the answer; null for none (None on the command line).",
+    )
+
+
 class Data(Section):
-    source: str = Field(default="demo", description="Name of the problem source to sample from.")
-    seed: int = Field(default=0, ge=0, description="Seed of the generated problems.")
+    source: str = Field(
+        default="demo",
+        min_length=1,
+        description="demo, gsm8k, math or another benchmark, org/name[:config] of the Hugging Face "
+        "hub, or a path, URI or glob of .jsonl, .jsonl.gz or .parquet.",
+    )
+    split: str = Field(
+        default="train", min_length=1, description="Split of a benchmark or hub data set."
+    )
+    data_dir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder with <benchmark>/<split>.jsonl; null takes benchmarks from the hub.",
+    )
+    fields: Fields = Fields()
+    shuffle: bool = Field(
+        default=False,
+        description="Take problems in an order by a hash of seed and id, which reads the whole "
+        "source, and keeps up to twice sampling.max_problems of it on disk; demo is random already.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the demo's problems and the shuffle.")
 
 
 class Pool(Section):

@@ -1,0 +1,213 @@
+"""Reads JSONL and Parquet files row by row, from any place that fsspec opens.
+
+pytest tests/unit/test_problems_files.py
+"""
+
+import codecs
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from lr_ray.config import Fields
+from lr_ray.errors import StageError, UserError
+from lr_ray.problems.rows import Raw, listed
+
+MAX_LINE_BYTES = 16 << 20
+_BATCH_ROWS = 1024
+_JSONL = re.compile(r"\.jsonl?(\.gz)?$")
+_PARQUET = re.compile(r"\.parquet$")
+KINDS = ".jsonl, .jsonl.gz or .parquet"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a source."""
+
+    fs: fsspec.AbstractFileSystem
+    path: str
+
+    @property
+    def name(self) -> str:
+        """Local path or URI, as it is shown."""
+        return self.path if isinstance(self.fs, LocalFileSystem) else self.uri
+
+    @property
+    def uri(self) -> str:
+        return str(self.fs.unstrip_protocol(self.path))
+
+    @property
+    def is_parquet(self) -> bool:
+        return bool(_PARQUET.search(self.path))
+
+
+def is_file_name(source: str) -> bool:
+    return bool(_JSONL.search(source) or _PARQUET.search(source))
+
+
+def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob") -> list[File]:
+    """The files behind a path, URI or glob, sorted by name.
+
+    Raises UserError naming `option`, and `hint` for what would be right.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(location)
+        paths = [path] if fs.isfile(path) else []
+        if not paths and has_glob(path):
+            paths = sorted(found for found in fs.glob(path) if fs.isfile(found))
+    except Exception as error:  # each filesystem has exceptions of its own
+        raise UserError(f"{option}: {location}: cannot be read: {one_line(error)}") from None
+    if not paths:
+        what = "no file matches" if has_glob(path) else "no such file"
+        raise UserError(f"{option}: {location}: {what}; give {hint}")
+    for found in paths:
+        if not is_file_name(found):
+            raise UserError(f"{option}: {location}: matches {found}; must match {KINDS} alone")
+    return [File(fs, found) for found in paths]
+
+
+def has_glob(path: str) -> bool:
+    return any(character in path for character in "*?[")
+
+
+def read(file: File, fields: Fields | None) -> Iterator[Raw]:
+    """All rows of a file: of Parquet the mapped columns, of JSONL every field.
+
+    Raises StageError when the file cannot be read on.
+    """
+    rows = _parquet(file, fields) if file.is_parquet else _jsonl(file)
+    at = 0
+    try:
+        for raw in rows:
+            at = raw.row
+            yield raw
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise StageError(
+            f"{file.name}: cannot be read after row {at}: {one_line(error)}; give a whole file"
+        ) from None
+
+
+def read_all(files: Iterable[File], fields: Fields | None) -> Iterator[Raw]:
+    """The rows of the files, one after the other."""
+    for file in files:
+        yield from read(file, fields)
+
+
+def _jsonl(file: File) -> Iterator[Raw]:
+    with file.fs.open(file.path, "rb", compression="infer") as opened:
+        stream = io.BufferedReader(opened, 1 << 16)
+        for row, line in enumerate(_lines(stream), start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if row == 1 else line
+            if len(line) > MAX_LINE_BYTES:
+                error = f"the line is longer than {MAX_LINE_BYTES} bytes; must be shorter"
+                yield Raw(file.name, row, None, error)
+            elif line.strip():
+                yield _decoded(file.name, row, line.rstrip(b"\r\n"))
+
+
+def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
+    """Lines with their ends; of one that is too long, the first MAX_LINE_BYTES + 1 bytes."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        yield line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES + 1)
+
+
+def _decoded(file: str, row: int, line: bytes) -> Raw:
+    try:
+        return Raw(file, row, json.loads(line.decode(), parse_constant=_no_constant))
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"
+    except json.JSONDecodeError as error:
+        reason = f"not JSON at character {error.pos + 1}: {error.msg}; must be one object a line"
+    except RecursionError:
+        reason = "not JSON: nested too deeply; must be one object a line"
+    except ValueError as error:
+        reason = f"not JSON: {one_line(error)}; must be one object a line"
+    return Raw(file, row, None, reason)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
+    row = 0
+    with file.fs.open(file.path, "rb") as stream:
+        # Column chunks are then read a buffer at a time, whatever the size of the row groups.
+        whole = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        names = whole.schema_arrow.names
+        if fields is not None:
+            if wrong := wrong_columns(whole.schema_arrow, fields):
+                raise StageError(f"{file.name}: {wrong}")
+            wanted = {fields.problem, fields.id, fields.answer}
+            names = [name for name in names if name in wanted]
+        for batch in whole.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            columns = [_values(batch.column(name)) for name in names]
+            for values in zip(*columns, strict=True):
+                row += 1
+                yield _row(file.name, row, dict(zip(names, values, strict=True)))
+
+
+def wrong_columns(schema: pa.Schema, fields: Fields) -> str | None:
+    """What is wrong with a table's columns for this mapping, if anything."""
+    for option, name in fields:
+        optional = option == "answer" and name == Fields().answer
+        if name is None or (optional and name not in schema.names):
+            continue
+        if name not in schema.names:
+            return f"no column {name!r}; set data.fields.{option} to one of {listed(schema.names)}"
+        dtype = schema.field(name).type
+        if pa.types.is_dictionary(dtype):
+            dtype = dtype.value_type
+        good = _is_text(dtype) or pa.types.is_null(dtype)
+        number = pa.types.is_integer(dtype) and option != "problem"
+        number |= (pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)) and option == "answer"
+        if not good and not number:
+            what = {"problem": "strings", "id": "strings or integers"}.get(
+                option, "strings or numbers (or set data.fields.answer to null)"
+            )
+            return f"column {name!r} (data.fields.{option}) is {dtype}; must be {what}"
+    return None
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype)
+    )
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python values; text as bytes, since it may not be UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _is_text(column.type):
+        column = column.cast(
+            pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary()
+        )
+    return list(column.to_pylist())
+
+
+def _row(file: str, row: int, values: dict[str, Any]) -> Raw:
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            try:
+                values[name] = value.decode()
+            except UnicodeDecodeError as error:
+                reason = f"{name} is not UTF-8 at byte {error.start + 1}; must be UTF-8"
+                return Raw(file, row, None, reason)
+    return Raw(file, row, values)
+
+
+def one_line(error: BaseException) -> str:
+    reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(reason).splitlines()[0].rstrip(".")

@@ -1,0 +1,68 @@
+"""Reads a data set of the Hugging Face hub, or a folder laid out like one, row by row.
+
+pytest tests/unit/test_problems_hub.py
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lr_ray.config import Fields
+from lr_ray.errors import StageError
+from lr_ray.problems.files import one_line
+from lr_ray.problems.rows import Raw, listed
+
+_ANSWER_S = 10.0  # the hub's, before it counts as out of reach
+
+
+def read(name: str, config: str | None, split: str, fields: Fields | None) -> Iterator[Raw]:
+    """Rows of one split of `org/name` or of a folder, streamed.
+
+    With `fields`, only their columns. Raises StageError when the set, the config, the split or a
+    column is missing, or the hub cannot be reached.
+    """
+    label = "/".join(part for part in (name, config, split) if part)
+    dataset = _open(name, config, split)
+    if fields is not None and dataset.column_names is not None:
+        dataset = dataset.select_columns(_columns(dataset.column_names, fields, label))
+    row = 0
+    try:
+        for row, value in enumerate(dataset, start=1):
+            yield Raw(label, row, value)
+    except Exception as error:  # of datasets, and of the reader of each format
+        cause = error.__cause__ or error
+        raise StageError(f"{label}: cannot be read after row {row}: {one_line(cause)}") from None
+
+
+def _open(name: str, config: str | None, split: str) -> Any:
+    import datasets
+    from huggingface_hub import HfApi
+
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs, it also raises
+    try:
+        if not os.path.isdir(name):
+            HfApi().dataset_info(name, timeout=_ANSWER_S)  # load_dataset would retry for minutes
+        splits = datasets.load_dataset(name, config, streaming=True)
+    except Exception as error:  # of datasets, huggingface_hub and the HTTP client
+        where = "folder" if os.path.isdir(name) else "Hugging Face hub"
+        raise StageError(
+            f"{where}: data set {name}{f':{config}' if config else ''} cannot be opened: "
+            f"{one_line(error)}; give one that can be reached, or a local copy (of a benchmark in "
+            "data_dir, else as a path)"
+        ) from None
+    if split not in splits:
+        raise StageError(f"data set {name}: no split {split!r}; there are {listed(splits)}")
+    return splits[split]
+
+
+def _columns(there: list[str], fields: Fields, label: str) -> list[str]:
+    wanted = []
+    for option, name in fields:
+        if name in there:
+            wanted.append(name)
+        elif name is not None and not (option == "answer" and name == Fields().answer):
+            raise StageError(
+                f"{label}: no column {name!r}; set data.fields.{option} to one of {listed(there)}"
+            )
+    return wanted

@@ -1,0 +1,90 @@
+"""Drops repeated ids, and shuffles, on a temporary database that spills to disk.
+
+pytest tests/unit/test_problems_staging.py
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from lr_ray.problems.rows import Problem, Rejected
+
+Item = Problem | Rejected
+_SLACK = 1024  # problems kept beyond those asked for, before the rest is deleted
+
+
+def distinct(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items in the same order; the second and later problem of an id is rejected."""
+    database = _database("seen (key BLOB PRIMARY KEY, file TEXT, row INTEGER) WITHOUT ROWID")
+    for item in items:
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        place = (_key(item.problem_id, 0), item.file, item.row)
+        added = database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", place).rowcount
+        yield item if added else _repeat(item, database, "seen", place[0])
+
+
+def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
+    """At least the first `count` distinct problems in the order of a hash of seed and id.
+
+    The order does not depend on that of `items`, and a smaller `count` yields a beginning of what a
+    larger one yields. Rejected rows have places in it too, by file and row. Keeps at most twice
+    `count` problems, on disk.
+    """
+    database = _database(
+        "kept (key BLOB PRIMARY KEY, good INTEGER, problem_id TEXT, file TEXT, row INTEGER,"
+        " problem TEXT, rest TEXT) WITHOUT ROWID"
+    )
+    good, bound = 0, b"\xff" * 17
+    for item in items:
+        if isinstance(item, Problem):
+            key = _key(item.problem_id, seed)
+            if key >= bound:
+                continue
+            values = (key, 1, item.problem_id, item.file, item.row, item.problem, item.answer)
+            if database.execute(_KEEP, values).rowcount:
+                good += 1
+            else:
+                item = _repeat(item, database, "kept", key)
+        if isinstance(item, Rejected):
+            key = _key(f"{item.file}\0{item.row}", seed)
+            if key < bound:
+                place = (item.problem_id, item.file, item.row)
+                database.execute(_KEEP, (key, 0, *place, None, item.reason))
+        if good > 2 * count + _SLACK:
+            (bound,) = database.execute(_BOUND, (count,)).fetchone()
+            database.execute("DELETE FROM kept WHERE key >= ?", (bound,))
+            good = count
+    for _, is_good, problem_id, file, row, problem, rest in database.execute(_ALL):
+        if is_good:
+            yield Problem(problem_id, problem, rest, file, row)
+        else:
+            yield Rejected(problem_id, file, row, rest)
+
+
+_KEEP = "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)"
+_BOUND = "SELECT key FROM kept WHERE good ORDER BY key LIMIT 1 OFFSET ?"
+_ALL = "SELECT * FROM kept ORDER BY key"
+
+
+def _database(table: str) -> sqlite3.Connection:
+    # Without a name, SQLite keeps its 64 MiB of pages in memory and the rest in a temporary file.
+    database = sqlite3.connect("", isolation_level=None)
+    for statement in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
+        database.execute(f"PRAGMA {statement}")
+    database.execute("BEGIN")  # never ended: a commit a row would look at every page a row
+    database.execute(f"CREATE TABLE {table}")
+    return database
+
+
+def _key(name: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
+
+
+def _repeat(item: Problem, database: sqlite3.Connection, table: str, key: bytes) -> Rejected:
+    found = database.execute(f"SELECT file, row FROM {table} WHERE key = ?", (key,))
+    file, row = found.fetchone()
+    where = f"row {row}" + (f" of {file}" if file != item.file else "")
+    reason = f"duplicate of {where}: the same id or text; must occur once"
+    return Rejected(item.problem_id, item.file, item.row, reason)

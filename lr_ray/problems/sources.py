@@ -1,0 +1,152 @@
+"""Problem sources by name: the demo's generator, benchmarks, hub data sets, and files.
+
+pytest tests/unit/test_problems_sources.py
+"""
+
+import difflib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from lr_ray.config import Config, Data, Fields
+from lr_ray.errors import StageError, UserError
+from lr_ray.problems import files, hub
+from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.problems.rows import Convert, Problem, Raw, Rejected, listed, mapped, parse
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_PEEKED_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows and how they become problems; opening it again reads it anew."""
+
+    rows: Callable[[], Iterator[Raw]]
+    convert: Convert
+    id_prefix: str
+    inputs: tuple[files.File, ...] = ()  # where the rows are of files
+
+    def problems(self) -> Iterator[Problem | Rejected]:
+        """Every row in the source's order. Raises StageError when it cannot be read on."""
+        for raw in self.rows():
+            item = parse(raw, self.convert, self.id_prefix)
+            if item is not None:
+                yield item
+
+
+def open_source(data: Data) -> Source:
+    """The source that `data` names. Loads no data. Raises UserError naming the wrong setting."""
+    if data.source == "demo" or data.source in BENCHMARKS:
+        if data.fields != Fields():
+            raise UserError(f"data.fields: {data.source} has fields of its own; leave them out")
+        if data.source != "demo":
+            return benchmark(data.source, data.split, data.data_dir, "data")
+    if data.data_dir is not None:
+        raise UserError(
+            f"data.data_dir: only a benchmark is read from it, and data.source is {data.source!r}; "
+            "leave it out"
+        )
+    if data.source == "demo":
+        return Source(lambda: _demo(data.seed), mapped("problem", "problem_id", "answer"), "")
+    convert = mapped(data.fields.problem, data.fields.id, data.fields.answer)
+    if files.is_file_name(data.source) or files.has_glob(data.source):
+        found = tuple(files.find(data.source, "data.source"))
+        return Source(lambda: files.read_all(found, data.fields), convert, "problem-", found)
+    if os.path.isdir(data.source):
+        rows = lambda: hub.read(data.source, None, data.split, data.fields)  # noqa: E731
+        return Source(rows, convert, "problem-")
+    if _HUB_NAME.fullmatch(data.source) and not os.path.exists(data.source):
+        name, _, config = data.source.partition(":")
+        rows = lambda: hub.read(name, config or None, data.split, data.fields)  # noqa: E731
+        return Source(rows, convert, f"{data.source}/{data.split}/")
+    raise UserError(_unknown(data.source))
+
+
+def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Source:
+    """One split of a benchmark, from `data_dir` or the hub.
+
+    Raises UserError naming `section`.split or `section`.data_dir.
+    """
+    known = BENCHMARKS[name]
+    if data_dir is not None:
+        found = (_local(name, split, data_dir, section),)
+        rows = lambda: files.read_all(found, None)  # noqa: E731
+        return Source(rows, known.convert, f"{name}/{split}/", found)
+    if split not in known.splits:
+        raise UserError(
+            f"{section}.split: {name} has no split {split!r}; there are {listed(known.splits)}"
+        )
+    parts = list(itertools.product(known.configs, known.splits[split]))
+
+    def from_hub() -> Iterator[Raw]:
+        for config, hub_split in parts:
+            yield from hub.read(known.hub, config, hub_split, None)
+
+    return Source(from_hub, known.convert, f"{name}/{split}/")
+
+
+def check_source(config: Config) -> None:
+    """Raises UserError when the source cannot be what was meant; looks at a few rows of files.
+
+    Asks no network unless files are remote.
+    """
+    data = config.data
+    source = open_source(data)
+    if not source.inputs:
+        return
+    try:
+        rows = list(itertools.islice(source.rows(), _PEEKED_ROWS))
+    except StageError as error:
+        raise UserError(f"data.source: {error}") from None
+    if not rows:
+        raise UserError(f"data.source: {data.source}: no rows; give files that have some")
+    objects = [raw.value for raw in rows if isinstance(raw.value, dict)]
+    if not objects and len(rows) < _PEEKED_ROWS:
+        reason = rows[0].error or "not a JSON object"
+        raise UserError(f"data.source: {rows[0].file}, row {rows[0].row}: {reason}")
+    if data.source in BENCHMARKS or not objects:
+        return
+    for option, name in data.fields:
+        optional = option == "answer" and name == Fields().answer
+        if name is not None and not optional and not any(name in row for row in objects):
+            raise UserError(
+                f"data.fields.{option}: no field {name!r} in the first {len(rows)} rows of "
+                f"{data.source}; there are {listed(objects[0])}"
+            )
+
+
+def _local(name: str, split: str, data_dir: str, section: str) -> files.File:
+    folder = f"{data_dir.rstrip('/')}/{name}"
+    option, hint = f"{section}.data_dir", "a folder with <benchmark>/<split>.jsonl"
+    try:
+        return files.find(f"{folder}/{split}.jsonl", option, hint)[0]
+    except UserError as error:
+        try:
+            there = files.find(f"{folder}/*.jsonl", option, hint)
+        except UserError:
+            raise error from None
+    splits = [file.path.rsplit("/", 1)[1].removesuffix(".jsonl") for file in there]
+    raise UserError(f"{section}.split: {folder} has no {split}.jsonl; there are {listed(splits)}")
+
+
+def _demo(seed: int) -> Iterator[Raw]:
+    from lr_ray.embedded.problems import stream
+
+    for row, problem in enumerate(stream("sampling", seed), start=1):
+        answer = str(problem.answer)
+        value = {"problem_id": problem.problem_id, "problem": problem.text, "answer": answer}
+        yield Raw("demo", row, value)
+
+
+def _unknown(source: str) -> str:
+    names = ["demo", *BENCHMARKS]
+    close = difflib.get_close_matches(source, names, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}? Else " if close else ""
+    return (
+        f"data.source: {source!r} is no known source and no folder; {hint}give one of "
+        f"{', '.join(names)}, org/name or org/name:config of the Hugging Face hub, or a path, URI or "
+        f"glob of {files.KINDS}"
+    )

@@ -1,0 +1,138 @@
+"""Stages the problems of a run: `problems/part-*.parquet`, and `problems/index.json` last of all.
+
+pytest tests/unit/test_problems_staging.py
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lr_ray.config import Config
+from lr_ray.errors import StageError
+from lr_ray.problems.order import Item, distinct, shuffled
+from lr_ray.problems.rows import PROBLEM, Problem, Rejected
+from lr_ray.problems.sources import open_source
+from lr_ray.sampling.rows import REJECTED
+from lr_ray.store import Run
+
+INDEX = "problems/index.json"
+ROWS_A_PART = 1024
+_REJECTED_ROWS_A_PART = 16384
+_REJECTED_PART = "rejected/part-source-"
+_CACHED_PARTS = 4
+
+
+def stage_problems(run: Run, config: Config) -> int:
+    """Writes the run's problems unless they are there. Returns how many there are.
+
+    At most `sampling.max_problems`; what an interrupted attempt left is written anew. Raises StageError
+    when the source has no usable row or cannot be read on.
+    """
+    if run.exists(INDEX):
+        return int(run.read_json(INDEX)["problems"])
+    _clear(run)
+    problems: list[Problem] = []
+    rejected: list[Rejected] = []
+    good = bad = 0
+    first: str | None = None
+    for item in _items(config):
+        if isinstance(item, Rejected):
+            first = first or f"{item.file}, row {item.row}: {item.reason}"
+            rejected.append(item)
+            bad += 1
+            if len(rejected) == _REJECTED_ROWS_A_PART:
+                _write_rejected(run, rejected, bad)
+                rejected = []
+        else:
+            problems.append(item)
+            good += 1
+            if len(problems) == ROWS_A_PART:
+                _write_problems(run, problems, good)
+                problems = []
+        if good == config.sampling.max_problems:
+            break
+    _write_problems(run, problems, good)
+    _write_rejected(run, rejected, bad)
+    if not good:
+        why = f"; the first of {bad} rejected rows: {first}" if first else "; it has no rows"
+        raise StageError(f"data.source: {config.data.source}: no usable problem{why}")
+    run.write_json(
+        INDEX,
+        {"problems": good, "rejected": bad, "rows_a_part": ROWS_A_PART, "first_rejected": first},
+    )
+    return good
+
+
+def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
+    """The staged problems (columns of PROBLEM) at these indices, counted from 0, in their order.
+
+    Reads only the parts that they lie in. Raises IndexError when there is no such problem, StageError
+    when a part cannot be read.
+    """
+    rows = np.asarray(rows, np.int64)
+    index = _index(run.location)
+    if len(rows) and not (rows.min() >= 0 and rows.max() < index["problems"]):
+        raise IndexError(f"problems {rows.min()} to {rows.max()} asked for, of {index['problems']}")
+    parts, which = np.unique(rows // index["rows_a_part"], return_inverse=True)
+    tables = [_part(run.location, _name(part)) for part in parts]
+    starts = np.cumsum([0, *(table.num_rows for table in tables)])
+    places = starts[which] + rows % index["rows_a_part"]
+    return pa.concat_tables([PROBLEM.empty_table(), *tables]).take(pa.array(places, pa.int64()))
+
+
+def problem_ids(run: Run) -> Iterator[list[str]]:
+    """Ids of the staged problems in their order, a part at a time."""
+    index = run.read_json(INDEX)
+    schema = pa.schema([PROBLEM.field("problem_id")])
+    for part in range(-(-index["problems"] // index["rows_a_part"])):
+        yield run.read_tables([_name(part)], schema)["problem_id"].to_pylist()
+
+
+def _items(config: Config) -> Iterator[Item]:
+    items = open_source(config.data).problems()
+    if config.data.shuffle and config.data.source != "demo":  # which is random, and endless
+        return shuffled(items, config.data.seed, config.sampling.max_problems)
+    return distinct(items)
+
+
+def _clear(run: Run) -> None:
+    run.remove("problems")
+    for name in run.shards("rejected"):
+        if name.startswith(_REJECTED_PART):
+            run.remove(name)
+    _index.cache_clear()
+    _part.cache_clear()
+
+
+def _write_problems(run: Run, problems: Sequence[Problem], good: int) -> None:
+    if problems:
+        run.write_table(_name((good - 1) // ROWS_A_PART), _table(problems, PROBLEM))
+
+
+def _write_rejected(run: Run, rejected: Sequence[Rejected], bad: int) -> None:
+    if rejected:
+        part = (bad - 1) // _REJECTED_ROWS_A_PART
+        run.write_table(f"{_REJECTED_PART}{part:05d}.parquet", _table(rejected, REJECTED))
+
+
+def _table(rows: Sequence[Problem] | Sequence[Rejected], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _name(part: int) -> str:
+    return f"problems/part-{part:05d}.parquet"
+
+
+@functools.lru_cache(maxsize=8)
+def _index(location: str) -> dict[str, int]:
+    return Run(location).read_json(INDEX)
+
+
+@functools.lru_cache(maxsize=_CACHED_PARTS)
+def _part(location: str, name: str) -> pa.Table:
+    return Run(location).read_tables([name], PROBLEM)

@@ -1,0 +1,120 @@
+"""JSONL and Parquet, plain, compressed, several, remote; what is broken is named."""
+
+import gzip
+import json
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lr_ray.errors import StageError
+from lr_ray.problems import PROBLEM, files
+from tests.unit.problem_sources import jsonl, rejections, stage
+
+ROWS = [{"problem": f"{i} + 1?", "answer": i + 1} for i in range(3)]
+TEXTS = ["0 + 1?", "1 + 1?", "2 + 1?"]
+
+
+def column(run, name: str) -> list:
+    return run.read_tables(run.shards("problems"), PROBLEM)[name].to_pylist()
+
+
+def test_rows_are_lines_whatever_their_ends(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row).encode() for row in ROWS]
+    path.write_bytes(b"\xef\xbb\xbf" + lines[0] + b"\r\n\r\n  \n" + lines[1] + b"\n" + lines[2])
+    run = stage(tmp_path, path)
+    assert (column(run, "problem"), column(run, "row")) == (TEXTS, [1, 4, 5])
+    assert rejections(run) == []
+
+
+def test_invalid_utf8_costs_its_line_alone(tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl", [ROWS[0], b'\xff{"problem": "a"}', ROWS[1]])
+    run = stage(tmp_path, path)
+    assert column(run, "problem") == TEXTS[:2]
+    assert [bad["row"] for bad in rejections(run)] == [2]
+
+
+def test_over_long_line_is_skipped_without_being_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 64)
+    path = jsonl(tmp_path / "rows.jsonl", [ROWS[0], b"x" * 1000, ROWS[1]])
+    run = stage(tmp_path, path)
+    assert (column(run, "problem"), column(run, "row")) == (TEXTS[:2], [1, 3])
+    [bad] = rejections(run)
+    assert bad["reason"] == "the line is longer than 64 bytes; must be shorter"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.gz"])
+def test_compressed_lines(tmp_path, name):
+    with gzip.open(tmp_path / name, "wt") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in ROWS)
+    assert column(stage(tmp_path, tmp_path / name), "problem") == TEXTS
+
+
+def test_cut_archive_is_named_with_the_row_it_breaks_at(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS * 10_000).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StageError, match=rf"{path}: cannot be read after row \d+: Compressed file"):
+        stage(tmp_path, path)
+
+
+def test_several_files_are_read_by_name(tmp_path):
+    jsonl(tmp_path / "b.jsonl", [ROWS[0]])
+    jsonl(tmp_path / "a.jsonl", [ROWS[2]])
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROWS[1]).encode()))
+    run = stage(tmp_path, tmp_path / "*.jsonl*")
+    assert column(run, "problem") == [TEXTS[2], TEXTS[0], TEXTS[1]]
+    names = [f"{tmp_path}/{name}" for name in ("a.jsonl", "b.jsonl", "c.jsonl.gz")]
+    assert (column(run, "file"), column(run, "row")) == (names, [1, 1, 1])
+
+
+def test_remote_files_are_named_by_their_uri(tmp_path):
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/sources/rows.jsonl", "\n".join(json.dumps(row) for row in ROWS).encode())
+    try:
+        run = stage(tmp_path, "memory://sources/*.jsonl")
+    finally:
+        fs.rm("/sources", recursive=True)
+    assert column(run, "problem") == TEXTS
+    assert column(run, "file") == ["memory:///sources/rows.jsonl"] * 3
+
+
+TYPES = {
+    "string": pa.string(),
+    "large_string": pa.large_string(),
+    "string_view": pa.string_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_parquet_in_every_kind_of_string(tmp_path, name):
+    texts = pa.array([*TEXTS, None]).cast(TYPES[name])
+    table = pa.table({"unused": [[1]] * 4, "problem": texts, "answer": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=2)
+    run = stage(tmp_path, tmp_path / "rows.parquet")
+    assert (column(run, "problem"), column(run, "row")) == (TEXTS, [1, 2, 3])
+    assert column(run, "answer") == ["1", "2", "3"]
+    [bad] = rejections(run)
+    assert (bad["row"], bad["reason"]) == (4, "problem is null; must be a string")
+
+
+def test_parquet_value_that_is_not_utf8_costs_its_row_alone(tmp_path):
+    values = pa.array([b"a", b"b\xff", b"c"]).view(pa.string())
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"problem": values, "key": [7, 8, 9]}), path)
+    run = stage(tmp_path, path, fields={"id": "key"})
+    assert column(run, "problem_id") == ["7", "9"]
+    reason = "problem is not UTF-8 at byte 2; must be UTF-8"
+    assert rejections(run) == [{"problem_id": None, "file": str(path), "row": 2, "reason": reason}]
+
+
+def test_columns_of_a_later_file_are_checked_too(tmp_path):
+    pq.write_table(pa.table({"problem": ["a"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["b"]}), tmp_path / "b.parquet")
+    with pytest.raises(
+        StageError, match=r"b\.parquet: no column 'problem'; set .* to one of 'text'"
+    ):
+        stage(tmp_path, tmp_path / "*.parquet")

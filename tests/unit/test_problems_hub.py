@@ -1,0 +1,106 @@
+"""Hub data sets through the datasets library: folders laid out like one, and a hub out of reach."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lr_ray.errors import StageError
+from lr_ray.problems import PROBLEM, check_source
+from tests.unit.problem_sources import config_of, count, jsonl, rejections, stage
+
+QUESTION = {"problem": "question"}
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """A folder with two splits, and a column that nobody asked for."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    table = {"question": ["a", "b", "", "a"], "answer": ["1", None, "3", "1"], "extra": [[0]] * 4}
+    pq.write_table(pa.table(table), folder / "train.parquet")
+    pq.write_table(pa.table({"question": ["c"], "answer": ["4"]}), folder / "test.parquet")
+    return str(folder)
+
+
+def test_a_folder_is_read_like_a_hub_data_set(tmp_path, parquet):
+    check_source(config_of(parquet, fields=QUESTION))
+    run = stage(tmp_path, parquet, fields=QUESTION)
+    rows = run.read_tables(run.shards("problems"), PROBLEM)
+    assert rows["problem"].to_pylist() == ["a", "b"]
+    assert rows["answer"].to_pylist() == ["1", None]
+    assert rows["file"].to_pylist() == [f"{parquet}/train"] * 2
+    assert [(bad["row"], bad["reason"].split(";")[0]) for bad in rejections(run)] == [
+        (3, "question is empty"),
+        (4, "duplicate of row 1: the same id or text"),
+    ]
+
+
+def test_another_split_and_format(tmp_path, parquet):
+    assert count(stage(tmp_path / "a", parquet, split="test", fields=QUESTION)) == (1, 0)
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", [{"question": "a", "answer": 1}, {"question": "b"}])
+    assert count(stage(tmp_path / "b", folder, fields=QUESTION)) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {},
+            "no column 'problem'; set data.fields.problem to one of 'question', 'answer', 'extra'",
+        ),
+        ({"split": "dev"}, "no split 'dev'; there are 'train', 'test'"),
+    ],
+)
+def test_missing_column_or_split_is_named(tmp_path, parquet, data, message):
+    with pytest.raises(StageError) as error:
+        stage(tmp_path, parquet, **data)
+    assert message in str(error.value)
+
+
+def test_a_broken_file_is_named_in_a_line(tmp_path):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", [{"problem": "a"}, "nope"])
+    with pytest.raises(StageError, match=r"lines/train: cannot be read after row 0: ") as error:
+        stage(tmp_path, folder)
+    assert "\n" not in str(error.value)
+
+
+CODE = """
+import sys
+from lr_ray.errors import StageError
+from tests.unit.problem_sources import stage
+try:
+    stage(sys.argv[1], sys.argv[2])
+except StageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"), [("gsm8k", "openai/gsm8k:main"), ("org/name", "org/name")]
+)
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_out_of_reach_fails_in_a_line_without_retries(tmp_path, source, shown, offline):
+    with socket.socket() as unused:  # bound and not listening: connections are refused
+        unused.bind(("127.0.0.1", 0))
+        here = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{unused.getsockname()[1]}",
+            "HF_HOME": str(tmp_path),
+        }
+        env = {**os.environ, **here, "HF_HUB_OFFLINE": str(int(offline))}
+        command = [sys.executable, "-c", CODE, str(tmp_path), source]
+        started = time.monotonic()
+        out = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    [line] = out.stdout.splitlines()
+    assert line.startswith(f"Hugging Face hub: data set {shown} cannot be opened: ")
+    assert "local copy" in line
+    assert time.monotonic() - started < 60  # importing datasets is most of it
