@@ -64,7 +64,8 @@ class ExpertSampler:
         """Column `index` to the columns of `rows.TRAJECTORY`; unusable problems get an error."""
         rows = batch["index"].to_numpy()
         problems = read_problems(self.run, rows)
-        prompts, results = [], []
+        prompts: list[list[int]] = []
+        results: list[Trajectory | str | None] = []
         for text in problems["problem"].to_pylist():
             ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
             prompts.append(ids)

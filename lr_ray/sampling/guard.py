@@ -79,9 +79,9 @@ class Guard:
         """
         if self.ask("start", batch) < STARTS:
             try:
-                results = list(work(items))
+                done = work(items)
                 self.ask("finish", batch)
-                return results
+                return list(done)
             except Exception as error:
                 self._end_unless_refused(batch, error)
         results = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
@@ -94,8 +94,9 @@ class Guard:
         reason = self.ask("start_alone", name)
         if reason:
             return str(reason)
+        result: Result | str
         try:
-            (result,) = work([item])
+            result = work([item])[0]
         except Exception as error:
             self._end_unless_refused(name, error)
             result = _line(error)

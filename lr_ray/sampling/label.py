@@ -67,10 +67,8 @@ def _label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
     batch = batch.filter(batch["error"].is_null()).combine_chunks()
     lengths = pc.list_value_length(batch["completion_token_ids"]).to_numpy()
     row_N = np.repeat(np.arange(batch.num_rows), lengths)
-    x = Exchange(
-        *(_flat(batch[name]) for name in ("topk_token_ids", "expert_logprobs", "amateur_logprobs")),
-        counts=_flat(batch["counts"]),
-    )
+    exchanged = ("topk_token_ids", "expert_logprobs", "amateur_logprobs", "counts")
+    x = Exchange(*(_flat(batch[name]) for name in exchanged))
     divergence = diverge(x)
     keep_N = divergence.kl > sampling.kl_threshold
 

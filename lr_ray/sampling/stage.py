@@ -40,7 +40,8 @@ def sample(
     """
     started = time.monotonic()
     total = stage_problems(run, config)
-    unusable = run.read_json(INDEX)["rejected"]
+    index = run.read_json(INDEX)
+    unusable = index["rejected"]
     exchange = _exchange(config, expert)
     finished, facts = survey(run, total)
     facts += Facts(rejected=unusable)
@@ -56,6 +57,7 @@ def sample(
         raise StageError(
             f"{facts.rejected} of {total + unusable} problems were rejected, more than "
             f"sampling.max_rejected = {config.sampling.max_rejected}; reasons: {run.location}/rejected"
+            + (f"; the first: {index['first_rejected']}" if unusable else "")
         )
     finished, facts = survey(run, total)
     if not finished.all():

@@ -171,7 +171,9 @@ def test_number_of_engines_and_batch_size_change_no_row(ray_cluster, tmp_path, r
 
 
 def test_bad_rows_of_a_file_are_rejected_by_row_and_the_others_sampled(ray_cluster, tmp_path):
-    good = [json.dumps({"id": p["problem_id"], "text": p["problem"]}) for p in generate("sampling", 500)]
+    good = [
+        json.dumps({"id": p["problem_id"], "text": p["problem"]}) for p in generate("sampling", 500)
+    ]
     text = json.loads(good[0])["text"]
     bad = {
         b"{not json": "JSON",

@@ -76,9 +76,13 @@ def test_a_problem_that_ends_engines_is_given_up_and_the_others_are_done(poison,
 
 def test_engines_that_die_on_everything_end_the_stage():
     engine = Engine()
-    with pytest.raises(StageError, match=f"{DEATHS_IN_A_ROW + 1} engines in a row died"):
+
+    def work():
         for batch in range(100):
             engine.run([13, 13, 13], f"b{batch}")
+
+    with pytest.raises(StageError, match=f"{DEATHS_IN_A_ROW + 1} engines in a row died"):
+        work()
 
 
 def test_many_bad_problems_do_not_end_the_stage_while_others_are_done():

@@ -21,10 +21,14 @@ def run(request, tmp_path) -> Run:
     return run
 
 
+def assert_refused(run: Run, message: str) -> None:
+    with pytest.raises(UserError, match=message), Run(run.location).lock():
+        pass
+
+
 def test_second_driver_is_refused_by_the_name_of_the_first(run):
-    with run.lock(), pytest.raises(UserError, match=f"another process .process {os.getpid()} on"):
-        with Run(run.location).lock():
-            pass
+    with run.lock():
+        assert_refused(run, f"another process .process {os.getpid()} on")
     with run.lock():
         pass
     assert not run.exists(lock.NOTE)
@@ -33,12 +37,13 @@ def test_second_driver_is_refused_by_the_name_of_the_first(run):
 def test_readers_share_a_local_run_and_keep_a_driver_out(tmp_path):
     run = Run(str(tmp_path))
     with run.lock(shared=True), Run(str(tmp_path)).lock(shared=True):
-        with pytest.raises(UserError, match="another process"), Run(str(tmp_path)).lock():
-            pass
+        assert_refused(run, "another process")
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path):
-    code = f"import os\nfrom lr_ray.store import Run\nwith Run({str(tmp_path)!r}).lock(): os._exit(9)"
+    code = (
+        f"import os\nfrom lr_ray.store import Run\nwith Run({str(tmp_path)!r}).lock(): os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     with Run(str(tmp_path)).lock():
         pass
