@@ -10,12 +10,11 @@ import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from lr_ray.errors import StageError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
 STARTS = 2  # of a batch, and of a problem alone
 DEATHS_IN_A_ROW = 8  # engines that may die before any batch or problem is finished
@@ -69,9 +68,7 @@ class Guard:
         """`ask(method, ...)` calls the journal; `is_idle()`: the engine has no request under way."""
         self.ask, self.is_idle, self.end = ask, is_idle, end
 
-    def run(
-        self, batch: str, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]
-    ) -> list[Result | str]:
+    def run(self, batch: str, items: Sequence[Any], work: Work) -> list[Any]:
         """`work` on all items at once; where it fails for one, that one's place holds the reason.
 
         `work` raises ValueError for items that the engine does not take in. After anything else this
@@ -81,20 +78,17 @@ class Guard:
             try:
                 done = work(items)
                 self.ask("finish", batch)
-                return list(done)
+                return done
             except Exception as error:
                 self._end_unless_refused(batch, error)
         results = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
         self.ask("finish", batch, False)
         return results
 
-    def _alone(
-        self, name: str, item: Item, work: Callable[[Sequence[Item]], list[Result]]
-    ) -> Result | str:
+    def _alone(self, name: str, item: Any, work: Work) -> Any:
         reason = self.ask("start_alone", name)
         if reason:
             return str(reason)
-        result: Result | str
         try:
             result = work([item])[0]
         except Exception as error:
