@@ -1,7 +1,7 @@
-"""Supervision rows against an independent recomputation: figures, their bounds, and what exceeds them.
+"""Supervision rows against an independent recomputation of a random sample of them.
 
-Checks what the engines' arithmetic and the exchange of K tokens approximated; `lr_ray.sampling.exact`
-recomputes. Exercised by `python jobs/audit.py --run RUN` and `pytest tests/unit/test_audit.py`.
+Checks what the engines' arithmetic and the exchange of K tokens approximated.
+Exercised by `python jobs/audit.py --run RUN` and `pytest tests/unit/test_audit.py`.
 """
 
 import random
@@ -17,49 +17,10 @@ import torch
 from lr_ray.config import Config
 from lr_ray.errors import StageError
 from lr_ray.oracle import load
-from lr_ray.sampling.exact import Recomputed, recompute
+from lr_ray.sampling.audit_figures import BOUNDS, Figure, figures
+from lr_ray.sampling.exact import recompute
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How far engines of a data type may be from float32 transformers."""
-
-    kl: float  # nats, of a step, over the same exchanged tokens
-    mean_kl: float  # nats
-    sides: float  # share of the steps
-    label: float  # weight of a token
-    tie: float  # nats within which two tokens are equal: either may be greedy, or plausible
-    greedy: float  # share of the trajectories with another greedy token, ties apart
-
-
-# By the coarser of the two engines' data types.
-BOUNDS = {
-    "float32": Bounds(kl=1e-3, mean_kl=1e-4, sides=1e-3, label=1e-3, tie=1e-4, greedy=0.01),
-    "bfloat16": Bounds(kl=0.5, mean_kl=0.02, sides=0.02, label=0.25, tie=0.5, greedy=0.01),
-}
-# What lumping the tokens beyond K may cost more.
-LUMPED_KL, LUMPED_MEAN_KL, LUMPED_SIDES = 0.25, 0.02, 0.002
-
-# Expert's probability of ids that the amateur lacks, beyond which a step has no exact KL: it would be
-# infinite, and exact.FLOOR decides what is said instead (below this, by 1e-4 * log(1e-4 / 1e-7) = 7e-4).
-LACKED = 1e-4
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One result. It is exceeded when it is further from 0 than its bound."""
-
-    title: str
-    value: float
-    bound: float | None = None  # None: reported only
-    text: str = ""  # counts behind the value
-    where: str = ""  # the step with the largest value
-
-    @property
-    def exceeded(self) -> bool:
-        return self.bound is not None and not abs(self.value) <= abs(self.bound)
 
 
 @dataclass(frozen=True)
@@ -198,77 +159,3 @@ def check_row(row: dict[str, Any], vocabulary: int) -> None:
         wrong = "a KL or a weight is not a finite number"
     if wrong:
         raise StageError(f"supervision row {row['problem_id']}: {wrong}")
-
-
-def figures(
-    rows: list[dict[str, Any]],
-    results: list[Recomputed],
-    threshold: float,
-    bounds: Bounds,
-    lumped: bool,
-) -> dict[str, Figure]:
-    """The results; `lumped`: tokens beyond K were, so that a recorded KL is a lower bound."""
-    exact, at_k, lacked, behind = (
-        np.concatenate([getattr(result, name) for result in results])
-        for name in ("kl", "kl_at_k", "lacked", "behind")
-    )
-    kl = np.concatenate([np.array(row["kl"], np.float32) for row in rows])
-    kept = np.zeros(len(kl), bool)
-    starts = np.cumsum([0, *(len(row["kl"]) for row in rows)])
-    label = np.zeros(len(kl))
-    for start, row, result in zip(starts, rows, results, strict=False):
-        kept[[start + step["position"] for step in row["steps"]]] = True
-        label[[start + position for position in result.label]] = list(result.label.values())
-
-    def where(score: np.ndarray) -> str:
-        worst = int(score.argmax())
-        owner = int(np.searchsorted(starts, worst, side="right")) - 1
-        step = f"{rows[owner]['problem_id']} step {worst - starts[owner]}"
-        return step if score[worst] > 0 else ""
-
-    known = lacked <= LACKED
-    gap, difference = np.where(known, exact - kl, 0), np.where(known, np.abs(at_k - kl), 0)
-    above, was_above = exact > threshold, kl > np.float32(threshold)
-    gained, lost = (above & ~was_above).sum(), (~above & was_above).sum()
-    other, tied = behind > bounds.tie, (behind > 0) & (behind <= bounds.tie)
-    trajectories = np.add.reduceat(other, starts[:-1], dtype=int) > 0
-    more = (LUMPED_KL, LUMPED_MEAN_KL) if lumped else (0.0, 0.0)
-    sides = max(bounds.sides, LUMPED_SIDES) if lumped else bounds.sides
-    edge = sum(result.at_edge for result in results)
-    return {
-        "kl_gap_largest": Figure(
-            "KL gap (exact - recorded), largest",
-            max(gap.max(), 0.0), bounds.kl + more[0], "nats", where(gap),
-        ),
-        "kl_gap_mean": Figure("KL gap, mean", gap.mean(), bounds.mean_kl + more[1], "nats"),
-        "kl_gap_most_negative": Figure(
-            "KL gap, most negative", min(gap.min(), 0.0), -bounds.kl, "nats", where(-gap)
-        ),
-        "kl_difference_at_k": Figure(
-            "KL at the exchanged tokens, largest difference",
-            difference.max(), bounds.kl, "nats", where(difference),
-        ),
-        "steps_changing_sides": Figure(
-            f"steps on the other side of {threshold:g} nats",
-            (gained + lost) / len(kl), sides, f"{gained} gained, {lost} lost",
-            where((above != was_above) * np.abs(exact - kl)),
-        ),
-        "steps_kept_against_kl": Figure(
-            "steps kept or dropped against their recorded KL",
-            (kept != was_above).sum(), 0, "", where(kept != was_above),
-        ),
-        "label_difference_largest": Figure(
-            "label weight, largest difference",
-            label.max(), bounds.label, f"of {kept.sum()} labels", where(label),
-        ),
-        "trajectories_not_greedy": Figure(
-            "trajectories with a token that is not greedy",
-            trajectories.mean(), bounds.greedy,
-            f"{trajectories.sum()} of {len(rows)}, {other.sum()} steps", where(behind * other),
-        ),
-        "greedy_ties": Figure("greedy tokens within rounding of another", tied.sum()),
-        "labels_at_edge": Figure("labels with a token within rounding of plausible", edge),
-        "steps_without_exact_kl": Figure(
-            "steps on ids that the amateur lacks, KL not compared", (~known).sum()
-        ),
-    }  # fmt: skip

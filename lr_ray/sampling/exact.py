@@ -69,9 +69,10 @@ def recompute(
             at_edge += edge
         start = stop
     arrays = [torch.cat(column).double().cpu().numpy() for column in zip(*columns, strict=True)]
-    if not all(np.isfinite(array).all() for array in arrays):
+    kl, kl_at_k, lacked, behind = arrays
+    if not np.isfinite(arrays).all():
         raise StageError(f"supervision row {row['problem_id']}: recomputed values are not finite")
-    return Recomputed(*arrays, label, at_edge)
+    return Recomputed(kl, kl_at_k, lacked, behind, label, at_edge)
 
 
 def logprobs(model: Any, tokens: Tensor, first: int) -> Iterator[Tensor]:
