@@ -22,6 +22,8 @@ from lr_ray.sampling.exact import recompute
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 
+_SMALL = 10_000_000  # parameters
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -56,6 +58,8 @@ def audit(
     facts, sampling = recorded(run), config.sampling
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load(path).to(device) for path in (expert, amateur)]
+    if sum(model.num_parameters() for model in models) < _SMALL:
+        torch.set_num_threads(1)  # threads of tiny matrices only wait for each other
     vocabulary = [model.get_output_embeddings().weight.shape[0] for model in models]
     top_k = min(facts.get("top_k", sampling.top_k), vocabulary[0])
     dtype = coarser(

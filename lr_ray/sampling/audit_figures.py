@@ -25,11 +25,11 @@ class Bounds:
     greedy: float  # share of the trajectories with another greedy token, ties apart
 
 
-# By the coarser of the two engines' data types. Two or more times the worst that was seen on a 135M
-# pair (4831 steps, 2007 labels, 40 trajectories) whose amateur lacks two layers:
-# float32: rounding of sums in another order (KL 1e-4, bias 1e-5, labels 3e-5, all greedy);
-# bfloat16: KL 0.8 (at 9 nats), mean 0.03, bias 6e-4, 1.8 % of the sides, labels 0.17, greedy 0.43 nats
-# behind once, the next one 0.27.
+# By the coarser of the two engines' data types: at least 1.7 times the worst seen on a 135M pair whose
+# amateur lacks two layers (4831 steps, 2007 labels, 40 trajectories).
+# float32, sums in another order: KL 1e-4, mean 1.5e-5, labels 3e-5, no side, all greedy.
+# bfloat16: KL 0.8 (of 9 nats), mean 0.024, bias 6e-4, 1.8 % of the sides (0.4 of them by lumping),
+# labels 0.17, greedy tokens up to 0.43 and 0.27 nats behind: a trajectory or two may pass the tie.
 BOUNDS = {
     "float32": Bounds(
         kl=1e-3, mean_kl=1e-4, bias=1e-4, sides=1e-3, label=1e-3, tie=1e-4, greedy=0.01
@@ -39,7 +39,7 @@ BOUNDS = {
     ),
 }
 # What lumping the tokens beyond K may add; beyond it, raise sampling.top_k. Seen on that pair at
-# K = 256 of 49152: 0.42 nats, mean 0.004, 0.4 % of the sides.
+# K = 256 of 49152: 0.42 nats, mean 0.004, 0.3 to 0.4 % of the sides.
 LUMPED_KL, LUMPED_BIAS, LUMPED_SIDES = 1.0, 0.01, 0.01
 
 # Expert's probability of ids that the amateur lacks, beyond which a step has no exact KL: it would be
