@@ -180,5 +180,8 @@ def _pool(pool: Pool) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of a remote traceback, without the exception's class if it is ours."""
-    return re.sub(r"^lr_ray\.errors\.\w+: ", "", str(error).strip().splitlines()[-1])
+    """The line of a remote traceback that names the exception, without the class if it is ours."""
+    text = str(error).strip()
+    ours = re.findall(r"^lr_ray\.errors\.\w+: (.+)$", text, re.MULTILINE)
+    named = ours or re.findall(r"^[\w.]+(?:Error|Exception)\b.*$", text, re.MULTILINE)
+    return (named or text.splitlines()[-1:])[-1]

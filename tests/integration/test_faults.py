@@ -91,20 +91,20 @@ def test_killed_actor_or_engine_is_replaced(undisturbed, tmp_path, monkeypatch, 
     assert_same(read(result.run), undisturbed)
 
 
-class Poisoned(ExpertSampler):
-    """Its process is killed by one problem, as a kernel bug or the memory limit would do it."""
-
-    def solve(self, prompts):
-        if self.poison in [tuple(prompt) for prompt in prompts]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().solve(prompts)
-
-
 def test_problem_that_kills_engines_is_rejected_and_the_others_are_done(
     undisturbed, tmp_path, monkeypatch
 ):
     poisoned = sorted(undisturbed)[5]
-    Poisoned.poison = tuple(undisturbed[poisoned]["prompt_token_ids"])
+    poison = undisturbed[poisoned]["prompt_token_ids"]
+
+    class Poisoned(ExpertSampler):
+        """Killed by one problem, as a kernel's bug or the memory limit would do it."""
+
+        def solve(self, prompts):
+            if poison in list(prompts):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().solve(prompts)
+
     monkeypatch.setattr(stage, "ExpertSampler", Poisoned)
     result = sample_demo(tmp_path, batch_size=BATCH)
     (reject,) = result.run.read_tables(result.run.shards("rejected"), REJECTED).to_pylist()
@@ -164,7 +164,7 @@ def test_killed_driver_goes_on_where_it_was(undisturbed, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 100 kB, of which 16 kB are left."""
+    """A file system of 200 kB."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("mounting a small disk needs root")
     folder = tmp_path / "disk"
@@ -179,7 +179,7 @@ def small_disk(tmp_path):
 def test_full_disk_is_a_clear_error_and_room_lets_the_run_go_on(undisturbed, small_disk):
     run = small_disk / "run"
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(100_000))
+    ballast.write_bytes(bytes(140_000))  # leaves room for about three shards
     job = start(run)
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 1, output
