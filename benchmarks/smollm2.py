@@ -13,7 +13,7 @@ import importlib
 import os
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def missing() -> str | None:
     try:
         gguf_file()
         importlib.import_module("gguf")
-    except (PackageNotFoundError, ImportError) as error:
+    except ImportError as error:  # PackageNotFoundError is one
         return f"needs requirements/models.txt: no package {error.name}"
     return None
 

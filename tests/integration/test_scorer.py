@@ -3,6 +3,7 @@
 Each model is asked through two engines: one that splits prompts over 64-token steps, and one that does not.
 """
 
+import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     Qwen2Config,
     Qwen3Config,
 )
 
 from lr_ray.config import Pool, Sampling
-from lr_ray.models import vocabulary_rows
+from lr_ray.embedded import generate
+from lr_ray.models import load_tokenizer, render_prompt, vocabulary_rows
 from lr_ray.sampling import amateur
 from lr_ray.sampling.rows import lists
 
@@ -42,16 +43,15 @@ CONFIGS = {
     "qwen2": partial(Qwen2Config, vocab_size=30011, tie_word_embeddings=True),
     "qwen3": partial(Qwen3Config, vocab_size=2029, tie_word_embeddings=True, head_dim=64),
 }
-REAL_TEXTS = ("README.md", "CONTRIBUTING.md")
 ROOT = Path(__file__).parents[2]
 # Tokens of prompt and completion; the scorer's own chunks are 1024 rows.
 LENGTHS = [(5, 1), (1, 9), (130, 70), (40, 130), (70, 20), (63, 2), (64, 65), (30, 1300)]
-REAL_LENGTHS = [(5, 1), (1, 9), (130, 70), (40, 130), (70, 20), (64, 65)]
+REAL_STRETCHES = [(0, 1), (1, 10), (10, 80), (80, 210), (30, 50), (140, 205), (0, 210)]
 
 
 @dataclass
 class Scored:
-    """One model's requests and answers; `expected` and the engines' lists have a float32 array each."""
+    """One model's requests and answers; an array each, in float64 and float32."""
 
     vocabulary: int
     requests: pa.Table
@@ -60,18 +60,19 @@ class Scored:
     engines: dict[str, list[np.ndarray]]
 
 
-def score(model: str, requests: pa.Table, options: dict) -> list[np.ndarray]:
-    """Runs in a process of its own: an engine leaves memory and environment variables behind."""
-    amateur.start_engine = partial(amateur.start_engine, **options)
-    scorer = amateur.AmateurScorer(
-        model, Sampling(amateur=Pool(gpus=0, dtype="float32")), journal=None
-    )
-    used = scorer.engine.llm_engine.vllm_config.scheduler_config
-    assert used.enable_chunked_prefill == options["enable_chunked_prefill"]
-    assert used.max_num_batched_tokens == options.get("max_num_batched_tokens") or (
-        not used.enable_chunked_prefill
-    )
-    return scorer.score(requests, range(requests.num_rows))
+def score(model: str, requests: pa.Table) -> dict[str, list[np.ndarray]]:
+    """Each engine's answers. For a process of its own: engines leave memory and variables behind."""
+    answers, start_engine = {}, amateur.start_engine
+    for name, options in ENGINES.items():
+        amateur.start_engine = partial(start_engine, **options)
+        sampling = Sampling(amateur=Pool(gpus=0, dtype="float32"))
+        scorer = amateur.AmateurScorer(model, sampling, journal=None)
+        scheduler = scorer.engine.llm_engine.vllm_config.scheduler_config
+        assert {option: getattr(scheduler, option) for option in options} == options
+        answers[name] = scorer.score(requests, range(requests.num_rows))
+        del scorer
+        gc.collect()
+    return answers
 
 
 def random_model(config, folder: Path) -> str:
@@ -104,12 +105,13 @@ def random_tokens(vocabulary: int) -> list[tuple[list[int], list[int]]]:
 
 
 def real_tokens(model: str) -> list[tuple[list[int], list[int]]]:
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    ids = [i for name in REAL_TEXTS for i in tokenizer((ROOT / name).read_text())["input_ids"]]
-    starts = np.cumsum([0, *(p + c for p, c in REAL_LENGTHS)])
+    """Chat prompts of word problems, as in use; the completions are stretches of the license."""
+    tokenizer = load_tokenizer(model)
+    text = tokenizer((ROOT / "LICENSE").read_text())["input_ids"]
+    problems = [p["problem"] for p in generate("sampling", len(REAL_STRETCHES))]
     return [
-        (ids[start : start + p], ids[start + p : start + p + c])
-        for start, (p, c) in zip(starts, REAL_LENGTHS, strict=False)
+        (render_prompt(tokenizer, problem, None), text[start:stop])
+        for problem, (start, stop) in zip(problems, REAL_STRETCHES, strict=True)
     ]
 
 
@@ -138,8 +140,11 @@ def ask(tokens: list[tuple[list[int], list[int]]], vocabulary: int) -> pa.Table:
 
 
 def by_transformers(path: str, requests: pa.Table) -> tuple[list[np.ndarray], float]:
-    """Log-softmax over the whole vocabulary in float32, one sequence a forward; the logits' spread."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    """Log-softmax over the whole vocabulary, one sequence a forward; the logits' spread.
+
+    In float64: in float32 transformers is itself up to 1.2e-4 off on the real model.
+    """
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
     expected, spreads = [], []
     for row in requests.to_pylist():
         prompt, completion = row["prompt_token_ids"], row["completion_token_ids"]
@@ -157,11 +162,9 @@ def measure(path: str, tokens: list[tuple[list[int], list[int]]]) -> Scored:
     requests = ask(tokens, vocabulary)
     requests = pa.concat_tables([requests, requests.slice(2, 1)])  # one trajectory twice
     expected, spread = by_transformers(path, requests)
-    engines = {}
-    for name, options in ENGINES.items():
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            engines[name] = process.submit(score, path, requests, options).result()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        engines = process.submit(score, path, requests).result()
     return Scored(vocabulary, requests, spread, expected, engines)
 
 
