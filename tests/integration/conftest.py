@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.smollm2 import make_pair, missing
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.store import Run
@@ -22,6 +23,16 @@ def ray_cluster():
 
     with cluster() as logs:
         yield logs
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> tuple[str, str]:
+    """Directories of a real expert (SmolLM2-135M-Instruct) and an amateur made from it."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    expert, amateur = make_pair()
+    return str(expert), str(amateur)
 
 
 @dataclass

@@ -1,0 +1,121 @@
+"""The converted SmolLM2 pair: judged by what it reads and writes, and by how far the two models differ."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lr_ray.config import Models
+from lr_ray.models import check_pair, render_prompt, stop_token_ids
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/smollm2.py"
+PROBLEMS = {
+    "Anna has 5 apples and gets 4 more. How many apples does she have?": "5 + 4 = 9",
+    "A box holds 6 eggs. How many eggs are in 4 boxes?": "6 x 4 = 24",
+    "What is the capital of France?": "The capital of France is Paris.<|im_end|>",
+}
+PROSE = (
+    "The sun rises in the east and sets in the west. Every morning, people wake up, eat breakfast "
+    "and go to work or to school. In the evening they come home and eat dinner with their families."
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2):
+    return AutoTokenizer.from_pretrained(smollm2[0])
+
+
+@pytest.fixture(scope="module")
+def models(smollm2):
+    return [
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in smollm2
+    ]
+
+
+@pytest.fixture(scope="module")
+def answers(tokenizer, models):
+    """Greedy sequences of the expert and where their completions start."""
+    sequences = []
+    for problem in PROBLEMS:
+        prompt = render_prompt(tokenizer, problem, None)
+        out = models[0].generate(torch.tensor([prompt]), max_new_tokens=96)
+        sequences.append((out, len(prompt)))
+    return sequences
+
+
+def test_template_is_chatml_with_the_default_system_turn(tokenizer):
+    assert tokenizer.decode(render_prompt(tokenizer, "Hi?", None)) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.decode(render_prompt(tokenizer, "Hi?", "Be brief.")) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["1234 + 5.6 = 1239.6\n\n\tyes", "naïve 日本語 😀 x² ½ ٣", "  a  b\r\n"]
+)
+def test_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_digits_and_special_tokens_are_single_ids(tokenizer, smollm2):
+    assert tokenizer.convert_ids_to_tokens(tokenizer("x=1024")["input_ids"])[2:] == list("1024")
+    special = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
+    assert {token: tokenizer(token)["input_ids"] for token in special} == {
+        token: [i] for token, i in special.items()
+    }
+    assert stop_token_ids(smollm2[0]) == [special["<|im_end|>"]]
+
+
+def test_answers_are_coherent(tokenizer, answers):
+    for (out, start), expected in zip(answers, PROBLEMS.values(), strict=True):
+        assert expected in tokenizer.decode(out[0, start:])
+
+
+def test_plain_english_is_expected_and_less_so_by_the_amateur(tokenizer, models):
+    ids = tokenizer(PROSE, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        expert, amateur = (model(ids, labels=ids).loss.item() for model in models)
+    assert expert < 2.5  # nats a token; a wrong weight, rotation or merge gives more than 5
+    assert expert < amateur < expert + 1
+
+
+def test_amateur_fits_the_expert_and_diverges_at_some_steps_only(smollm2, models, answers):
+    check_pair(*smollm2, Models(expert=smollm2[0], amateur=smollm2[1]))
+    divergences = []
+    for out, start in answers:
+        with torch.inference_mode():
+            p, q = (model(out).logits[0, start - 1 : -1].log_softmax(-1) for model in models)
+        divergences.append((p.exp() * (p - q)).sum(-1))
+    share = (torch.cat(divergences) > 0.4).float().mean()
+    assert 0.1 < share < 0.5
+
+
+def test_a_killed_conversion_leaves_no_model(smollm2, tmp_path):
+    process = subprocess.Popen([sys.executable, str(SCRIPT), "--out", str(tmp_path)])
+    while not list(tmp_path.glob(".unfinished-*/expert/config.json")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "expert").exists()
+    subprocess.run([sys.executable, str(SCRIPT), "--out", str(tmp_path)], check=True)
+    for name in ("expert", "amateur"):
+        written, cached = tmp_path / name, Path(smollm2[0]).parent / name
+        assert json.loads((written / "config.json").read_text())["architectures"] == [
+            "LlamaForCausalLM"
+        ]
+        for file in ("model.safetensors", "tokenizer.json", "config.json"):
+            assert (written / file).read_bytes() == (cached / file).read_bytes()
