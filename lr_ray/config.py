@@ -116,6 +116,16 @@ class Sampling(Section):
     expert: Pool = Pool()
     amateur: Pool = Pool()
 
+    @model_validator(mode="after")
+    def _fits_a_column(self) -> Self:
+        values = self.batch_size * self.max_new_tokens * self.top_k
+        if values >= 2**31:
+            raise ValueError(
+                f"batch_size * max_new_tokens * top_k = {values} log-probabilities are too many for "
+                "one batch; keep them below 2147483648"
+            )
+        return self
+
 
 class Lora(Section):
     rank: int = Field(default=8, ge=1, le=1024, description="Rank of the update.")

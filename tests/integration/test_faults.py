@@ -79,7 +79,7 @@ def title(process: psutil.Process) -> str:
 
 
 @pytest.mark.parametrize("actor", ["ExpertSampler", "AmateurScorer", "engine process"])
-def test_killed_actor_or_engine_is_replaced(undisturbed, tmp_path, monkeypatch, actor):
+def test_killed_actor_or_engine_is_replaced(sampled, undisturbed, tmp_path, monkeypatch, actor):
     if actor == "engine process":
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
         killer = Killer("ExpertSampler", "VLLM::EngineCore")
@@ -88,6 +88,9 @@ def test_killed_actor_or_engine_is_replaced(undisturbed, tmp_path, monkeypatch, 
     result = sample_demo(tmp_path, batch_size=BATCH)
     assert killer.killed >= 1
     assert result.summary["rejected"] == 0
+    print(
+        f"{actor} killed: {result.summary['seconds']:.1f} s instead of {sampled.summary['seconds']:.1f}"
+    )
     assert_same(read(result.run), undisturbed)
 
 
@@ -152,6 +155,7 @@ def test_killed_driver_goes_on_where_it_was(undisturbed, tmp_path):
         time.sleep(1)  # workers that have not noticed yet
         now = shards(run)
         assert kept.items() <= now.items(), "a finished shard was written again"
+        print(f"driver killed with {len(now)} shards, {len(kept)} of them older: 0 written again")
         kept = now
         assert not list(run.glob("*/.*.tmp"))
     assert len(kept) < PROBLEMS / BATCH

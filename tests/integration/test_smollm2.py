@@ -14,6 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lr_ray.config import Models
 from lr_ray.models import check_pair, render_prompt, stop_token_ids
+from lr_ray.sampling.audit import audit
+from lr_ray.sampling.stage import sample
+from lr_ray.store import Run
+from tests.integration.conftest import demo_config
 
 pytestmark = pytest.mark.slow
 
@@ -119,3 +123,20 @@ def test_a_killed_conversion_leaves_no_model(smollm2, tmp_path):
         ]
         for file in ("model.safetensors", "tokenizer.json", "config.json"):
             assert (written / file).read_bytes() == (cached / file).read_bytes()
+
+
+def test_sampled_real_pair_passes_its_audit(smollm2, ray_cluster, tmp_path):
+    expert, amateur = smollm2
+    config = demo_config(
+        models={"expert": expert, "amateur": amateur},
+        sampling={"max_problems": 8, "max_new_tokens": 64, "kl_threshold": 0.4, "top_k": 1024},
+    )
+    run = Run(str(tmp_path))
+    summary = sample(run, config, expert, amateur, lambda *_: None)
+    assert summary["trajectories"] == 8
+    assert summary["exchange"]["top_k"] == 1024
+    assert 0 < summary["largest_expert_residual"] < 0.5
+    found = audit(run, config, expert, amateur, 0, 0, lambda *_: None)
+    assert not [name for name, figure in found.figures.items() if figure.exceeded]
+    assert found.steps_kept == summary["steps_kept"] > 50
+    assert found.figures["steps_changing_sides"].value == 0

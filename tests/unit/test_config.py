@@ -48,6 +48,7 @@ def test_presets_are_the_demo_and_the_papers_five_pairs():
         ({"sampling": {"amateur": {"gpus": 2}}}, "sampling.amateur.gpus must be at most 1"),
         ({"serving": {"gpus": 1.5}}, "serving.gpus: must be a fraction of one GPU or a whole number"),
         ({"sampling": {"expert": {"min_engines": 3}}}, "sampling.expert: min_engines = 3 exceeds max_engines"),
+        ({"sampling": {"batch_size": 4096, "max_new_tokens": 2048}}, "are too many for one batch"),
         ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
     ],
 )  # fmt: skip
