@@ -9,29 +9,22 @@ per 1000 trained steps, and their ratios.
 
 import argparse
 import os
+import tempfile
 import time
 from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of tiny matrices only wait
 
 import numpy as np
-import pyarrow as pa
 import torch
+from in_process import InProcess
 
 from lr_ray import oracle
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.models import (
-    context_length,
-    load_tokenizer,
-    render_prompt,
-    stop_token_ids,
-    vocabulary_rows,
-)
-from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.expert import ExpertSampler
-from lr_ray.sampling.label import label
-from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.problems import stage_problems
+from lr_ray.store import Run
 from lr_ray.training.batches import collate, pack, plan, read_trajectories
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 
@@ -42,11 +35,6 @@ def timed(work) -> tuple[float, object]:
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
-
-
-def sample(problems, sampler, scorer, config) -> pa.Table:
-    batch = pa.Table.from_pylist([{k: p[k] for k in ("problem_id", "problem")} for p in problems])
-    return label(scorer(sampler(batch)), config.sampling, vocabulary_rows(EXPERT))
 
 
 def print_agreement(rows: list[dict], solutions: list[oracle.Solution]) -> None:
@@ -113,14 +101,13 @@ def main() -> None:
     problems = generate("sampling", args.problems)
     tokenizer, stop = load_tokenizer(EXPERT), stop_token_ids(EXPERT)
 
-    start_seconds, (sampler, scorer) = timed(
-        lambda: (
-            ExpertSampler(EXPERT, config.sampling, context_length(EXPERT)),
-            AmateurScorer(AMATEUR, config.sampling),
-        )
-    )
-    sample(problems[:2], sampler, scorer, config)  # warm
-    ours, table = timed(partial(sample, problems, sampler, scorer, config))
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
+        run = Run(folder)
+        stage_problems(run, config)
+        start_seconds, engines = timed(partial(InProcess, config, run))
+        engines.sample(np.arange(2))  # warm
+        ours, (labelled, _) = timed(partial(engines.sample, np.arange(args.problems)))
+    table = labelled.good
     expert, amateur = oracle.load(EXPERT), oracle.load(AMATEUR)
     theirs, solutions = timed(
         lambda: [
@@ -143,7 +130,7 @@ def main() -> None:
     print(f"           {1000 * theirs / steps:8.2f} s per 1000 steps, oracle")
     print(f"           {theirs / ours:8.1f} times as fast")
 
-    trajectories = read_trajectories(table.select(SUPERVISION.names))
+    trajectories = read_trajectories(table)
     batches = plan([len(t.steps) for t in trajectories], 16, args.optimizer_steps, seed=0)
     print_gradients(trajectories, batches[0], config)
     kept = [oracle.unpacked(trajectories, pairs) for pairs in batches]

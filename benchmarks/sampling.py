@@ -19,22 +19,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from in_process import PARTS, InProcess, model_paths
 
 from lr_ray import oracle
 from lr_ray.cluster import cluster
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.models import (
-    context_length,
-    load_tokenizer,
-    render_prompt,
-    resolve_model,
-    stop_token_ids,
-)
+from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.problems import read_problems, stage_problems
-from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.expert import ExpertSampler, as_table
-from lr_ray.sampling.label import label
-from lr_ray.sampling.rows import lists
 from lr_ray.sampling.stage import sample
 from lr_ray.store import Run
 
@@ -55,15 +46,10 @@ def configure(pair: str, problems: int, data_dir: str | None, engines: int = 1) 
     return resolve(merge(tree, {"sampling": sampling}))
 
 
-def models(config: Config) -> tuple[str, str]:
-    names = config.models
-    return resolve_model(names.expert, "expert"), resolve_model(names.amateur, "amateur")
-
-
 def run_oracle(config: Config, run: Run, problems: int, threads: int) -> tuple[float, int]:
     """Seconds and steps of the naive loop over the first problems."""
     torch.set_num_threads(threads)
-    expert_path, amateur_path = models(config)
+    expert_path, amateur_path = model_paths(config)
     expert, amateur = oracle.load(expert_path), oracle.load(amateur_path)
     tokenizer, stop = load_tokenizer(expert_path), stop_token_ids(expert_path)
     settings, steps = config.sampling, 0
@@ -85,34 +71,14 @@ def run_oracle(config: Config, run: Run, problems: int, threads: int) -> tuple[f
 
 def run_bare(config: Config, run: Run, problems: int) -> dict[str, float]:
     """Seconds per 1000 steps of both engines, called in turn in this process, and of the labels."""
-    expert, amateur = models(config)
-    started = time.monotonic()
-    room = min(context_length(expert), context_length(amateur))
-    sampler = ExpertSampler(expert, config.sampling, room, run, None)
-    scorer = AmateurScorer(amateur, config.sampling, None)
-    seconds = {"start": time.monotonic() - started, "expert": 0.0, "amateur": 0.0, "label": 0.0}
-    steps, size = 0, config.sampling.batch_size
+    engines = InProcess(config, run)
+    total, steps, size = dict.fromkeys(PARTS, 0.0), 0, config.sampling.batch_size
     for start in range(0, problems, size):
-        index = np.arange(start, min(problems, start + size))
-        marks = [time.monotonic()]
-        batch = read_problems(run, index)
-        prompts = [
-            render_prompt(sampler.tokenizer, text, config.sampling.system_prompt)
-            for text in batch["problem"].to_pylist()
-        ]
-        solved = sampler.solve(prompts)
-        marks.append(time.monotonic())
-        table = as_table(index, batch, solved).combine_chunks()
-        scores = scorer.score(table, range(len(index)))
-        marks.append(time.monotonic())
-        column = lists(scores, table.schema.field("expert_logprobs").type.value_type)
-        label(table.append_column("amateur_logprobs", column), config.sampling, sampler.k)
-        marks.append(time.monotonic())
+        labelled, seconds = engines.sample(np.arange(start, min(problems, start + size)))
         if start:  # the first batch warms up
-            steps += sum(len(t.completion) for t in solved)
-            for part, spent in zip(("expert", "amateur", "label"), np.diff(marks), strict=True):
-                seconds[part] += spent
-    return {k: v if k == "start" else 1000 * v / steps for k, v in seconds.items()}
+            steps += labelled.facts.steps_scored
+            total = {part: total[part] + seconds[part] for part in PARTS}
+    return {part: 1000 * spent / steps for part, spent in total.items()}
 
 
 def run_stage(config: Config, folder: Path) -> dict[str, float]:
@@ -133,7 +99,7 @@ def run_stage(config: Config, folder: Path) -> dict[str, float]:
         summary = sample(
             Run(str(folder)),
             config,
-            *models(config),
+            *model_paths(config),
             lambda _, facts: seen.append((time.monotonic(), facts.steps_scored)),
         )
         ended.set()
@@ -165,8 +131,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     naive = 1000 * seconds / steps
     print(f"oracle      {naive:8.2f} s per 1000 steps ({steps} steps)", flush=True)
     bare = run_bare(config, run, args.problems)
-    total = bare["expert"] + bare["amateur"] + bare["label"]
-    parts = ", ".join(f"{part} {bare[part]:.2f}" for part in ("expert", "amateur", "label"))
+    total = sum(bare.values())
+    parts = ", ".join(f"{part} {bare[part]:.2f}" for part in PARTS)
     print(f"engines     {total:8.2f} s per 1000 steps in one process ({parts})", flush=True)
     for engines in args.engines:
         config = configure(args.pair, args.problems, args.data_dir, engines)

@@ -41,9 +41,11 @@ def _count(text: str) -> int:
 
 def work(command: Command) -> int:
     config, run, options = command.config, command.run, command.options
-    read_asked(run)
+    there = read_asked(run)
     if not run.shards("supervision"):
         raise UserError(f"--run {run.location}: no supervision; sample first (jobs/sample.py)")
+    if there["data"].get("source") == "imported":
+        raise UserError(f"--run {run.location}: was imported, without the steps to audit it by")
     expert = resolve_model(config.models.expert, "models.expert")
     amateur = resolve_model(config.models.amateur, "models.amateur")
     asked = facts(config, expert, amateur)

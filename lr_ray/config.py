@@ -218,7 +218,7 @@ class Config(Section):
 
 # Where and how fast, but not what: a run may go on with other values of these.
 _EXECUTION = re.compile(
-    r"^serving\.(host|port|replicas)$|^evaluation\.concurrency$|^sampling\.batch_size$"
+    r"^serving\.(host|port|replicas)$|^evaluation\.concurrency$|^sampling\.(batch_size|max_rejected)$"
     r"|^training\.micro_batch_tokens$|\.(min_engines|max_engines|gpus|cpus)$|_per_worker$"
 )
 

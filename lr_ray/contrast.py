@@ -60,9 +60,9 @@ def diverge(x: Exchange) -> Divergence:
     """KL(expert || amateur) of each step, with the mass outside the exchanged tokens lumped.
 
     A lower bound of the full KL (grouping outcomes loses divergence), equal to it when the tokens are
-    the whole vocabulary.
+    the whole vocabulary. NaN where a model gave NaN.
     """
-    known = np.isfinite(x.amateur) & np.isfinite(x.expert)
+    known = ~(np.isneginf(x.amateur) | np.isneginf(x.expert))
     log_p = np.where(known, x.expert, 0).astype(np.float64)
     log_q = np.where(known, x.amateur, 0).astype(np.float64)
     p, q = np.where(known, np.exp(log_p), 0), np.where(known, np.exp(log_q), 0)

@@ -36,13 +36,17 @@ def hold(run: Any, shared: bool) -> Iterator[None]:
         run.token = uuid.uuid4().hex
         _renew(run)
         ended = threading.Event()
+        renewer = threading.Thread(target=_renew_until, args=(run, ended), daemon=True)
         if not run.is_local:
-            threading.Thread(target=_renew_until, args=(run, ended), daemon=True).start()
+            renewer.start()
         try:
             yield
         finally:
             ended.set()
-            with contextlib.suppress(OSError):
+            if renewer.is_alive():
+                renewer.join()  # or its note could outlive the removal
+            with contextlib.suppress(OSError, StageError, UserError):
+                check_owner(run)  # not the note of a driver that took over
                 run.remove(NOTE)
             run.token = None
 
@@ -61,8 +65,13 @@ def _os_lock(run: Any, shared: bool) -> Iterator[None]:
     with open(run.path(".lock"), "a") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise _held(run, "") from None
+        except OSError as error:
+            raise UserError(
+                f"--run {run.location}: cannot be locked: {error.strerror}; give a directory on a "
+                "file system with locks"
+            ) from None
         yield
 
 

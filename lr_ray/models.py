@@ -100,6 +100,21 @@ def render_prompt(tokenizer: Any, problem: str, system_prompt: str | None) -> li
     return list(encoding["input_ids"])
 
 
+def shared_context(expert: str, amateur: str) -> int:
+    """Tokens of prompt and completion that both models have room for."""
+    return min(context_length(expert), context_length(amateur))
+
+
+def check_room(expert: str, amateur: str, max_new_tokens: int) -> None:
+    """Raises UserError when a completion may be as long as the models' context."""
+    room = shared_context(expert, amateur)
+    if max_new_tokens >= room:
+        raise UserError(
+            f"sampling.max_new_tokens = {max_new_tokens} leaves no room for a prompt; "
+            f"expert and amateur both read {room} tokens"
+        )
+
+
 def check_pair(expert: str, amateur: str, models: Models) -> None:
     """Raises UserError unless both models read the same ids as the same text and can be run."""
     if architecture(amateur) not in ARCHITECTURES:

@@ -20,7 +20,7 @@ from lr_ray.cli import Command
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
-from lr_ray.models import check_pair, fingerprint, resolve_model
+from lr_ray.models import check_pair, check_room, fingerprint, resolve_model
 from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin
@@ -69,13 +69,24 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
                     f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
                 )
         expert, amateur = check(config, todo)
-        begin(run, config, facts(config, expert, amateur))
         log = log_path(run)
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         with quiet_others(log) as console:
+            if "sampling" in todo:
+                _stage_problems(run, config)
+            begin(run, config, facts(config, expert, amateur))
             _run_stages(Job(config, run, expert, amateur, console, summary), todo, started)
         report.print_summary(Console(highlight=False), run, summary)
     return 0
+
+
+def _stage_problems(run: Run, config: Config) -> None:
+    """Reads the source before run.json binds the run to it, so that a wrong one can be corrected."""
+    from lr_ray.problems import stage_problems
+
+    if not run.exists("run.json"):
+        run.remove("problems")  # of another source
+    stage_problems(run, config)
 
 
 def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
@@ -130,6 +141,7 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     check_source(config)
     amateur = resolve_model(config.models.amateur, "models.amateur")
     check_pair(expert, amateur, config.models)
+    check_room(expert, amateur, config.sampling.max_new_tokens)
     return expert, amateur
 
 

@@ -22,6 +22,7 @@ from lr_ray.errors import StageError, UserError
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
 _FACTS = b"lr_ray"  # key in a Parquet footer
+_NOT_WHOLE = "not a whole shard; remove it and run the same command again"
 
 
 class Run:
@@ -67,6 +68,7 @@ class Run:
         """Names (relative to the run) of a folder's whole Parquet shards, sorted."""
         if not self.exists(folder):
             return []
+        self.fs.invalidate_cache(self.path(folder))  # actors elsewhere have written since
         names = [
             str(path).rsplit("/", 1)[1] for path in self.fs.ls(self.path(folder), detail=False)
         ]
@@ -92,7 +94,7 @@ class Run:
                 tables.append(pq.read_table(self.path(name), filesystem=self.fs, schema=schema))
             except (OSError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0]
-                raise StageError(f"{self.location}/{name}: not a whole shard: {reason}") from None
+                raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason}") from None
         return pa.concat_tables(tables)
 
     def write_table(self, name: str, table: pa.Table, facts: dict[str, Any] | None = None) -> None:
@@ -110,7 +112,7 @@ class Run:
             metadata = pq.read_schema(self.path(name), filesystem=self.fs).metadata or {}
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise StageError(f"{self.location}/{name}: not a whole shard: {reason}") from None
+            raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason}") from None
         return dict(json.loads(metadata.get(_FACTS, b"{}")))
 
     def put_folder(self, local: str, name: str) -> None:

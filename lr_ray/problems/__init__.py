@@ -7,6 +7,6 @@ Exercised by `pytest tests/unit/test_problems*.py`.
 
 from lr_ray.problems.rows import PROBLEM
 from lr_ray.problems.sources import check_source
-from lr_ray.problems.staging import INDEX, problem_ids, read_problems, stage_problems
+from lr_ray.problems.staging import INDEX, read_problems, stage_problems
 
-__all__ = ["INDEX", "PROBLEM", "check_source", "problem_ids", "read_problems", "stage_problems"]
+__all__ = ["INDEX", "PROBLEM", "check_source", "read_problems", "stage_problems"]

@@ -96,7 +96,7 @@ def _mmlu_stem(row: Row) -> Found | None:
     choices, answer = value_of(row, "choices"), value_of(row, "answer")
     if not isinstance(choices, list) or len(choices) != 4:
         raise UnusableRowError(f"choices is {kind(choices)}; must be a list of four")
-    if answer not in range(4):
+    if type(answer) is not int or answer not in range(4):
         raise UnusableRowError(f"answer is {answer!r}; must be 0, 1, 2 or 3")
     listed = " ".join(
         f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=True)

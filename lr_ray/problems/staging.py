@@ -83,14 +83,6 @@ def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
     return pa.concat_tables([PROBLEM.empty_table(), *tables]).take(pa.array(places, pa.int64()))
 
 
-def problem_ids(run: Run) -> Iterator[list[str]]:
-    """Ids of the staged problems in their order, a part at a time."""
-    index = run.read_json(INDEX)
-    schema = pa.schema([PROBLEM.field("problem_id")])
-    for part in range(-(-index["problems"] // index["rows_a_part"])):
-        yield run.read_tables([_name(part)], schema)["problem_id"].to_pylist()
-
-
 def _items(config: Config) -> Iterator[Item]:
     items = open_source(config.data).problems()
     if config.data.shuffle and config.data.source != "demo":  # which is random, and endless

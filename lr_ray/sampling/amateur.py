@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
-from lr_ray.models import architecture, context_length
+from lr_ray.models import architecture
 from lr_ray.sampling.engine import start_engine
 from lr_ray.sampling.guard import guard_of
 from lr_ray.sampling.rows import lists
@@ -18,11 +18,12 @@ from lr_ray.sampling.scorer_model import scorer_architecture
 class AmateurScorer:
     """Ray Data actor: adds `amateur_logprobs` to trajectories. Holds one vLLM pooling engine."""
 
-    def __init__(self, model: str, sampling: Sampling, journal: Any) -> None:
+    def __init__(self, model: str, sampling: Sampling, context: int, journal: Any) -> None:
+        """`context`: tokens of prompt and completion that both models have room for."""
         self.engine = start_engine(
             model,
             sampling.amateur,
-            context_length(model),
+            context,
             runner="pooling",
             hf_overrides={
                 "architectures": [scorer_architecture(architecture(model))],

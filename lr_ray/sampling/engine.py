@@ -5,15 +5,19 @@ from typing import Any
 
 from lr_ray.config import Pool
 
-# On CPU: one thread an engine, no compilation of tiny graphs, the engine in the actor's own process.
+# On CPU: one thread an engine, no compilation of tiny graphs.
 CPU_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TORCHDYNAMO_DISABLE": "1",
     "OMP_NUM_THREADS": "1",
 }
-COMMON_ENV = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+COMMON_ENV = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    # The engine in the actor's own process: it dies with the actor, and logprobs cross no socket.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 
 
 def engine_env(gpus: float) -> dict[str, str]:

@@ -109,13 +109,16 @@ class ExpertSampler:
                 bound = plausible_bound(top_T[step], self.sampling.plausibility)
                 places.append((trajectory, step))
                 prefixes.append(trajectory.prompt + trajectory.completion[:step])
-                params.append(self.one_step(min(self.vocabulary, int(bound) + 1)))
+                # Twice the bound: in bfloat16 a forward in another batch has another top.
+                params.append(self.one_step(min(self.vocabulary, 2 * int(bound) + 1)))
         found: dict[int, dict[int, tuple]] = {}
         for (trajectory, step), output in zip(
             places, self._generate(prefixes, params), strict=True
         ):
             ids, values = output.logprobs.token_ids[0], output.logprobs.logprobs[0]
             size = max(self.k, int((values >= values[0] + threshold).sum()))
+            if size == len(ids) < self.vocabulary:
+                raise ValueError(f"plausible set of step {step} reaches beyond {size} tokens")
             found.setdefault(id(trajectory), {})[step] = ids[:size], values[:size]
         for trajectory in solved:
             _replace(trajectory, self.k, found.get(id(trajectory), {}))

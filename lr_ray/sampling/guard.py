@@ -17,7 +17,7 @@ from lr_ray.errors import StageError
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
 STARTS = 2  # of a batch, and of a problem alone
-DEATHS_IN_A_ROW = 8  # engines that may die before any batch or problem is finished
+DEATHS_IN_A_ROW = 8  # of batches that failed before, while no other batch or problem is finished
 
 
 class Journal:
@@ -32,7 +32,9 @@ class Journal:
         """Earlier starts of the batch. Raises StageError when engines die and nothing gets done."""
         earlier = self.starts[batch]
         self.starts[batch] += 1
-        self.deaths += earlier > 0
+        self.deaths += (
+            earlier >= STARTS
+        )  # once or twice may be a node that went away with its engines
         if self.deaths > DEATHS_IN_A_ROW:
             reason = self.reasons.get(batch, "they were killed, or ran out of memory")
             raise StageError(f"{self.deaths} engines in a row died without a result: {reason}")

@@ -72,11 +72,17 @@ def _label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
     divergence = diverge(x)
     keep_N = divergence.kl > sampling.kl_threshold
 
-    # A kept step without a label spoils its trajectory, which would be trained on as if it were whole.
-    spoilt_N = keep_N & unlabelled(x, sampling.plausibility)
-    spoilt = np.isin(np.arange(batch.num_rows), row_N[spoilt_N])
-    reason = "a step's plausible tokens are all unknown to the amateur"
-    bad = pa.concat_tables([bad, _rejected(batch, pa.array(spoilt), [reason] * batch.num_rows)])
+    # A step that cannot be judged or labelled spoils its trajectory, which would be trained on as if
+    # it were whole.
+    nan_N = np.isnan(divergence.kl)
+    unknown_N = keep_N & unlabelled(x, sampling.plausibility)
+    spoilt_N = nan_N | unknown_N
+    every = np.arange(batch.num_rows)
+    nan, spoilt = np.isin(every, row_N[nan_N]), np.isin(every, row_N[spoilt_N])
+    reasons = np.where(
+        nan, "an engine gave NaN", "a step's plausible tokens are all unknown to the amateur"
+    )
+    bad = pa.concat_tables([bad, _rejected(batch, pa.array(spoilt), pa.array(reasons))])
     index = batch["index"].to_numpy()
 
     labels = soft_labels(x, keep_N & ~spoilt_N, sampling.plausibility)
@@ -93,8 +99,8 @@ def _label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
             steps_scored=int(whole_N.sum()),
             steps_kept=int((keep_N & whole_N).sum()),
             steps_completed=int((x.counts > k).sum()),
-            largest_expert_residual=float(divergence.expert_residual.max(initial=0)),
-            largest_amateur_residual=float(divergence.amateur_residual.max(initial=0)),
+            largest_expert_residual=float(divergence.expert_residual[whole_N].max(initial=0)),
+            largest_amateur_residual=float(divergence.amateur_residual[whole_N].max(initial=0)),
         ),
     )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Pool
 from lr_ray.errors import StageError
-from lr_ray.models import context_length, vocabulary_rows
+from lr_ray.models import shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
@@ -26,7 +26,7 @@ from lr_ray.sampling.guard import Journal
 from lr_ray.sampling.label import Facts, label
 from lr_ray.store import Run
 
-Progress = Callable[[int, Facts], None]  # problems there are, facts of all shards so far
+Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
 
 FOLDERS = ("supervision", "rejected")
 
@@ -47,12 +47,13 @@ def sample(
     facts += Facts(rejected=unusable)
     limit = config.sampling.max_rejected * (total + unusable)
     todo = np.flatnonzero(~finished)
-    on_progress(total, facts)
-    for shard in _shards(run, config, expert, amateur, exchange, todo) if len(todo) else ():
-        facts += shard
-        on_progress(total, facts)
-        if facts.rejected > limit:
-            break
+    on_progress(total + unusable, facts)
+    if len(todo) and facts.rejected <= limit:
+        for shard in _shards(run, config, expert, amateur, exchange, todo):
+            facts += shard
+            on_progress(total + unusable, facts)
+            if facts.rejected > limit:
+                break
     if facts.rejected > limit:
         raise StageError(
             f"{facts.rejected} of {total + unusable} problems were rejected, more than "
@@ -103,14 +104,15 @@ def write_shard(
     )
     run.check_owner()
     for folder, table, problems, said in shards:
-        if table.num_rows:
-            try:
-                run.write_table(
-                    f"{folder}/{name}", table, {"problems": problems, "facts": said, **exchange}
-                )
-            except OSError as error:
-                reason = error.strerror or error
-                raise StageError(f"{run.location}/{folder}: cannot be written: {reason}") from None
+        try:
+            if table.num_rows:
+                footer = {"problems": problems, "facts": said, **exchange}
+                run.write_table(f"{folder}/{name}", table, footer)
+            else:
+                run.remove(f"{folder}/{name}")  # of a lost attempt that ended otherwise
+        except OSError as error:
+            reason = error.strerror or error
+            raise StageError(f"{run.location}/{folder}: cannot be written: {reason}") from None
     return {name: [value] for name, value in facts.items()}
 
 
@@ -126,7 +128,7 @@ def _shards(
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
     journal = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Journal).remote()
-    room = min(map(context_length, (expert, amateur)))
+    room = shared_context(expert, amateur)
     batches = [todo[i : i + sampling.batch_size] for i in range(0, len(todo), sampling.batch_size)]
     shards = (
         ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])
@@ -137,7 +139,7 @@ def _shards(
         )
         .map_batches(
             AmateurScorer,
-            fn_constructor_args=(amateur, sampling, journal),
+            fn_constructor_args=(amateur, sampling, room, journal),
             **_pool(sampling.amateur),
         )
         .map_batches(

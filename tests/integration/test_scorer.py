@@ -23,7 +23,7 @@ from transformers import (
 
 from lr_ray.config import Pool, Sampling
 from lr_ray.embedded import generate
-from lr_ray.models import load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
 from lr_ray.sampling import amateur
 from lr_ray.sampling.rows import lists
 
@@ -66,7 +66,7 @@ def score(model: str, requests: pa.Table) -> dict[str, list[np.ndarray]]:
     for name, options in ENGINES.items():
         amateur.start_engine = partial(start_engine, **options)
         sampling = Sampling(amateur=Pool(gpus=0, dtype="float32"))
-        scorer = amateur.AmateurScorer(model, sampling, journal=None)
+        scorer = amateur.AmateurScorer(model, sampling, context_length(model), journal=None)
         scheduler = scorer.engine.llm_engine.vllm_config.scheduler_config
         assert {option: getattr(scheduler, option) for option in options} == options
         answers[name] = scorer.score(requests, range(requests.num_rows))

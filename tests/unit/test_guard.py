@@ -85,6 +85,15 @@ def test_engines_that_die_on_everything_end_the_stage():
         work()
 
 
+def test_a_node_lost_with_many_engines_is_no_reason_to_end_the_stage():
+    journal = Journal()
+    for _ in range(2):
+        for engine in range(16):
+            journal.start(f"batch {engine}")
+    for engine in range(16):
+        journal.finish(f"batch {engine}")
+
+
 def test_many_bad_problems_do_not_end_the_stage_while_others_are_done():
     engine = Engine()
     for batch in range(20):

@@ -86,6 +86,19 @@ def test_trajectory_with_a_kept_step_of_unknown_tokens_is_rejected():
     assert (labelled.facts.steps_scored, labelled.facts.steps_kept) == (1, 1)
 
 
+@pytest.mark.parametrize("column", ["expert_logprobs", "amateur_logprobs"])
+def test_trajectory_with_nan_is_rejected(column):
+    trajectories = batch([[SAME, APART], [APART]])
+    values = trajectories[column].to_pylist()
+    values[0][1] = float("nan")
+    place = trajectories.schema.get_field_index(column)
+    trajectories = trajectories.set_column(place, column, lists(values, pa.float32()))
+    labelled = label(trajectories, SETTINGS, K)
+    assert labelled.bad["reason"].to_pylist() == ["an engine gave NaN"]
+    assert labelled.good["problem_id"].to_pylist() == ["p1"]
+    assert np.isfinite(labelled.facts.largest_expert_residual)
+
+
 def test_rejected_problems_pass_through():
     table = batch([[APART], [APART]])
     empty = pa.table(

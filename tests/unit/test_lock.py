@@ -66,6 +66,13 @@ def test_writer_of_a_lost_run_is_stopped(run):
     Run(run.location).check_owner()  # holds no lock, asks nothing
 
 
+def test_driver_that_lost_the_run_leaves_the_new_owners_note(run):
+    note = {"token": "another", "host": "h", "pid": 7, "seen": 0.0}
+    with run.lock():
+        run.write_json(lock.NOTE, note)
+    assert run.read_json(lock.NOTE) == note
+
+
 def test_note_in_an_object_store_is_renewed(monkeypatch):
     monkeypatch.setattr(lock, "RENEW_S", 0.05)
     run = Run(f"memory://{uuid.uuid4().hex}")

@@ -10,6 +10,7 @@ from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.models import (
     check_pair,
+    check_room,
     fingerprint,
     load_tokenizer,
     render_prompt,
@@ -103,3 +104,14 @@ def test_prompt_has_a_system_turn_when_given_and_ends_open():
     system = tokenizer.decode(render_prompt(tokenizer, "2+2?", "Be brief."))
     assert system == "<|im_start|>system\nBe brief.<|im_end|>\n" + plain
     assert stop_token_ids(EXPERT) == [tokenizer.eos_token_id]
+
+
+def test_completions_as_long_as_the_context_are_refused(copy):
+    check_room(EXPERT, AMATEUR, 511)
+    with pytest.raises(
+        UserError, match=r"sampling\.max_new_tokens = 512 leaves no room .* 512 tokens"
+    ):
+        check_room(EXPERT, AMATEUR, 512)
+    edit(copy / "config.json", lambda c: c.update(max_position_embeddings=64))
+    with pytest.raises(UserError, match="both read 64 tokens"):
+        check_room(EXPERT, str(copy), 100)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.errors import StageError
-from lr_ray.problems import INDEX, PROBLEM, problem_ids, read_problems, stage_problems, staging
+from lr_ray.problems import INDEX, PROBLEM, read_problems, stage_problems, staging
 from lr_ray.problems.order import _SLACK
 from lr_ray.store import Run
 from tests.unit.problem_sources import config_of, count, jsonl, rejections, stage
@@ -24,7 +24,7 @@ def texts(run: Run) -> list[str]:
 
 
 def ids(run: Run) -> list[str]:
-    return [name for part in problem_ids(run) for name in part]
+    return run.read_tables(run.shards("problems"), PROBLEM)["problem_id"].to_pylist()
 
 
 def test_parts_hold_1024_problems_each_and_the_index_says_so(tmp_path):

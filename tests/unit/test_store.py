@@ -1,9 +1,12 @@
 """Files appear whole or not at all; a run is one config's and one driver's."""
 
 import os
+from typing import ClassVar
 
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
@@ -106,6 +109,31 @@ def test_memory_filesystem_works_like_a_local_one():
     run.write_table("rejected/part-1.parquet", rejected("x"))
     assert run.read_json("summary.json") == {"a": 1}
     assert run.read_tables(run.shards("rejected"), REJECTED).num_rows == 1
+
+
+class Caching(MemoryFileSystem):
+    """Keeps listings, as those of object stores do."""
+
+    protocol = "caching"
+    listings: ClassVar[dict] = {}
+
+    def ls(self, path, detail=True, **kwargs):
+        key = (path.rstrip("/"), detail)
+        if key not in self.listings:
+            self.listings[key] = super().ls(path, detail=detail, **kwargs)
+        return self.listings[key]
+
+    def invalidate_cache(self, path=None):
+        self.listings.clear()
+
+
+def test_shards_that_others_wrote_meanwhile_are_seen():
+    fsspec.register_implementation("caching", Caching, clobber=True)
+    run = Run("caching://bucket/seen")
+    run.write_table("rejected/part-1.parquet", rejected("x"))
+    assert run.shards("rejected") == ["rejected/part-1.parquet"]
+    run.write_table("rejected/part-2.parquet", rejected("y"))
+    assert run.shards("rejected") == ["rejected/part-1.parquet", "rejected/part-2.parquet"]
 
 
 def test_facts_of_a_shard_are_read_without_its_rows(tmp_path):

@@ -1,0 +1,51 @@
+"""The sampling actors called in turn in one process, without Ray: what the stage is compared with."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from lr_ray.config import Config
+from lr_ray.models import render_prompt, resolve_model, shared_context
+from lr_ray.problems import read_problems
+from lr_ray.sampling.amateur import AmateurScorer
+from lr_ray.sampling.expert import ExpertSampler, as_table
+from lr_ray.sampling.label import Labelled, label
+from lr_ray.sampling.rows import lists
+from lr_ray.store import Run
+
+PARTS = ("expert", "amateur", "label")
+
+
+def model_paths(config: Config) -> tuple[str, str]:
+    names = config.models
+    return resolve_model(names.expert, "expert"), resolve_model(names.amateur, "amateur")
+
+
+class InProcess:
+    """Both engines of a config, for the staged problems of a run."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        expert, amateur = model_paths(config)
+        room = shared_context(expert, amateur)
+        self.run, self.sampling = run, config.sampling
+        self.sampler = ExpertSampler(expert, config.sampling, room, run, None)
+        self.scorer = AmateurScorer(amateur, config.sampling, room, None)
+
+    def sample(self, index: np.ndarray) -> tuple[Labelled, dict[str, float]]:
+        """Rows of the problems at `index` and the seconds of each part."""
+        marks = [time.monotonic()]
+        problems = read_problems(self.run, index)
+        prompts = [
+            render_prompt(self.sampler.tokenizer, text, self.sampling.system_prompt)
+            for text in problems["problem"].to_pylist()
+        ]
+        solved = self.sampler.solve(prompts)
+        marks.append(time.monotonic())
+        table = as_table(index, problems, solved).combine_chunks()
+        scores = self.scorer.score(table, range(len(index)))
+        marks.append(time.monotonic())
+        table = table.append_column("amateur_logprobs", lists(scores, pa.float32()))
+        labelled = label(table, self.sampling, self.sampler.k)
+        marks.append(time.monotonic())
+        return labelled, dict(zip(PARTS, np.diff(marks).tolist(), strict=True))
