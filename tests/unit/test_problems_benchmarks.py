@@ -43,6 +43,7 @@ def test_rows_outside_a_benchmark_are_left_out():
         ("math", {"problem": "a", "solution": r"\boxed{1"}, "solution has no \\boxed{}"),
         ("olympiadbench", {"question": "a", "final_answer": None}, "final_answer is null"),
         ("mmlu_stem", {"question": "a", "type": "astronomy", "choices": ["a"], "answer": 0}, "choices is a list; must be a list of four"),
+        ("mmlu_stem", {"question": "a", "type": "astronomy", "choices": list("abcd"), "answer": 1.0}, "answer is 1.0; must be 0, 1, 2 or 3"),
         ("mmlu_stem", {"question": "a", "type": "astronomy", "choices": list("abcd"), "answer": "A"}, "answer is 'A'; must be 0, 1, 2 or 3"),
     ],
 )  # fmt: skip
