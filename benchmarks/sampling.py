@@ -4,7 +4,7 @@
     python benchmarks/sampling.py --pair smollm2 --problems 100 --data-dir DIR   # DIR/gsm8k/train.jsonl
     python benchmarks/sampling.py --pair embedded --memory 2000 20000
 
-Seconds are per 1000 scored steps, apart from start-up: from the first finished batch to the last.
+Seconds are per 1000 scored steps, apart from start-up: from the end of each engine's first batch on.
 The oracle runs on as many threads as are fastest for the pair: one for the embedded pair, all for
 SmolLM2; each engine has one. Memory is the driver's resident set and the object store's content, the
 largest of readings every quarter of a second.
@@ -104,11 +104,12 @@ def run_stage(config: Config, folder: Path) -> dict[str, float]:
         )
         ended.set()
         watcher.join()
-    first, last = next(s for s in seen if s[1]), seen[-1]
-    steps = last[1] - first[1]
+    # From when each engine has finished a batch: several may finish their first at once.
+    warm, last = seen[config.sampling.expert.max_engines], seen[-1]
+    steps = last[1] - warm[1]
     return {
-        "rate": 1000 * (last[0] - first[0]) / steps if steps else float("nan"),
-        "start": first[0] - started,
+        "rate": 1000 * (last[0] - warm[0]) / steps if steps else float("nan"),
+        "start": seen[1][0] - started,
         "trajectories": summary["trajectories"],
         "driver": peak["driver"] / 1e6,
         "store": peak["store"] / 1e6,
