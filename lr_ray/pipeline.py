@@ -188,7 +188,7 @@ def void_from(summary: dict[str, Any], stage: str) -> None:
 def _sample(job: Job) -> None:
     from lr_ray.sampling.stage import sample
 
-    job.console.print("sampling   reading problems, starting engines")
+    job.console.print("sampling   starting engines")
     with StageProgress(job.console, "sampling", 0, "problems") as progress:
 
         def on_progress(problems: int, facts: Facts) -> None:
