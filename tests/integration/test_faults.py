@@ -94,29 +94,33 @@ def test_killed_actor_or_engine_is_replaced(sampled, undisturbed, tmp_path, monk
     assert_same(read(result.run), undisturbed)
 
 
-def test_problem_that_kills_engines_is_rejected_and_the_others_are_done(
+def test_problems_that_engines_refuse_or_die_of_are_rejected_and_the_others_are_done(
     undisturbed, tmp_path, monkeypatch
 ):
-    poisoned = sorted(undisturbed)[5]
-    poison = undisturbed[poisoned]["prompt_token_ids"]
+    deadly, refused = sorted(undisturbed)[5], sorted(undisturbed)[41]
+    deadly_prompt, refused_prompt = (
+        undisturbed[problem_id]["prompt_token_ids"] for problem_id in (deadly, refused)
+    )
 
     class Poisoned(ExpertSampler):
-        """Killed by one problem, as a kernel's bug or the memory limit would do it."""
+        """Killed by one problem, as by a kernel's bug or the memory limit; another has a wrong token."""
 
         def solve(self, prompts):
-            if poison in list(prompts):
+            if deadly_prompt in list(prompts):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().solve(prompts)
+            return super().solve([[10**6] if p == refused_prompt else p for p in prompts])
 
     monkeypatch.setattr(stage, "ExpertSampler", Poisoned)
     result = sample_demo(tmp_path, batch_size=BATCH)
-    (reject,) = result.run.read_tables(result.run.shards("rejected"), REJECTED).to_pylist()
-    assert reject["problem_id"] == poisoned
-    assert "the engine died 2 times on this problem alone" in reject["reason"]
-    expected = {k: v for k, v in undisturbed.items() if k != poisoned}
+    rejects = result.run.read_tables(result.run.shards("rejected"), REJECTED).to_pylist()
+    reasons = {reject["problem_id"]: reject["reason"] for reject in rejects}
+    assert reasons.keys() == {deadly, refused}
+    assert "the engine died 2 times on this problem alone" in reasons[deadly]
+    assert "out of vocabulary" in reasons[refused]
+    expected = {k: v for k, v in undisturbed.items() if k not in reasons}
     assert_same(read(result.run), expected)
     assert result.summary["problems"] == PROBLEMS
-    assert result.summary["rejected"] == 1
+    assert result.summary["rejected"] == 2
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:

@@ -158,9 +158,12 @@ def test_finished_shards_are_kept_and_missing_ones_made(sampled, rows):
         np.testing.assert_allclose(row["kl"], rows[problem_id]["kl"], atol=1e-5)
 
 
-def test_number_of_engines_and_batch_size_change_no_row(ray_cluster, tmp_path, rows):
-    pool = {"min_engines": 2, "max_engines": 2}
-    other = sample_demo(tmp_path, batch_size=4, expert=pool, amateur=pool)
+@pytest.mark.parametrize(("engines", "batch_size"), [(2, 4), (1, 64)])
+def test_number_of_engines_and_batch_size_change_no_row(
+    ray_cluster, tmp_path, rows, engines, batch_size
+):
+    pool = {"min_engines": engines, "max_engines": engines}
+    other = sample_demo(tmp_path, batch_size=batch_size, expert=pool, amateur=pool)
     table = other.run.read_tables(other.run.shards("supervision"), SUPERVISION).to_pylist()
     assert len(table) == len(rows) == 64
     for row in table:
