@@ -186,10 +186,12 @@ def void_from(summary: dict[str, Any], stage: str) -> None:
 
 
 def _sample(job: Job) -> None:
+    from lr_ray.problems import stage_problems
     from lr_ray.sampling.stage import sample
 
-    job.console.print("sampling   starting engines")
-    with StageProgress(job.console, "sampling", 0, "problems") as progress:
+    total = stage_problems(job.run, job.config)
+    job.console.print(f"sampling   {total} problems, starting engines")
+    with StageProgress(job.console, "sampling", total, "problems") as progress:
 
         def on_progress(problems: int, facts: Facts) -> None:
             done = facts.trajectories + facts.rejected

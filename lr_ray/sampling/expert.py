@@ -23,6 +23,8 @@ from lr_ray.sampling.guard import guard_of
 from lr_ray.sampling.rows import TRAJECTORY, lists
 from lr_ray.store import Run
 
+Step = tuple[NDArray[np.int32], NDArray[np.float32]]  # token ids and log-probabilities
+
 
 @dataclass
 class Trajectory:
@@ -102,26 +104,25 @@ class ExpertSampler:
         """Asks again, for as many tokens as can be plausible, where all K tokens are."""
         places, prefixes, params = [], [], []
         threshold = np.float32(np.log(self.sampling.plausibility))
-        for trajectory in solved:
+        for place, trajectory in enumerate(solved):
             logprobs_TK = trajectory.logprobs.reshape(-1, self.k)
             top_T = logprobs_TK[:, 0]
             for step in np.flatnonzero(logprobs_TK[:, -1] >= top_T + threshold):
                 bound = plausible_bound(top_T[step], self.sampling.plausibility)
-                places.append((trajectory, step))
+                places.append((place, step))
                 prefixes.append(trajectory.prompt + trajectory.completion[:step])
                 # Twice the bound: in bfloat16 a forward in another batch has another top.
                 params.append(self.one_step(min(self.vocabulary, 2 * int(bound) + 1)))
-        found: dict[int, dict[int, tuple]] = {}
-        for (trajectory, step), output in zip(
-            places, self._generate(prefixes, params), strict=True
-        ):
+        wider: list[dict[int, Step]] = [{} for _ in solved]
+        for (place, step), output in zip(places, self._generate(prefixes, params), strict=True):
             ids, values = output.logprobs.token_ids[0], output.logprobs.logprobs[0]
             size = max(self.k, int((values >= values[0] + threshold).sum()))
             if size == len(ids) < self.vocabulary:
                 raise ValueError(f"plausible set of step {step} reaches beyond {size} tokens")
-            found.setdefault(id(trajectory), {})[step] = ids[:size], values[:size]
-        for trajectory in solved:
-            _replace(trajectory, self.k, found.get(id(trajectory), {}))
+            wider[place][step] = ids[:size], values[:size]
+        for trajectory, steps in zip(solved, wider, strict=True):
+            if steps:
+                _replace(trajectory, self.k, steps)
 
     def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
         if not prompts:
@@ -131,10 +132,8 @@ class ExpertSampler:
         return [output.outputs[0] for output in outputs]
 
 
-def _replace(trajectory: Trajectory, k: int, wider: dict[int, tuple]) -> None:
+def _replace(trajectory: Trajectory, k: int, wider: dict[int, Step]) -> None:
     """Puts longer steps in the places of the K tokens that were there."""
-    if not wider:
-        return
     ids = list(trajectory.token_ids.reshape(-1, k))
     values = list(trajectory.logprobs.reshape(-1, k))
     for step, (step_ids, step_values) in wider.items():
