@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
-from lr_ray.models import architecture
+from lr_ray.models import architecture, vocabulary_rows
 from lr_ray.sampling.engine import start_engine
 from lr_ray.sampling.guard import guard_of
 from lr_ray.sampling.rows import lists
@@ -20,6 +21,7 @@ class AmateurScorer:
 
     def __init__(self, model: str, sampling: Sampling, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
+        self.vocabulary = vocabulary_rows(model)
         self.engine = start_engine(
             model,
             sampling.amateur,
@@ -35,7 +37,11 @@ class AmateurScorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""
         batch = batch.combine_chunks()
-        errors = batch["error"].to_pylist()
+        tokens = zip(batch["prompt_token_ids"], batch["completion_token_ids"], strict=True)
+        errors = [
+            error or self._unknown(prompt, completion)
+            for error, (prompt, completion) in zip(batch["error"].to_pylist(), tokens, strict=True)
+        ]
         todo = [i for i, error in enumerate(errors) if error is None]
         first = batch["index"][0].as_py()
         scored = self.guard.run(
@@ -50,6 +56,13 @@ class AmateurScorer:
         column = batch.schema.get_field_index("error")
         batch = batch.set_column(column, "error", pa.array(errors, pa.string()))
         return batch.append_column("amateur_logprobs", lists(scores, pa.float32()))
+
+    def _unknown(self, *tokens: pa.ListScalar) -> str | None:
+        """An engine may end at a token that its model has no row for."""
+        largest = max(pc.max(part.values).as_py() for part in tokens)
+        if largest < self.vocabulary:
+            return None
+        return f"trajectory has token {largest}; the amateur has {self.vocabulary}"
 
     def score(self, batch: pa.Table, rows: Sequence[int]) -> list[NDArray[np.float32]]:
         """One forward for each of the trajectories at `rows`."""

@@ -71,8 +71,7 @@ class ExpertSampler:
         for text in problems["problem"].to_pylist():
             ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
             prompts.append(ids)
-            long = f"prompt has {len(ids)} tokens; at most {self.room} leave room to answer"
-            results.append(long if len(ids) > self.room else None)
+            results.append(self._unusable(ids))
         todo = [i for i, result in enumerate(results) if result is None]
         solved = self.guard.run(
             f"expert {rows[0]}+{len(rows)}", [prompts[i] for i in todo], self.solve
@@ -80,6 +79,13 @@ class ExpertSampler:
         for i, result in zip(todo, solved, strict=True):
             results[i] = result
         return as_table(rows, problems, results)
+
+    def _unusable(self, prompt: list[int]) -> str | None:
+        if len(prompt) > self.room:
+            return f"prompt has {len(prompt)} tokens; at most {self.room} leave room to answer"
+        if max(prompt) >= self.vocabulary:
+            return f"prompt has token {max(prompt)}; the expert has {self.vocabulary}"
+        return None
 
     def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
         """Decodes greedily, and gives each step at least its whole plausible set."""

@@ -94,29 +94,29 @@ def test_killed_actor_or_engine_is_replaced(sampled, undisturbed, tmp_path, monk
     assert_same(read(result.run), undisturbed)
 
 
-def test_problems_that_engines_refuse_or_die_of_are_rejected_and_the_others_are_done(
+def test_problems_that_engines_raise_at_or_die_of_are_rejected_and_the_others_are_done(
     undisturbed, tmp_path, monkeypatch
 ):
-    deadly, refused = sorted(undisturbed)[5], sorted(undisturbed)[41]
-    deadly_prompt, refused_prompt = (
-        undisturbed[problem_id]["prompt_token_ids"] for problem_id in (deadly, refused)
+    deadly, wrong = sorted(undisturbed)[5], sorted(undisturbed)[41]
+    deadly_prompt, wrong_prompt = (
+        undisturbed[problem_id]["prompt_token_ids"] for problem_id in (deadly, wrong)
     )
 
     class Poisoned(ExpertSampler):
-        """Killed by one problem, as by a kernel's bug or the memory limit; another has a wrong token."""
+        """Killed by one problem, as by a kernel's bug or the memory limit; raises at a token of another."""
 
         def solve(self, prompts):
             if deadly_prompt in list(prompts):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().solve([[10**6] if p == refused_prompt else p for p in prompts])
+            return super().solve([[10**6] if p == wrong_prompt else p for p in prompts])
 
     monkeypatch.setattr(stage, "ExpertSampler", Poisoned)
     result = sample_demo(tmp_path, batch_size=BATCH)
     rejects = result.run.read_tables(result.run.shards("rejected"), REJECTED).to_pylist()
     reasons = {reject["problem_id"]: reject["reason"] for reject in rejects}
-    assert reasons.keys() == {deadly, refused}
+    assert reasons.keys() == {deadly, wrong}
     assert "the engine died 2 times on this problem alone" in reasons[deadly]
-    assert "out of vocabulary" in reasons[refused]
+    assert "on this problem alone: IndexError" in reasons[wrong]
     expected = {k: v for k, v in undisturbed.items() if k not in reasons}
     assert_same(read(result.run), expected)
     assert result.summary["problems"] == PROBLEMS
