@@ -32,9 +32,8 @@ class Journal:
         """Earlier starts of the batch. Raises StageError when engines die and nothing gets done."""
         earlier = self.starts[batch]
         self.starts[batch] += 1
-        self.deaths += (
-            earlier >= STARTS
-        )  # once or twice may be a node that went away with its engines
+        # A first or second start in vain may be a node that went away with all its engines.
+        self.deaths += earlier >= STARTS
         if self.deaths > DEATHS_IN_A_ROW:
             reason = self.reasons.get(batch, "they were killed, or ran out of memory")
             raise StageError(f"{self.deaths} engines in a row died without a result: {reason}")
