@@ -94,7 +94,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     trajectories = read_trajectories(run.read_tables(run.shards("supervision"), SUPERVISION))
     batches = plan(
         [len(t.steps) for t in trajectories],
-        training.batch_steps,
+        training.batch_size,
         training.optimizer_steps,
         training.seed,
     )
@@ -112,7 +112,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         ]
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step, training)
-        part = train_step(engine, micro_batches, training.batch_steps, workers)
+        part = train_step(engine, micro_batches, training.batch_size, workers)
         loss = torch.tensor(part, device=engine.device)
         torch.distributed.all_reduce(loss)
         if not torch.isfinite(loss):
@@ -124,7 +124,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     distinct = {tuple(pair) for pairs in batches for pair in pairs.tolist()}
     metrics = {
         "optimizer_steps": len(batches),
-        "trained_steps": len(batches) * training.batch_steps,
+        "trained_steps": len(batches) * training.batch_size,
         "distinct_steps": len(distinct),
         "tokens_forward": tokens,
         "loop_seconds": time.monotonic() - started,

@@ -55,7 +55,7 @@ def samples(tmp_path_factory) -> tuple[Path, list[oracle.KeptStep]]:
 def test_train_job_on_an_imported_file_equals_the_oracle(samples, tmp_path):
     file, kept = samples
     # Batches of all steps, so that their order does not matter.
-    training = {"optimizer_steps": STEPS, "batch_steps": len(kept), "lora": {"dropout": 0.0}}
+    training = {"optimizer_steps": STEPS, "batch_size": len(kept), "lora": {"dropout": 0.0}}
     overrides = [
         f"--training.optimizer_steps={STEPS}",
         f"--training.batch_steps={len(kept)}",

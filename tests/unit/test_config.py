@@ -31,7 +31,7 @@ def test_presets_are_the_demo_and_the_papers_five_pairs():
             continue
         assert config.models.amateur == "Qwen/Qwen2.5-0.5B"
         assert (config.sampling.kl_threshold, config.sampling.plausibility) == (0.4, 0.2)
-        assert (config.training.optimizer_steps, config.training.batch_steps) == (1000, 16)
+        assert (config.training.optimizer_steps, config.training.batch_size) == (1000, 16)
         assert (config.training.learning_rate, config.training.lora.rank) == (5e-5, 8)
         assert len(config.evaluation.benchmarks) == 7
 

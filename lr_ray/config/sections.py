@@ -1,21 +1,8 @@
-"""What a run is asked to do: one pydantic tree, read from a YAML preset or file plus dotted overrides.
+"""The sections of the config: every field with its bounds, default and meaning."""
 
-Importing this module loads neither torch nor ray nor vllm, so that `--help` and usage errors are
-immediate. `python jobs/full_pipeline.py --help` lists every field.
-"""
+from typing import Annotated, Literal, Self
 
-import difflib
-import hashlib
-import json
-import re
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from lr_ray.errors import UserError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -96,7 +83,26 @@ class Pool(Section):
         return self
 
 
+class Rejection(Section):
+    samples: int = Field(default=4, ge=1, le=256, description="Solutions sampled a problem.")
+    temperature: float = Field(default=0.7, gt=0, le=2, description="Their temperature.")
+
+
 class Sampling(Section):
+    method: Literal["contrast", "rejection"] = Field(
+        default="contrast",
+        description="contrast: the amateur scores the expert's greedy steps. rejection (a baseline): "
+        "the expert's sampled solutions with the right answer, all of their tokens; needs answers.",
+    )
+    selection: Literal["kl", "random", "all"] = Field(
+        default="kl",
+        description="Steps kept: those above kl_threshold, as many of each trajectory at random, or all.",
+    )
+    labels: Literal["contrast", "expert", "greedy"] = Field(
+        default="contrast",
+        description="Label of a kept step: p/q over the plausible tokens, the expert's p over them, "
+        "or its greedy token.",
+    )
     max_problems: int = Field(default=1000, ge=1, description="Problems to solve, at most.")
     max_new_tokens: int = Field(default=128, ge=1, le=32768, description="Steps a trajectory.")
     system_prompt: str | None = Field(default=None, description="System turn of the prompt.")
@@ -113,6 +119,8 @@ class Sampling(Section):
     max_rejected: Fraction = Field(
         default=0.05, description="Fraction of problems that may be rejected before the job fails."
     )
+    seed: int = Field(default=0, ge=0, description="Seed of random steps and sampled solutions.")
+    rejection: Rejection = Rejection()
     expert: Pool = Pool()
     amateur: Pool = Pool()
 
@@ -137,25 +145,56 @@ class Lora(Section):
 
 
 class Training(Section):
+    method: Literal["lora", "full"] = Field(
+        default="lora", description="Weights that are trained: LoRA's, or all."
+    )
     optimizer_steps: int = Field(default=1000, ge=1, description="Optimizer steps.")
-    batch_steps: int = Field(default=16, ge=1, le=65536, description="Kept steps a batch.")
+    batch_by: Literal["step", "trajectory"] = Field(
+        default="step",
+        description="What a batch is drawn from: kept steps, or trajectories with all their kept steps.",
+    )
+    batch_size: int = Field(
+        default=16, ge=1, le=65536, description="Kept steps, or trajectories, a batch."
+    )
     learning_rate: float = Field(default=5e-5, gt=0, le=1, description="Peak learning rate.")
     warmup: Fraction = Field(default=0.0, description="Fraction of steps with a rising rate.")
-    schedule: Literal["constant", "linear"] = Field(
+    schedule: Literal["constant", "linear", "cosine"] = Field(
         default="linear", description="Learning rate after the warm-up."
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm clipped to this.")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW weight decay.")
     seed: int = Field(default=0, ge=0, description="Seed of batches, LoRA weights and dropout.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of the frozen weights.")
-    zero_stage: Literal[2] = Field(default=2, description="DeepSpeed ZeRO stage.")
+    lora: Lora = Lora()
+    zero_stage: Literal[2, 3] = Field(default=2, description="DeepSpeed ZeRO stage.")
     num_workers: int = Field(default=1, ge=1, le=1024, description="Data-parallel workers.")
+    min_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Workers to go on with where num_workers have no room; null waits for room.",
+    )
     gpus_per_worker: float = Field(default=1, ge=0, le=1, description="0 is CPU only.")
     cpus_per_worker: float = Field(default=1, gt=0, le=256, description="CPUs a worker takes.")
     micro_batch_tokens: int = Field(
         default=8192, ge=1, description="Tokens of one forward, padding included, at most."
     )
-    lora: Lora = Lora()
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations twice instead of keeping them."
+    )
+    checkpoint_every: int = Field(
+        default=50, ge=1, description="Optimizer steps from one checkpoint to the next."
+    )
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        default=["tensorboard"],
+        description="Where metrics go beside metrics.jsonl; mlflow and wandb are configured by "
+        "their own environment variables.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers = {self.min_workers} exceeds num_workers")
+        return self
 
 
 class Serving(Section):
@@ -179,125 +218,3 @@ class Evaluation(Section):
     system_prompt: str | None = Field(default=None, description="System turn of the prompt.")
     concurrency: int = Field(default=64, ge=1, le=4096, description="Requests under way at once.")
     seed: int = Field(default=0, ge=0, description="Seed of generated problems and the bootstrap.")
-
-
-class Config(Section):
-    models: Models
-    data: Data = Data()
-    sampling: Sampling = Sampling()
-    training: Training = Training()
-    serving: Serving = Serving()
-    evaluation: Evaluation = Evaluation()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.sampling.amateur.gpus > 1:
-            raise ValueError("sampling.amateur.gpus must be at most 1: the scorer is not split")
-        if self.evaluation.max_new_tokens >= self.serving.max_model_len:
-            raise ValueError(
-                f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "
-                f"prompt in serving.max_model_len = {self.serving.max_model_len}"
-            )
-        return self
-
-    def identity(self) -> dict[str, Any]:
-        """Dotted name to value of every field that can change a result."""
-        flat = _flatten(self.model_dump(mode="json"))
-        return {name: value for name, value in flat.items() if not _EXECUTION.search(name)}
-
-    def digest(self) -> str:
-        """sha256 (hex, first 16) of `identity`: equal runs have equal digests."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Dotted names of `identity` fields whose value in the dumped tree `other` is another."""
-        there = _flatten(other)
-        return [name for name, value in self.identity().items() if there.get(name) != value]
-
-
-# Where and how fast, but not what: a run may go on with other values of these.
-_EXECUTION = re.compile(
-    r"^serving\.(host|port|replicas)$|^evaluation\.concurrency$|^sampling\.(batch_size|max_rejected)$"
-    r"|^training\.micro_batch_tokens$|\.(min_engines|max_engines|gpus|cpus)$|_per_worker$"
-)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def preset_names() -> list[str]:
-    files = resources.files("lr_ray").joinpath("presets").iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
-
-
-def read_tree(name_or_path: str) -> dict[str, Any]:
-    """The raw tree of a preset or YAML file. Raises UserError when there is no such thing."""
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise UserError(f"--config {name_or_path}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"--config {name_or_path}: not UTF-8 text") from None
-    elif name_or_path in preset_names():
-        preset = resources.files("lr_ray").joinpath("presets", f"{name_or_path}.yaml")
-        text = preset.read_text()
-    else:
-        raise UserError(
-            f"--config {name_or_path}: no such preset; give a .yaml file or one of "
-            + ", ".join(preset_names())
-        )
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"--config {name_or_path}: not valid YAML: {where}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"--config {name_or_path}: must be a mapping of sections")
-    return tree
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, section by section."""
-    out = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if nested else value
-    return out
-
-
-def resolve(tree: dict[str, Any]) -> Config:
-    """The checked config. Raises UserError with one line that names each wrong field."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(e) for e in error.errors())) from None
-
-
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        known = _keys_at(path[:-1])
-        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else ", ".join(known)
-        return f"config: unknown key {name}; {hint if close else 'known here: ' + hint}"
-    if error["type"] == "missing":
-        return f"config: {name} is missing"
-    if error["type"] == "value_error":
-        return f"config: {name + ': ' if name else ''}{error['ctx']['error']}"
-    return f"config: {name} = {error['input']!r}: {error['msg']}"
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    model: Any = Config
-    for part in path:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

@@ -1,0 +1,69 @@
+"""The config as one tree, and which of its fields can change a result."""
+
+import hashlib
+import json
+import re
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from lr_ray.config.sections import (
+    Data,
+    Evaluation,
+    Models,
+    Sampling,
+    Section,
+    Serving,
+    Training,
+)
+
+
+class Config(Section):
+    models: Models
+    data: Data = Data()
+    sampling: Sampling = Sampling()
+    training: Training = Training()
+    serving: Serving = Serving()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.sampling.amateur.gpus > 1:
+            raise ValueError("sampling.amateur.gpus must be at most 1: the scorer is not split")
+        if self.evaluation.max_new_tokens >= self.serving.max_model_len:
+            raise ValueError(
+                f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "
+                f"prompt in serving.max_model_len = {self.serving.max_model_len}"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Dotted name to value of every field that can change a result."""
+        flat = _flatten(self.model_dump(mode="json"))
+        return {name: value for name, value in flat.items() if not _EXECUTION.search(name)}
+
+    def digest(self) -> str:
+        """sha256 (hex, first 16) of `identity`: equal runs have equal digests."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Dotted names of `identity` fields whose value in the dumped tree `other` is another."""
+        there = _flatten(other)
+        return [name for name, value in self.identity().items() if there.get(name) != value]
+
+
+# Where and how fast, but not what: a run may go on with other values of these.
+_EXECUTION = re.compile(
+    r"^serving\.(host|port|replicas)$|^evaluation\.concurrency$|^sampling\.(batch_size|max_rejected)$"
+    r"|^training\.(zero_stage|micro_batch_tokens|gradient_checkpointing|checkpoint_every|trackers)$"
+    r"|\.(min_engines|max_engines|gpus|cpus|num_workers|min_workers)$|_per_worker$"
+)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
