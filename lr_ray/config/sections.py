@@ -216,5 +216,10 @@ class Evaluation(Section):
     max_problems: int | None = Field(default=None, ge=1, description="Problems a benchmark.")
     max_new_tokens: int = Field(default=2048, ge=1, le=32768, description="Tokens an answer.")
     system_prompt: str | None = Field(default=None, description="System turn of the prompt.")
+    prefill: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Beginning of each answer, put in the models' mouths; our endpoint and vLLM's know how.",
+    )
     concurrency: int = Field(default=64, ge=1, le=4096, description="Requests under way at once.")
     seed: int = Field(default=0, ge=0, description="Seed of generated problems and the bootstrap.")

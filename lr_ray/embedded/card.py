@@ -38,7 +38,7 @@ A Qwen2 model with {parameters:,} parameters, trained from scratch on word probl
 `lr_ray.embedded.problems`.
 {what}
 
-- Made by `python -m lr_ray.embedded.recipe --out OUT --only {role} --{role}-seed {seed}`: no
+- Made by `python -m lr_ray.embedded.recipe --out OUT {options}`: no
   downloaded data, one CPU thread. The tokenizer is a byte-level BPE with one token per digit.
 - Accuracy {accuracy:.1%} on {problems} problems of the `heldout` split (seed 0), none of which is
   in the split it was trained on: greedy decoding, the last number after "The answer is".
@@ -93,13 +93,33 @@ def accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, proble
     return sum(right) / len(right)
 
 
-def text(role: str, model: Qwen2ForCausalLM, seed: int, measured: float, problems: int) -> str:
-    """The model card."""
+def text(
+    role: str,
+    model: Qwen2ForCausalLM,
+    seed: int,
+    measured: float,
+    problems: int,
+    careless_steps: int | None = None,
+) -> str:
+    """The model card; `careless_steps` of an amateur that was made with a number of its own."""
+    what, options = WHAT[role], f"--only {role} --{role}-seed {seed}"
+    if careless_steps is not None:
+        what = _amateur_after(careless_steps)
+        options = f"--careless-steps {careless_steps} --amateur-seed {seed}"
     return CARD.format(
         role=role,
         parameters=model.num_parameters(),
-        what=WHAT[role],
-        seed=seed,
+        what=what,
+        options=options,
         accuracy=measured,
         problems=problems,
+    )
+
+
+def _amateur_after(careless_steps: int) -> str:
+    if not careless_steps:
+        return "It was trained on the expert's texts, and on no careless ones."
+    return (
+        f"It was trained on the expert's texts, then for {careless_steps} steps on careless ones that\n"
+        "mostly answer at once or ramble."
     )

@@ -18,7 +18,7 @@ _TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said; `finish_reason` is stop or length."""
+    """What a model said, the prefill included; `finish_reason` is stop or length."""
 
     completion: str
     finish_reason: str
@@ -56,7 +56,8 @@ async def ask(
                 raise StageError(_reason(base_url, model, error)) from None
             on_answer()
             choice = response.choices[0]
-            return Answer(choice.message.content or "", choice.finish_reason)
+            said = (evaluation.prefill or "") + (choice.message.content or "")
+            return Answer(said, choice.finish_reason)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -79,17 +80,23 @@ def request(
 ) -> dict[str, Any]:
     """Body of a chat completion request: greedy, whatever the model's own sampling defaults."""
     system = [{"role": "system", "content": evaluation.system_prompt}]
+    begun = [{"role": "assistant", "content": evaluation.prefill}]
     body: dict[str, Any] = {
         "model": model,
         "messages": [
             *(system if evaluation.system_prompt is not None else []),
             {"role": "user", "content": problem},
+            *(begun if evaluation.prefill is not None else []),
         ],
         "temperature": 0,
         "max_tokens": evaluation.max_new_tokens,
     }
+    extension: dict[str, Any] = {}
     if stop_token_ids:
         # Some generation configs ask for a penalty, which would move the argmax.
         extension = {"stop_token_ids": list(stop_token_ids), "repetition_penalty": 1.0}
+    if evaluation.prefill is not None:
+        extension |= {"add_generation_prompt": False, "continue_final_message": True}
+    if extension:
         body["extra_body"] = extension
     return body

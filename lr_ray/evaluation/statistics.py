@@ -19,6 +19,52 @@ class PairedDifference(TypedDict):
     problems: int
 
 
+class PooledDifference(TypedDict):
+    """Fractions of problems; `seeds` of them answered each problem."""
+
+    expert: float
+    accuracy: float
+    accuracy_of_seeds: list[float]
+    difference: float
+    difference_ci95: list[float]
+    problems: int
+    seeds: int
+
+
+def pooled_difference(
+    expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = 10_000
+) -> PooledDifference:
+    """Mean accuracy of S trained models, minus the expert's, and its 95 % percentile bootstrap interval.
+
+    `expert` is bool, shape [N]: whether it solved problem i; `improved` is bool, shape [S, N], one row
+    a training seed. Problems are resampled, each with the expert's verdict and those of all S models,
+    and the mean over models and problems is taken. So the interval says how far the mean of these S
+    models would move on other problems of the kind; it says nothing of other seeds, whose spread
+    `accuracy_of_seeds` shows. With S = 1 it is that of `paired_difference`, up to the random draw.
+    Raises ValueError for other shapes.
+    """
+    expert_N, improved_SN = np.asarray(expert, dtype=bool), np.asarray(improved, dtype=bool)
+    if improved_SN.ndim != 2 or improved_SN.shape[1:] != expert_N.shape or not improved_SN.size:
+        raise ValueError(f"need [N] and [S, N], got {expert_N.shape} and {improved_SN.shape}")
+    seeds, problems = improved_SN.shape
+    # Models gained by each problem, -S to S: drawing problems only changes how many fall on each value.
+    gained_N = improved_SN.sum(axis=0) - seeds * expert_N.astype(int)
+    values_D, counts_D = np.unique(gained_N, return_counts=True)
+    counts_RD = np.random.default_rng(seed).multinomial(
+        problems, counts_D / problems, size=resamples
+    )
+    low, high = np.percentile(counts_RD @ values_D / (seeds * problems), [2.5, 97.5])
+    return {
+        "expert": float(expert_N.mean()),
+        "accuracy": float(improved_SN.mean()),
+        "accuracy_of_seeds": improved_SN.mean(axis=1).tolist(),
+        "difference": float(gained_N.sum() / (seeds * problems)),
+        "difference_ci95": [float(low), float(high)],
+        "problems": problems,
+        "seeds": seeds,
+    }
+
+
 def paired_difference(
     expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = 10_000
 ) -> PairedDifference:

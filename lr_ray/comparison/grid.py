@@ -1,0 +1,242 @@
+"""A grid's YAML to checked variants: each is the config with a few other values.
+
+    seeds: [0, 1, 2]                      # of training, random steps and sampled solutions
+    variants:
+      random-steps: {sampling.selection: random}
+      longer: {training: {optimizer_steps: 3x}}         # three times the config's
+      equal-amateur: {models.amateur: "@models.expert"}  # the config's value of another field
+      prefilled: {untrained: true, evaluation.prefill: Step by step.}
+    x: sampling.kl_threshold              # a sweep: draws a plot, and makes a variant of each value
+    values: [0.1, 0.2]
+
+Exercised by `pytest tests/unit/test_grid.py`.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lr_ray.config import Config, merge, resolve
+from lr_ray.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
+_SEEDED = ("training.seed", "sampling.seed")
+# All variants are asked alike, beside the one expert.
+_SHARED = re.compile(r"models\.expert$|serving(\.|$)|evaluation(\.(?!prefill$)|$)")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table. An untrained one is the expert itself, asked with its own prefill."""
+
+    name: str
+    config: Config
+    untrained: bool = False
+    value: float | str | None = None  # of the swept field
+
+
+@dataclass(frozen=True)
+class Grid:
+    name: str
+    seeds: list[int]
+    variants: list[Variant]
+    x: str | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    seeds: list[int] = Field(default=[0], min_length=1)
+    variants: dict[str, dict[str, Any] | None] = {}
+    x: str | None = None
+    values: list[float | str] = []
+
+
+def grid_names() -> list[str]:
+    """Names of the grids that the package brings."""
+    files = resources.files("lr_ray").joinpath("presets", "grids").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) -> Grid:
+    """The grid, with each variant's whole config.
+
+    A relative models.amateur is looked for in the folder `amateurs`, by default the grid file's.
+    Raises UserError naming the grid, the variant and the field.
+    """
+    text, folder = _read(name_or_path)
+    where = f"--grid {name_or_path}"
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: must be a mapping with seeds and variants")
+    try:
+        file = _File.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{where}: {'; '.join(_explain(e) for e in error.errors())}") from None
+    if min(file.seeds) < 0 or len(set(file.seeds)) < len(file.seeds):
+        raise UserError(f"{where}: seeds: {file.seeds} must be different numbers of 0 or more")
+    if bool(file.values) and not file.x:
+        raise UserError(f"{where}: values without x, the field that they are of")
+    wanted = {name: (over or {}, None) for name, over in file.variants.items()}
+    for value in file.values:
+        name = _name_of(str(file.x), value)
+        if name in wanted:
+            raise UserError(f"{where}: two variants are named {name}")
+        wanted[name] = {str(file.x): value}, value
+    if not wanted:
+        raise UserError(f"{where}: no variants; give variants, or x and values")
+    base = config.model_dump(mode="json")
+    variants = [
+        _variant(f"{where}: variant {name}", name, over, value, base, Path(amateurs or folder))
+        for name, (over, value) in wanted.items()
+    ]
+    return Grid(_short(name_or_path), file.seeds, _swept(where, file.x, variants), file.x)
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    """A grid's text and folder."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            return path.read_text(), str(path.parent)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--grid {name_or_path}: {error}") from None
+    if name_or_path not in grid_names():
+        raise UserError(
+            f"--grid {name_or_path}: no such grid; give a .yaml file or one of "
+            + ", ".join(grid_names())
+        )
+    preset = resources.files("lr_ray").joinpath("presets", "grids", f"{name_or_path}.yaml")
+    return preset.read_text(), "."
+
+
+def _short(name_or_path: str) -> str:
+    return Path(name_or_path).name.removesuffix(".yaml").removesuffix(".yml")
+
+
+def _name_of(x: str, value: float | str) -> str:
+    """A variant of a sweep: the field's last word and the value, a path's last part alone."""
+    if isinstance(value, str):
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", value.rstrip("/").rsplit("/", 1)[-1]).strip("-")
+    return f"{x.rsplit('.', 1)[-1]}-{value:g}"
+
+
+def _variant(
+    where: str,
+    name: str,
+    over: dict[str, Any],
+    value: float | str | None,
+    base: dict[str, Any],
+    folder: Path,
+) -> Variant:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{where}: a name has letters, digits, dots, dashes and underscores")
+    over = dict(over)
+    untrained = over.pop("untrained", False)
+    if not isinstance(untrained, bool):
+        raise UserError(f"{where}: untrained = {untrained!r}: must be true or false")
+    fields = _flat(over)
+    for field in fields:
+        if field in _SEEDED:
+            raise UserError(f"{where}: {field} is set by the grid's seeds")
+        if _SHARED.match(field):
+            raise UserError(f"{where}: {field} is one for the whole comparison; set it in --config")
+        if untrained and field != "evaluation.prefill":
+            raise UserError(f"{where}: {field} has no effect on an untrained variant")
+    tree = base
+    for field, given in fields.items():
+        if field == "models.amateur" and isinstance(given, str) and not given.startswith("@"):
+            given = _amateur(where, given, folder)
+        tree = merge(tree, _nested(field, _value(where, field, given, base)))
+    try:
+        config = resolve(tree)
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
+    return Variant(name, config, untrained, value)
+
+
+def _flat(over: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values, of dotted and nested names alike."""
+    flat: dict[str, Any] = {}
+    for key, value in over.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _nested(field: str, value: Any) -> dict[str, Any]:
+    for part in reversed(field.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _at(tree: dict[str, Any], field: str) -> Any:
+    """The config's value of a dotted field, None where there is none."""
+    found: Any = tree
+    for part in field.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
+    """`given`, with `3x` and `@other.field` put in numbers and values of the config."""
+    if not isinstance(given, str):
+        return given
+    if given.startswith("@"):
+        value = _at(base, given[1:])
+        if value is None:
+            raise UserError(f"{where}: {field} = {given}: the config has no value of {given[1:]}")
+        return value
+    times = _TIMES.fullmatch(given)
+    number = _at(base, field)
+    if not times or isinstance(number, str):
+        return given
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise UserError(f"{where}: {field} = {given}: the config has no number to multiply there")
+    product = number * float(times[1])
+    return max(1, round(product)) if isinstance(number, int) else product
+
+
+def _amateur(where: str, reference: str, folder: Path) -> str:
+    """An absolute path for a directory in `folder`; embedded: and Hugging Face ids as they are."""
+    inside = folder / reference
+    if inside.is_dir():
+        return str(inside.resolve())
+    if not reference.startswith("embedded:") and "/" not in reference:
+        raise UserError(
+            f"{where}: models.amateur: no directory {reference} in {folder}; --amateurs names another"
+        )
+    return reference
+
+
+def _swept(where: str, x: str | None, variants: list[Variant]) -> list[Variant]:
+    """The variants with their values of the swept field, where the grid has one."""
+    if x is None:
+        return variants
+    dumped = [(v, _at(v.config.model_dump(mode="json"), x)) for v in variants]
+    if any(found is None or isinstance(found, list | dict) for _, found in dumped):
+        raise UserError(f"{where}: x: {x} is not a field with one value")
+    return [
+        Variant(v.name, v.config, v.untrained, v.value if v.value is not None else found)
+        for v, found in dumped
+    ]
+
+
+def _explain(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = list(_File.model_fields)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key {name}; {hint}"
+    return f"{name}: {error['msg']}"
