@@ -171,11 +171,17 @@ def _run_stages(job: Job, stages: list[str], started: float) -> None:
     with cluster() as ray_logs:
         job.console.print(f"ray logs   {ray_logs}")
         for stage in stages:
-            void_from(job.summary, stage)
-            job.run.write_json("summary.json", job.summary)
-            _STAGES[stage](job)
+            run_stage(job, stage)
             job.summary["seconds_total"] = before + time.monotonic() - started
             job.run.write_json("summary.json", job.summary)
+
+
+def run_stage(job: Job, stage: str) -> None:
+    """One stage on the connected cluster; what was made of an older result of it is dropped."""
+    void_from(job.summary, stage)
+    job.run.write_json("summary.json", job.summary)
+    _STAGES[stage](job)
+    job.run.write_json("summary.json", job.summary)
 
 
 def void_from(summary: dict[str, Any], stage: str) -> None:

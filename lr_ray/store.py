@@ -84,7 +84,7 @@ class Run:
             raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        self._write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        self.write_bytes(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
     def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
         """The shards, one after the other. Raises StageError naming one that cannot be read."""
@@ -104,7 +104,7 @@ class Run:
             table = table.replace_schema_metadata(metadata)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        self._write(name, sink.getvalue().to_pybytes())
+        self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_facts(self, name: str) -> dict[str, Any]:
         """What a Parquet file's footer says of it. Raises StageError when it cannot be read."""
@@ -120,7 +120,14 @@ class Run:
         with self._atomic(name) as path:
             self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def copy_folder(self, other: "Run", folder: str) -> None:
+        """The files that lie in a folder of another run, one by one; what is there is replaced."""
+        if other.exists(folder):
+            for path in other.fs.ls(other.path(folder), detail=False):
+                name = f"{folder}/{str(path).rsplit('/', 1)[1]}"
+                self.write_bytes(name, other.fs.cat_file(other.path(name)))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
         with self._atomic(name) as path:
             self.fs.pipe_file(path, content)
 

@@ -87,7 +87,9 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
         raise UserError(f"{where}: seeds: {file.seeds} must be different numbers of 0 or more")
     if bool(file.values) and not file.x:
         raise UserError(f"{where}: values without x, the field that they are of")
-    wanted = {name: (over or {}, None) for name, over in file.variants.items()}
+    wanted: dict[str, tuple[dict[str, Any], float | str | None]] = {
+        name: (over or {}, None) for name, over in file.variants.items()
+    }
     for value in file.values:
         name = _name_of(str(file.x), value)
         if name in wanted:

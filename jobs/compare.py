@@ -1,0 +1,36 @@
+"""Compare variants of the method over seeds: ablations, baselines, sweeps, in one table.
+
+python jobs/compare.py --config demo --run runs/compare [--grid threshold] [--training.optimizer_steps 40 ...]
+
+Writes <run>/comparison.md and comparison.json, a sweep also comparison.svg and .png; each variant and
+seed is a run of its own under <run>/variants/. The same command goes on after an interruption.
+"""
+
+import argparse
+
+from lr_ray.cli import Command, main
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grid",
+        metavar="NAME_OR_PATH",
+        help="ablations, threshold, plausibility, gap, or a YAML file; without it, that of an existing "
+        "--run, else ablations",
+    )
+    parser.add_argument(
+        "--amateurs",
+        metavar="DIR",
+        help="folder of the model directories that a grid's models.amateur names; without it, the "
+        "grid file's",
+    )
+
+
+def work(command: Command) -> int:
+    from lr_ray.comparison.job import compare
+
+    return compare(command)
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], work, add_options)

@@ -1,0 +1,128 @@
+"""Many models on the same problems, over the endpoint, two at a time.
+
+The expert answers once for the whole comparison. Exercised by
+`pytest tests/integration/test_compare.py`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lr_ray import serving
+from lr_ray.config import Evaluation, Serving
+from lr_ray.evaluation.benchmarks import load
+from lr_ray.evaluation.client import Answer, ask
+from lr_ray.store import Run
+
+AT_ONCE = 2  # models in memory
+Answers = dict[str, list[Answer]]  # of each benchmark
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model directory under a name, and how it is asked."""
+
+    name: str
+    path: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Replies:
+    answers: Answers
+    starting_seconds: float  # of the endpoint, with this model and its neighbour
+    seconds: float  # of those that were asked together
+
+
+def ask_all(
+    pending: Sequence[Asked],
+    settings: Serving,
+    stop_token_ids: Sequence[int],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[Asked, Replies]]:
+    """Yields each model's answers to the benchmarks of its evaluation, in the order of their problems.
+
+    The models of one directory are asked together, whatever their prefill. `on_progress` gets
+    (answers, answers in all). Raises StageError when the endpoint fails for good.
+    """
+    sizes = [sum(len(load(b, a.evaluation)) for b in a.evaluation.benchmarks) for a in pending]
+    done, total = 0, sum(sizes)
+
+    def on_answer() -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total)
+
+    on_progress(0, total)
+    for group in groups(pending):
+        started = time.monotonic()
+        served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(a.path for a in group))}
+        url = serving.start({name: path for path, name in served.items()}, settings)
+        try:
+            starting = time.monotonic() - started
+            for alike in _alike(group):  # their engines work side by side
+                began = time.monotonic()
+                names = [served[asked.path] for asked in alike]
+                answers = _ask(url, names, alike[0].evaluation, stop_token_ids, on_answer)
+                seconds = time.monotonic() - began
+                for asked, name in zip(alike, names, strict=True):
+                    yield asked, Replies(answers[name], starting, seconds)
+        finally:
+            serving.stop()
+
+
+def groups(pending: Sequence[Asked]) -> list[list[Asked]]:
+    """Those of as many directories together as are in memory at once, in order."""
+    paths = list(dict.fromkeys(asked.path for asked in pending))
+    batches = [paths[i : i + AT_ONCE] for i in range(0, len(paths), AT_ONCE)]
+    return [[asked for asked in pending if asked.path in batch] for batch in batches]
+
+
+def _alike(group: Sequence[Asked]) -> list[list[Asked]]:
+    """Those that are asked alike together."""
+    alike: dict[str, list[Asked]] = {}
+    for asked in group:
+        alike.setdefault(asked.evaluation.model_dump_json(), []).append(asked)
+    return list(alike.values())
+
+
+def _ask(
+    url: str,
+    names: Sequence[str],
+    evaluation: Evaluation,
+    stop_token_ids: Sequence[int],
+    on_answer: Callable[[], None],
+) -> dict[str, Answers]:
+    answers: dict[str, Answers] = {name: {} for name in names}
+    for benchmark in evaluation.benchmarks:
+        problems = [row["problem"] for row in load(benchmark, evaluation)]
+        given = asyncio.run(ask(url, names, problems, evaluation, stop_token_ids, on_answer))
+        for name in names:
+            answers[name][benchmark] = given[name]
+    return answers
+
+
+def keep(run: Run, name: str, answers: Answers) -> None:
+    """Writes `answers/<name>-<benchmark>.parquet`."""
+    for benchmark, given in answers.items():
+        columns = {
+            "completion": pa.array([a.completion for a in given], pa.string()),
+            "finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
+        }
+        run.write_table(_file(name, benchmark), pa.table(columns))
+
+
+def kept(run: Run, name: str, benchmarks: Sequence[str]) -> Answers | None:
+    """What `keep` wrote, None where a benchmark is missing."""
+    if not all(run.exists(_file(name, benchmark)) for benchmark in benchmarks):
+        return None
+    tables = {b: pq.read_table(run.path(_file(name, b)), filesystem=run.fs) for b in benchmarks}
+    return {b: [Answer(**row) for row in table.to_pylist()] for b, table in tables.items()}
+
+
+def _file(name: str, benchmark: str) -> str:
+    return f"answers/{name}-{benchmark}.parquet"

@@ -1,0 +1,110 @@
+"""What can be wrong with a comparison and is found before anything starts.
+
+Exercised by `pytest tests/unit/test_comparison.py`.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from lr_ray.comparison.grid import Grid
+from lr_ray.comparison.plan import Cell, Plan, Source
+from lr_ray.config import Config, merge, resolve
+from lr_ray.errors import UserError
+from lr_ray.models import check_pair, check_room, resolve_model
+from lr_ray.problems import check_source
+from lr_ray.store import Run, read_asked
+
+ASKED = "grid.json"
+
+
+def check_kind(run: Run) -> None:
+    """Raises UserError where the directory holds an ordinary run."""
+    if run.exists("run.json") and not run.exists(ASKED):
+        raise UserError(f"--run {run.location}: holds a run, not a comparison; give another --run")
+
+
+def check_cells(run: Run, grid: Grid, plan: Plan) -> None:
+    """Raises UserError naming a variant whose settings are not those that its run has."""
+    for cell in plan.cells:
+        there = Run(run.path(cell.folder))
+        if not there.exists("run.json"):
+            continue
+        asked = read_asked(there)
+        other = _differences(cell, asked)
+        if other:
+            raise UserError(
+                f"--grid {grid.name}: variant {cell.variant.name}: {run.location}/{cell.folder} was made "
+                f"with {', '.join(other)}; give the variant another name, or another --run"
+            )
+
+
+def _differences(cell: Cell, asked: dict[str, Any]) -> list[str]:
+    """`field = value there (now value here)` of what differs."""
+    here = cell.config.identity()
+    differing = [
+        f"{name} = {_at(asked['config'], name)} (now {here[name]})"
+        for name in cell.config.differences(asked["config"])
+    ]
+    if asked["untrained"] != cell.variant.untrained:
+        differing.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
+    return differing
+
+
+def _at(tree: Any, field: str) -> Any:
+    for part in field.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
+    """The plan, with sources that are there as they are: sampled for the smallest plausibility they hold.
+
+    Raises UserError where a new variant asks for a smaller one.
+    """
+    sources = []
+    for source in plan.sources:
+        there = Run(run.path(source.folder))
+        if there.exists("run.json"):
+            held = read_asked(there)["config"]["sampling"]["plausibility"]
+            needed = source.config.sampling.plausibility
+            if needed < held and source.relabels:
+                raise UserError(
+                    f"--grid {grid.name}: sampling.plausibility = {needed:g}: {there.location} was "
+                    f"sampled for {held:g} and more; give another --run"
+                )
+            tree = merge(
+                source.config.model_dump(mode="json"), {"sampling": {"plausibility": held}}
+            )
+            source = replace(source, config=resolve(tree))
+        sources.append(source)
+    return Plan(sources, plan.cells)
+
+
+def check_sources(config: Config, plan: Plan, expert: str) -> dict[str, str]:
+    """Directories of the sources' amateurs, by the name that the config has for them.
+
+    Raises UserError where one is missing or does not fit the expert, or a source cannot be read.
+    """
+    found: dict[str, str] = {}
+    for source in plan.sources:
+        asked: Config = source.config
+        name = asked.models.amateur
+        if name not in found:
+            found[name] = resolve_model(name, "models.amateur")
+            check_pair(expert, found[name], asked.models)
+        check_room(expert, found[name], asked.sampling.max_new_tokens)
+        check_source(asked)
+    return found
+
+
+def unfinished(run: Run, plan: Plan) -> list[Cell]:
+    """Cells whose run has no accuracy yet."""
+    return [cell for cell in plan.cells if "accuracy" not in summary_of(Run(run.path(cell.folder)))]
+
+
+def sampled(run: Run, source: Source) -> bool:
+    return "sampling" in summary_of(Run(run.path(source.folder)))
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+    return run.read_json("summary.json") if run.exists("summary.json") else {}

@@ -1,0 +1,157 @@
+"""A comparison from the command line to its table.
+
+Exercised by `python jobs/compare.py --config demo --run RUN` and
+`pytest tests/integration/test_compare.py`.
+"""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from lr_ray.cli import Command
+from lr_ray.comparison import checks
+from lr_ray.comparison.asking import kept
+from lr_ray.comparison.grid import Grid, read_grid
+from lr_ray.comparison.plan import Plan, make_plan
+from lr_ray.comparison.table import collect, render
+from lr_ray.comparison.work import (
+    AMATEURS,
+    Bench,
+    amateur_name,
+    evaluate_cells,
+    sample_sources,
+    train_cells,
+)
+from lr_ray.config import Config
+from lr_ray.console import quiet_others
+from lr_ray.errors import StageError
+from lr_ray.pipeline import check, facts, log_path
+from lr_ray.store import SCHEMA_VERSION, Run, begin
+
+TABLE, PAGE = "comparison.json", "comparison.md"
+DEFAULT_GRID = "ablations"
+
+
+def compare(command: Command) -> int:
+    """Does what is missing of a comparison. Returns the exit code."""
+    if command.options.run is None:  # not where the config's ordinary run is
+        command = replace(command, run=Run(f"{command.run.location}-compared"))
+    config, run = command.config, command.run
+    run.create()
+    with run.lock():
+        checks.check_kind(run)
+        asked = _asked(run, command)
+        grid = read_grid(asked["grid"], config, asked["amateurs"])
+        plan = make_plan(config, grid)
+        if run.exists("run.json"):
+            begin(run, config, None)
+            checks.check_cells(run, grid, plan)
+        if not checks.unfinished(run, plan) and not _stale(run, config, grid, plan):
+            print(f"{run.location}: {grid.name} finished before; nothing to do\n")
+            _show(run, grid)
+            return 0
+        plan = checks.settle_sources(run, grid, plan)
+        _work(command, grid, plan, asked)
+        _show(run, grid)
+    return 0
+
+
+def _asked(run: Run, command: Command) -> dict[str, Any]:
+    """The grid and the amateurs' folder: the command line's, else those of the command before."""
+    before = run.read_json(checks.ASKED) if run.exists(checks.ASKED) else {}
+    options = command.options
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "grid": options.grid or before.get("grid") or DEFAULT_GRID,
+        "amateurs": options.amateurs or before.get("amateurs"),
+    }
+
+
+def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
+    """Whether the table is not of exactly these variants."""
+    if not run.exists(TABLE):
+        return True
+    there = run.read_json(TABLE)
+    cells = [r["folder"] for row in there["variants"].values() for r in row["runs"]]
+    wanted = {"name": grid.name, "seeds": grid.seeds, "x": grid.x}
+    return bool(there["grid"] != wanted or cells != [cell.folder for cell in plan.cells])
+
+
+def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
+    from lr_ray.cluster import cluster
+
+    config, run, started = command.config, command.run, time.monotonic()
+    cells = checks.unfinished(run, plan)
+    expert, amateur = check(config, ("sampling", "training", "evaluation"))
+    assert amateur is not None
+    amateurs = checks.check_sources(config, plan, expert) | {config.models.amateur: amateur}
+    log = log_path(run)
+    print(f"config     {command.config_name}\ngrid       {grid.name}\nrun        {run.location}")
+    print(
+        f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
+    )
+    print(f"log        {log}")
+    with quiet_others(log) as console:
+        begin(run, config, facts(config, expert, amateur))
+        run.write_json(checks.ASKED, asked)
+        bench = Bench(run, config, grid, plan, expert, amateurs, console)
+        failed: dict[str, str] = {}
+        if cells:
+            with cluster() as ray_logs:
+                console.print(f"ray logs   {ray_logs}")
+                sample_sources(bench)
+                failed = train_cells(bench, plan.cells)
+                evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
+        if len(failed) < len(plan.cells):
+            _write(bench, failed, time.monotonic() - started)
+        console.print()
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise StageError(f"{len(failed)} of {len(plan.cells)} runs failed: {reasons}")
+
+
+def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
+    """The table, and a sweep's pictures. The table comes last, as it says that all is there."""
+    run, benchmarks = bench.run, bench.config.evaluation.benchmarks
+    before = run.read_json(TABLE)["seconds_total"] if run.exists(TABLE) else 0.0
+    content = collect(run, bench.config, bench.grid, bench.plan, failed)
+    content["seconds_total"] = before + seconds
+    if bench.grid.x == AMATEURS:
+        _add_gaps(bench, content)
+    if bench.grid.x:
+        from lr_ray.comparison.plot import draw
+
+        for benchmark in benchmarks:
+            for kind, picture in draw(content, benchmark).items():
+                run.write_bytes(picture_name(benchmark, benchmarks, kind), picture)
+    run.write_bytes(PAGE, render(content).encode())
+    run.write_json(TABLE, content)
+
+
+def picture_name(benchmark: str, benchmarks: list[str], kind: str) -> str:
+    return f"comparison.{kind}" if len(benchmarks) == 1 else f"comparison-{benchmark}.{kind}"
+
+
+def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
+    """Accuracy of each variant's amateur, and the expert's minus it, on the first benchmark."""
+    from lr_ray.evaluation.benchmarks import load
+    from lr_ray.evaluation.grading import extract_answer, is_correct
+
+    benchmark = bench.config.evaluation.benchmarks[0]
+    rows = load(benchmark, bench.config.evaluation)
+    for name, row in content["variants"].items():
+        answers = kept(bench.run, amateur_name(name), [benchmark])
+        if answers is None:
+            continue
+        right = [
+            is_correct(problem["answer"], extract_answer(a.completion, benchmark))
+            for problem, a in zip(rows, answers[benchmark], strict=True)
+        ]
+        row["amateur_accuracy"] = sum(right) / len(right)
+        row["amateur_gap"] = content["expert"][benchmark]["accuracy"] - row["amateur_accuracy"]
+
+
+def _show(run: Run, grid: Grid) -> None:
+    with run.fs.open(run.path(PAGE), "r") as page:
+        print(page.read())
+    print(f"output     {run.location}/{PAGE}, {TABLE}{', comparison.svg' if grid.x else ''}")

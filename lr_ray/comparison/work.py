@@ -1,0 +1,199 @@
+"""The work of a comparison: sources, then each cell's supervision and training, then all answers.
+
+A cell's run directory is that of the pipeline, and what is in its summary.json is finished.
+Exercised by `python jobs/compare.py --config demo --run RUN` and
+`pytest tests/integration/test_compare.py`.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from lr_ray.comparison.asking import Answers, Asked, Replies, ask_all, keep, kept
+from lr_ray.comparison.checks import sampled, summary_of
+from lr_ray.comparison.grid import Grid
+from lr_ray.comparison.plan import Cell, Plan
+from lr_ray.config import Config
+from lr_ray.console import StageProgress
+from lr_ray.errors import StageError
+from lr_ray.evaluation.benchmarks import load
+from lr_ray.evaluation.stage import grade, summarise
+from lr_ray.models import stop_token_ids
+from lr_ray.pipeline import Job, facts, run_stage
+from lr_ray.store import Run, begin
+
+AMATEURS = "models.amateur"  # a sweep of these asks them too
+COPIED = ("supervision", "rejected", "problems")  # folders that a cell copies of a source
+
+
+@dataclass
+class Bench:
+    """The comparison's run directory, and what all of its work needs."""
+
+    run: Run
+    config: Config
+    grid: Grid
+    plan: Plan
+    expert: str
+    amateurs: dict[str, str]  # directories by the config's names
+    console: Console
+
+    def job(self, folder: str, config: Config) -> Job:
+        run = Run(self.run.path(folder))
+        amateur = self.amateurs.get(config.models.amateur)
+        return Job(config, run, self.expert, amateur, self.console, summary_of(run))
+
+    def begin(self, job: Job, **more: Any) -> None:
+        job.run.create()
+        amateur = job.amateur or self.amateurs[self.config.models.amateur]
+        begin(job.run, job.config, facts(job.config, self.expert, amateur) | more)
+
+
+def sample_sources(bench: Bench) -> None:
+    """Samples the sources that are not finished; trajectories are taken over where they are kept."""
+    for number, source in enumerate(bench.plan.sources, start=1):
+        if sampled(bench.run, source):
+            continue
+        users = {c.variant.name for c in bench.plan.cells if c.source == source.folder}
+        what = f"sampling {number} of {len(bench.plan.sources)}: {source.folder}"
+        bench.console.print(f"sampling   {what}, for {', '.join(sorted(users)) or 'others'}")
+        job = bench.job(source.folder, source.config)
+        job.run.create()
+        with job.run.lock():
+            bench.begin(job)
+            run_stage(job, "sampling")
+
+
+def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """The cell's run with its supervision, without engines. Returns its summary."""
+    from lr_ray.sampling.relabel import relabel
+
+    job = bench.job(cell.folder, cell.config)
+    if "sampling" in job.summary or cell.source is None:
+        bench.begin(job, untrained=cell.variant.untrained)
+        return job.summary
+    source = Run(bench.run.path(cell.source))
+    job.run.create()
+    with job.run.lock():
+        bench.begin(job, untrained=False)
+        if bench.plan.source(cell.source).relabels:
+            job.summary["sampling"] = relabel(source, job.run, cell.config.sampling)
+        else:
+            for folder in COPIED:
+                job.run.remove(folder)
+                job.run.copy_folder(source, folder)
+            job.summary["sampling"] = summary_of(source)["sampling"]
+        job.run.write_json("summary.json", job.summary)
+    return job.summary
+
+
+def train_cells(bench: Bench, cells: Sequence[Cell]) -> dict[str, str]:
+    """Trains the cells that are not. Returns why, by name, for those that cannot be."""
+    failed = {}
+    for number, cell in enumerate(cells, start=1):
+        summary = label_cell(bench, cell)
+        if cell.variant.untrained or "training" in summary:
+            continue
+        said = f"{number} of {len(cells)}: {cell.variant.name}, seed {cell.seed}"
+        bench.console.print(f"[bold]variant[/bold]    {said}")
+        if not summary["sampling"]["steps_kept"]:
+            bench.console.print("variant    nothing kept: it stays the expert")
+            continue
+        job = bench.job(cell.folder, cell.config)
+        try:
+            with job.run.lock():
+                run_stage(job, "training")
+        except StageError as error:
+            failed[cell.name] = str(error)
+            bench.console.print(f"variant    {cell.name} failed: {error}")
+    return failed
+
+
+def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
+    """Asks the expert, unless it has answered, and every cell's model that has not."""
+    config = bench.config
+    todo = [c for c in cells if "accuracy" not in summary_of(Run(bench.run.path(c.folder)))]
+    untrained = [c for c in todo if not _trained(bench, c)]
+    with tempfile.TemporaryDirectory() as cache:
+        models = {
+            c.name: Run(bench.run.path(c.folder)).local_folder("model", f"{cache}/{c.name}")
+            for c in todo
+            if c not in untrained
+        }
+        pending = _references(bench)
+        pending += [
+            Asked(c.name, models.get(c.name, bench.expert), c.config.evaluation)
+            for c in todo
+            if c.name in models or c.config.evaluation.prefill != config.evaluation.prefill
+        ]
+        bench.console.print(f"serving    {len(pending)} models, two at a time")
+        by_name = {cell.name: cell for cell in todo}
+        with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
+            replies = ask_all(
+                pending, config.serving, stop_token_ids(bench.expert), progress.update_of
+            )
+            for asked, given in replies:
+                if asked.name in by_name:
+                    _finish(bench, by_name[asked.name], given)
+                else:
+                    keep(bench.run, asked.name, given.answers)
+    asked_names = {asked.name for asked in pending}
+    for cell in untrained:
+        if cell.name not in asked_names:  # the expert as it is
+            _finish(bench, cell, Replies(_expert_answers(bench), 0.0, 0.0))
+
+
+def _trained(bench: Bench, cell: Cell) -> bool:
+    return "training" in summary_of(Run(bench.run.path(cell.folder)))
+
+
+def _references(bench: Bench) -> list[Asked]:
+    """The expert, and a sweep's amateurs, as far as they have not answered."""
+    evaluation = bench.config.evaluation
+    asked = [Asked("expert", bench.expert, evaluation)]
+    if bench.grid.x == AMATEURS:
+        asked += [
+            Asked(amateur_name(v.name), bench.amateurs[v.config.models.amateur], evaluation)
+            for v in bench.grid.variants
+            if not v.untrained
+        ]
+    return [a for a in asked if kept(bench.run, a.name, evaluation.benchmarks) is None]
+
+
+def amateur_name(variant: str) -> str:
+    """Name of the answers of a variant's amateur."""
+    return f"amateurs/{variant}"
+
+
+def _expert_answers(bench: Bench) -> Answers:
+    answers = kept(bench.run, "expert", bench.config.evaluation.benchmarks)
+    assert answers is not None  # it is asked first
+    return answers
+
+
+def _finish(bench: Bench, cell: Cell, given: Replies) -> None:
+    """Grades a cell's answers against the expert's and completes its run."""
+    evaluation = cell.config.evaluation
+    expert = _expert_answers(bench)
+    job = bench.job(cell.folder, cell.config)
+    with job.run.lock():
+        accuracy, answers = {}, 0
+        for name in evaluation.benchmarks:
+            rows = load(name, evaluation)
+            table = grade(name, rows, {"expert": expert[name], "improved": given.answers[name]})
+            job.run.write_table(f"evaluation/{name}.parquet", table)
+            accuracy[name] = summarise(table, evaluation.seed)
+            answers += table.num_rows
+        job.summary["accuracy"] = accuracy
+        job.summary["serving"] = {"seconds": given.starting_seconds}
+        job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
+        stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
+        job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
+        job.run.write_json("summary.json", job.summary)
+    shown = ", ".join(
+        f"{n} {a['improved']:.1%} ({a['difference']:+.1%})" for n, a in accuracy.items()
+    )
+    bench.console.print(f"evaluation {cell.variant.name}, seed {cell.seed}: {shown}")
