@@ -3,11 +3,10 @@
 Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/integration`.
 """
 
-import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -23,102 +22,67 @@ from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.guard import Journal
-from lr_ray.sampling.label import Facts, label
+from lr_ray.sampling.label import Facts, supervise
+from lr_ray.sampling.scores import score
+from lr_ray.sampling.shards import (
+    check_rejected,
+    remove_leftovers,
+    shard_name,
+    survey,
+    write_shard,
+)
 from lr_ray.store import Run
 
 Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
-
-FOLDERS = ("supervision", "rejected")
 
 
 def sample(
     run: Run, config: Config, expert: str, amateur: str, on_progress: Progress
 ) -> dict[str, Any]:
-    """Writes the shards that are missing; returns the `sampling` part of the summary.
+    """Writes the shards that are missing, and returns the `sampling` part of the summary.
 
     Raises StageError when an engine fails for good or too many problems are rejected.
     """
     started = time.monotonic()
     total = stage_problems(run, config)
     index = run.read_json(INDEX)
-    unusable = index["rejected"]
+    unusable = Facts(problems=index["rejected"], rejected=index["rejected"])
+    everything = total + unusable.problems
     exchange = _exchange(config, expert)
     finished, facts = survey(run, total)
-    facts += Facts(rejected=unusable)
-    limit = config.sampling.max_rejected * (total + unusable)
     todo = np.flatnonzero(~finished)
-    on_progress(total + unusable, facts)
-    if len(todo) and facts.rejected <= limit:
-        for shard in _shards(run, config, expert, amateur, exchange, todo):
-            facts += shard
-            on_progress(total + unusable, facts)
-            if facts.rejected > limit:
-                break
-    if facts.rejected > limit:
-        raise StageError(
-            f"{facts.rejected} of {total + unusable} problems were rejected, more than "
-            f"sampling.max_rejected = {config.sampling.max_rejected}; reasons: {run.location}/rejected"
-            + (f"; the first: {index['first_rejected']}" if unusable else "")
-        )
+
+    def check(facts: Facts) -> None:
+        on_progress(everything, facts)
+        check_rejected(run, config.sampling, facts, everything, index["first_rejected"])
+
+    check(facts + unusable)
+    if len(todo):
+        with closing(_shards(run, config, expert, amateur, exchange, todo)) as shards:
+            for shard in shards:
+                facts += shard
+                check(facts + unusable)
     finished, facts = survey(run, total)
     if not finished.all():
         raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
-    counts = asdict(facts + Facts(rejected=unusable))
-    seconds = time.monotonic() - started
-    return {"problems": total + unusable, **counts, "seconds": seconds, "exchange": exchange}
+    remove_leftovers(run)
+    counts = asdict(facts + unusable)
+    return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
 
 
-def survey(run: Run, total: int) -> tuple[NDArray[np.bool_], Facts]:
-    """Which of the run's problems a shard holds, and the facts of all shards, from their footers.
-
-    Raises StageError when two shards hold the same problem.
-    """
-    finished, facts = np.zeros(total, bool), Facts()
-    names = [shard for folder in FOLDERS for shard in run.shards(folder)]
-    with ThreadPoolExecutor(16) as threads:  # each is a request where the run is in an object store
-        footers = list(threads.map(run.read_facts, names))
-    for name, said in zip(names, footers, strict=True):
-        if "problems" not in said:
-            continue  # of rows that were no problem
-        index = np.array(said["problems"], int)
-        if finished[index].any():
-            raise StageError(
-                f"{run.location}/{name}: holds problems that another shard holds; remove this file"
-            )
-        finished[index] = True
-        facts += Facts(**said["facts"])
-    return finished, facts
-
-
-def write_shard(
+def write_contrast(
     batch: pa.Table, run: Run, config: Config, exchange: dict[str, Any]
 ) -> dict[str, list[Any]]:
-    """Labels a batch and writes it; the shard is named by its problems, so a retry replaces it."""
-    labelled = label(batch, config.sampling, exchange["top_k"])
-    index = batch["index"].to_numpy()
-    name = f"part-{index[0]:09d}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}.parquet"
-    facts, none = asdict(labelled.facts), asdict(Facts())
-    shards = (
-        ("supervision", labelled.good, labelled.good_index, facts | {"rejected": 0}),
-        ("rejected", labelled.bad, labelled.bad_index, none | {"rejected": facts["rejected"]}),
-    )
-    run.check_owner()
-    for folder, table, problems, said in shards:
-        try:
-            if table.num_rows:
-                footer = {"problems": problems, "facts": said, **exchange}
-                run.write_table(f"{folder}/{name}", table, footer)
-            else:
-                run.remove(f"{folder}/{name}")  # of a lost attempt that ended otherwise
-        except OSError as error:
-            reason = error.strerror or error
-            raise StageError(f"{run.location}/{folder}: cannot be written: {reason}") from None
-    return {name: [value] for name, value in facts.items()}
+    """Labels a batch that both models scored, and writes its shard."""
+    sampling, name = config.sampling, shard_name(batch["index"].to_numpy())
+    scored = score(batch, sampling.plausibility, exchange["top_k"])
+    labelled = supervise(scored.scores, sampling, scored.bad, scored.bad_index)
+    return write_shard(run, name, labelled, exchange, scored.scores, sampling.plausibility)
 
 
 def _shards(
     run: Run, config: Config, expert: str, amateur: str, exchange: dict[str, Any], todo: NDArray
-) -> Iterator[Facts]:
+) -> Generator[Facts]:
     """Samples the problems of the run at `todo`, and yields each shard's facts when it is written."""
     import ray
     import ray.data
@@ -143,7 +107,7 @@ def _shards(
             **_pool(sampling.amateur),
         )
         .map_batches(
-            write_shard,
+            write_contrast,
             batch_size=None,
             batch_format="pyarrow",
             fn_args=(run, config, exchange),
