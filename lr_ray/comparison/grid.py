@@ -216,7 +216,7 @@ def _amateur(where: str, reference: str, folder: Path) -> str:
         return str(inside.resolve())
     if not reference.startswith("embedded:") and "/" not in reference:
         raise UserError(
-            f"{where}: models.amateur: no directory {reference} in {folder}; --amateurs names another"
+            f"{where}: models.amateur: no directory {reference} in {folder}; name its folder by --amateurs"
         )
     return reference
 

@@ -4,6 +4,7 @@ Exercised by `python jobs/compare.py --config demo --run RUN` and
 `pytest tests/integration/test_compare.py`.
 """
 
+import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -59,11 +60,13 @@ def compare(command: Command) -> int:
 def _asked(run: Run, command: Command) -> dict[str, Any]:
     """The grid and the amateurs' folder: the command line's, else those of the command before."""
     before = run.read_json(checks.ASKED) if run.exists(checks.ASKED) else {}
-    options = command.options
+    grid, amateurs = command.options.grid, command.options.amateurs
+    if grid and grid.endswith((".yaml", ".yml")):
+        grid = os.path.abspath(grid)  # a later command may be given elsewhere
     return {
         "schema_version": SCHEMA_VERSION,
-        "grid": options.grid or before.get("grid") or DEFAULT_GRID,
-        "amateurs": options.amateurs or before.get("amateurs"),
+        "grid": grid or before.get("grid") or DEFAULT_GRID,
+        "amateurs": os.path.abspath(amateurs) if amateurs else before.get("amateurs"),
     }
 
 

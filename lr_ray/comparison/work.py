@@ -129,7 +129,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
             for c in todo
             if c.name in models or c.config.evaluation.prefill != config.evaluation.prefill
         ]
-        bench.console.print(f"serving    {len(pending)} models, two at a time")
+        bench.console.print(f"serving    {len(pending)} to be asked, two models at a time")
         by_name = {cell.name: cell for cell in todo}
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
             replies = ask_all(

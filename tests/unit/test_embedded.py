@@ -30,7 +30,7 @@ from lr_ray.embedded.documents import (
 )
 from lr_ray.embedded.pretrain import batches
 from lr_ray.embedded.problems import NAMES, Problem, split_of, stream
-from lr_ray.embedded.recipe import PHASES, main, make
+from lr_ray.embedded.recipe import PHASES, amateurs, main, make
 from lr_ray.embedded.tokenizer import build
 from lr_ray.evaluation.grading import extract_answer
 
@@ -259,6 +259,15 @@ def test_recipe_gives_the_same_weights_twice(role: str) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = make(role, shared, seed=1, max_steps=2).state_dict()
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_amateurs_of_other_strengths_branch_off_the_one_of_the_recipe() -> None:
+    shared = build()
+    made = dict(amateurs(shared, seed=0, careless_steps=[0, 2, 3], max_steps=3))
+    whole = make("amateur", shared, seed=0, max_steps=3).state_dict()
+    for steps, model in made.items():
+        same = [torch.equal(value, whole[name]) for name, value in model.state_dict().items()]
+        assert all(same) == (steps == 3), steps
 
 
 def test_recipe_weighs_replies_more_than_prompts() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lr_ray.evaluation.statistics import paired_difference
+from lr_ray.evaluation.statistics import paired_difference, pooled_difference
 
 
 def index_bootstrap(expert, improved, seed, resamples):
@@ -72,3 +72,39 @@ def test_constant_outcomes_have_an_interval_without_width(expert, improved, diff
 def test_other_shapes_are_refused(expert, improved):
     with pytest.raises(ValueError, match="equally long"):
         paired_difference(expert, improved, seed=0)
+
+
+def test_pooled_interval_is_that_of_the_index_bootstrap_over_problems():
+    rng = np.random.default_rng(3)
+    expert = rng.random(200) < 0.5
+    improved = np.stack(
+        [np.where(rng.random(200) < gain, True, expert) for gain in (0.1, 0.3, 0.5)]
+    )
+    result = pooled_difference(expert, improved, seed=1, resamples=20_000)
+    difference_N = (improved.astype(float) - expert).mean(axis=0)
+    indices_RN = rng.integers(200, size=(20_000, 200))
+    low, high = np.percentile(difference_N[indices_RN].mean(axis=1), [2.5, 97.5])
+    # Both are Monte Carlo estimates on a grid of 1 / 600.
+    assert result["difference_ci95"] == pytest.approx([low, high], abs=5 / 600)
+    assert result["difference"] == pytest.approx(difference_N.mean(), abs=1e-12)
+    assert result["accuracy_of_seeds"] == improved.mean(axis=1).tolist()
+    assert result["accuracy"] == pytest.approx(improved.mean(), abs=1e-12)
+    assert (result["seeds"], result["problems"]) == (3, 200)
+
+
+def test_pooled_over_one_seed_is_the_paired_difference():
+    rng = np.random.default_rng(5)
+    expert, improved = rng.random(500) < 0.4, rng.random(500) < 0.6
+    one = paired_difference(expert, improved, seed=1, resamples=20_000)
+    pooled = pooled_difference(expert, improved[None], seed=2, resamples=20_000)
+    assert pooled["difference"] == one["difference"]
+    assert pooled["difference_ci95"] == pytest.approx(one["difference_ci95"], abs=2 / 500)
+    # Models that agree tell no more of the problems than one.
+    thrice = pooled_difference(expert, np.stack([improved] * 3), seed=2, resamples=20_000)
+    assert thrice["difference_ci95"] == pytest.approx(pooled["difference_ci95"], abs=2 / 500)
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (1, 4)])
+def test_pooled_needs_a_row_a_seed(shape):
+    with pytest.raises(ValueError, match="need"):
+        pooled_difference(np.ones(3, bool), np.ones(shape, bool), seed=0)

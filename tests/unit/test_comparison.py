@@ -1,0 +1,255 @@
+"""What a comparison shares, refuses, counts and draws; nothing here starts Ray."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lr_ray.comparison.asking import Asked, groups, keep, kept
+from lr_ray.comparison.checks import check_cells, check_kind, settle_sources, unfinished
+from lr_ray.comparison.grid import Grid, Variant, read_grid
+from lr_ray.comparison.plan import make_plan
+from lr_ray.comparison.plot import draw, positions
+from lr_ray.comparison.table import collect, render
+from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.errors import UserError
+from lr_ray.evaluation.client import Answer
+from lr_ray.evaluation.stage import grade, summarise
+from lr_ray.store import Run
+
+DEMO = resolve(read_tree("demo"))
+PROBLEMS = [{"problem_id": str(i), "problem": "?", "answer": "1"} for i in range(4)]
+
+
+def config_with(**sections) -> Config:
+    return resolve(merge(DEMO.model_dump(mode="json"), sections))
+
+
+def variant(name: str, value=None, untrained=False, **sections) -> Variant:
+    return Variant(name, config_with(**sections), untrained, value)
+
+
+def test_sampling_is_shared_where_only_labelling_differs():
+    plan = make_plan(DEMO, read_grid("ablations", DEMO))
+    of = {cell.name: cell.source for cell in plan.cells}
+    for name in ("lightreasoner", "random-steps", "greedy-labels", "all-steps"):
+        assert {of[f"{name}-{seed}"] for seed in (0, 1, 2)} == {"base"}
+    # Random solutions are drawn for each seed, and shared by the variants that train on them.
+    assert all(of[f"sft-{seed}"] == of[f"sft-3x-{seed}"] for seed in (0, 1, 2))
+    assert len({of[f"sft-{seed}"] for seed in (0, 1, 2)}) == 3
+    equal = plan.source(of["equal-amateur-0"])
+    assert equal.trajectories_of == "base"
+    assert equal.config.models.amateur == DEMO.models.expert
+    assert plan.source("base").rescored
+    assert [s.folder for s in plan.sources].index("base") < plan.sources.index(equal)
+    assert "prefilled-expert-0" in of
+    assert "prefilled-expert-1" not in of  # greedy: another seed would say the same
+
+
+def test_each_seed_sets_training_and_sampling():
+    plan = make_plan(DEMO, Grid("g", [4, 7], [variant("a")]))
+    assert [(c.config.training.seed, c.config.sampling.seed) for c in plan.cells] == [
+        (4, 4),
+        (7, 7),
+    ]
+    assert [c.folder for c in plan.cells] == ["variants/a-4", "variants/a-7"]
+    assert plan.source("base").config == DEMO
+
+
+def test_the_base_is_sampled_for_the_smallest_plausibility_of_all_that_use_it():
+    variants = [
+        variant("wide", sampling={"plausibility": 0.05}),
+        variant("narrow", sampling={"plausibility": 0.5}),
+        variant("other", models={"amateur": "embedded:expert"}, sampling={"plausibility": 0.01}),
+        variant("fewer", sampling={"max_problems": 3, "plausibility": 0.3}),
+    ]
+    plan = make_plan(DEMO, Grid("g", [0], variants))
+    of = {c.variant.name: plan.source(c.source).config.sampling.plausibility for c in plan.cells}
+    assert of == {"wide": 0.01, "narrow": 0.01, "other": 0.01, "fewer": 0.3}
+    fewer = next(c for c in plan.cells if c.variant.name == "fewer")
+    assert plan.source(fewer.source).trajectories_of is None  # of other problems
+
+
+def test_a_source_is_found_again_by_what_it_is(tmp_path):
+    one = make_plan(DEMO, Grid("g", [0], [variant("a", sampling={"max_problems": 3})]))
+    two = make_plan(
+        DEMO,
+        Grid("h", [0, 1], [variant("b"), variant("c", sampling={"max_problems": 3, "plausibility": 0.5})]),
+    )  # fmt: skip
+    (source,) = one.sources
+    assert source.folder in [s.folder for s in two.sources]
+    run = Run(str(tmp_path))
+    _asked(run, source.folder, source.config)
+    settled = settle_sources(run, Grid("h", [0], []), two).source(source.folder)
+    assert settled.config == source.config  # 0.2 as it is there, though 0.5 would do
+    less = Grid("i", [0], [variant("d", sampling={"max_problems": 3, "plausibility": 0.1})])
+    with pytest.raises(
+        UserError, match=r"grid i: sampling\.plausibility = 0\.1: .* was sampled for 0\.2"
+    ):
+        settle_sources(run, less, make_plan(DEMO, less))
+
+
+def _asked(run: Run, folder: str, config: Config, **more) -> None:
+    asked = {"schema_version": 1, "config": config.model_dump(mode="json"), "untrained": False}
+    Run(run.path(folder)).write_json("run.json", asked | more)
+
+
+def test_a_variant_whose_settings_changed_is_refused_by_name(tmp_path):
+    run = Run(str(tmp_path))
+    before = Grid("g", [0], [variant("a"), variant("b", sampling={"kl_threshold": 0.3})])
+    for cell in make_plan(DEMO, before).cells:
+        _asked(run, cell.folder, cell.config)
+    more = Grid("g", [0, 1], [*before.variants, variant("c", sampling={"selection": "all"})])
+    check_cells(run, more, make_plan(DEMO, more))  # new variants and seeds may come
+    other = Grid("g", [0], [variant("a"), variant("b", sampling={"kl_threshold": 0.5})])
+    with pytest.raises(UserError, match=r"variant b: .*variants/b-0 was made with sampling\.kl_threshold = 0\.3 \(now 0\.5\)"):  # fmt: skip
+        check_cells(run, other, make_plan(DEMO, other))
+    untrained = Grid("g", [0], [variant("a", untrained=True)])
+    with pytest.raises(UserError, match=r"variant a: .* untrained = False \(now True\)"):
+        check_cells(run, untrained, make_plan(DEMO, untrained))
+
+
+def test_an_ordinary_run_is_not_written_into(tmp_path):
+    run = Run(str(tmp_path))
+    check_kind(run)
+    run.write_json("run.json", {})
+    with pytest.raises(UserError, match="holds a run, not a comparison"):
+        check_kind(run)
+    run.write_json("grid.json", {})
+    check_kind(run)
+
+
+def test_two_directories_are_in_memory_at_once_and_each_is_started_once():
+    evaluation, prefilled = DEMO.evaluation, DEMO.evaluation.model_copy(update={"prefill": "So."})
+    asked = [Asked(p + e, p, v) for p, e, v in (
+        ("x", "", evaluation), ("y", "", evaluation), ("z", "", evaluation), ("x", "2", prefilled),
+    )]  # fmt: skip
+    assert [[a.name for a in group] for group in groups(asked)] == [["x", "y", "x2"], ["z"]]
+
+
+def test_answers_are_kept_and_found_when_all_are_there(tmp_path):
+    run = Run(str(tmp_path))
+    answers = {"demo": [Answer("a\n", "stop"), Answer("", "length")]}
+    assert kept(run, "amateurs/a", ["demo"]) is None
+    keep(run, "amateurs/a", answers)
+    assert kept(run, "amateurs/a", ["demo"]) == answers
+    assert kept(run, "amateurs/a", ["demo", "other"]) is None
+
+
+def finished(run: Run, cell, right: list[int], kept_steps: int) -> None:
+    """A finished cell: the expert solves the first of four problems, the model those in `right`."""
+    there = Run(run.path(cell.folder))
+    said = ["The answer is 0.", "The answer is 1."]
+    answers = {
+        "expert": [Answer(said[i == 0], "stop") for i in range(4)],
+        "improved": [Answer(said[i in right], "stop") for i in range(4)],
+    }
+    table = grade("demo", PROBLEMS, answers)
+    there.write_table("evaluation/demo.parquet", table)
+    summary: dict = {"accuracy": {"demo": summarise(table, 0)}}
+    if cell.source:
+        summary["sampling"] = {
+            "problems": 5,
+            "steps_kept": kept_steps,
+            "steps_scored": 40,
+            "seconds": 0.1,
+        }
+    if kept_steps:
+        summary["training"] = {
+            "optimizer_steps": 2, "distinct_steps": kept_steps, "trained_steps": 32,
+            "tokens_forward": 1000 + cell.seed, "seconds": 3.0 + cell.seed,
+        }  # fmt: skip
+    there.write_json("summary.json", summary)
+
+
+@pytest.fixture
+def compared(tmp_path) -> tuple[Run, Grid, dict]:
+    """Content of comparison.json for a sweep of three, two seeds, one of which failed."""
+    run = Run(str(tmp_path))
+    grid = Grid("mine", [0, 1], [
+        variant("low", 0.1),
+        variant("high", 1.6, sampling={"kl_threshold": 1.6}),
+        variant("equal", 0.4, models={"amateur": "embedded:expert"}),
+        variant("prefilled", 0.1, untrained=True, evaluation={"prefill": "So."}),
+    ], "sampling.kl_threshold")  # fmt: skip
+    plan = make_plan(DEMO, grid)
+    for source, seconds in zip(plan.sources, (10.0, 5.0), strict=True):
+        Run(run.path(source.folder)).write_json("summary.json", {"sampling": {"seconds": seconds}})
+    right = {"low-0": [0, 1, 2], "low-1": [0, 1], "high-0": [0], "high-1": [0], "equal-0": [0]}
+    keeps = {"low": 10, "high": 0, "equal": 20, "prefilled": 0}
+    for cell in plan.cells:
+        if cell.name != "equal-1":
+            finished(run, cell, right.get(cell.name, [1, 2, 3]), keeps[cell.variant.name])
+    assert [c.name for c in unfinished(run, plan)] == ["equal-1"]
+    return run, grid, collect(run, DEMO, grid, plan, {"equal-1": "loss is nan at step 3"})
+
+
+def test_accuracies_and_costs_are_those_of_the_runs(compared):
+    _, _, content = compared
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["expert"] == {"demo": {"accuracy": 0.25, "problems": 4}}
+    low, high, equal, prefilled = content["variants"].values()
+    pooled = low["accuracy"]["demo"]
+    assert pooled["accuracy_of_seeds"] == [0.75, 0.5]
+    assert (pooled["accuracy"], pooled["difference"]) == (0.625, 0.375)
+    assert low["cost"] == {
+        "problems": 5, "steps_kept": 10, "steps_kept_share": 0.25, "optimizer_steps": 2,
+        "distinct_steps": 10, "trained_steps": 32, "tokens_forward": 1000.5,
+        "sampling_seconds": 10.0, "sampling_shared": True, "training_seconds": 3.5,
+    }  # fmt: skip
+    assert high["cost"]["training_seconds"] is None
+    assert high["accuracy"]["demo"]["difference_ci95"] == [0.0, 0.0]
+    assert high["settings"] == {"sampling.kl_threshold": 1.6}
+    # The trajectories of the base were needed too.
+    assert (equal["cost"]["sampling_seconds"], equal["cost"]["sampling_shared"]) == (15.0, False)
+    assert [run["failed"] for run in equal["runs"]] == [None, "loss is nan at step 3"]
+    assert equal["accuracy"]["demo"]["seeds"] == 1
+    assert len(prefilled["runs"]) == 1
+    assert prefilled["accuracy"]["demo"]["accuracy"] == 0.75
+
+
+def test_the_page_can_be_read_as_it_is(compared):
+    page = render(compared[2]).splitlines()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in page if line[:1] == "|"]
+    head, _, *rest = rows
+    table = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rest}
+    assert list(table) == ["expert, untouched", "low", "high", "equal", "prefilled"]
+    assert table["expert, untouched"]["accuracy"] == "25.0 %"
+    assert table["low"]["each seed"] == "75.0 50.0"
+    assert table["low"]["minus expert [95 %]"].startswith("+37.5 [+")
+    assert table["low"]["steps kept"] == "10 (25.0 %)"
+    assert table["low"]["sampling s"] == "10.0*"
+    assert table["equal"]["sampling s"] == "15.0"
+    assert table["high"]["steps kept"] == "nothing kept"
+    assert table["prefilled"]["training s"] == "-"
+    assert "- equal-1: loss is nan at step 3" in page
+    assert len({len(line) for line in page if line[:1] == "|"}) == 1  # aligned
+
+
+def test_a_sweep_is_drawn_against_its_values(compared):
+    pytest.importorskip("matplotlib")
+    pictures = draw(compared[2], "demo")
+    assert pictures["png"].startswith(b"\x89PNG")
+    text = pictures["svg"].decode()
+    assert "</svg>" in text
+    for words in ("sampling.kl_threshold", "accuracy on demo", "share of steps kept", "expert"):
+        assert f"<!-- {words} -->" in text
+    assert pictures == draw(compared[2], "demo")  # the same bytes each time
+
+
+def test_amateurs_lie_at_their_gap_once_it_is_measured():
+    content = {"grid": {"x": "models.amateur"}}
+    rows = [("a", {"value": "a"}), ("b", {"value": "b"})]
+    assert positions(content, rows) == ([0.0, 1.0], "models.amateur", False)
+    measured = [(name, row | {"amateur_gap": 0.25}) for name, row in rows]
+    assert positions(content, measured)[::2] == ([0.25, 0.25], True)
+
+
+def test_copied_folders_hold_the_same_files(tmp_path: Path):
+    one, two = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
+    one.write_bytes("rejected/part-1", b"x")
+    two.write_bytes("rejected/part-1", b"old")
+    two.copy_folder(one, "rejected")
+    two.copy_folder(one, "problems")  # there is none
+    assert (tmp_path / "b/rejected/part-1").read_bytes() == b"x"
+    assert not two.exists("problems")

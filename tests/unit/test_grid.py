@@ -1,0 +1,120 @@
+"""Grids of variants: what they mean, and what is said of wrong ones."""
+
+import pytest
+
+from lr_ray.comparison.grid import grid_names, read_grid
+from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.errors import UserError
+
+DEMO = resolve(read_tree("demo"))
+
+
+def grid(tmp_path, text: str, config: Config = DEMO, amateurs: str | None = None):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    return read_grid(str(file), config, amateurs)
+
+
+def test_the_ablations_are_what_they_say():
+    of = {v.name: v for v in read_grid("ablations", DEMO).variants}
+    assert of["lightreasoner"].config == DEMO
+    assert of["random-steps"].config.sampling.selection == "random"
+    assert of["greedy-labels"].config.sampling.labels == "greedy"
+    assert of["equal-amateur"].config.models.amateur == DEMO.models.expert
+    assert of["sft"].config.sampling.method == "rejection"
+    assert of["sft"].config.training == of["trajectory-batches"].config.training
+    longer = of["sft-3x"].config.training.optimizer_steps
+    assert longer == 3 * of["sft"].config.training.optimizer_steps == 240
+    assert [v.name for v in of.values() if v.untrained] == ["prefilled-expert"]
+    assert of["prefilled-expert"].config.evaluation.prefill == "Step by step."
+
+
+@pytest.mark.parametrize("name", grid_names())
+def test_each_grid_of_the_package_can_be_read(name, tmp_path):
+    for steps in (0, 20, 40, 80, 160, 320):
+        (tmp_path / f"amateur-careless-{steps}").mkdir()
+    read = read_grid(name, DEMO, str(tmp_path))
+    assert read.name == name
+    assert len(read.variants) >= 7
+    assert read.x is None or all(v.value is not None for v in read.variants)
+
+
+def test_nested_and_dotted_names_and_multiples(tmp_path):
+    text = """
+seeds: [3, 5]
+variants:
+  a: {sampling: {kl_threshold: 0.3, rejection: {samples: 2}}, training.lora.rank: 4}
+  b: {training.optimizer_steps: 0.5x, training.learning_rate: 2x, training.lora.targets: [q_proj]}
+"""
+    read = grid(tmp_path, text)
+    assert (read.seeds, read.x) == ([3, 5], None)
+    a, b = (v.config for v in read.variants)
+    expected = {
+        "sampling": {"kl_threshold": 0.3, "rejection": {"samples": 2}},
+        "training": {"lora": {"rank": 4}},
+    }
+    assert a == resolve(merge(DEMO.model_dump(mode="json"), expected))
+    assert (b.training.optimizer_steps, b.training.learning_rate) == (40, 8e-3)
+    assert b.training.lora.targets == ["q_proj"]
+
+
+def test_a_sweep_makes_a_variant_of_each_value(tmp_path):
+    text = "x: sampling.kl_threshold\nvalues: [0.02, 1.6]\nvariants: {as-it-is: {}}\n"
+    read = grid(tmp_path, text)
+    assert [(v.name, v.value) for v in read.variants] == [
+        ("as-it-is", DEMO.sampling.kl_threshold),
+        ("kl_threshold-0.02", 0.02),
+        ("kl_threshold-1.6", 1.6),
+    ]
+    assert read.variants[2].config.sampling.kl_threshold == 1.6
+
+
+def test_amateurs_are_beside_the_grid_or_in_the_folder_named(tmp_path):
+    text = "x: models.amateur\nvalues: [weak, 'embedded:amateur', org/name]\n"
+    (tmp_path / "weak").mkdir()
+    (tmp_path / "else" / "weak").mkdir(parents=True)
+    for folder, found in ((None, tmp_path), (str(tmp_path / "else"), tmp_path / "else")):
+        read = grid(tmp_path, text, amateurs=folder)
+        assert [v.name for v in read.variants] == ["weak", "embedded-amateur", "name"]
+        amateurs = [v.config.models.amateur for v in read.variants]
+        assert amateurs == [str(found / "weak"), "embedded:amateur", "org/name"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("variants: {a: {sampling.kl_treshold: 1}}", r"mine\.yaml: variant a: unknown key sampling\.kl_treshold; did you mean sampling\.kl_threshold\?"),
+        ("variants: {a: {smapling: {seed: 1}}}", r"variant a: unknown key smapling; did you mean sampling\?"),
+        ("varaints: {a: {}}", r"mine\.yaml: unknown key varaints; did you mean variants\?"),
+        ("variants: {a: {training.optimizer_steps: 0}}", r"variant a: training\.optimizer_steps = 0: .*greater"),
+        ("variants: {a: {training.seed: 1}}", r"variant a: training\.seed is set by the grid's seeds"),
+        ("variants: {a: {evaluation: {max_problems: 3}}}", r"variant a: evaluation\.max_problems is one for the whole"),
+        ("variants: {a: {models.expert: x}}", r"variant a: models\.expert is one for the whole comparison"),
+        ("variants: {a: {untrained: true, sampling.top_k: 3}}", r"variant a: sampling\.top_k has no effect"),
+        ("variants: {a: {untrained: 1}}", r"untrained = 1: must be true or false"),
+        ("variants: {a/b: {}}", r"variant a/b: a name has letters"),
+        ("variants: {a: {training.min_workers: 3x}}", r"variant a: training\.min_workers = 3x: the config has no number"),
+        ("variants: {a: {models.amateur: '@models.export'}}", r"the config has no value of models\.export"),
+        ("variants: {a: {models.amateur: nowhere}}", r"variant a: models\.amateur: no directory nowhere in .*--amateurs"),
+        ("seeds: [1, 1]\nvariants: {a: {}}", r"seeds: \[1, 1\] must be different"),
+        ("seeds: []\nvariants: {a: {}}", r"mine\.yaml: seeds: "),
+        ("seeds: [0]", r"no variants; give variants, or x and values"),
+        ("values: [1]", r"values without x"),
+        ("x: sampling.top_k\nvalues: [3, 3]", r"two variants are named top_k-3"),
+        ("x: sampling\nvariants: {a: {}}", r"x: sampling is not a field with one value"),
+        ("- a", r"must be a mapping"),
+        ("a: [", r"not valid YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_the_file_and_the_variant(tmp_path, text, said):
+    with pytest.raises(UserError, match=said) as error:
+        grid(tmp_path, text)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("--grid ")
+
+
+def test_no_such_grid():
+    with pytest.raises(UserError, match=r"no such grid; give a \.yaml file or one of ablations, gap"):
+        read_grid("abblations", DEMO)
+    with pytest.raises(UserError, match=r"nowhere\.yaml: "):
+        read_grid("nowhere.yaml", DEMO)
