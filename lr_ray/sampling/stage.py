@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from lr_ray.config import Config, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
+from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
@@ -35,13 +36,38 @@ from lr_ray.store import Run
 
 Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
 
+_TASK: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stage is to do, as `sample` is told."""
+
+    run: Run
+    config: Config
+    expert: str
+    amateur: str
+    exchange: dict[str, Any]
+    keep_trajectories: bool
+    trajectories: Run | None
+
 
 def sample(
-    run: Run, config: Config, expert: str, amateur: str, on_progress: Progress
+    run: Run,
+    config: Config,
+    expert: str,
+    amateur: str,
+    on_progress: Progress,
+    *,
+    keep_trajectories: bool = False,
+    trajectories: Run | None = None,
 ) -> dict[str, Any]:
     """Writes the shards that are missing, and returns the `sampling` part of the summary.
 
-    Raises StageError when an engine fails for good or too many problems are rejected.
+    `keep_trajectories` writes the expert's into `trajectories/`, each with its top-K log-probabilities;
+    `trajectories` is a finished run that has kept its own: they are scored, and no expert starts.
+    Raises StageError when an engine fails for good or too many problems are rejected, UserError when
+    `trajectories` does not fit the config.
     """
     started = time.monotonic()
     total = stage_problems(run, config)
@@ -51,6 +77,7 @@ def sample(
     exchange = _exchange(config, expert)
     finished, facts = survey(run, total)
     todo = np.flatnonzero(~finished)
+    work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
 
     def check(facts: Facts) -> None:
         on_progress(everything, facts)
@@ -58,7 +85,7 @@ def sample(
 
     check(facts + unusable)
     if len(todo):
-        with closing(_shards(run, config, expert, amateur, exchange, todo)) as shards:
+        with closing(_shards(work, todo)) as shards:
             for shard in shards:
                 facts += shard
                 check(facts + unusable)
@@ -80,44 +107,67 @@ def write_contrast(
     return write_shard(run, name, labelled, exchange, scored.scores, sampling.plausibility)
 
 
-def _shards(
-    run: Run, config: Config, expert: str, amateur: str, exchange: dict[str, Any], todo: NDArray
-) -> Generator[Facts]:
+def _shards(work: Work, todo: NDArray) -> Generator[Facts]:
     """Samples the problems of the run at `todo`, and yields each shard's facts when it is written."""
     import ray
     import ray.data
 
-    sampling = config.sampling
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
+    context.target_max_block_size = None  # a batch stays whole, and its files have one name
     journal = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Journal).remote()
-    room = shared_context(expert, amateur)
-    batches = [todo[i : i + sampling.batch_size] for i in range(0, len(todo), sampling.batch_size)]
-    shards = (
-        ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])
-        .map_batches(
-            ExpertSampler,
-            fn_constructor_args=(expert, sampling, room, run, journal),
-            **_pool(sampling.expert),
-        )
-        .map_batches(
-            AmateurScorer,
-            fn_constructor_args=(amateur, sampling, room, journal),
-            **_pool(sampling.amateur),
-        )
-        .map_batches(
-            write_contrast,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_args=(run, config, exchange),
-        )
-    )
+    shards = _contrast(work, todo, journal)
     try:
         for row in shards.iter_rows():
             yield Facts(**row)
     except ray.exceptions.RayError as error:
         raise StageError(f"sampling failed: {_reason(error)}") from error
+
+
+def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
+    """The dataset of shards, by the amateur's scores of the expert's greedy trajectories."""
+    sampling = work.config.sampling
+    room = shared_context(work.expert, work.amateur)
+    return (
+        _trajectories(work, todo, room, journal)
+        .map_batches(
+            AmateurScorer,
+            fn_constructor_args=(work.amateur, sampling, room, journal),
+            **_pool(sampling.amateur),
+        )
+        .map_batches(write_contrast, fn_args=(work.run, work.config, work.exchange), **_TASK)
+    )
+
+
+def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
+    """The dataset of `rows.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
+    import ray.data
+
+    sampling, kept = work.config.sampling, work.keep_trajectories or work.trajectories
+    footer = trajectories.made_with(sampling, work.expert, work.exchange) if kept else {}
+    if work.trajectories:
+        blocks = trajectories.plan(work.trajectories, todo, footer)
+        arguments = (work.trajectories, work.run)
+        return ray.data.from_arrow(blocks).map_batches(
+            trajectories.read, fn_args=arguments, **_TASK
+        )
+    solved = _batches(todo, sampling.batch_size).map_batches(
+        ExpertSampler,
+        fn_constructor_args=(work.expert, sampling, room, work.run, journal),
+        **_pool(sampling.expert),
+    )
+    if work.keep_trajectories:
+        solved = solved.map_batches(trajectories.save, fn_args=(work.run, footer), **_TASK)
+    return solved
+
+
+def _batches(todo: NDArray, size: int) -> Any:
+    """The dataset of problem indices, a block a batch."""
+    import ray.data
+
+    starts = range(0, len(todo), size)
+    return ray.data.from_arrow([pa.table({"index": todo[i : i + size]}) for i in starts])
 
 
 def _exchange(config: Config, expert: str) -> dict[str, Any]:
@@ -137,8 +187,7 @@ def _pool(pool: Pool) -> dict[str, Any]:
 
     return {
         "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
-        "batch_size": None,  # a block is a batch
-        "batch_format": "pyarrow",
+        **_TASK,
         "num_cpus": pool.cpus,
         "num_gpus": pool.gpus or None,
         "runtime_env": {"env_vars": engine_env(pool.gpus)},
