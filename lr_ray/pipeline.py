@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -47,6 +47,7 @@ class Job:
     amateur: str | None
     console: Console
     summary: dict[str, Any]
+    sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.stage.sample`
 
 
 def execute(command: Command, stages: tuple[str, ...]) -> int:
@@ -206,7 +207,9 @@ def _sample(job: Job) -> None:
             progress.update_of(done, problems, note)
 
         assert job.amateur is not None
-        result = sample(job.run, job.config, job.expert, job.amateur, on_progress)
+        result = sample(
+            job.run, job.config, job.expert, job.amateur, on_progress, **job.sampling_options
+        )
     job.summary["sampling"] = result
     job.console.print("sampling   " + report.sampling_line(result))
 

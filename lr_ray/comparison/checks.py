@@ -61,23 +61,23 @@ def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
 
     Raises UserError where a new variant asks for a smaller one.
     """
-    sources = []
+    settled: dict[str, Source] = {}
     for source in plan.sources:
         there = Run(run.path(source.folder))
+        needed = source.config.sampling.plausibility
+        held = needed
+        if source.trajectories_of:  # which were completed for as much
+            held = settled[source.trajectories_of].config.sampling.plausibility
         if there.exists("run.json"):
             held = read_asked(there)["config"]["sampling"]["plausibility"]
-            needed = source.config.sampling.plausibility
-            if needed < held and source.relabels:
-                raise UserError(
-                    f"--grid {grid.name}: sampling.plausibility = {needed:g}: {there.location} was "
-                    f"sampled for {held:g} and more; give another --run"
-                )
-            tree = merge(
-                source.config.model_dump(mode="json"), {"sampling": {"plausibility": held}}
+        if needed < held and source.relabels:
+            raise UserError(
+                f"--grid {grid.name}: sampling.plausibility = {needed:g}: {there.location} was "
+                f"sampled for {held:g} and more; give another --run"
             )
-            source = replace(source, config=resolve(tree))
-        sources.append(source)
-    return Plan(sources, plan.cells)
+        tree = merge(source.config.model_dump(mode="json"), {"sampling": {"plausibility": held}})
+        settled[source.folder] = replace(source, config=resolve(tree))
+    return Plan(list(settled.values()), plan.cells)
 
 
 def check_sources(config: Config, plan: Plan, expert: str) -> dict[str, str]:

@@ -1,13 +1,24 @@
 """A sweep as a picture: accuracy with its interval against the swept field, and the share of steps kept.
 
-Exercised by `pytest tests/unit/test_comparison.py -k plot`.
+Exercised by `pytest tests/unit/test_comparison.py -k sweep`.
 """
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 _LOG_FROM = 8.0  # largest through smallest value
-_BLUE, _GREY, _ORANGE = "#1f5fa8", "#6b6b6b", "#c2611f"
+_BLUE, _GREY, _ORANGE, _PALE = "#1f5fa8", "#6b6b6b", "#c2611f", "#e4e4e4"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where each variant lies, and what the axis says."""
+
+    places: list[float]
+    label: str
+    ticks: list[str] | None  # None: the places are numbers that the axis finds its own ticks for
+    log: bool = False
 
 
 def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
@@ -16,90 +27,88 @@ def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
+    rows = {n: r for n, r in content["variants"].items() if r["accuracy"] and not r["untrained"]}
+    x = axis_of(content["grid"]["x"], rows)
+    pictures = {}
+    with plt.rc_context({"svg.hashsalt": "lr_ray", "font.size": 10}):
+        figure, left = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+        _accuracies(left, x, [row["accuracy"][benchmark] for row in rows.values()], benchmark)
+        _shares(left.twinx(), x, [row["cost"]["steps_kept_share"] or 0.0 for row in rows.values()])
+        _ticks(left, x, list(rows))
+        for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
+            stream = io.BytesIO()
+            figure.savefig(stream, format=kind, **options)
+            pictures[kind] = stream.getvalue()
+        plt.close(figure)
+    return pictures
+
+
+def axis_of(x: str, rows: dict[str, Any]) -> Axis:
+    """Numbers lie at their value, amateurs at the accuracy that they lack, others side by side."""
+    gaps = [row.get("amateur_gap") for row in rows.values()]
+    if x == "models.amateur" and None not in gaps:
+        return Axis(gaps, "accuracy of the expert minus the amateur's", None)
+    values = [row["value"] for row in rows.values()]
+    if not all(isinstance(value, int | float) for value in values):
+        return Axis([float(i) for i in range(len(rows))], x, list(rows))
+    if min(values) > 0 and max(values) >= _LOG_FROM * min(values):
+        return Axis(values, x, [f"{value:g}" for value in values], log=True)
+    return Axis(values, x, None)
+
+
+def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    rows = [(n, r) for n, r in content["variants"].items() if r["accuracy"] and not r["untrained"]]
-    xs, label, numeric = positions(content, rows)
-    order = sorted(range(len(rows)), key=lambda i: xs[i])
-    expert = content["expert"][benchmark]["accuracy"]
-    with plt.rc_context({"svg.hashsalt": "lr_ray", "font.size": 10}):
-        figure, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-        axis.axhline(expert, color=_GREY, linestyle="--", linewidth=1)
-        axis.annotate("expert", (1, expert), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", color=_GREY, fontsize=9)  # fmt: skip
-        pooled = [rows[i][1]["accuracy"][benchmark] for i in order]
-        places = [xs[i] for i in order]
-        middle = [p["accuracy"] for p in pooled]
-        bounds = [[p["difference"] - p["difference_ci95"][0] for p in pooled],
-                  [p["difference_ci95"][1] - p["difference"] for p in pooled]]  # fmt: skip
-        axis.errorbar(
-            places,
-            middle,
-            yerr=bounds,
-            color=_BLUE,
-            marker="o",
-            capsize=3,
-            label="mean of the seeds",
-        )
-        for place, p in zip(places, pooled, strict=True):
-            axis.plot(
-                [place] * len(p["accuracy_of_seeds"]),
-                p["accuracy_of_seeds"],
-                ".",
-                color=_BLUE,
-                alpha=0.4,
-            )
-        axis.set(xlabel=label, ylabel=f"accuracy on {benchmark}", ylim=(0, 1))
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axis.grid(axis="y", color="#e4e4e4", linewidth=0.7)
-        shares = axis.twinx()
-        kept = [rows[i][1]["cost"]["steps_kept_share"] or 0.0 for i in order]
-        shares.plot(places, kept, color=_ORANGE, marker="s", markersize=4, linestyle=":")
-        shares.set_ylabel("share of steps kept", color=_ORANGE)
-        shares.set_ylim(0, max(0.01, 1.15 * max(kept)))
-        shares.yaxis.set_major_formatter(PercentFormatter(1))
-        shares.tick_params(axis="y", labelcolor=_ORANGE)
-        if (
-            numeric
-            and min(xs) > 0
-            and max(xs) >= _LOG_FROM * min(xs)
-            and content["grid"]["x"] != "models.amateur"
-        ):
-            axis.set_xscale("log")
-            axis.set_xticks(
-                places, [f"{x:g}" for x in places], rotation=45 if len(places) > 8 else 0
-            )
-            axis.minorticks_off()
-        elif not numeric:
-            axis.set_xticks(places, [rows[i][0] for i in order], rotation=30, ha="right")
-        elif content["grid"]["x"] == "models.amateur":
-            for i in order:
-                axis.annotate(rows[i][0], (xs[i], 0.02), rotation=90, ha="right", fontsize=7,
-                              xycoords=("data", "axes fraction"), color=_GREY)  # fmt: skip
-        for side in ("top",):
-            axis.spines[side].set_visible(False)
-            shares.spines[side].set_visible(False)
-        pictures = {kind: io.BytesIO() for kind in ("svg", "png")}
-        for kind, stream in pictures.items():
-            dated = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
-            figure.savefig(stream, format=kind, **dated)
-        plt.close(figure)
-    return {kind: stream.getvalue() for kind, stream in pictures.items()}
+    expert = pooled[0]["expert"]
+    axis.axhline(expert, color=_GREY, linestyle="--", linewidth=1)
+    at = {"xy": (0.01, expert), "xycoords": ("axes fraction", "data")}
+    axis.annotate("expert", **at, va="bottom", color=_GREY, fontsize=9)
+    order = sorted(range(len(pooled)), key=lambda i: x.places[i])
+    places, drawn = [x.places[i] for i in order], [pooled[i] for i in order]
+    middle = [p["accuracy"] for p in drawn]
+    below = [max(0.0, p["difference"] - p["difference_ci95"][0]) for p in drawn]
+    above = [max(0.0, p["difference_ci95"][1] - p["difference"]) for p in drawn]
+    axis.errorbar(places, middle, yerr=[below, above], color=_BLUE, marker="o", capsize=3)
+    for place, p in zip(places, drawn, strict=True):
+        seeds = p["accuracy_of_seeds"]
+        axis.plot([place] * len(seeds), seeds, ".", color=_BLUE, alpha=0.4)
+    axis.set(xlabel=x.label, ylim=(0, 1))
+    axis.set_ylabel(f"accuracy on {benchmark}", color=_BLUE)
+    axis.set_title(
+        f"Mean of {pooled[0]['seeds']} seeds (dots: each); bars: 95 % interval of the difference to "
+        "the expert",
+        fontsize=9,
+        loc="left",
+        color=_GREY,
+    )
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(axis="y", color=_PALE, linewidth=0.7)
+    axis.spines["top"].set_visible(False)
 
 
-def positions(
-    content: dict[str, Any], rows: list[tuple[str, dict[str, Any]]]
-) -> tuple[list[float], str, bool]:
-    """Where the variants lie, what the axis is of, and whether it is of numbers."""
-    x = content["grid"]["x"]
-    gaps = [row.get("amateur_gap") for _, row in rows]
-    if x == "models.amateur" and all(gap is not None for gap in gaps):
-        return (
-            [float(gap) for gap in gaps if gap is not None],
-            "accuracy of expert minus amateur",
-            True,
-        )
-    values = [row["value"] for _, row in rows]
-    if all(isinstance(value, int | float) for value in values):
-        return [float(value) for value in values], x, True
-    return [float(i) for i in range(len(rows))], x, False
+def _shares(axis: Any, x: Axis, shares: list[float]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    points = sorted(zip(x.places, shares, strict=True))
+    axis.plot(*zip(*points, strict=True), color=_ORANGE, marker="s", markersize=4, linestyle=":")
+    axis.set_ylabel("share of steps kept", color=_ORANGE)
+    axis.set_ylim(0, max(0.01, 1.15 * max(shares)))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.tick_params(axis="y", labelcolor=_ORANGE)
+    axis.spines["top"].set_visible(False)
+
+
+def _ticks(axis: Any, x: Axis, names: list[str]) -> None:
+    if x.log:
+        axis.set_xscale("log")
+    if x.ticks:
+        turned = {"rotation": 30, "ha": "right"} if x.ticks == names else {}
+        axis.set_xticks(x.places, x.ticks, **turned)
+        axis.minorticks_off()
+    elif x.label.startswith("accuracy"):
+        for place, name in zip(x.places, names, strict=True):
+            at = {"xy": (place, 0.02), "xycoords": ("data", "axes fraction")}
+            axis.annotate(
+                name, **at, rotation=90, ha="center", va="bottom", fontsize=7, color=_GREY
+            )

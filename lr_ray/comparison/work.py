@@ -61,10 +61,23 @@ def sample_sources(bench: Bench) -> None:
         what = f"sampling {number} of {len(bench.plan.sources)}: {source.folder}"
         bench.console.print(f"sampling   {what}, for {', '.join(sorted(users)) or 'others'}")
         job = bench.job(source.folder, source.config)
+        job.sampling_options = {"keep_trajectories": source.rescored}
+        if source.trajectories_of:
+            other = Run(bench.run.path(source.trajectories_of))
+            if _has_trajectories(other):  # or an earlier grid had no use for them
+                job.sampling_options = {"trajectories": other}
         job.run.create()
         with job.run.lock():
             bench.begin(job)
             run_stage(job, "sampling")
+
+
+def _has_trajectories(run: Run) -> bool:
+    """Whether a finished run has kept all of them."""
+    from lr_ray.sampling.shards import holders
+
+    kept_of = {name.rsplit("/", 1)[1] for name in run.shards("trajectories")}
+    return kept_of >= set(holders(run))
 
 
 def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lr_ray.comparison.asking import Asked, groups, keep, kept
 from lr_ray.comparison.checks import check_cells, check_kind, settle_sources, unfinished
 from lr_ray.comparison.grid import Grid, Variant, read_grid
 from lr_ray.comparison.plan import make_plan
-from lr_ray.comparison.plot import draw, positions
+from lr_ray.comparison.plot import Axis, axis_of, draw
 from lr_ray.comparison.table import collect, render
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
@@ -70,18 +70,32 @@ def test_the_base_is_sampled_for_the_smallest_plausibility_of_all_that_use_it():
     assert plan.source(fewer.source).trajectories_of is None  # of other problems
 
 
+def few_problems(plausibility: float) -> list[Variant]:
+    return [variant("c", sampling={"max_problems": 3, "plausibility": plausibility})]
+
+
 def test_a_source_is_found_again_by_what_it_is(tmp_path):
     one = make_plan(DEMO, Grid("g", [0], [variant("a", sampling={"max_problems": 3})]))
-    two = make_plan(
-        DEMO,
-        Grid("h", [0, 1], [variant("b"), variant("c", sampling={"max_problems": 3, "plausibility": 0.5})]),
-    )  # fmt: skip
+    two = make_plan(DEMO, Grid("h", [0, 1], [variant("b"), *few_problems(0.5)]))
     (source,) = one.sources
     assert source.folder in [s.folder for s in two.sources]
     run = Run(str(tmp_path))
     _asked(run, source.folder, source.config)
     settled = settle_sources(run, Grid("h", [0], []), two).source(source.folder)
     assert settled.config == source.config  # 0.2 as it is there, though 0.5 would do
+    other = variant(
+        "e",
+        sampling={"max_problems": 3, "plausibility": 0.4},
+        models={"amateur": "embedded:expert"},
+    )
+    chained = make_plan(DEMO, Grid("j", [0], [*few_problems(0.5), other]))
+    (root,) = [s for s in chained.sources if s.trajectories_of is None]
+    assert root.folder == source.folder
+    plausibilities = {
+        s.config.sampling.plausibility
+        for s in settle_sources(run, Grid("j", [0], []), chained).sources
+    }
+    assert plausibilities == {0.2}  # that of the trajectories that are taken over
     less = Grid("i", [0], [variant("d", sampling={"max_problems": 3, "plausibility": 0.1})])
     with pytest.raises(
         UserError, match=r"grid i: sampling\.plausibility = 0\.1: .* was sampled for 0\.2"
@@ -238,11 +252,19 @@ def test_a_sweep_is_drawn_against_its_values(compared):
 
 
 def test_amateurs_lie_at_their_gap_once_it_is_measured():
-    content = {"grid": {"x": "models.amateur"}}
-    rows = [("a", {"value": "a"}), ("b", {"value": "b"})]
-    assert positions(content, rows) == ([0.0, 1.0], "models.amateur", False)
-    measured = [(name, row | {"amateur_gap": 0.25}) for name, row in rows]
-    assert positions(content, measured)[::2] == ([0.25, 0.25], True)
+    rows = {"a": {"value": "a"}, "b": {"value": "b"}}
+    assert axis_of("models.amateur", rows) == Axis([0.0, 1.0], "models.amateur", ["a", "b"])
+    measured = {name: row | {"amateur_gap": 0.25} for name, row in rows.items()}
+    assert axis_of("models.amateur", measured).places == [0.25, 0.25]
+
+
+def test_the_axis_is_logarithmic_where_the_values_ask_for_it():
+    def log(*values: float) -> bool:
+        return axis_of("x", {str(v): {"value": v} for v in values}).log
+
+    assert log(0.02, 1.6)
+    assert not log(0, 1.6)
+    assert not log(0.2, 0.4)
 
 
 def test_copied_folders_hold_the_same_files(tmp_path: Path):

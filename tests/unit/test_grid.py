@@ -114,7 +114,9 @@ def test_what_is_wrong_is_named_with_the_file_and_the_variant(tmp_path, text, sa
 
 
 def test_no_such_grid():
-    with pytest.raises(UserError, match=r"no such grid; give a \.yaml file or one of ablations, gap"):
+    with pytest.raises(
+        UserError, match=r"no such grid; give a \.yaml file or one of ablations, gap"
+    ):
         read_grid("abblations", DEMO)
     with pytest.raises(UserError, match=r"nowhere\.yaml: "):
         read_grid("nowhere.yaml", DEMO)
