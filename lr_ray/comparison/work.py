@@ -58,7 +58,7 @@ def sample_sources(bench: Bench) -> None:
         if sampled(bench.run, source):
             continue
         users = {c.variant.name for c in bench.plan.cells if c.source == source.folder}
-        what = f"sampling {number} of {len(bench.plan.sources)}: {source.folder}"
+        what = f"{number} of {len(bench.plan.sources)}: {source.folder}"
         bench.console.print(f"sampling   {what}, for {', '.join(sorted(users)) or 'others'}")
         job = bench.job(source.folder, source.config)
         job.sampling_options = {"keep_trajectories": source.rescored}

@@ -130,6 +130,17 @@ def test_requests_without_stop_ids_are_plain_openai():
     assert "extra_body" not in request("m", "How many?", Evaluation())
 
 
+def test_a_prefill_is_continued_rather_than_answered():
+    body = request("m", "How many?", Evaluation(prefill="Step by step."), [2])
+    assert body["messages"][-1] == {"role": "assistant", "content": "Step by step."}
+    extension = body["extra_body"]
+    assert (extension["add_generation_prompt"], extension["continue_final_message"]) == (
+        False,
+        True,
+    )
+    assert extension["stop_token_ids"] == [2]
+
+
 def test_demo_rows_are_bounded_and_answered():
     rows = load("demo", Evaluation(max_problems=5))
     assert len(rows) == 5
