@@ -25,6 +25,20 @@ TRAJECTORY = pa.schema(
     ]
 )
 
+SOLUTIONS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("problem_id", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("answer", pa.string()),
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("completions", pa.list_(pa.list_(pa.int32()))),  # token ids of each sampled solution
+        ("finish_reasons", pa.list_(pa.string())),
+        ("error", pa.string()),
+    ]
+)
+
 PLAUSIBLE = pa.struct(
     [
         ("token_ids", pa.list_(pa.int32())),  # most probable first

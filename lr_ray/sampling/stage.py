@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Pool
 from lr_ray.errors import StageError
-from lr_ray.models import shared_context, vocabulary_rows
+from lr_ray.models import context_length, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
@@ -24,6 +24,7 @@ from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.guard import Journal
 from lr_ray.sampling.label import Facts, supervise
+from lr_ray.sampling.rejection import SolutionSampler, check_answers, write_right
 from lr_ray.sampling.scores import score
 from lr_ray.sampling.shards import (
     check_rejected,
@@ -46,7 +47,7 @@ class Work:
     run: Run
     config: Config
     expert: str
-    amateur: str
+    amateur: str | None
     exchange: dict[str, Any]
     keep_trajectories: bool
     trajectories: Run | None
@@ -56,7 +57,7 @@ def sample(
     run: Run,
     config: Config,
     expert: str,
-    amateur: str,
+    amateur: str | None,
     on_progress: Progress,
     *,
     keep_trajectories: bool = False,
@@ -67,13 +68,14 @@ def sample(
     `keep_trajectories` writes the expert's into `trajectories/`, each with its top-K log-probabilities;
     `trajectories` is a finished run that has kept its own: they are scored, and no expert starts.
     Raises StageError when an engine fails for good or too many problems are rejected, UserError when
-    `trajectories` does not fit the config.
+    `trajectories` does not fit the config. Method rejection needs no amateur.
     """
     started = time.monotonic()
     total = stage_problems(run, config)
     index = run.read_json(INDEX)
     unusable = Facts(problems=index["rejected"], rejected=index["rejected"])
     everything = total + unusable.problems
+    check_answers(run, config)
     exchange = _exchange(config, expert)
     finished, facts = survey(run, total)
     todo = np.flatnonzero(~finished)
@@ -117,7 +119,8 @@ def _shards(work: Work, todo: NDArray) -> Generator[Facts]:
     context.max_consecutive_actor_init_deaths = 3
     context.target_max_block_size = None  # a batch stays whole, and its files have one name
     journal = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Journal).remote()
-    shards = _contrast(work, todo, journal)
+    build = _contrast if work.config.sampling.method == "contrast" else _rejection
+    shards = build(work, todo, journal)
     try:
         for row in shards.iter_rows():
             yield Facts(**row)
@@ -128,6 +131,7 @@ def _shards(work: Work, todo: NDArray) -> Generator[Facts]:
 def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by the amateur's scores of the expert's greedy trajectories."""
     sampling = work.config.sampling
+    assert work.amateur is not None
     room = shared_context(work.expert, work.amateur)
     return (
         _trajectories(work, todo, room, journal)
@@ -162,6 +166,21 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     return solved
 
 
+def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
+    """The dataset of shards, by grading the expert's sampled solutions."""
+    sampling, room = work.config.sampling, context_length(work.expert)
+    arguments = (work.run, work.config, work.expert, work.exchange)
+    return (
+        _batches(todo, sampling.batch_size)
+        .map_batches(
+            SolutionSampler,
+            fn_constructor_args=(work.expert, sampling, room, work.run, journal),
+            **_pool(sampling.expert),
+        )
+        .map_batches(write_right, fn_args=arguments, **_TASK)
+    )
+
+
 def _batches(todo: NDArray, size: int) -> Any:
     """The dataset of problem indices, a block a batch."""
     import ray.data
@@ -173,6 +192,8 @@ def _batches(todo: NDArray, size: int) -> Any:
 def _exchange(config: Config, expert: str) -> dict[str, Any]:
     """How exact the KL of a row is: tokens exchanged a step, and data types."""
     rows, sampling = vocabulary_rows(expert), config.sampling
+    if sampling.method == "rejection":
+        return {"method": "rejection", "expert_dtype": sampling.expert.dtype}
     return {
         "top_k": min(sampling.top_k, rows),
         "expert_vocabulary": rows,

@@ -59,5 +59,6 @@ def sample_demo(folder: Path, data=None, options=None, **sampling) -> Sampled:
     run = Run(str(folder))
     progress: list = []
     on_progress = lambda *seen: progress.append(seen)  # noqa: E731
-    summary = sample(run, config, EXPERT, AMATEUR, on_progress, **(options or {}))
+    arguments = {"amateur": AMATEUR, "on_progress": on_progress} | (options or {})
+    summary = sample(run, config, EXPERT, **arguments)
     return Sampled(run, config, summary, progress)

@@ -256,3 +256,31 @@ def test_relabelled_scores_equal_the_rows_that_were_sampled(sampled, tmp_path):
     assert part["shared_seconds"] == sampled.summary["seconds"]
     counts = part.keys() - {"seconds", "shared_seconds"}
     assert {k: part[k] for k in counts} == {k: sampled.summary[k] for k in counts}
+
+
+def test_rejection_keeps_the_right_solutions_whatever_the_batches(ray_cluster, tmp_path):
+    asked = {"method": "rejection", "max_problems": 24, "rejection": {"samples": 3}}
+    found = []
+    for batch_size in (24, 5):
+        folder = tmp_path / str(batch_size)
+        sampled = sample_demo(folder, options={"amateur": None}, batch_size=batch_size, **asked)
+        table = sampled.run.read_tables(sampled.run.shards("supervision"), SUPERVISION)
+        found.append(table.sort_by("problem_id").to_pylist())
+        assert sampled.run.shards("scores") == []
+        assert sampled.summary["samples_drawn"] == 72
+        assert sampled.summary["problems"] == 24
+        assert 24 < sampled.summary["samples_right"] >= sampled.summary["trajectories"]
+        assert sampled.progress[-1][1].problems == 24
+    rows, others = found
+    key = lambda row: (row["problem_id"], row["completion_token_ids"])  # noqa: E731
+    assert sorted(map(key, rows)) == sorted(map(key, others))
+    assert len(rows) == sampled.summary["trajectories"] == len({str(key(row)) for row in rows})
+    answers = {p["problem_id"]: p["answer"] for p in generate("sampling", 24)}
+    tokenizer = load_tokenizer(EXPERT)
+    assert 8 < len({row["problem_id"] for row in rows}) < len(rows)
+    for row in rows:
+        text = tokenizer.decode(row["completion_token_ids"], skip_special_tokens=True)
+        assert text.endswith(f"The answer is {answers[row['problem_id']]}.")
+        assert row["completion_token_ids"][-1] == tokenizer.eos_token_id
+        labels = [s["token_ids"] for s in row["steps"]]
+        assert labels == [[token] for token in row["completion_token_ids"]]
