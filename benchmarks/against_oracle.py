@@ -27,6 +27,7 @@ from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids, vocabul
 from lr_ray.problems import stage_problems
 from lr_ray.store import Run
 from lr_ray.training.batches import collate, pack, plan
+from lr_ray.training.data import Supervision
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())

@@ -5,6 +5,7 @@ Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k t
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -32,6 +33,8 @@ _POLL_S = 0.5
 # Bytes a checkpoint needs of each trained weight: itself and two moments, in float32.
 _BYTES_A_WEIGHT = 12
 
+# How often Ray Train looks at its workers: what they report between two looks is lost with them.
+_LOOK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 CPU_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
 
@@ -51,6 +54,8 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     check_supervision(run, expert)
     check_room(run, expert, config.training)
     _own_checkpoints(run, config)
+    for name, value in _LOOK.items():
+        os.environ.setdefault(name, value)
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = _trainer(run, config, expert, board)
     try:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from lr_ray import oracle
 from lr_ray.errors import StageError
 from lr_ray.models import vocabulary_rows
-from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 from lr_ray.training.batches import plan
 from lr_ray.training.data import Supervision
@@ -67,27 +66,6 @@ def test_adapter_equals_the_oracles(trained, tmp_path):
     largest = max(w.abs().max() for w in expected.values())
     difference = max((got[n] - expected[n]).abs().max() for n in expected)
     assert difference / largest < 1e-3
-
-
-def test_two_workers_zero_3_and_dropout_give_the_same_adapter(sampled, tmp_path):
-    """Dropout too: its masks belong to the trajectory. Tolerance 1e-3 of the largest weight."""
-    adapters, losses = [], []
-    for number, over in enumerate(
-        ({}, {"num_workers": 2, "micro_batch_tokens": 300, "zero_stage": 3})
-    ):
-        run = Run(str(tmp_path / str(number)))
-        for name in sampled.run.shards("supervision"):
-            run.write_table(name, sampled.run.read_tables([name], SUPERVISION))
-        asked = TRAINING | {"lora": {"dropout": 0.05}, "batch_by": "trajectory", "batch_size": 8}
-        summary = train(run, demo_config(training=asked | over), EXPERT, lambda row: None)
-        adapters.append(adapter_of(run))
-        losses.append(summary["final_loss"])
-        assert summary["optimizer_steps"] == STEPS
-        assert summary["trained_steps"] >= 8 * STEPS
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    one, two = adapters
-    largest = max(w.abs().max() for w in one.values())
-    assert max((one[n] - two[n]).abs().max() for n in one) / largest < 1e-3
 
 
 def test_progress_and_counts(trained):
