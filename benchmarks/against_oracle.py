@@ -8,6 +8,7 @@ per 1000 trained steps, and their ratios.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -22,10 +23,11 @@ from in_process import InProcess
 from lr_ray import oracle
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
 from lr_ray.problems import stage_problems
 from lr_ray.store import Run
-from lr_ray.training.batches import collate, pack, plan, read_trajectories
+from lr_ray.training.batches import collate, pack, plan
+from lr_ray.training.data import Supervision
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
@@ -63,7 +65,9 @@ def print_gradients(trajectories, pairs, config) -> None:
     gradients = []
     for loss_of in (
         lambda m: (
-            PackedLoss(m)(to_tensors(collate(pack(trajectories, pairs)), torch.device("cpu")))
+            PackedLoss(m, config.training)(
+                to_tensors(collate(pack(trajectories, pairs)), torch.device("cpu"))
+            )[0]
             / len(pairs)
         ),
         lambda m: oracle.batch_loss(m, oracle.unpacked(trajectories, pairs)),
@@ -81,14 +85,14 @@ def print_gradients(trajectories, pairs, config) -> None:
     print(f"gradient   relative difference {gap:.1e}, packed against one forward per step")
 
 
-def train_packed(model, trajectories, batches, learning_rate) -> None:
+def train_packed(model, training, trajectories, batches) -> None:
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
-    loss_of = PackedLoss(model)
+    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0)
+    loss_of = PackedLoss(model, training)
     for pairs in batches:
         optimizer.zero_grad()
         batch = to_tensors(collate(pack(trajectories, pairs)), torch.device("cpu"))
-        (loss_of(batch) / len(pairs)).backward()
+        (loss_of(batch)[0] / len(pairs)).backward()
         optimizer.step()
 
 
@@ -130,16 +134,21 @@ def main() -> None:
     print(f"           {1000 * theirs / steps:8.2f} s per 1000 steps, oracle")
     print(f"           {theirs / ours:8.1f} times as fast")
 
-    trajectories = read_trajectories(table)
-    batches = plan([len(t.steps) for t in trajectories], 16, args.optimizer_steps, seed=0)
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
+        run = Run(folder)
+        run.write_table("supervision/part-0.parquet", table)
+        trajectories = list(Supervision(run, vocabulary_rows(EXPERT), folder))
+    drawn = plan([len(t.steps) for t in trajectories], 16, 0, "step")
+    batches = list(itertools.islice(drawn, args.optimizer_steps))
     print_gradients(trajectories, batches[0], config)
     kept = [oracle.unpacked(trajectories, pairs) for pairs in batches]
     trained = 16 * args.optimizer_steps
-    rate = config.training.learning_rate
-    model = load_expert(EXPERT, config.training)
-    train_packed(model, trajectories, batches[:1], rate)  # warm
-    ours, _ = timed(partial(train_packed, model, trajectories, batches, rate))
-    theirs, _ = timed(partial(oracle.train, oracle.with_lora(expert, 0), kept, [rate] * len(kept)))
+    training = config.training
+    model = load_expert(EXPERT, training)
+    train_packed(model, training, trajectories, batches[:1])  # warm
+    ours, _ = timed(partial(train_packed, model, training, trajectories, batches))
+    rates = [training.learning_rate] * len(kept)
+    theirs, _ = timed(partial(oracle.train, oracle.with_lora(expert, 0), kept, rates))
     print(f"training   {1000 * ours / trained:8.2f} s per 1000 trained steps, packed")
     print(f"           {1000 * theirs / trained:8.2f} s per 1000 trained steps, oracle")
     print(f"           {theirs / ours:8.1f} times as fast")

@@ -221,14 +221,12 @@ def _train(job: Job) -> None:
     from lr_ray.training.stage import check_supervision, train
 
     steps = job.config.training.optimizer_steps
-    kept = check_supervision(job.run)
-    for name in ("checkpoints", "adapter", "model"):  # of an attempt that did not finish
-        job.run.remove(name)
+    kept = check_supervision(job.run, job.expert)
     job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
     with StageProgress(job.console, "training", steps, "steps") as progress:
 
-        def on_progress(step: int, loss: float) -> None:
-            progress.update(step, f"loss {loss:.3f}")
+        def on_progress(row: dict[str, Any]) -> None:
+            progress.update(row["step"], f"loss {row['loss']:.3f}")
 
         result = train(job.run, job.config, job.expert, on_progress)
     job.summary["training"] = result

@@ -1,33 +1,24 @@
-"""Supervision rows to the batches of packed training: who trains which kept steps, and when.
+"""Kept steps to the batches of packed training: who trains which of them, and when.
 
 NumPy only. One forward over a trajectory serves all its kept steps of the batch, as attention is
 causal. Everything follows from the rows and the seed, so each worker computes the same plan alone.
 Exercised by `pytest tests/unit/test_batches.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
+
+from lr_ray.training.data import Trajectory
 
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Step:
-    """A kept step: `row` indexes the hidden states that predict it, weights sum to 1."""
-
-    row: int
-    token_ids: NDArray[np.int32]
-    weights: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    token_ids: NDArray[np.int32]  # prompt and completion
-    steps: tuple[Step, ...]
+class Trajectories(Protocol):
+    def __getitem__(self, i: int, /) -> Trajectory: ...
 
 
 @dataclass(frozen=True)
@@ -36,58 +27,48 @@ class MicroBatch:
 
     token_ids_BT: Ints
     mask_BT: Ints
-    step_batch_S: Ints  # which trajectory a kept step is of
-    step_row_S: Ints  # which of its rows predicts the step
+    index_B: Ints  # which trajectory of the supervision a row is
+    length_B: Ints  # its tokens without padding
+    step_batch_S: Ints  # which row a kept step is of
+    step_row_S: Ints  # which of its positions predicts the step
     label_step_L: Ints  # which kept step a label entry is of
     label_id_L: Ints
     label_weight_L: NDArray[np.float32]
 
 
-def read_trajectories(table: pa.Table) -> list[Trajectory]:
-    """Rows of `rows.SUPERVISION` that kept a step, in the order of their problem ids."""
-    table = table.sort_by("problem_id")
-    columns = ("prompt_token_ids", "completion_token_ids", "steps")
-    trajectories = []
-    for prompt, completion, steps in zip(*(table[c] for c in columns), strict=True):
-        if not len(steps.values):
-            continue
-        start = len(prompt.values)
-        kept = tuple(
-            Step(
-                start + step["position"].as_py() - 1,
-                step["token_ids"].values.to_numpy(),
-                step["weights"].values.to_numpy(),
-            )
-            for step in steps.values
-        )
-        tokens = np.concatenate([prompt.values.to_numpy(), completion.values.to_numpy()])
-        trajectories.append(Trajectory(tokens, kept))
-    return trajectories
+def plan(
+    step_counts: Sequence[int] | NDArray, batch_size: int, seed: int, by: str
+) -> Iterator[Ints]:
+    """Batches without end: arrays `[n, 2]` of (trajectory, step in it), drawn at random.
 
-
-def plan(step_counts: Sequence[int], batch_steps: int, batches: int, seed: int) -> list[Ints]:
-    """`batches` arrays `[batch_steps, 2]` of (trajectory, step in it), drawn at random.
-
-    `step_counts[i]` is the number of kept steps of trajectory i. Each step is drawn once before any
+    `step_counts[i]` is the number of kept steps of trajectory i. By `step`, a batch has `batch_size`
+    kept steps; by `trajectory`, all kept steps of so many trajectories. Each is drawn once before any
     is drawn again.
     """
-    trajectory = np.repeat(np.arange(len(step_counts)), step_counts)
-    step = np.concatenate([np.arange(n) for n in step_counts])
-    pairs = np.stack([trajectory, step], axis=1)
-    needed = batch_steps * batches
-    epochs = -(-needed // len(pairs))
+    counts = np.asarray(step_counts, np.int64)
+    trajectory = np.repeat(np.arange(len(counts)), counts)
+    first = np.cumsum(counts) - counts
+    pairs = np.stack([trajectory, np.arange(len(trajectory)) - first[trajectory]], axis=1)
+    drawn_of = np.flatnonzero(counts) if by == "trajectory" else np.arange(len(pairs))
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(len(pairs)) for _ in range(epochs)])[:needed]
-    return list(pairs[order].reshape(batches, batch_steps, 2))
+    drawn = np.empty(0, np.int64)
+    while True:
+        while len(drawn) < batch_size:
+            drawn = np.concatenate([drawn, drawn_of[rng.permutation(len(drawn_of))]])
+        batch, drawn = drawn[:batch_size], drawn[batch_size:]
+        if by == "trajectory":
+            batch = np.concatenate([np.arange(first[i], first[i] + counts[i]) for i in batch])
+        yield pairs[batch]
 
 
-def pack(trajectories: Sequence[Trajectory], pairs: Ints) -> list[Trajectory]:
+def pack(trajectories: Trajectories, pairs: Ints) -> list[Trajectory]:
     """The batch with the steps of one trajectory together, cut after the last, longest first."""
     packed = []
     for index in np.unique(pairs[:, 0]):
         trajectory = trajectories[index]
         steps = tuple(trajectory.steps[i] for i in sorted(pairs[pairs[:, 0] == index, 1]))
-        packed.append(Trajectory(trajectory.token_ids[: steps[-1].row + 1], steps))
+        tokens = trajectory.token_ids[: max(step.row for step in steps) + 1]
+        packed.append(Trajectory(tokens, steps, int(index)))
     return sorted(packed, key=lambda p: -len(p.token_ids))
 
 
@@ -127,9 +108,18 @@ def collate(items: Sequence[Trajectory]) -> MicroBatch:
     return MicroBatch(
         token_ids,
         mask,
+        np.array([item.index for item in items] or [0], np.int64),
+        np.array([len(item.token_ids) for item in items] or [1], np.int64),
         np.array([i for i, _ in steps], np.int64),
         np.array([step.row for _, step in steps], np.int64),
         np.repeat(np.arange(len(steps)), sizes).astype(np.int64),
         np.concatenate([np.empty(0, np.int64), *ids]).astype(np.int64),
         np.concatenate([np.empty(0, np.float32), *weights]).astype(np.float32),
     )
+
+
+def label_entropy(batch: Sequence[Trajectory]) -> float:
+    """Mean entropy of the batch's soft labels, in nats."""
+    weights = np.concatenate([step.weights for item in batch for step in item.steps])
+    steps = sum(len(item.steps) for item in batch)
+    return float(-(weights * np.log(np.maximum(weights, 1e-30))).sum() / steps)

@@ -1,27 +1,30 @@
-"""The expert with LoRA and the packed loss: lm_head on kept rows only, float32 log-softmax."""
+"""The expert with trainable weights, and the packed loss: lm_head on kept rows only, in chunks."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lr_ray.config import Training
 from lr_ray.errors import StageError
-from lr_ray.models import COMPANIONS
+from lr_ray.training import dropout
 from lr_ray.training.batches import MicroBatch
 
-_MERGE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}  # largest logit difference
+HEAD_ROWS = 256  # kept steps whose logits exist at once: 160 MB in float32 for 152k tokens
 
 
-def load_expert(path: str, training: Training) -> Any:
-    """The expert with frozen weights and fresh LoRA weights that follow from the seed."""
-    from peft import LoraConfig, get_peft_model
+def load_base(path: str, training: Training) -> Any:
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(training.seed)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, training.dtype))
+    return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, training.dtype))
+
+
+def with_lora(base: Any, training: Training) -> Any:
+    """The model with frozen weights and fresh LoRA weights that follow from the seed."""
+    from peft import LoraConfig, get_peft_model
+
     lora = LoraConfig(
         r=training.lora.rank,
         lora_alpha=training.lora.alpha,
@@ -29,6 +32,7 @@ def load_expert(path: str, training: Training) -> Any:
         target_modules=training.lora.targets,
         task_type="CAUSAL_LM",
     )
+    torch.manual_seed(training.seed)
     try:
         return get_peft_model(base, lora)
     except ValueError as error:
@@ -36,54 +40,61 @@ def load_expert(path: str, training: Training) -> Any:
         raise StageError(f"training.lora.targets: {training.lora.targets}: {reason}") from None
 
 
+def load_expert(path: str, training: Training) -> Any:
+    """The expert as it is trained: with LoRA, or with all of its own weights trainable."""
+    base = load_base(path, training)
+    return with_lora(base, training) if training.method == "lora" else base
+
+
 class PackedLoss(nn.Module):
     """Sum over kept steps of -sum_a v(a) log pi(a | c), the paper's training loss before its mean."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, training: Training) -> None:
         super().__init__()
         self.model = model
+        is_lora = training.method == "lora"
+        self.draw = dropout.install(model, training.lora.dropout if is_lora else 0, training.seed)
+        self._causal = [model.get_base_model() if is_lora else model]  # a list hides it from ZeRO
+        if training.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def forward(self, micro_batch: dict[str, Tensor]) -> Tensor:
-        """Float32 scalar, in nats. Takes the tensors of a `MicroBatch`, by field name."""
-        causal = self.model.get_base_model()
+    def forward(self, micro_batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Loss (float32 scalar, nats) and the sum over kept steps of pi's share of the label's support.
+
+        Takes the tensors of a `MicroBatch`, by field name.
+        """
+        self.draw.index_B = micro_batch["index_B"].tolist()
+        self.draw.length_B = micro_batch["length_B"].tolist()
+        causal = self._causal[0]
         hidden_BTH = causal.model(
             input_ids=micro_batch["token_ids_BT"],
             attention_mask=micro_batch["mask_BT"],
             use_cache=False,
         ).last_hidden_state
         rows_SH = hidden_BTH[micro_batch["step_batch_S"], micro_batch["step_row_S"]]
-        logprobs_SV = causal.lm_head(rows_SH).float().log_softmax(-1)
-        picked_L = logprobs_SV[micro_batch["label_step_L"], micro_batch["label_id_L"]]
-        return -(micro_batch["label_weight_L"] * picked_L).sum()
+        labels = [micro_batch[f"label_{name}_L"] for name in ("step", "id", "weight")]
+        if len(rows_SH) <= HEAD_ROWS:
+            return self._head(rows_SH, *labels)
+        loss, support = hidden_BTH.new_zeros((2,), dtype=torch.float32)
+        for start in range(0, len(rows_SH), HEAD_ROWS):
+            end = min(start + HEAD_ROWS, len(rows_SH))
+            bounds = torch.tensor([start, end], device=labels[0].device)
+            first, last = torch.searchsorted(labels[0], bounds).tolist()
+            step_L, id_L, weight_L = (label[first:last] for label in labels)
+            # Logits are computed anew in the backward, so that only one chunk's exist at a time.
+            part, mass = checkpoint(
+                self._head, rows_SH[start:end], step_L - start, id_L, weight_L, use_reentrant=False
+            )
+            loss, support = loss + part, support + mass
+        return loss, support
+
+    def _head(
+        self, rows_SH: Tensor, step_L: Tensor, id_L: Tensor, weight_L: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logprobs_SV = self._causal[0].lm_head(rows_SH).float().log_softmax(-1)
+        picked_L = logprobs_SV[step_L, id_L]
+        return -(weight_L * picked_L).sum(), picked_L.detach().exp().sum()
 
 
 def to_tensors(micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor]:
-    return {k: torch.from_numpy(v).to(device) for k, v in vars(micro_batch).items()}
-
-
-def export(
-    model: Any, expert_path: str, expert: str, adapter: Path, merged: Path, training: Training
-) -> float:
-    """Writes the PEFT adapter and the merged, standalone model. Returns their largest logit gap.
-
-    `expert` is the base model's name in the adapter, as the config refers to it.
-
-    Raises StageError when merged weights do not give the logits of base + adapter.
-    """
-    model.eval()
-    probe = torch.arange(min(64, model.config.vocab_size), device=model.device)[None]
-    with torch.no_grad():
-        before = model(input_ids=probe).logits.float()
-        model.peft_config["default"].base_model_name_or_path = expert
-        model.save_pretrained(adapter)
-        whole = model.merge_and_unload()
-        whole.save_pretrained(merged)
-        after = type(whole).from_pretrained(merged, dtype=whole.dtype).to(model.device)
-        gap = (after(input_ids=probe).logits.float() - before).abs().max().item()
-    for pattern in COMPANIONS:  # the weights' own files were written anew
-        for file in Path(expert_path).glob(pattern):
-            if not file.name.endswith(".index.json") and file.name != "config.json":
-                shutil.copyfile(file, merged / file.name)
-    if not gap <= _MERGE_TOLERANCE[training.dtype]:  # NaN fails too
-        raise StageError(f"merged model's logits differ by {gap:.2g} from base + adapter")
-    return gap
+    return {k: torch.from_numpy(np.asarray(v)).to(device) for k, v in vars(micro_batch).items()}

@@ -3,22 +3,38 @@
 Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k training`.
 """
 
-import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from lr_ray.config import Config
+from lr_ray.config import Config, Training
 from lr_ray.errors import StageError
-from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.models import vocabulary_rows
 from lr_ray.store import Run
+from lr_ray.training.data import Supervision
+from lr_ray.training.trackers import Trackers
 
-Progress = Callable[[int, float], None]
+Progress = Callable[[dict[str, Any]], None]  # a row of metrics.jsonl
 
+CHECKPOINTS = "checkpoints"
+_KEPT = 2  # checkpoints
+_MOST_FAILURES = 10  # preempted nodes among them; what cannot get better ends at once
+_POLL_S = 0.5
+# Bytes a checkpoint needs of each trained weight: itself and two moments, in float32.
+_BYTES_A_WEIGHT = 12
+
+# How often Ray Train looks at its workers: what they report between two looks is lost with them.
+_LOOK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 CPU_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
 
@@ -26,66 +42,120 @@ _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": 
 def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[str, Any]:
     """Fine-tunes the expert on the run's supervision; returns the `training` part of the summary.
 
-    Raises StageError when no step was kept, or a worker fails for good.
+    Goes on after the run's last checkpoint, when it is of the same supervision. Raises StageError when
+    there is nothing to train on or no room for checkpoints, or when training fails for good.
     """
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
-    from ray.util.queue import Queue
+
+    from lr_ray.training.board import Board
+
+    started = time.monotonic()
+    check_supervision(run, expert)
+    check_room(run, expert, config.training)
+    _own_checkpoints(run, config)
+    for name, value in _LOOK.items():
+        os.environ.setdefault(name, value)
+    board = ray.remote(num_cpus=0)(Board).remote()
+    trainer = _trainer(run, config, expert, board)
+    try:
+        with Trackers(run, config) as trackers:
+
+            def on_row(row: dict[str, Any]) -> None:
+                trackers.log(row)
+                on_progress(row)
+
+            figures = _fit(trainer, board, on_row)
+    except (TrainingFailedError, ray.exceptions.RayError) as error:
+        raise StageError(f"training failed: {_reason(error)}") from error
+    finally:
+        ray.kill(board)
+    if "error" in figures:
+        raise StageError(f"training failed: {figures['error']}")
+    return figures | {"seconds": time.monotonic() - started}
+
+
+def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from lr_ray.training.worker import train_loop
 
-    started = time.monotonic()
-    check_supervision(run)
     training = config.training
     on_gpu = training.gpus_per_worker > 0
     resources = {"CPU": training.cpus_per_worker}
     if on_gpu:
         resources["GPU"] = training.gpus_per_worker
-    queue = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+    most, least = training.num_workers, training.min_workers
+    return TorchTrainer(
         train_loop,
         train_loop_config={
             "run": run,
             "training": training,
             "expert": expert,
             "name": config.models.expert,
-            "progress": queue,
+            "board": board,
         },
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=training.num_workers, use_gpu=on_gpu, resources_per_worker=resources
+            num_workers=most if least in (None, most) else (least, most),
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS,
             storage_path=run.root,
             storage_filesystem=None if run.is_local else PyFileSystem(FSSpecHandler(run.fs)),
-            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
+            failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
         ),
     )
-    try:
-        result = _fit(trainer, queue, on_progress)
-    except (TrainingFailedError, ray.exceptions.RayError) as error:
-        raise StageError(f"training failed: {_reason(error)}") from error
-    queue.shutdown()
-    figures = dict(result.return_value)
-    if "error" in figures:
-        raise StageError(f"training failed: {figures['error']}")
-    return figures | {"seconds": time.monotonic() - started}
 
 
-def check_supervision(run: Run) -> int:
-    """Number of kept steps. Raises StageError when there is none to train on."""
-    table = run.read_tables(run.shards("supervision"), SUPERVISION)
-    kept = sum(len(steps.values) for steps in table["steps"])
+def check_supervision(run: Run, expert: str) -> int:
+    """Number of kept steps. Raises StageError when there is none, or a row is not for this expert."""
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+        supervision = Supervision(run, vocabulary_rows(expert), scratch)
+    if not supervision.trajectories:
+        raise StageError(f"--run {run.location}: no supervision; sample first (jobs/sample.py)")
+    kept = int(supervision.step_counts.sum())
     if kept == 0:
         raise StageError(
-            f"--run {run.location}: {table.num_rows} trajectories, no kept step to train on; "
-            "lower sampling.kl_threshold"
+            f"--run {run.location}: {supervision.trajectories} trajectories, no kept step to train "
+            "on; lower sampling.kl_threshold"
         )
     return kept
+
+
+def check_room(run: Run, expert: str, training: Training) -> None:
+    """Raises StageError when a local run's disk cannot hold the checkpoints and the merged model."""
+    if not run.is_local:
+        return
+    weights = sum(file.stat().st_size for file in Path(expert).glob("*.safetensors"))
+    state = weights * _BYTES_A_WEIGHT // 2 if training.method == "full" else weights // 10
+    needed = weights + (_KEPT + 1) * state
+    free = shutil.disk_usage(run.root).free
+    if free < needed:
+        raise StageError(
+            f"--run {run.location}: no room for checkpoints and model: {free / 1e6:.0f} MB free, about "
+            f"{needed / 1e6:.0f} MB needed; free some or give another --run"
+        )
+
+
+def _own_checkpoints(run: Run, config: Config) -> None:
+    """Drops checkpoints that are not of this training: of other supervision or settings."""
+    shards = run.shards("supervision")
+    sizes = [run.fs.info(run.path(name))["size"] for name in shards]
+    settings = {k: v for k, v in config.identity().items() if k.startswith(("training", "models"))}
+    text = json.dumps([shards, sizes, settings], sort_keys=True)
+    mine = {"training": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    name = f"{CHECKPOINTS}/training.json"
+    if run.exists(name) and run.read_json(name) == mine:
+        return
+    for folder in (CHECKPOINTS, "adapter", "model", "metrics.jsonl"):
+        run.remove(folder)
+    run.write_json(name, mine)
 
 
 def _reason(error: BaseException) -> str:
@@ -94,12 +164,12 @@ def _reason(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _fit(trainer: Any, queue: Any, on_progress: Progress) -> Any:
+def _fit(trainer: Any, board: Any, on_row: Progress) -> dict[str, Any]:
     """`trainer.fit()` in a thread, while this one hands on the workers' progress.
 
     In the main thread, Ray Train would take Ctrl-C for itself, and keep it.
     """
-    from ray.util.queue import Empty
+    import ray
 
     future: Future[Any] = Future()
 
@@ -110,7 +180,11 @@ def _fit(trainer: Any, queue: Any, on_progress: Progress) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=fit, daemon=True).start()
-    while not (future.done() and queue.empty()):
-        with contextlib.suppress(Empty):
-            on_progress(*queue.get(timeout=0.5))
-    return future.result()
+    done = False
+    while not done:
+        done = future.done()
+        for row in ray.get(board.take.remote()):
+            on_row(row)
+        if not done:
+            time.sleep(_POLL_S)
+    return dict(future.result().return_value)

@@ -1,88 +1,74 @@
-"""What each Ray Train worker runs: packed LoRA steps under DeepSpeed, then the export on rank 0."""
+"""What each Ray Train worker runs: packed steps under DeepSpeed, checkpoints, then the export on rank 0."""
 
+import contextlib
+import errno
+import itertools
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Training
 from lr_ray.errors import StageError
-from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.models import vocabulary_rows
 from lr_ray.store import Run
-from lr_ray.training.batches import collate, pack, plan, read_trajectories, share
+from lr_ray.training import checkpoint
+from lr_ray.training.batches import Ints, collate, label_entropy, pack, plan, share
+from lr_ray.training.checkpoint import Progress
+from lr_ray.training.data import Supervision
 
-
-def deepspeed_config(training: Training) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # accumulation is ours: micro-batches go by tokens
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": training.max_grad_norm,
-        "zero_optimization": {"stage": training.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": training.dtype == "bfloat16"},
-        "steps_per_print": 1 << 30,
-    }
-
-
-def learning_rate(step: int, training: Training) -> float:
-    """Rate of optimizer step `step`, counted from 0: linear warm-up, then the schedule."""
-    warmup = round(training.warmup * training.optimizer_steps)
-    if step < warmup:
-        return training.learning_rate * (step + 1) / warmup
-    if training.schedule == "constant":
-        return training.learning_rate
-    left = (training.optimizer_steps - step) / max(1, training.optimizer_steps - warmup)
-    return training.learning_rate * left
-
-
-def start_engine(model: Any, training: Training) -> Any:
-    """The DeepSpeed engine around a loss module whose trainable weights are LoRA's."""
-    import deepspeed
-    import torch
-
-    # On CPU, DeepSpeed would spend a minute compiling a collective that gloo has.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(training), dist_init_required=True
-    )
-    return engine
-
-
-def train_step(engine: Any, micro_batches: list[Any], batch_steps: int, workers: int) -> float:
-    """One optimizer step over this worker's share. Returns its part of the batch's mean loss."""
-    from lr_ray.training.model import to_tensors
-
-    total = 0.0
-    for i, micro_batch in enumerate(micro_batches):
-        engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
-        loss = engine(to_tensors(micro_batch, engine.device)) / batch_steps
-        engine.backward(loss * workers)  # DeepSpeed takes the mean over workers
-        total += loss.item()
-        engine.step()
-    return total
+METRICS = "metrics.jsonl"
 
 
 def train_loop(spec: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry point; returns the counts of the summary's `training` part.
 
-    `spec` holds run, training, expert (model directory), name (how the config refers to it) and
-    progress (a queue). A StageError is returned as `error`: raised, Ray Train would try again.
+    `spec` holds run, training, expert (model directory), name (how the config refers to it) and board
+    (an actor, see `board.Board`). What cannot get better by trying again is returned as `error`: raised,
+    Ray Train would try again.
     """
+    import ray
+
+    board = spec["board"]
+    failure = ray.get(board.failure.remote())
+    if failure:  # of the attempt before
+        return {"error": failure}
     try:
         return _train(spec)
-    except StageError as error:
-        return {"error": str(error)}
+    except Exception as error:
+        reason = _final(error, spec["run"])
+        if reason is None:
+            raise
+        # The other workers wait for this one: it has to die to free them.
+        ray.get(board.fail.remote(reason))
+        raise
+
+
+def _final(error: Exception, run: Run) -> str | None:
+    """One line for an error that another attempt would meet too, else None."""
+    import torch
+
+    if isinstance(error, StageError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "out of GPU memory; lower training.micro_batch_tokens, set "
+            "training.gradient_checkpointing, or training.zero_stage 3 with more workers"
+        )
+    cause: BaseException | None = error
+    while cause is not None:  # Ray Train wraps what its upload meets
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+            return f"{run.location}: cannot be written: {cause.strerror}; make room and run again"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _train(spec: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     import torch
 
-    from lr_ray.training.model import PackedLoss, export, load_expert
+    from lr_ray.training.engine import Engine
 
     run: Run = spec["run"]
     training: Training = spec["training"]
@@ -90,51 +76,103 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     rank, workers = context.get_world_rank(), context.get_world_size()
     if training.gpus_per_worker == 0:
         torch.set_num_threads(max(1, int(training.cpus_per_worker)))
-
-    trajectories = read_trajectories(run.read_tables(run.shards("supervision"), SUPERVISION))
-    batches = plan(
-        [len(t.steps) for t in trajectories],
-        training.batch_size,
-        training.optimizer_steps,
-        training.seed,
-    )
-    model = load_expert(spec["expert"], training)
-    engine = start_engine(PackedLoss(model), training)
-    engine.train()
-    torch.manual_seed(training.seed + 1 + rank)  # dropout
-
-    tokens = 0
-    started = time.monotonic()
-    for step, pairs in enumerate(batches):
-        packed = pack(trajectories, pairs)
-        micro_batches = [
-            collate(items) for items in share(packed, rank, workers, training.micro_batch_tokens)
-        ]
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate(step, training)
-        part = train_step(engine, micro_batches, training.batch_size, workers)
-        loss = torch.tensor(part, device=engine.device)
-        torch.distributed.all_reduce(loss)
-        if not torch.isfinite(loss):
-            raise StageError(f"loss is {loss.item()} at step {step + 1}; lower the learning rate")
-        tokens += sum(len(p.token_ids) for p in packed)
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+        supervision = Supervision(run, vocabulary_rows(spec["expert"]), scratch)
+        engine = Engine(spec["expert"], training)
+        progress = _resume(engine)
+        started, resumed_at = time.monotonic(), progress.steps
+        for step, pairs in _batches(supervision, training, progress.steps):
+            begun = time.monotonic()
+            packed = pack(supervision, pairs)
+            mine = share(packed, rank, workers, training.micro_batch_tokens)
+            figures = engine.step(step, [collate(items) for items in mine], len(pairs))
+            _check_finite(figures, step)
+            row = {"step": step + 1, **figures, "label_entropy": label_entropy(packed)}
+            row |= {"kept_steps": len(pairs), "tokens": sum(len(p.token_ids) for p in packed)}
+            row |= {"seconds": time.monotonic() - begun, "workers": workers}
+            row |= {"resumed_at": resumed_at}
+            progress.rows.append(row)
+            if rank == 0:
+                spec["board"].post.remote(row)
+            if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.optimizer_steps:
+                _checkpoint(engine, progress, rank, run)
+        figures = _counts(supervision, training, progress)
+        weights = engine.full_weights()
         if rank == 0:
-            spec["progress"].put_nowait((step + 1, loss.item()))
+            run.check_owner()
+            figures["merge_logit_gap"] = _export(spec, weights, scratch)
+    return figures | {"loop_seconds": time.monotonic() - started, "workers": workers}
 
-    distinct = {tuple(pair) for pairs in batches for pair in pairs.tolist()}
-    metrics = {
-        "optimizer_steps": len(batches),
-        "trained_steps": len(batches) * training.batch_size,
-        "distinct_steps": len(distinct),
-        "tokens_forward": tokens,
-        "loop_seconds": time.monotonic() - started,
-        "final_loss": loss.item(),
-    }
+
+def _batches(
+    supervision: Supervision, training: Training, start: int
+) -> Iterator[tuple[int, Ints]]:
+    batches = plan(supervision.step_counts, training.batch_size, training.seed, training.batch_by)
+    return itertools.islice(enumerate(batches), start, training.optimizer_steps)
+
+
+def _check_finite(figures: dict[str, float], step: int) -> None:
+    loss, norm = figures["loss"], figures["grad_norm"]
+    if not abs(loss) + abs(norm) < float("inf"):  # NaN fails too
+        raise StageError(
+            f"loss is {loss}, its gradient's norm {norm}, at step {step + 1}; "
+            "lower training.learning_rate"
+        )
+
+
+def _resume(engine: Any) -> Progress:
+    """What the last checkpoint says, with its state in the engine; nothing without one."""
+    import ray.train
+
+    last = ray.train.get_checkpoint()
+    if last is None:
+        return Progress()
+    with last.as_directory() as folder:
+        progress = checkpoint.load(folder)
+    assert progress.state is not None
+    engine.load_state(progress.state, progress.steps)
+    progress.state = None
+    return progress
+
+
+def _checkpoint(engine: Any, progress: Progress, rank: int, run: Run) -> None:
+    """All workers take part; rank 0 writes, and puts metrics.jsonl where the checkpoint is."""
+    import ray.train
+    from ray.train import Checkpoint
+
+    run.check_owner()
+    state = engine.state()
+    name = f"step-{progress.steps:06d}"
+    with contextlib.ExitStack() as stack:
+        saved = None
+        if rank == 0:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lr_ray-"))
+            checkpoint.save(Progress(progress.rows, state), folder)
+            saved = Checkpoint.from_directory(folder)
+        ray.train.report({"step": progress.steps}, checkpoint=saved, checkpoint_dir_name=name)
     if rank == 0:
-        with tempfile.TemporaryDirectory() as scratch:
-            adapter, merged = Path(scratch, "adapter"), Path(scratch, "model")
-            gap = export(model, spec["expert"], spec["name"], adapter, merged, training)
-            run.put_folder(str(adapter), "adapter")
-            run.put_folder(str(merged), "model")
-        metrics["merge_logit_gap"] = gap
-    return metrics
+        run.write_lines(METRICS, progress.rows)
+
+
+def _counts(supervision: Supervision, training: Training, progress: Progress) -> dict[str, Any]:
+    rows: Sequence[dict[str, Any]] = progress.rows
+    drawn = {tuple(p) for _, pairs in _batches(supervision, training, 0) for p in pairs.tolist()}
+    return {
+        "optimizer_steps": len(rows),
+        "trained_steps": sum(row["kept_steps"] for row in rows),
+        "distinct_steps": len(drawn),
+        "tokens_forward": sum(row["tokens"] for row in rows),
+        "step_seconds": sum(row["seconds"] for row in rows),
+        "final_loss": rows[-1]["loss"],
+        "resumed_at": rows[-1]["resumed_at"],
+    }
+
+
+def _export(spec: dict[str, Any], weights: dict[str, Any], scratch: str) -> float:
+    from lr_ray.training.export import export
+
+    run, target = spec["run"], Path(scratch, "export")
+    gap = export(weights, spec["expert"], spec["name"], target, spec["training"])
+    for folder in sorted(target.iterdir()):
+        run.put_folder(str(folder), folder.name)
+    return gap

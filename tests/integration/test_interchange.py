@@ -11,7 +11,7 @@ import torch
 from lr_ray import embedded, oracle
 from lr_ray.models import load_tokenizer, render_prompt
 from lr_ray.training.model import load_expert
-from lr_ray.training.worker import learning_rate
+from lr_ray.training.schedule import learning_rate
 from tests.integration.conftest import AMATEUR, EXPERT, demo_config
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_train_job_on_an_imported_file_equals_the_oracle(samples, tmp_path):
     training = {"optimizer_steps": STEPS, "batch_size": len(kept), "lora": {"dropout": 0.0}}
     overrides = [
         f"--training.optimizer_steps={STEPS}",
-        f"--training.batch_steps={len(kept)}",
+        f"--training.batch_size={len(kept)}",
         "--training.lora.dropout=0",
     ]
     run = str(tmp_path / "run")

@@ -1,19 +1,12 @@
 """Plans and packing: every kept step trained as planned, whatever the split."""
 
+import itertools
+
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.training.batches import (
-    Step,
-    Trajectory,
-    collate,
-    pack,
-    plan,
-    read_trajectories,
-    share,
-)
+from lr_ray.training.batches import collate, pack, plan, share
+from lr_ray.training.data import Step, Trajectory
 
 
 def step(row: int, ids=(1, 2), weights=(0.25, 0.75)) -> Step:
@@ -24,9 +17,13 @@ def trajectory(length: int, rows) -> Trajectory:
     return Trajectory(np.arange(length, dtype=np.int32), tuple(step(r) for r in rows))
 
 
+def first(batches: int, *asked) -> list[np.ndarray]:
+    return list(itertools.islice(plan(*asked), batches))
+
+
 def test_plan_draws_each_step_once_an_epoch():
     counts = [3, 0, 5, 2]
-    batches = plan(counts, batch_steps=4, batches=5, seed=0)
+    batches = first(5, counts, 4, 0, "step")
     drawn = np.concatenate(batches)
     assert drawn.shape == (20, 2)
     everything = {(t, s) for t, n in enumerate(counts) for s in range(n)}
@@ -35,11 +32,21 @@ def test_plan_draws_each_step_once_an_epoch():
     assert drawn[:10].tolist() != drawn[10:].tolist()
 
 
-def test_plan_follows_the_seed_and_its_prefix_does_not_depend_on_the_length():
-    one, other = plan([40], 4, 5, seed=1), plan([40], 4, 5, seed=2)
-    assert np.array_equal(one, plan([40], 4, 5, seed=1))
+def test_plan_follows_the_seed():
+    one, other = first(5, [40], 4, 1, "step"), first(5, [40], 4, 2, "step")
+    assert np.array_equal(one, first(5, [40], 4, 1, "step"))
     assert not np.array_equal(one, other)
-    assert np.array_equal(one, plan([40], 4, 9, seed=1)[:5])
+
+
+def test_batches_of_trajectories_have_all_their_kept_steps():
+    counts = [3, 0, 5, 2]
+    drawn = first(6, counts, 2, 0, "trajectory")
+    for pairs in drawn:
+        for index in set(pairs[:, 0].tolist()):
+            of_one = pairs[pairs[:, 0] == index, 1].tolist()
+            assert sorted(set(of_one)) == list(range(counts[index]))
+    seen = [index for pairs in drawn[:3] for index in dict.fromkeys(pairs[:, 0].tolist())]
+    assert sorted(seen[:3]) == [0, 2, 3]
 
 
 def test_pack_joins_steps_of_a_trajectory_and_cuts_after_the_last():
@@ -79,24 +86,5 @@ def test_collate_pads_right_and_flattens_labels():
 def test_collate_of_nothing_is_one_padding_token():
     batch = collate([])
     assert batch.token_ids_BT.shape == (1, 1)
+    assert (batch.index_B.tolist(), batch.length_B.tolist()) == ([0], [1])
     assert len(batch.step_row_S) == len(batch.label_weight_L) == 0
-
-
-def row(problem_id: str, prompt, completion, steps) -> dict:
-    return {
-        "problem_id": problem_id,
-        "prompt_token_ids": prompt,
-        "completion_token_ids": completion,
-        "finish_reason": "stop",
-        "kl": [0.0] * len(completion),
-        "steps": steps,
-    }
-
-
-def test_rows_are_read_in_the_order_of_their_ids():
-    kept = [{"position": 1, "token_ids": [4, 5], "weights": [0.5, 0.5]}]
-    rows = [row("b", [1, 2], [3, 4], kept), row("a", [1], [2, 3], kept), row("c", [1], [2], [])]
-    trajectories = read_trajectories(pa.Table.from_pylist(rows, schema=SUPERVISION))
-    assert [t.token_ids.tolist() for t in trajectories] == [[1, 2, 3], [1, 2, 3, 4]]
-    # The label replaces completion token 1, so the row before it predicts it.
-    assert [t.steps[0].row for t in trajectories] == [1, 2]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
 
 import fsspec
@@ -20,7 +21,7 @@ from lr_ray.sampling.interchange.reading import check_files, import_files, remov
 from lr_ray.sampling.interchange.writing import check_out, export
 from lr_ray.sampling.rows import REJECTED, SUPERVISION
 from lr_ray.store import Run
-from lr_ray.training.batches import read_trajectories
+from lr_ray.training.data import Supervision
 
 EXPERT = Expert(str(embedded.expert_path()), None)
 TOKENIZER = EXPERT.tokenizer
@@ -50,16 +51,17 @@ def kept_steps(run: Run) -> list[tuple]:
     """Problem, context, label ids and weights of every kept step, as training sees them."""
     table = run.read_tables(run.shards("supervision"), SUPERVISION).sort_by("problem_id")
     names = [r["problem_id"] for r in table.to_pylist() if r["steps"]]
-    return [
-        (
-            name,
-            trajectory.token_ids[: step.row + 1].tolist(),
-            step.token_ids.tolist(),
-            step.weights.tolist(),
-        )
-        for name, trajectory in zip(names, read_trajectories(table), strict=True)
-        for step in trajectory.steps
-    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        return [
+            (
+                name,
+                trajectory.token_ids[: step.row + 1].tolist(),
+                step.token_ids.tolist(),
+                step.weights.tolist(),
+            )
+            for name, trajectory in zip(names, Supervision(run, 1 << 20, scratch), strict=True)
+            for step in trajectory.steps
+        ]
 
 
 def kept_kl(run: Run) -> list[float]:

@@ -1,5 +1,7 @@
 """Trajectory training against one forward per kept step, on the embedded expert in float32."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,9 @@ from lr_ray import oracle
 from lr_ray.config import read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.training.batches import Step, Trajectory, collate
+from lr_ray.training import model as training_model
+from lr_ray.training.batches import collate
+from lr_ray.training.data import Step, Trajectory
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 
 TRAINING = resolve(read_tree("demo")).training
@@ -52,7 +56,9 @@ def fresh_model():
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
-def test_gradient_equals_one_forward_per_step(solutions, micro_batches):
+@pytest.mark.parametrize("head_rows", [4, 256])
+def test_gradient_equals_one_forward_per_step(solutions, micro_batches, head_rows, monkeypatch):
+    monkeypatch.setattr(training_model, "HEAD_ROWS", head_rows)
     items = [packed(s) for s in solutions if s.kept]
     kept = [k for s in solutions for k in s.kept]
     assert len(kept) >= 10
@@ -66,7 +72,7 @@ def test_gradient_equals_one_forward_per_step(solutions, micro_batches):
     loss = 0.0
     for i in range(micro_batches):
         batch = to_tensors(collate(items[i::micro_batches]), torch.device("cpu"))
-        part = PackedLoss(model)(batch) / len(kept)
+        part = PackedLoss(model, TRAINING)(batch)[0] / len(kept)
         part.backward()
         loss += part.item()
 
@@ -77,5 +83,38 @@ def test_gradient_equals_one_forward_per_step(solutions, micro_batches):
 
 def test_micro_batch_without_labels_has_zero_gradient():
     model = fresh_model()
-    PackedLoss(model)(to_tensors(collate([]), torch.device("cpu"))).backward()
+    loss, support = PackedLoss(model, TRAINING)(to_tensors(collate([]), torch.device("cpu")))
+    loss.backward()
+    assert support == 0
     assert gradient(model).abs().max() == 0
+
+
+def test_support_is_the_share_of_probability_on_the_labels_tokens(solutions):
+    items = [packed(s) for s in solutions if s.kept]
+    model = fresh_model()
+    loss = PackedLoss(model, TRAINING)
+    _, support = loss(to_tensors(collate(items), torch.device("cpu")))
+    expected = sum(
+        oracle.next_token_logprobs(model, k.context)[k.token_ids].exp().sum().item()
+        for s in solutions
+        for k in s.kept
+    )
+    assert support.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropout_belongs_to_trajectory_and_step_not_to_the_batch(solutions):
+    items = [replace(packed(s), index=i) for i, s in enumerate(solutions) if s.kept]
+    model = fresh_model().train()
+    loss = PackedLoss(model, TRAINING)
+
+    def summed(parts, step: int) -> float:
+        loss.draw.step = step
+        losses = [loss(to_tensors(collate(part), torch.device("cpu")))[0] for part in parts]
+        return sum(losses).item()
+
+    together = summed([items], 3)
+    assert together == pytest.approx(summed([[item] for item in items], 3), rel=1e-5)
+    assert together == summed([items], 3)
+    assert together != pytest.approx(summed([items], 4), rel=1e-5)
+    model.eval()
+    assert together != pytest.approx(summed([items], 3), rel=1e-5)

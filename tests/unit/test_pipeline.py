@@ -8,7 +8,7 @@ from lr_ray.cli import parse
 from lr_ray.config import preset_names, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.pipeline import execute, void_from
-from lr_ray.training.worker import learning_rate
+from lr_ray.training.schedule import learning_rate
 
 DEMO = resolve(read_tree("demo"))
 
@@ -66,3 +66,7 @@ def test_learning_rate_rises_then_falls():
     assert rates == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
     constant = training.model_copy(update={"schedule": "constant", "warmup": 0.0})
     assert {learning_rate(step, constant) for step in range(10)} == {1.0}
+    cosine = training.model_copy(update={"schedule": "cosine", "warmup": 0.0})
+    rates = [learning_rate(step, cosine) for step in range(10)]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[5]) == pytest.approx((1.0, 0.5))

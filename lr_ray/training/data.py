@@ -1,0 +1,145 @@
+"""A run's supervision as trajectories to train on, in an order that depends on nothing but the rows.
+
+Shards are read one at a time into a memory-mapped file, so that memory holds an index and no rows.
+Exercised by `pytest tests/unit/test_training_data.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from lr_ray.errors import StageError
+from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.store import Run
+
+_COLUMNS = pa.schema(
+    [
+        SUPERVISION.field(name)
+        for name in ("problem_id", "prompt_token_ids", "completion_token_ids", "steps")
+    ]
+)
+_ONE = 1e-3  # how far the sum of a label's weights may be from 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kept step: `row` indexes the hidden states that predict it, weights sum to 1."""
+
+    row: int
+    token_ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    token_ids: NDArray[np.int32]  # prompt and completion
+    steps: tuple[Step, ...]
+    index: int = 0  # in the order of training
+
+
+class Supervision:
+    """The trajectories of a run that kept a step, by problem id, then shard and row.
+
+    `step_counts[i]` is the number of kept steps of trajectory i, `trajectories` how many rows there
+    are with and without one.
+    """
+
+    def __init__(self, run: Run, vocabulary: int, scratch: str) -> None:
+        """Copies the shards to `scratch`, which must outlive this. Raises StageError naming the bad row."""
+        names = run.shards("supervision")
+        path = Path(scratch, "supervision.arrow")
+        self.trajectories = 0
+        with pa.ipc.new_file(path, _COLUMNS) as sink:
+            for name in names:
+                table = run.read_tables([name], _COLUMNS)
+                check_rows(table, f"{run.location}/{name}", vocabulary)
+                self.trajectories += table.num_rows
+                sink.write_table(table.combine_chunks())
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        ids = [i for batch in self._batches for i in batch["problem_id"].to_pylist()]
+        counts = [pc.list_value_length(batch["steps"]).to_numpy() for batch in self._batches]
+        count_N = np.concatenate([np.empty(0, np.int64), *counts])
+        order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
+        self._order = order[count_N[order] > 0]
+        self.step_counts = count_N[self._order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, i: int) -> Trajectory:
+        place = self._order[i]
+        which = int(np.searchsorted(self._starts, place, side="right")) - 1
+        batch, row = self._batches[which], int(place - self._starts[which])
+        prompt, completion = (
+            batch[name][row].values.to_numpy()
+            for name in ("prompt_token_ids", "completion_token_ids")
+        )
+        steps = tuple(
+            Step(
+                len(prompt) + step["position"].as_py() - 1,
+                step["token_ids"].values.to_numpy(),
+                step["weights"].values.to_numpy(),
+            )
+            for step in batch["steps"][row].values
+        )
+        return Trajectory(np.concatenate([prompt, completion]), steps, int(i))
+
+
+def check_rows(table: pa.Table, where: str, vocabulary: int) -> None:
+    """Raises StageError naming the first row that cannot be trained on: ids, positions, weights."""
+    for batch in table.to_batches():
+        tokens = [batch["prompt_token_ids"], batch["completion_token_ids"]]
+        for name, column in zip(("prompt", "completion"), tokens, strict=True):
+            _check(batch, where, name, column, vocabulary)
+        steps = batch["steps"]
+        row_S = pc.list_parent_indices(steps).to_numpy()
+        flat = steps.flatten()
+        if not len(flat):
+            continue
+        position_S = flat.field("position").to_numpy()
+        length_S = pc.list_value_length(tokens[1]).to_numpy()[row_S]
+        prompt_S = pc.list_value_length(tokens[0]).to_numpy()[row_S]
+        bad = (position_S < 0) | (position_S >= length_S) | (prompt_S + position_S < 1)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            said = f"step at position {position_S[first]} of {length_S[first]} completion tokens"
+            raise _bad(batch, where, int(row_S[first]), said)
+        ids, weights = flat.field("token_ids"), flat.field("weights")
+        step_L = pc.list_parent_indices(ids).to_numpy()
+        if not pc.list_value_length(ids).equals(pc.list_value_length(weights)):
+            raise StageError(f"{where}: a step has another number of label ids than of weights")
+        _check_ids(batch, where, "label", ids.flatten().to_numpy(), row_S[step_L], vocabulary)
+        total_S = np.bincount(step_L, weights.flatten().to_numpy(), minlength=len(flat))
+        wrong = ~(np.abs(total_S - 1) < _ONE)  # NaN is wrong too
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            said = f"a label's weights sum to {total_S[first]:.4g} instead of 1"
+            raise _bad(batch, where, int(row_S[first]), said)
+
+
+def _check(batch: pa.RecordBatch, where: str, name: str, column: pa.Array, vocabulary: int) -> None:
+    row_M = pc.list_parent_indices(column).to_numpy()
+    _check_ids(batch, where, name, column.flatten().to_numpy(), row_M, vocabulary)
+
+
+def _check_ids(
+    batch: pa.RecordBatch, where: str, name: str, ids: NDArray, rows: NDArray, vocabulary: int
+) -> None:
+    bad = np.flatnonzero((ids < 0) | (ids >= vocabulary))
+    if len(bad):
+        said = f"{name} id {ids[bad[0]]}, but the expert has ids 0 to {vocabulary - 1}"
+        raise _bad(batch, where, int(rows[bad[0]]), said)
+
+
+def _bad(batch: pa.RecordBatch, where: str, row: int, said: str) -> StageError:
+    problem = batch["problem_id"][row].as_py()
+    return StageError(
+        f"{where}: row {row + 1} (problem {problem}): {said}; the supervision is another "
+        "model's or damaged"
+    )

@@ -1,0 +1,167 @@
+"""DeepSpeed around the packed loss: one optimizer step, and a state that fits any number of workers.
+
+The state is that of the trainable weights alone, whole and by name: a run may go on with another number
+of workers or another ZeRO stage than it began with.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lr_ray.config import Training
+from lr_ray.training.batches import MicroBatch
+from lr_ray.training.model import PackedLoss, load_expert, to_tensors
+from lr_ray.training.schedule import learning_rate
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_config(training: Training) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # accumulation is ours: micro-batches go by tokens
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.max_grad_norm,
+        "zero_optimization": {"stage": training.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": training.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 1 << 30,
+    }
+
+
+class Engine:
+    """One worker's part of the training; all workers call every method, in the same order."""
+
+    def __init__(self, expert: str, training: Training) -> None:
+        """`expert` is a model directory. Needs the process group of torch.distributed."""
+        import deepspeed
+
+        # On CPU, DeepSpeed would spend a minute compiling a collective that gloo has.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        config = deepspeed_config(training)
+        partitioned = None
+        if training.zero_stage == 3:
+            from transformers.integrations import HfDeepSpeedConfig
+
+            partitioned = HfDeepSpeedConfig(
+                config
+            )  # loads each weight straight into its partitions
+        self.training = training
+        self.loss = PackedLoss(load_expert(expert, training), training)
+        del partitioned
+        self.weights = {
+            name.replace(".default.weight", ".weight"): weight
+            for name, weight in self.loss.model.named_parameters()
+            if weight.requires_grad
+        }
+        optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=self.loss, optimizer=optimizer, config=config, dist_init_required=True
+        )
+        self.deepspeed.train()
+        self.device: torch.device = self.deepspeed.device
+
+    def step(
+        self, number: int, micro_batches: Sequence[MicroBatch], kept_steps: int
+    ) -> dict[str, float]:
+        """Optimizer step `number` (from 0) over this worker's share of a batch of `kept_steps` steps.
+
+        Returns loss (nats) and support_probability, both means over the whole batch, grad_norm before
+        clipping, and learning_rate.
+        """
+        rate = learning_rate(number, self.training)
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+        sums = self.backward(number, micro_batches, kept_steps)
+        self.deepspeed.step()
+        loss, support = sums.tolist()
+        return {
+            "loss": loss,
+            "support_probability": support,
+            "grad_norm": float(self.deepspeed.get_global_grad_norm()),
+            "learning_rate": rate,
+        }
+
+    def backward(self, number: int, micro_batches: Sequence[MicroBatch], kept_steps: int) -> Tensor:
+        """Gradients of the batch's mean loss, reduced; returns its [loss, support], reduced too."""
+        self.loss.draw.step = number
+        sums = torch.zeros(2, device=self.device)
+        workers = torch.distributed.get_world_size()
+        for i, micro_batch in enumerate(micro_batches):
+            last = i == len(micro_batches) - 1
+            self.deepspeed.set_gradient_accumulation_boundary(last)
+            loss, support = self.deepspeed(to_tensors(micro_batch, self.device))
+            # DeepSpeed takes the mean over workers.
+            self.deepspeed.backward(loss * workers / kept_steps)
+            sums += torch.stack([loss.detach(), support]) / kept_steps
+            if not last:
+                self.deepspeed.step()
+        torch.distributed.all_reduce(sums)
+        return sums
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The reduced gradients after `backward`, whole, float32 on the CPU."""
+        from deepspeed.utils import safe_get_full_grad
+
+        return {name: safe_get_full_grad(w).cpu().float() for name, w in self.weights.items()}
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The trainable weights, whole, float32 on the CPU, by name."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {name: safe_get_full_fp32_param(w).cpu() for name, w in self.weights.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and AdamW moments: "weight/NAME", "exp_avg/NAME", "exp_avg_sq/NAME"."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        state = {f"weight/{name}": value for name, value in self.full_weights().items()}
+        for name, weight in self.weights.items():
+            for key in _MOMENTS:
+                state[f"{key}/{name}"] = safe_get_full_optimizer_state(weight, key).cpu()
+        return state
+
+    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
+        """Puts the state of a training in place that has made `steps` optimizer steps."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        self._start_moments(steps)
+        for name, weight in self.weights.items():
+            safe_set_full_fp32_param(weight, state[f"weight/{name}"].to(self.device))
+            for key in _MOMENTS:
+                value = state[f"{key}/{name}"].to(self.device)
+                safe_set_full_optimizer_state(weight, value, key)
+        self._publish()
+
+    def _start_moments(self, steps: int) -> None:
+        """AdamW makes its state at its first step; here it is wanted before."""
+        zero = self.deepspeed.optimizer
+        for flat in self._partitions():
+            zero.optimizer.state[flat] = {
+                "step": torch.tensor(float(steps)),
+                **{key: torch.zeros_like(flat.data) for key in _MOMENTS},
+            }
+        if self.training.zero_stage == 2:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _partitions(self) -> Iterator[Tensor]:
+        """This worker's flat float32 parts of the trainable weights."""
+        zero = self.deepspeed.optimizer
+        if self.training.zero_stage == 2:
+            return iter(zero.single_partition_of_fp32_groups)
+        return iter(zero.fp32_partitioned_groups_flat)
+
+    def _publish(self) -> None:
+        """Brings the weights that forwards use up to the float32 ones just set."""
+        zero = self.deepspeed.optimizer
+        if self.training.zero_stage == 2:
+            zero.update_lp_params()
+        else:
+            zero.checkpoint_event_prologue()  # small weights stay gathered: drop those
+            for group in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            zero.checkpoint_event_epilogue()

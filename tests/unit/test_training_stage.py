@@ -1,0 +1,76 @@
+"""What the training stage checks and drops before it starts workers."""
+
+import shutil
+from collections import namedtuple
+
+import pyarrow as pa
+import pytest
+
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import expert_path
+from lr_ray.errors import StageError
+from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.store import Run
+from lr_ray.training import stage
+from tests.unit.test_training_data import row
+
+EXPERT = str(expert_path())
+USAGE = namedtuple("USAGE", "total used free")
+
+
+def demo(**training):
+    return resolve(merge(read_tree("demo"), {"training": training}))
+
+
+def run_with(tmp_path, *names) -> Run:
+    run = Run(str(tmp_path))
+    for name in names:
+        table = pa.Table.from_pylist([row(name)], schema=SUPERVISION)
+        run.write_table(f"supervision/part-{name}.parquet", table)
+    return run
+
+
+def checkpoint_of(run: Run) -> bool:
+    return run.exists("checkpoints/step-000010/state.safetensors")
+
+
+def test_checkpoints_are_kept_for_the_same_training_whatever_the_workers(tmp_path):
+    run = run_with(tmp_path, "a", "b")
+    stage._own_checkpoints(run, demo())
+    run.write_json("checkpoints/step-000010/state.safetensors", {})
+    stage._own_checkpoints(run, demo())
+    assert checkpoint_of(run)
+    stage._own_checkpoints(run, demo(num_workers=3, zero_stage=3, checkpoint_every=7))
+    assert checkpoint_of(run)
+
+
+@pytest.mark.parametrize("change", ["supervision", "settings"])
+def test_checkpoints_of_another_training_are_dropped(tmp_path, change):
+    run = run_with(tmp_path, "a", "b")
+    stage._own_checkpoints(run, demo())
+    run.write_json("checkpoints/step-000010/state.safetensors", {})
+    run.write_json("model/config.json", {})
+    if change == "supervision":
+        run.remove("supervision/part-a.parquet")
+    stage._own_checkpoints(run, demo(seed=7) if change == "settings" else demo())
+    assert not checkpoint_of(run)
+    assert not run.exists("model")
+
+
+def test_no_room_is_said_before_anything_starts(tmp_path, monkeypatch):
+    run = run_with(tmp_path, "a")
+    stage.check_room(run, EXPERT, demo().training)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(1, 1, 100_000))
+    with pytest.raises(StageError, match=r"no room for checkpoints and model: 0 MB free, about \d"):
+        stage.check_room(run, EXPERT, demo().training)
+
+
+def test_supervision_is_checked(tmp_path):
+    assert stage.check_supervision(run_with(tmp_path / "run", "a", "b"), EXPERT) == 2
+    with pytest.raises(StageError, match="no supervision; sample first"):
+        stage.check_supervision(Run(str(tmp_path / "none")), EXPERT)
+    empty = Run(str(tmp_path / "empty"))
+    table = pa.Table.from_pylist([row("a", steps=())], schema=SUPERVISION)
+    empty.write_table("supervision/part-0.parquet", table)
+    with pytest.raises(StageError, match="1 trajectories, no kept step to train on"):
+        stage.check_supervision(empty, EXPERT)
