@@ -74,14 +74,14 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         with quiet_others(log) as console:
             if "sampling" in todo:
-                _stage_problems(run, config)
+                read_source(run, config)
             begin(run, config, facts(config, expert, amateur))
             _run_stages(Job(config, run, expert, amateur, console, summary), todo, started)
         report.print_summary(Console(highlight=False), run, summary)
     return 0
 
 
-def _stage_problems(run: Run, config: Config) -> None:
+def read_source(run: Run, config: Config) -> None:
     """Reads the source before run.json binds the run to it, so that a wrong one can be corrected."""
     from lr_ray.problems import stage_problems
     from lr_ray.sampling.rejection import check_answers

@@ -88,7 +88,7 @@ class Run:
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """JSONL, a line a row."""
-        self._write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.write_bytes(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
         """The shards, one after the other. Raises StageError naming one that cannot be read."""

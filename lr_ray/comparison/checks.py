@@ -8,7 +8,7 @@ from typing import Any
 
 from lr_ray.comparison.grid import Grid
 from lr_ray.comparison.plan import Cell, Plan, Source
-from lr_ray.config import Config, merge, resolve
+from lr_ray.config import merge, resolve
 from lr_ray.errors import UserError
 from lr_ray.models import check_pair, check_room, resolve_model
 from lr_ray.problems import check_source
@@ -80,20 +80,21 @@ def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
     return Plan(list(settled.values()), plan.cells)
 
 
-def check_sources(config: Config, plan: Plan, expert: str) -> dict[str, str]:
+def check_sources(plan: Plan, expert: str) -> dict[str, str]:
     """Directories of the sources' amateurs, by the name that the config has for them.
 
     Raises UserError where one is missing or does not fit the expert, or a source cannot be read.
     """
     found: dict[str, str] = {}
     for source in plan.sources:
-        asked: Config = source.config
+        asked = source.config
+        check_source(asked)
         name = asked.models.amateur
-        if name not in found:
+        if source.relabels and name not in found:
             found[name] = resolve_model(name, "models.amateur")
             check_pair(expert, found[name], asked.models)
-        check_room(expert, found[name], asked.sampling.max_new_tokens)
-        check_source(asked)
+        amateur = found[name] if source.relabels else None
+        check_room(expert, amateur, asked.sampling.max_new_tokens)
     return found
 
 

@@ -26,7 +26,7 @@ from lr_ray.comparison.work import (
 from lr_ray.config import Config
 from lr_ray.console import quiet_others
 from lr_ray.errors import StageError
-from lr_ray.pipeline import check, facts, log_path
+from lr_ray.pipeline import check, facts, log_path, read_source
 from lr_ray.store import SCHEMA_VERSION, Run, begin
 
 TABLE, PAGE = "comparison.json", "comparison.md"
@@ -86,8 +86,9 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
     config, run, started = command.config, command.run, time.monotonic()
     cells = checks.unfinished(run, plan)
     expert, amateur = check(config, ("sampling", "training", "evaluation"))
-    assert amateur is not None
-    amateurs = checks.check_sources(config, plan, expert) | {config.models.amateur: amateur}
+    amateurs = checks.check_sources(plan, expert)
+    if amateur:  # not where the config samples by rejection
+        amateurs[config.models.amateur] = amateur
     log = log_path(run)
     print(f"config     {command.config_name}\ngrid       {grid.name}\nrun        {run.location}")
     print(
@@ -95,6 +96,8 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
     )
     print(f"log        {log}")
     with quiet_others(log) as console:
+        for source in plan.sources:
+            read_source(Run(run.path(source.folder)), source.config)
         begin(run, config, facts(config, expert, amateur))
         run.write_json(checks.ASKED, asked)
         bench = Bench(run, config, grid, plan, expert, amateurs, console)

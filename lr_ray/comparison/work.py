@@ -48,8 +48,7 @@ class Bench:
 
     def begin(self, job: Job, **more: Any) -> None:
         job.run.create()
-        amateur = job.amateur or self.amateurs[self.config.models.amateur]
-        begin(job.run, job.config, facts(job.config, self.expert, amateur) | more)
+        begin(job.run, job.config, facts(job.config, self.expert, job.amateur) | more)
 
 
 def sample_sources(bench: Bench) -> None:
