@@ -76,8 +76,7 @@ def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str
     axis.set(xlabel=x.label, ylim=(0, 1))
     axis.set_ylabel(f"accuracy on {benchmark}", color=_BLUE)
     axis.set_title(
-        f"Mean of {pooled[0]['seeds']} seeds (dots: each); bars: 95 % interval of the difference to "
-        "the expert",
+        "Mean of the seeds (dots: each); bars: 95 % interval of the difference to the expert",
         fontsize=9,
         loc="left",
         color=_GREY,
@@ -109,6 +108,4 @@ def _ticks(axis: Any, x: Axis, names: list[str]) -> None:
     elif x.label.startswith("accuracy"):
         for place, name in zip(x.places, names, strict=True):
             at = {"xy": (place, 0.02), "xycoords": ("data", "axes fraction")}
-            axis.annotate(
-                name, **at, rotation=90, ha="center", va="bottom", fontsize=7, color=_GREY
-            )
+            axis.annotate(name, **at, rotation=90, ha="right", va="bottom", fontsize=7, color=_GREY)

@@ -18,9 +18,8 @@ JOB = [sys.executable, str(ROOT / "jobs/compare.py")]
 GRID = """
 seeds: [1]
 variants:
-  contrast: {}
-  random: {sampling.selection: random}
   nothing: {sampling.kl_threshold: 90}
+  random: {sampling.selection: random}
   prefilled: {untrained: true, evaluation.prefill: Step by step.}
 """
 SMALL = [
@@ -48,11 +47,12 @@ def compared(tmp_path_factory):
     said = ""
     for line in process.stdout:
         said += line
-        if line.startswith("variant    2 of 4: random, seed 1"):
+        if line.startswith("variant    2 of 3: random, seed 1"):
             break
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 143, said
-    kept = written(run / "base/supervision") | written(run / "variants/contrast-1/model")
+    assert not (run / "variants/random-1/model").exists()
+    kept = written(run / "base/supervision") | written(run / "variants/nothing-1/supervision")
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=400, cwd=ROOT)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return run, arguments, kept, finished.stdout
@@ -71,8 +71,7 @@ def test_the_same_command_goes_on_and_keeps_what_was_done(compared):
     assert len(kept) > 3
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert "sampling   1 of" not in said
-    assert "variant    1 of 4" not in said
-    assert "variant    2 of 4: random, seed 1" in said
+    assert "variant    2 of 3: random, seed 1" in said
     assert "Traceback" not in said
 
 
@@ -81,7 +80,7 @@ def test_the_table_is_of_the_runs(compared):
     content = json.loads((run / "comparison.json").read_text())
     page = (run / "comparison.md").read_text()
     assert page in said
-    expert = {row["problem_id"]: row["expert_completion"] for row in table_of(run, "contrast-1")}
+    expert = {row["problem_id"]: row["expert_completion"] for row in table_of(run, "nothing-1")}
     assert len(expert) == 40
     for name, row in content["variants"].items():
         answers = table_of(run, f"{name}-1")
@@ -89,24 +88,23 @@ def test_the_table_is_of_the_runs(compared):
         share = sum(a["improved_correct"] for a in answers) / 40
         assert row["accuracy"]["demo"]["accuracy"] == pytest.approx(share)
         assert f"| {name} " in page
-    contrast, random, nothing, prefilled = content["variants"].values()
-    assert contrast["cost"]["steps_kept"] == random["cost"]["steps_kept"] > 0
-    assert contrast["cost"]["trained_steps"] == 4 * 16
-    assert contrast["cost"]["sampling_shared"]
+    nothing, random, prefilled = content["variants"].values()
+    assert random["cost"]["steps_kept"] > random["cost"]["distinct_steps"] > 0
+    assert random["cost"]["trained_steps"] == 4 * 16
+    assert random["cost"]["sampling_shared"]
     assert nothing["cost"]["steps_kept"] == 0
     assert nothing["accuracy"]["demo"]["difference"] == 0
     assert prefilled["cost"]["problems"] is None
 
 
-def test_random_steps_are_others_than_those_of_the_contrast(compared):
-    run, *_ = compared
+def test_random_steps_are_as_many_as_the_contrast_keeps_elsewhere(compared):
     positions = {}
-    for cell in ("contrast-1", "random-1"):
-        rows = pq.read_table(run / f"variants/{cell}/supervision").sort_by("problem_id").to_pylist()
-        positions[cell] = [[step["position"] for step in row["steps"]] for row in rows]
-    assert positions["contrast-1"] != positions["random-1"]
-    counts = [[len(steps) for steps in rows] for rows in positions.values()]
-    assert counts[0] == counts[1]
+    for folder in ("base", "variants/random-1"):
+        rows = pq.read_table(compared[0] / folder / "supervision").sort_by("problem_id").to_pylist()
+        positions[folder] = [[step["position"] for step in row["steps"]] for row in rows]
+    contrast, random = positions.values()
+    assert [len(steps) for steps in contrast] == [len(steps) for steps in random]
+    assert contrast != random
 
 
 def test_the_prefix_is_in_the_experts_mouth(compared):
@@ -131,13 +129,13 @@ def test_a_finished_comparison_is_not_recomputed(compared):
     again = subprocess.run(arguments, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     assert "mine finished before; nothing to do" in again.stdout
-    assert "| contrast " in again.stdout
+    assert "| random " in again.stdout
     assert written(run) == before
 
 
 def test_a_variant_is_an_ordinary_run(compared):
     run, *_ = compared
-    done = run_job("--run", str(run / "variants/contrast-1"), job=[sys.executable, "jobs/full_pipeline.py"])  # fmt: skip
+    done = run_job("--run", str(run / "variants/random-1"), job=[sys.executable, "jobs/full_pipeline.py"])  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "finished before; nothing to do" in done.stdout
 
@@ -146,13 +144,13 @@ def test_a_wrong_grid_starts_nothing(compared, tmp_path):
     run, *_ = compared
     before = written(run)
     for text, said in (
-        ("variants: {contrast: {sampling.kl_treshold: 1}}", "unknown key sampling.kl_treshold; did you mean sampling.kl_threshold?"),
-        ("variants: {contrast: {sampling.kl_threshold: 1}}\nseeds: [1]", "was made with sampling.kl_threshold = 0.1 (now 1.0)"),
+        ("variants: {nothing: {sampling.kl_treshold: 1}}", "unknown key sampling.kl_treshold; did you mean sampling.kl_threshold?"),
+        ("variants: {nothing: {sampling.kl_threshold: 1}}\nseeds: [1]", "was made with sampling.kl_threshold = 90.0 (now 1.0)"),
     ):  # fmt: skip
         (tmp_path / "other.yaml").write_text(text)
         done = run_job("--run", str(run), "--grid", str(tmp_path / "other.yaml"), job=JOB)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
-        assert re.search(r"--grid \S*other\S*: variant contrast: ", done.stderr)
+        assert re.search(r"--grid \S*other\S*: variant nothing: ", done.stderr)
         assert said in done.stderr
     assert written(run) == before
