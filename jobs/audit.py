@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lr_ray.cli import Command, main
+from lr_ray.config import Sampling
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError
 from lr_ray.models import resolve_model
@@ -46,6 +47,7 @@ def work(command: Command) -> int:
         raise UserError(f"--run {run.location}: no supervision; sample first (jobs/sample.py)")
     if there["data"].get("source") == "imported":
         raise UserError(f"--run {run.location}: was imported, without the steps to audit it by")
+    check_settings(config.sampling)
     expert = resolve_model(config.models.expert, "models.expert")
     amateur = resolve_model(config.models.amateur, "models.amateur")
     asked = facts(config, expert, amateur)
@@ -81,6 +83,14 @@ def work(command: Command) -> int:
             + "; ".join(f"{f.title} {f.value:.3g} (at most {f.bound:g})" for f in exceeded)
         )
     return 0
+
+
+def check_settings(sampling: Sampling) -> None:
+    """Raises UserError unless rows are contrast labels of the steps above the threshold."""
+    for name, audited in (("method", "contrast"), ("selection", "kl"), ("labels", "contrast")):
+        value = getattr(sampling, name)
+        if value != audited:
+            raise UserError(f"sampling.{name} = {value}: an audit can recompute {audited} alone")
 
 
 def print_audit(done: "Audit", seed: int, seconds: float) -> None:

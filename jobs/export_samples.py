@@ -29,6 +29,10 @@ def work(command: Command) -> int:
     config, run, out = command.config, command.run, command.options.out
     if not run.exists("summary.json") or "sampling" not in run.read_json("summary.json"):
         raise UserError(f"--run {run.location}: sampling is not finished, and export needs it")
+    if config.sampling.method == "rejection":
+        raise UserError(
+            "sampling.method = rejection: its rows have no KL, which a samples file needs"
+        )
     model = resolve_model(config.models.expert, "models.expert")
     check_out(out, command.options.overwrite)
     expert = Expert(model, config.sampling.system_prompt)

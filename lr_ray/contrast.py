@@ -1,9 +1,12 @@
 """The method's arithmetic on arrays: step KL, plausible set, soft labels (arXiv 2510.07962, sampling stage).
 
-NumPy only. Shape suffixes: N steps (of one or many trajectories), M exchanged tokens, which are those
-of the first step, then those of the second, and so on. Exercised by `pytest tests/unit/test_contrast.py`.
+And that of its ablations: random steps, the expert's own labels. NumPy only. Shape suffixes: N steps (of
+one or many trajectories), M exchanged tokens, which are those of the first step, then those of the second,
+and so on. Exercised by `pytest tests/unit/test_contrast.py`.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,14 +98,55 @@ def soft_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> 
     Each kept step needs a plausible token that the amateur knows (see `unlabelled`).
     """
     member = plausible(x, plausibility) & np.isfinite(x.amateur) & x.of_step(keep_N)
-    sizes = _sum(member, x)[keep_N].astype(np.int64)
+    return _softmax(x, keep_N, member, x.expert[member].astype(np.float64) - x.amateur[member])
+
+
+def expert_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:
+    """The expert's own p, normalised over the plausible set of each kept step."""
+    member = plausible(x, plausibility) & x.of_step(keep_N)
+    return _softmax(x, keep_N, member, x.expert[member].astype(np.float64))
+
+
+def greedy_labels(completion_N: NDArray[np.int32], keep_N: NDArray[np.bool_]) -> Labels:
+    """Weight 1 on the completion's own token at each kept step."""
+    steps = np.flatnonzero(keep_N)
+    token_ids = completion_N[steps].astype(np.int32)
+    return Labels(steps, np.arange(len(steps) + 1), token_ids, np.ones(len(steps), np.float32))
+
+
+def random_steps(
+    keep_N: NDArray[np.bool_], lengths: Sequence[int], problem_ids: Sequence[str], seed: int
+) -> NDArray[np.bool_]:
+    """As many steps of each trajectory as `keep_N` has there, at random positions, `[N]`.
+
+    `lengths` are the trajectories' steps. A draw follows from seed and problem id alone.
+    """
+    drawn_N, start = np.zeros_like(keep_N), 0
+    for length, problem_id in zip(lengths, problem_ids, strict=True):
+        generator = np.random.default_rng(problem_seed(seed, problem_id))
+        count = keep_N[start : start + length].sum()
+        drawn_N[start + generator.permutation(length)[:count]] = True
+        start += length
+    return drawn_N
+
+
+def problem_seed(seed: int, problem_id: str) -> int:
+    """A seed for all that is random about one problem, below 2**62."""
+    digest = hashlib.sha256(f"{seed} {problem_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 2
+
+
+def _softmax(
+    x: Exchange, keep_N: NDArray[np.bool_], member_M: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> Labels:
+    """Softmax over the members of each kept step; a score a member, in nats."""
+    sizes = _sum(member_M, x)[keep_N].astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    ratio = x.expert[member].astype(np.float64) - x.amateur[member]
-    if len(ratio):
-        ratio = np.exp(ratio - np.repeat(np.maximum.reduceat(ratio, offsets[:-1]), sizes))
-        ratio /= np.repeat(np.add.reduceat(ratio, offsets[:-1]), sizes)
-    weights = ratio.astype(np.float32)
-    return Labels(np.flatnonzero(keep_N), offsets, x.token_ids[member], weights)
+    if len(scores):
+        scores = np.exp(scores - np.repeat(np.maximum.reduceat(scores, offsets[:-1]), sizes))
+        scores /= np.repeat(np.add.reduceat(scores, offsets[:-1]), sizes)
+    weights = scores.astype(np.float32)
+    return Labels(np.flatnonzero(keep_N), offsets, x.token_ids[member_M], weights)
 
 
 def _sum(values_M: NDArray, x: Exchange) -> NDArray[np.float64]:

@@ -105,13 +105,14 @@ def shared_context(expert: str, amateur: str) -> int:
     return min(context_length(expert), context_length(amateur))
 
 
-def check_room(expert: str, amateur: str, max_new_tokens: int) -> None:
+def check_room(expert: str, amateur: str | None, max_new_tokens: int) -> None:
     """Raises UserError when a completion may be as long as the models' context."""
-    room = shared_context(expert, amateur)
+    room = shared_context(expert, amateur or expert)
     if max_new_tokens >= room:
+        who = "expert and amateur both read" if amateur else "the expert reads"
         raise UserError(
             f"sampling.max_new_tokens = {max_new_tokens} leaves no room for a prompt; "
-            f"expert and amateur both read {room} tokens"
+            f"{who} {room} tokens"
         )
 
 

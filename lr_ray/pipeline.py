@@ -83,10 +83,12 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
 def _stage_problems(run: Run, config: Config) -> None:
     """Reads the source before run.json binds the run to it, so that a wrong one can be corrected."""
     from lr_ray.problems import stage_problems
+    from lr_ray.sampling.rejection import check_answers
 
     if not run.exists("run.json"):
         run.remove("problems")  # of another source
     stage_problems(run, config)
+    check_answers(run, config)
 
 
 def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def serve(command: Command) -> int:
 def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     """Everything that can be wrong and is cheap to find. Returns the models' directories.
 
-    The amateur is looked for only when there is sampling to do.
+    The amateur is looked for only when there is sampling to do, by method contrast.
     """
     if "evaluation" in stages:
         from lr_ray.evaluation.benchmarks import load
@@ -139,6 +141,9 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     if "sampling" not in stages:
         return expert, None
     check_source(config)
+    if config.sampling.method == "rejection":
+        check_room(expert, None, config.sampling.max_new_tokens)
+        return expert, None
     amateur = resolve_model(config.models.amateur, "models.amateur")
     check_pair(expert, amateur, config.models)
     check_room(expert, amateur, config.sampling.max_new_tokens)
@@ -194,12 +199,10 @@ def _sample(job: Job) -> None:
     with StageProgress(job.console, "sampling", total, "problems") as progress:
 
         def on_progress(problems: int, facts: Facts) -> None:
-            done = facts.trajectories + facts.rejected
             rejected = f", {facts.rejected} rejected" if facts.rejected else ""
             note = f"{facts.steps_kept}/{facts.steps_scored} steps kept{rejected}"
-            progress.update_of(done, problems, note)
+            progress.update_of(facts.problems, problems, note)
 
-        assert job.amateur is not None
         result = sample(job.run, job.config, job.expert, job.amateur, on_progress)
     job.summary["sampling"] = result
     job.console.print("sampling   " + report.sampling_line(result))

@@ -12,8 +12,10 @@ _SHOWN = 3
 
 def sampling_line(part: dict[str, Any]) -> str:
     share = part["steps_kept"] / max(1, part["steps_scored"])
+    drawn = part.get("samples_drawn")  # by method rejection
+    right = f"{part['samples_right']} of {drawn} samples right, " if drawn else ""
     return (
-        f"{part['trajectories']} trajectories, {part['rejected']} rejected, "
+        f"{right}{part['trajectories']} trajectories, {part['rejected']} rejected, "
         f"{part['steps_kept']} of {part['steps_scored']} steps kept ({share:.1%}), "
         f"{part['seconds']:.1f} s"
     )

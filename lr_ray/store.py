@@ -176,7 +176,8 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
     keys that differ.
     """
     if not run.exists("run.json"):
-        if not facts or len(facts["models"]) < 2:
+        models = {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
+        if not facts or not models <= facts["models"].keys():
             raise UserError(f"--run {run.location}: no run.json; sample first")
         asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest(), **(facts or {})}
         run.write_json("run.json", asked | {"config": config.model_dump(mode="json")})

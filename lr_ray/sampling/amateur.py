@@ -21,7 +21,7 @@ class AmateurScorer:
 
     def __init__(self, model: str, sampling: Sampling, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
-        self.vocabulary = vocabulary_rows(model)
+        self.vocabulary, self.context = vocabulary_rows(model), context
         self.engine = start_engine(
             model,
             sampling.amateur,
@@ -39,7 +39,7 @@ class AmateurScorer:
         batch = batch.combine_chunks()
         tokens = zip(batch["prompt_token_ids"], batch["completion_token_ids"], strict=True)
         errors = [
-            error or self._unknown(prompt, completion)
+            error or self._unusable(prompt, completion)
             for error, (prompt, completion) in zip(batch["error"].to_pylist(), tokens, strict=True)
         ]
         todo = [i for i, error in enumerate(errors) if error is None]
@@ -57,8 +57,11 @@ class AmateurScorer:
         batch = batch.set_column(column, "error", pa.array(errors, pa.string()))
         return batch.append_column("amateur_logprobs", lists(scores, pa.float32()))
 
-    def _unknown(self, *tokens: pa.ListScalar) -> str | None:
-        """An engine may end at a token that its model has no row for."""
+    def _unusable(self, *tokens: pa.ListScalar) -> str | None:
+        """An engine may end at a token that its model has no row for, and takes in only so many."""
+        count = sum(len(part) for part in tokens)
+        if count > self.context:
+            return f"trajectory has {count} tokens; there is room for {self.context}"
         largest = max(pc.max(part.values).as_py() for part in tokens)
         if largest < self.vocabulary:
             return None

@@ -125,7 +125,7 @@ def recorded(run: Run) -> dict[str, Any]:
     for name in run.shards("supervision"):
         said = run.read_facts(name)
         for key, value in {**said, **said.get("facts", {})}.items():
-            if key in ("problems", "facts"):
+            if key in ("problems", "facts") or key.startswith("samples_"):
                 continue
             there = facts.get(key)
             if there is None:

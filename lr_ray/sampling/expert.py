@@ -38,19 +38,69 @@ class Trajectory:
     logprobs: NDArray[np.float32]
 
 
-class ExpertSampler:
-    """Ray Data actor: rows of the run's problems in, trajectories out. Holds one vLLM engine."""
+class Solver:
+    """What Ray Data actors that solve the run's problems share. Holds one vLLM engine of the expert."""
 
-    def __init__(self, model: str, sampling: Sampling, context: int, run: Run, journal: Any):
-        """`context`: tokens of prompt and completion that both models have room for."""
-        from vllm import SamplingParams
-
-        logprobs.install()
+    def __init__(
+        self, model: str, sampling: Sampling, context: int, run: Run, journal: Any, **options: Any
+    ) -> None:
+        """`context`: tokens of prompt and completion there is room for; `options` are the engine's."""
         self.sampling, self.run = sampling, run
         self.tokenizer = load_tokenizer(model)
         self.vocabulary = vocabulary_rows(model)
-        self.k = min(sampling.top_k, self.vocabulary)
         self.room = context - sampling.max_new_tokens
+        self.engine = start_engine(model, sampling.expert, context, **options)
+        self.guard = guard_of(self.engine, journal)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Column `index` to the columns of `table`; unusable problems get an error."""
+        rows = batch["index"].to_numpy()
+        problems = read_problems(self.run, rows)
+        prompts: list[list[int]] = []
+        results: list[Any] = []
+        for text in problems["problem"].to_pylist():
+            ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
+            prompts.append(ids)
+            results.append(self._unusable(ids))
+        items = self.items(problems, prompts)
+        todo = [i for i, result in enumerate(results) if result is None]
+        solved = self.guard.run(
+            f"expert {rows[0]}+{len(rows)}", [items[i] for i in todo], self.solve
+        )
+        for i, result in zip(todo, solved, strict=True):
+            results[i] = result
+        return self.table(rows, problems, results)
+
+    def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
+        """What `solve` takes of each problem."""
+        return prompts
+
+    def solve(self, items: Sequence[Any]) -> list[Any]:
+        raise NotImplementedError
+
+    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
+        """Results, or in their place strings that say why there is none, as rows."""
+        raise NotImplementedError
+
+    def _unusable(self, prompt: list[int]) -> str | None:
+        if len(prompt) > self.room:
+            return f"prompt has {len(prompt)} tokens; at most {self.room} leave room to answer"
+        if max(prompt) >= self.vocabulary:
+            return f"prompt has token {max(prompt)}; the expert has {self.vocabulary}"
+        return None
+
+
+class ExpertSampler(Solver):
+    """Rows of the run's problems in, trajectories (columns of `rows.TRAJECTORY`) out."""
+
+    def __init__(
+        self, model: str, sampling: Sampling, context: int, run: Run, journal: Any
+    ) -> None:
+        from vllm import SamplingParams
+
+        logprobs.install()
+        rows = vocabulary_rows(model)
+        self.k = min(sampling.top_k, rows)
         greedy = {"temperature": 0, "flat_logprobs": True, "detokenize": False}
         self.params = SamplingParams(
             max_tokens=sampling.max_new_tokens,
@@ -59,33 +109,10 @@ class ExpertSampler:
             **greedy,
         )
         self.one_step = lambda k: SamplingParams(max_tokens=1, logprobs=k, **greedy)
-        self.engine = start_engine(model, sampling.expert, context, max_logprobs=self.vocabulary)
-        self.guard = guard_of(self.engine, journal)
+        super().__init__(model, sampling, context, run, journal, max_logprobs=rows)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Column `index` to the columns of `rows.TRAJECTORY`; unusable problems get an error."""
-        rows = batch["index"].to_numpy()
-        problems = read_problems(self.run, rows)
-        prompts: list[list[int]] = []
-        results: list[Trajectory | str | None] = []
-        for text in problems["problem"].to_pylist():
-            ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
-            prompts.append(ids)
-            results.append(self._unusable(ids))
-        todo = [i for i, result in enumerate(results) if result is None]
-        solved = self.guard.run(
-            f"expert {rows[0]}+{len(rows)}", [prompts[i] for i in todo], self.solve
-        )
-        for i, result in zip(todo, solved, strict=True):
-            results[i] = result
+    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
         return as_table(rows, problems, results)
-
-    def _unusable(self, prompt: list[int]) -> str | None:
-        if len(prompt) > self.room:
-            return f"prompt has {len(prompt)} tokens; at most {self.room} leave room to answer"
-        if max(prompt) >= self.vocabulary:
-            return f"prompt has token {max(prompt)}; the expert has {self.vocabulary}"
-        return None
 
     def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
         """Decodes greedily, and gives each step at least its whole plausible set."""

@@ -1,28 +1,40 @@
-"""Trajectories with both models' log-probabilities to supervision rows and what a shard says of them."""
+"""Scored trajectories to supervision rows, and what a shard says of them."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
-from lr_ray.contrast import Exchange, diverge, soft_labels, unlabelled
-from lr_ray.sampling.rows import REJECTED, STEP, SUPERVISION
+from lr_ray.contrast import (
+    Exchange,
+    Labels,
+    expert_labels,
+    greedy_labels,
+    random_steps,
+    soft_labels,
+    unlabelled,
+)
+from lr_ray.sampling.rows import STEP, SUPERVISION, flat, rejected
+from lr_ray.sampling.scores import score
 
-_ROWS_AT_ONCE = 16  # bounds the float64 temporaries
+NO_LABEL = "a step's plausible tokens are all unknown to the amateur"
 
 
 @dataclass
 class Facts:
     """Counts of a shard, and the largest probability outside the exchanged tokens of a step."""
 
+    problems: int = 0  # that are done, whatever came of them
     trajectories: int = 0
     rejected: int = 0
     steps_scored: int = 0
     steps_kept: int = 0
     steps_completed: int = 0  # whose plausible set reached beyond top_k
+    samples_drawn: int = 0  # by method rejection
+    samples_right: int = 0
     largest_expert_residual: float = 0.0
     largest_amateur_residual: float = 0.0
 
@@ -38,74 +50,83 @@ class Facts:
 class Labelled:
     good: pa.Table  # columns of rows.SUPERVISION
     bad: pa.Table  # columns of rows.REJECTED
-    good_index: list[int]  # which problems of the run they are
-    bad_index: list[int]
+    good_index: list[int]  # which problems of the run are done; one may have no row, or many
+    bad_index: list[int]  # which are rejected, a row each
     facts: Facts
 
 
 def label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
-    """Columns of `rows.TRAJECTORY` and `amateur_logprobs` to supervision and rejected rows.
+    """`scores.score` and `supervise` in turn: trajectories to supervision and rejected rows."""
+    scored = score(batch, sampling.plausibility, k)
+    return supervise(scored.scores, sampling, scored.bad, scored.bad_index)
 
-    `k` tokens were exchanged of each step, more where its plausible set reached beyond them.
+
+def supervise(
+    scores: pa.Table, sampling: Sampling, bad: pa.Table, bad_index: list[int]
+) -> Labelled:
+    """Columns of `rows.SCORES` to supervision rows by the sampling's selection and labels.
+
+    `bad` (columns of `rows.REJECTED`) are problems without scores. A trajectory with a kept step that
+    has no label joins them: it would be trained on as if it were whole.
     """
-    parts = [
-        _label(batch.slice(start, _ROWS_AT_ONCE).combine_chunks(), sampling, k)
-        for start in range(0, batch.num_rows, _ROWS_AT_ONCE)
-    ]
-    return Labelled(
-        pa.concat_tables([p.good for p in parts]),
-        pa.concat_tables([p.bad for p in parts]),
-        [i for p in parts for i in p.good_index],
-        [i for p in parts for i in p.bad_index],
-        sum((p.facts for p in parts), Facts()),
-    )
-
-
-def _label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
-    bad = _rejected(batch, batch["error"].is_valid(), batch["error"])
-    bad_index = batch.filter(batch["error"].is_valid())["index"].to_pylist()
-    batch = batch.filter(batch["error"].is_null()).combine_chunks()
-    lengths = pc.list_value_length(batch["completion_token_ids"]).to_numpy()
-    row_N = np.repeat(np.arange(batch.num_rows), lengths)
-    exchanged = ("topk_token_ids", "expert_logprobs", "amateur_logprobs", "counts")
-    x = Exchange(*(_flat(batch[name]) for name in exchanged))
-    divergence = diverge(x)
-    keep_N = divergence.kl > sampling.kl_threshold
-
-    # A step that cannot be judged or labelled spoils its trajectory, which would be trained on as if
-    # it were whole.
-    nan_N = np.isnan(divergence.kl)
-    unknown_N = keep_N & unlabelled(x, sampling.plausibility)
-    spoilt_N = nan_N | unknown_N
-    every = np.arange(batch.num_rows)
-    nan, spoilt = np.isin(every, row_N[nan_N]), np.isin(every, row_N[spoilt_N])
-    reasons = np.where(
-        nan, "an engine gave NaN", "a step's plausible tokens are all unknown to the amateur"
-    )
-    bad = pa.concat_tables([bad, _rejected(batch, pa.array(spoilt), pa.array(reasons))])
-    index = batch["index"].to_numpy()
-
-    labels = soft_labels(x, keep_N & ~spoilt_N, sampling.plausibility)
-    good = _supervision(batch, lengths, divergence.kl, labels).filter(pa.array(~spoilt))
+    scores = scores.combine_chunks()
+    lengths = pc.list_value_length(scores["completion_token_ids"]).to_numpy()
+    row_N = np.repeat(np.arange(scores.num_rows), lengths)
+    x = _exchange(scores)
+    keep_N = _select(scores, lengths, sampling)
+    spoilt = np.zeros(scores.num_rows, bool)
+    if sampling.labels == "contrast":
+        spoilt[row_N[keep_N & unlabelled(x, sampling.plausibility)]] = True
     whole_N = ~spoilt[row_N]
+    if sampling.labels == "contrast":
+        labels = soft_labels(x, keep_N & whole_N, sampling.plausibility)
+    elif sampling.labels == "expert":
+        labels = expert_labels(x, keep_N, sampling.plausibility)
+    else:
+        labels = greedy_labels(flat(scores["completion_token_ids"]), keep_N)
+
+    reasons = pa.array([NO_LABEL] * scores.num_rows, pa.string())
+    bad = pa.concat_tables([bad, rejected(scores, pa.array(spoilt), reasons)])
+    good = scores.filter(pa.array(~spoilt))
+    index = scores["index"].to_numpy()
     return Labelled(
-        good,
+        _supervision(scores, lengths, labels).filter(pa.array(~spoilt)),
         bad,
         index[~spoilt].tolist(),
         bad_index + index[spoilt].tolist(),
         Facts(
+            problems=good.num_rows + bad.num_rows,
             trajectories=good.num_rows,
             rejected=bad.num_rows,
             steps_scored=int(whole_N.sum()),
             steps_kept=int((keep_N & whole_N).sum()),
-            steps_completed=int((x.counts > k).sum()),
-            largest_expert_residual=float(divergence.expert_residual[whole_N].max(initial=0)),
-            largest_amateur_residual=float(divergence.amateur_residual[whole_N].max(initial=0)),
+            steps_completed=pc.sum(good["steps_completed"]).as_py() or 0,
+            largest_expert_residual=pc.max(good["expert_residual"]).as_py() or 0.0,
+            largest_amateur_residual=pc.max(good["amateur_residual"]).as_py() or 0.0,
         ),
     )
 
 
-def _supervision(batch: pa.Table, lengths: np.ndarray, kl_N: np.ndarray, labels: Any) -> pa.Table:
+def _exchange(scores: pa.Table) -> Exchange:
+    """The plausible sets as an exchange of those tokens alone."""
+    steps = scores["plausible"].combine_chunks().flatten()
+    names = ("token_ids", "expert_logprobs", "amateur_logprobs")
+    token_ids, expert, amateur = (
+        steps.field(name).flatten().to_numpy(zero_copy_only=False) for name in names
+    )
+    counts = pc.list_value_length(steps.field("token_ids")).to_numpy(zero_copy_only=False)
+    return Exchange(token_ids, expert, amateur, counts)
+
+
+def _select(scores: pa.Table, lengths: NDArray, sampling: Sampling) -> NDArray[np.bool_]:
+    keep_N = flat(scores["kl"]) > sampling.kl_threshold
+    if sampling.selection == "random":
+        ids = scores["problem_id"].to_pylist()
+        return random_steps(keep_N, lengths.tolist(), ids, sampling.seed)
+    return keep_N if sampling.selection == "kl" else np.ones_like(keep_N)
+
+
+def _supervision(scores: pa.Table, lengths: NDArray, labels: Labels) -> pa.Table:
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     row_L = np.searchsorted(starts, labels.steps, side="right") - 1
     offsets = pa.array(labels.offsets.astype(np.int32))
@@ -120,18 +141,8 @@ def _supervision(batch: pa.Table, lengths: np.ndarray, kl_N: np.ndarray, labels:
     step_starts = np.searchsorted(labels.steps, starts).astype(np.int32)
     return pa.table(
         [
-            *(batch[name] for name in SUPERVISION.names[:4]),
-            pa.ListArray.from_arrays(pa.array(starts), pa.array(kl_N)),
+            *(scores[name] for name in SUPERVISION.names[:5]),
             pa.ListArray.from_arrays(pa.array(step_starts), steps),
         ],
         schema=SUPERVISION,
     )
-
-
-def _rejected(batch: pa.Table, which: Any, reasons: Any) -> pa.Table:
-    columns = [*(batch[name] for name in ("problem_id", "file", "row")), reasons]
-    return pa.table(columns, schema=REJECTED).filter(which)
-
-
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -3,12 +3,11 @@
 Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/integration`.
 """
 
-import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,138 +16,111 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Pool
 from lr_ray.errors import StageError
-from lr_ray.models import shared_context, vocabulary_rows
+from lr_ray.models import context_length, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
+from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.guard import Journal
-from lr_ray.sampling.label import Facts, label
+from lr_ray.sampling.label import Facts, supervise
+from lr_ray.sampling.rejection import SolutionSampler, check_answers, write_right
+from lr_ray.sampling.scores import score
+from lr_ray.sampling.shards import (
+    check_rejected,
+    remove_leftovers,
+    shard_name,
+    survey,
+    write_shard,
+)
 from lr_ray.store import Run
 
 Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
 
-FOLDERS = ("supervision", "rejected")
+_TASK: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stage is to do, as `sample` is told."""
+
+    run: Run
+    config: Config
+    expert: str
+    amateur: str | None
+    exchange: dict[str, Any]
+    keep_trajectories: bool
+    trajectories: Run | None
 
 
 def sample(
-    run: Run, config: Config, expert: str, amateur: str, on_progress: Progress
+    run: Run,
+    config: Config,
+    expert: str,
+    amateur: str | None,
+    on_progress: Progress,
+    *,
+    keep_trajectories: bool = False,
+    trajectories: Run | None = None,
 ) -> dict[str, Any]:
-    """Writes the shards that are missing; returns the `sampling` part of the summary.
+    """Writes the shards that are missing, and returns the `sampling` part of the summary.
 
-    Raises StageError when an engine fails for good or too many problems are rejected.
+    `keep_trajectories` writes the expert's into `trajectories/`, each with its top-K log-probabilities;
+    `trajectories` is a finished run that has kept its own: they are scored, and no expert starts.
+    Raises StageError when an engine fails for good or too many problems are rejected, UserError when
+    `trajectories` does not fit the config. Method rejection needs no amateur.
     """
     started = time.monotonic()
     total = stage_problems(run, config)
     index = run.read_json(INDEX)
-    unusable = index["rejected"]
+    unusable = Facts(problems=index["rejected"], rejected=index["rejected"])
+    everything = total + unusable.problems
+    check_answers(run, config)
     exchange = _exchange(config, expert)
     finished, facts = survey(run, total)
-    facts += Facts(rejected=unusable)
-    limit = config.sampling.max_rejected * (total + unusable)
     todo = np.flatnonzero(~finished)
-    on_progress(total + unusable, facts)
-    if len(todo) and facts.rejected <= limit:
-        for shard in _shards(run, config, expert, amateur, exchange, todo):
-            facts += shard
-            on_progress(total + unusable, facts)
-            if facts.rejected > limit:
-                break
-    if facts.rejected > limit:
-        raise StageError(
-            f"{facts.rejected} of {total + unusable} problems were rejected, more than "
-            f"sampling.max_rejected = {config.sampling.max_rejected}; reasons: {run.location}/rejected"
-            + (f"; the first: {index['first_rejected']}" if unusable else "")
-        )
+    work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
+
+    def check(facts: Facts) -> None:
+        on_progress(everything, facts)
+        check_rejected(run, config.sampling, facts, everything, index["first_rejected"])
+
+    check(facts + unusable)
+    if len(todo):
+        with closing(_shards(work, todo)) as shards:
+            for shard in shards:
+                facts += shard
+                check(facts + unusable)
     finished, facts = survey(run, total)
     if not finished.all():
         raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
-    counts = asdict(facts + Facts(rejected=unusable))
-    seconds = time.monotonic() - started
-    return {"problems": total + unusable, **counts, "seconds": seconds, "exchange": exchange}
+    remove_leftovers(run)
+    counts = asdict(facts + unusable)
+    return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
 
 
-def survey(run: Run, total: int) -> tuple[NDArray[np.bool_], Facts]:
-    """Which of the run's problems a shard holds, and the facts of all shards, from their footers.
-
-    Raises StageError when two shards hold the same problem.
-    """
-    finished, facts = np.zeros(total, bool), Facts()
-    names = [shard for folder in FOLDERS for shard in run.shards(folder)]
-    with ThreadPoolExecutor(16) as threads:  # each is a request where the run is in an object store
-        footers = list(threads.map(run.read_facts, names))
-    for name, said in zip(names, footers, strict=True):
-        if "problems" not in said:
-            continue  # of rows that were no problem
-        index = np.array(said["problems"], int)
-        if finished[index].any():
-            raise StageError(
-                f"{run.location}/{name}: holds problems that another shard holds; remove this file"
-            )
-        finished[index] = True
-        facts += Facts(**said["facts"])
-    return finished, facts
-
-
-def write_shard(
+def write_contrast(
     batch: pa.Table, run: Run, config: Config, exchange: dict[str, Any]
 ) -> dict[str, list[Any]]:
-    """Labels a batch and writes it; the shard is named by its problems, so a retry replaces it."""
-    labelled = label(batch, config.sampling, exchange["top_k"])
-    index = batch["index"].to_numpy()
-    name = f"part-{index[0]:09d}-{hashlib.sha256(index.tobytes()).hexdigest()[:8]}.parquet"
-    facts, none = asdict(labelled.facts), asdict(Facts())
-    shards = (
-        ("supervision", labelled.good, labelled.good_index, facts | {"rejected": 0}),
-        ("rejected", labelled.bad, labelled.bad_index, none | {"rejected": facts["rejected"]}),
-    )
-    run.check_owner()
-    for folder, table, problems, said in shards:
-        try:
-            if table.num_rows:
-                footer = {"problems": problems, "facts": said, **exchange}
-                run.write_table(f"{folder}/{name}", table, footer)
-            else:
-                run.remove(f"{folder}/{name}")  # of a lost attempt that ended otherwise
-        except OSError as error:
-            reason = error.strerror or error
-            raise StageError(f"{run.location}/{folder}: cannot be written: {reason}") from None
-    return {name: [value] for name, value in facts.items()}
+    """Labels a batch that both models scored, and writes its shard."""
+    sampling, name = config.sampling, shard_name(batch["index"].to_numpy())
+    scored = score(batch, sampling.plausibility, exchange["top_k"])
+    labelled = supervise(scored.scores, sampling, scored.bad, scored.bad_index)
+    return write_shard(run, name, labelled, exchange, scored.scores, sampling.plausibility)
 
 
-def _shards(
-    run: Run, config: Config, expert: str, amateur: str, exchange: dict[str, Any], todo: NDArray
-) -> Iterator[Facts]:
+def _shards(work: Work, todo: NDArray) -> Generator[Facts]:
     """Samples the problems of the run at `todo`, and yields each shard's facts when it is written."""
     import ray
     import ray.data
 
-    sampling = config.sampling
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
+    context.target_max_block_size = None  # a batch stays whole, and its files have one name
     journal = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Journal).remote()
-    room = shared_context(expert, amateur)
-    batches = [todo[i : i + sampling.batch_size] for i in range(0, len(todo), sampling.batch_size)]
-    shards = (
-        ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])
-        .map_batches(
-            ExpertSampler,
-            fn_constructor_args=(expert, sampling, room, run, journal),
-            **_pool(sampling.expert),
-        )
-        .map_batches(
-            AmateurScorer,
-            fn_constructor_args=(amateur, sampling, room, journal),
-            **_pool(sampling.amateur),
-        )
-        .map_batches(
-            write_shard,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_args=(run, config, exchange),
-        )
-    )
+    build = _contrast if work.config.sampling.method == "contrast" else _rejection
+    shards = build(work, todo, journal)
     try:
         for row in shards.iter_rows():
             yield Facts(**row)
@@ -156,9 +128,72 @@ def _shards(
         raise StageError(f"sampling failed: {_reason(error)}") from error
 
 
+def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
+    """The dataset of shards, by the amateur's scores of the expert's greedy trajectories."""
+    sampling = work.config.sampling
+    assert work.amateur is not None
+    room = shared_context(work.expert, work.amateur)
+    return (
+        _trajectories(work, todo, room, journal)
+        .map_batches(
+            AmateurScorer,
+            fn_constructor_args=(work.amateur, sampling, room, journal),
+            **_pool(sampling.amateur),
+        )
+        .map_batches(write_contrast, fn_args=(work.run, work.config, work.exchange), **_TASK)
+    )
+
+
+def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
+    """The dataset of `rows.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
+    import ray.data
+
+    sampling, kept = work.config.sampling, work.keep_trajectories or work.trajectories
+    footer = trajectories.made_with(sampling, work.expert, work.exchange) if kept else {}
+    if work.trajectories:
+        blocks = trajectories.plan(work.trajectories, todo, footer)
+        arguments = (work.trajectories, work.run)
+        return ray.data.from_arrow(blocks).map_batches(
+            trajectories.read, fn_args=arguments, **_TASK
+        )
+    solved = _batches(todo, sampling.batch_size).map_batches(
+        ExpertSampler,
+        fn_constructor_args=(work.expert, sampling, room, work.run, journal),
+        **_pool(sampling.expert),
+    )
+    if work.keep_trajectories:
+        solved = solved.map_batches(trajectories.save, fn_args=(work.run, footer), **_TASK)
+    return solved
+
+
+def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
+    """The dataset of shards, by grading the expert's sampled solutions."""
+    sampling, room = work.config.sampling, context_length(work.expert)
+    arguments = (work.run, work.config, work.expert, work.exchange)
+    return (
+        _batches(todo, sampling.batch_size)
+        .map_batches(
+            SolutionSampler,
+            fn_constructor_args=(work.expert, sampling, room, work.run, journal),
+            **_pool(sampling.expert),
+        )
+        .map_batches(write_right, fn_args=arguments, **_TASK)
+    )
+
+
+def _batches(todo: NDArray, size: int) -> Any:
+    """The dataset of problem indices, a block a batch."""
+    import ray.data
+
+    starts = range(0, len(todo), size)
+    return ray.data.from_arrow([pa.table({"index": todo[i : i + size]}) for i in starts])
+
+
 def _exchange(config: Config, expert: str) -> dict[str, Any]:
     """How exact the KL of a row is: tokens exchanged a step, and data types."""
     rows, sampling = vocabulary_rows(expert), config.sampling
+    if sampling.method == "rejection":
+        return {"method": "rejection", "expert_dtype": sampling.expert.dtype}
     return {
         "top_k": min(sampling.top_k, rows),
         "expert_vocabulary": rows,
@@ -173,8 +208,7 @@ def _pool(pool: Pool) -> dict[str, Any]:
 
     return {
         "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
-        "batch_size": None,  # a block is a batch
-        "batch_format": "pyarrow",
+        **_TASK,
         "num_cpus": pool.cpus,
         "num_gpus": pool.gpus or None,
         "runtime_env": {"env_vars": engine_env(pool.gpus)},

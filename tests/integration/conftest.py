@@ -47,10 +47,10 @@ class Sampled:
 
 @pytest.fixture(scope="session")
 def sampled(ray_cluster, tmp_path_factory) -> Sampled:
-    return sample_demo(tmp_path_factory.mktemp("sampled"))
+    return sample_demo(tmp_path_factory.mktemp("sampled"), options={"keep_trajectories": True})
 
 
-def sample_demo(folder: Path, data=None, **sampling) -> Sampled:
+def sample_demo(folder: Path, data=None, options=None, **sampling) -> Sampled:
     from lr_ray.sampling.stage import sample
 
     config = demo_config(
@@ -58,5 +58,7 @@ def sample_demo(folder: Path, data=None, **sampling) -> Sampled:
     )
     run = Run(str(folder))
     progress: list = []
-    summary = sample(run, config, EXPERT, AMATEUR, lambda *seen: progress.append(seen))
+    on_progress = lambda *seen: progress.append(seen)  # noqa: E731
+    arguments = {"amateur": AMATEUR, "on_progress": on_progress} | (options or {})
+    summary = sample(run, config, EXPERT, **arguments)
     return Sampled(run, config, summary, progress)

@@ -10,7 +10,11 @@ import torch
 from lr_ray import oracle
 from lr_ray.embedded import generate
 from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.sampling.rows import REJECTED, SUPERVISION
+from lr_ray.pipeline import facts
+from lr_ray.sampling import stage
+from lr_ray.sampling.relabel import relabel
+from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
+from lr_ray.store import Run, begin
 from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
 
 TOLERANCE = 1e-3
@@ -215,3 +219,68 @@ def test_problems_without_room_are_rejected_with_a_reason(ray_cluster, tmp_path)
     assert 0 < result.summary["rejected"] == rejected.num_rows
     assert "leave room to answer" in rejected["reason"][0].as_py()
     assert result.summary["trajectories"] + rejected.num_rows == 8
+
+
+def contents(run) -> dict:
+    """Rows and footers of all shards, by name."""
+    schemas = {"supervision": SUPERVISION, "rejected": REJECTED, "scores": SCORES}
+    return {
+        name: (run.read_tables([name], schema).to_pylist(), run.read_facts(name))
+        for folder, schema in schemas.items()
+        for name in run.shards(folder)
+    }
+
+
+def test_kept_trajectories_scored_again_give_the_same_rows_without_an_expert(
+    sampled, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stage, "ExpertSampler", None)
+    again = sample_demo(tmp_path, options={"trajectories": sampled.run})
+    assert contents(again.run) == contents(sampled.run)
+    assert again.summary | {"seconds": 0} == sampled.summary | {"seconds": 0}
+    before = {n: again.run.fs.modified(again.run.path(n)) for n in again.run.shards("supervision")}
+    again.run.remove(min(before))
+    sample_demo(tmp_path, options={"trajectories": sampled.run})
+    after = {n: again.run.fs.modified(again.run.path(n)) for n in again.run.shards("supervision")}
+    assert [name for name in before if after[name] != before[name]] == [min(before)]
+    assert contents(again.run) == contents(sampled.run)
+
+
+def test_relabelled_scores_equal_the_rows_that_were_sampled(sampled, tmp_path):
+    begin(sampled.run, sampled.config, facts(sampled.config, EXPERT, AMATEUR))
+    sampled.run.write_json("summary.json", {"sampling": sampled.summary})
+    target = Run(str(tmp_path))
+    part = relabel(sampled.run, target, sampled.config.sampling)
+    supervision = {k: v for k, v in contents(sampled.run).items() if not k.startswith("scores")}
+    assert contents(target) == supervision
+    assert part["shared_seconds"] == sampled.summary["seconds"]
+    counts = part.keys() - {"seconds", "shared_seconds"}
+    assert {k: part[k] for k in counts} == {k: sampled.summary[k] for k in counts}
+
+
+def test_rejection_keeps_the_right_solutions_whatever_the_batches(ray_cluster, tmp_path):
+    asked = {"method": "rejection", "max_problems": 24, "rejection": {"samples": 3}}
+    found = []
+    for batch_size in (24, 5):
+        folder = tmp_path / str(batch_size)
+        sampled = sample_demo(folder, options={"amateur": None}, batch_size=batch_size, **asked)
+        table = sampled.run.read_tables(sampled.run.shards("supervision"), SUPERVISION)
+        found.append(table.sort_by("problem_id").to_pylist())
+        assert sampled.run.shards("scores") == []
+        assert sampled.summary["samples_drawn"] == 72
+        assert sampled.summary["problems"] == 24
+        assert 24 < sampled.summary["samples_right"] >= sampled.summary["trajectories"]
+        assert sampled.progress[-1][1].problems == 24
+    rows, others = found
+    key = lambda row: (row["problem_id"], row["completion_token_ids"])  # noqa: E731
+    assert sorted(map(key, rows)) == sorted(map(key, others))
+    assert len(rows) == sampled.summary["trajectories"] == len({str(key(row)) for row in rows})
+    answers = {p["problem_id"]: p["answer"] for p in generate("sampling", 24)}
+    tokenizer = load_tokenizer(EXPERT)
+    assert 8 < len({row["problem_id"] for row in rows}) < len(rows)
+    for row in rows:
+        text = tokenizer.decode(row["completion_token_ids"], skip_special_tokens=True)
+        assert text.endswith(f"The answer is {answers[row['problem_id']]}.")
+        assert row["completion_token_ids"][-1] == tokenizer.eos_token_id
+        labels = [s["token_ids"] for s in row["steps"]]
+        assert labels == [[token] for token in row["completion_token_ids"]]

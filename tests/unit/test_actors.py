@@ -17,11 +17,13 @@ def test_prompts_that_the_expert_cannot_read_are_named():
     assert ExpertSampler._unusable(expert, [1, 10]) == "prompt has token 10; the expert has 10"
 
 
-def test_trajectories_with_tokens_beyond_the_amateurs_rows_are_named():
-    amateur = SimpleNamespace(vocabulary=10)
-    assert AmateurScorer._unknown(amateur, pa.scalar([1, 2]), pa.scalar([9])) is None
-    reason = AmateurScorer._unknown(amateur, pa.scalar([1, 2]), pa.scalar([3, 10]))
+def test_trajectories_that_the_amateur_cannot_read_are_named():
+    amateur = SimpleNamespace(vocabulary=10, context=4)
+    assert AmateurScorer._unusable(amateur, pa.scalar([1, 2]), pa.scalar([9])) is None
+    reason = AmateurScorer._unusable(amateur, pa.scalar([1, 2]), pa.scalar([3, 10]))
     assert reason == "trajectory has token 10; the amateur has 10"
+    reason = AmateurScorer._unusable(amateur, pa.scalar([1, 2]), pa.scalar([3, 4, 5]))
+    assert reason == "trajectory has 5 tokens; there is room for 4"
 
 
 def test_logprobs_drop_the_sampled_token_and_padding():

@@ -373,6 +373,10 @@ def test_job_exits_with_2_before_it_loads_a_model(tmp_path, rows):
     with run.lock():
         held = job(run)
     asked = run.read_json("run.json")
+    asked["config"]["sampling"]["selection"] = "random"
+    run.write_json("run.json", asked)
+    ablation = job(run)
+    asked["config"]["sampling"]["selection"] = "kl"
     asked["models"]["amateur"]["fingerprint"] = "0" * 16
     run.write_json("run.json", asked)
     changed = job(run)
@@ -381,6 +385,7 @@ def test_job_exits_with_2_before_it_loads_a_model(tmp_path, rows):
     run.remove("run.json")
     for ended, reason in (
         (held, "another process"),
+        (ablation, "sampling.selection = random: an audit can recompute kl alone"),
         (changed, "another model behind models.amateur"),
         (empty, "no supervision; sample first"),
         (job(run), "run.json: cannot be read"),

@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from lr_ray import oracle
-from lr_ray.contrast import Exchange, diverge, plausible, plausible_bound, soft_labels, unlabelled
+from lr_ray.contrast import (
+    Exchange,
+    diverge,
+    expert_labels,
+    greedy_labels,
+    plausible,
+    plausible_bound,
+    problem_seed,
+    soft_labels,
+    unlabelled,
+)
 
 V, N = 50, 200
 ALL = np.ones(N, bool)
@@ -130,3 +140,45 @@ def test_steps_whose_plausible_tokens_the_amateur_lacks_are_seen():
     q = np.array([-np.inf, -1, -np.inf, -1], np.float32)
     x = Exchange(np.array([1, 2, 1, 2], np.int32), p, q, np.array([2, 2], np.int32))
     assert unlabelled(x, 0.2).tolist() == [True, False]
+
+
+def test_expert_labels_are_p_over_the_plausible_set():
+    p, q = random_logprobs(2), random_logprobs(3)
+    q[:, ::2] = -np.inf  # what the amateur lacks does not matter
+    x = top_k(p, q, V)
+    keep = np.arange(N) % 3 == 0
+    labels = expert_labels(x, keep, 0.2)
+    assert labels.steps.tolist() == np.flatnonzero(keep).tolist()
+    for i, step in enumerate(labels.steps):
+        probability = np.exp(p[step].astype(np.float64))
+        expected = np.where(probability >= 0.2 * probability.max(), probability, 0)
+        got = np.zeros(V)
+        span = slice(labels.offsets[i], labels.offsets[i + 1])
+        got[labels.token_ids[span]] = labels.weights[span]
+        np.testing.assert_allclose(got, expected / expected.sum(), atol=1e-6)
+
+
+def test_greedy_labels_are_the_completions_tokens():
+    labels = greedy_labels(np.array([5, 6, 7], np.int32), np.array([True, False, True]))
+    assert labels.steps.tolist() == [0, 2]
+    assert labels.offsets.tolist() == [0, 1, 2]
+    assert labels.token_ids.tolist() == [5, 7]
+    assert labels.weights.tolist() == [1, 1]
+
+
+def test_labels_need_only_the_plausible_tokens_of_an_exchange():
+    x = top_k(random_logprobs(2), random_logprobs(3), V)
+    member = plausible(x, 0.1)
+    counts = np.add.reduceat(member, x.starts).astype(np.int32)
+    less = Exchange(x.token_ids[member], x.expert[member], x.amateur[member], counts)
+    for make in (soft_labels, expert_labels):
+        for plausibility in (0.1, 0.2, 1.0):
+            ours, theirs = make(less, ALL, plausibility), make(x, ALL, plausibility)
+            for name in ("steps", "offsets", "token_ids", "weights"):
+                np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_seeds_of_problems_differ_by_problem_and_seed():
+    seeds = {problem_seed(seed, f"p{i}") for seed in range(20) for i in range(50)}
+    assert len(seeds) == 1000
+    assert 0 <= min(seeds) < max(seeds) < 2**62

@@ -122,3 +122,73 @@ def test_rejected_problems_pass_through():
     assert [len(s) for s in labelled.good["steps"].to_pylist()] == [1, 1]
     alone = label(empty, SETTINGS, K)
     assert (alone.good.num_rows, alone.bad.num_rows, alone.facts.rejected) == (0, 1, 1)
+
+
+MIXED = [[SAME] * (i % 3) + [APART] * (i % 4) + [SAME] * 20 for i in range(30)]
+
+
+def steps(labelled) -> dict[str, list[dict]]:
+    return {row["problem_id"]: row["steps"] for row in labelled.good.to_pylist()}
+
+
+def positions(labelled) -> dict[str, list[int]]:
+    return {name: [s["position"] for s in kept] for name, kept in steps(labelled).items()}
+
+
+def settings(**changed) -> Sampling:
+    return SETTINGS.model_copy(update=changed)
+
+
+def test_random_steps_are_as_many_of_each_trajectory_and_depend_on_seed_and_problem_alone():
+    table = batch(MIXED)
+    kept = positions(label(table, SETTINGS, K))
+    drawn = positions(label(table, settings(selection="random"), K))
+    assert {n: len(p) for n, p in drawn.items()} == {n: len(p) for n, p in kept.items()}
+    assert sum(drawn[n] != kept[n] for n in kept) > 15  # of 22 trajectories that keep a step
+    parts = [label(table.slice(i, 7), settings(selection="random"), K) for i in range(0, 30, 7)]
+    assert {n: p for part in parts for n, p in positions(part).items()} == drawn
+    assert positions(label(table, settings(selection="random", seed=1), K)) != drawn
+
+
+def test_random_steps_are_spread_evenly():
+    trajectories = [[APART] * 5 + [SAME] * 15] * 400
+    drawn = positions(label(batch(trajectories), settings(selection="random"), K))
+    counts = np.bincount(np.concatenate(list(drawn.values())), minlength=20)
+    assert counts.sum() == 2000
+    assert np.abs(counts - 100).max() < 5 * np.sqrt(100 * 0.75)  # five standard deviations
+
+
+def test_all_steps_are_kept_with_their_own_labels():
+    table = batch(MIXED)
+    every = steps(label(table, settings(selection="all"), K))
+    chosen = steps(label(table, SETTINGS, K))
+    for (name, kept), trajectory in zip(every.items(), MIXED, strict=True):
+        assert [s["position"] for s in kept] == list(range(len(trajectory)))
+        by_position = {s["position"]: s for s in kept}
+        assert [by_position[s["position"]] for s in chosen[name]] == chosen[name]
+
+
+def test_expert_and_greedy_labels():
+    table = batch([[SAME, APART]])
+    (kept,) = steps(label(table, settings(labels="expert", selection="all"), K)).values()
+    assert [step["token_ids"] for step in kept] == [[7], [7, 8]]
+    assert kept[1]["weights"] == pytest.approx([5 / 9, 4 / 9], abs=1e-6)
+    (kept,) = steps(label(table, settings(labels="greedy"), K)).values()
+    assert kept == [{"position": 1, "token_ids": [7], "weights": [1.0]}]
+
+
+@pytest.mark.parametrize("labels", ["expert", "greedy"])
+@pytest.mark.parametrize("selection", ["kl", "all", "random"])
+def test_labels_without_the_amateur_need_no_token_of_it(selection, labels):
+    with np.errstate(divide="ignore"):
+        table = batch([[SAME, UNKNOWN, APART], [APART]])
+    labelled = label(table, settings(selection=selection, labels=labels), K)
+    assert labelled.good["problem_id"].to_pylist() == ["p0", "p1"]
+    assert len(steps(labelled)["p0"]) == (3 if selection == "all" else 2)
+
+
+def test_nothing_is_kept_where_amateur_and_expert_are_equal():
+    table = batch([[SAME] * 9] * 3)
+    for selection in ("kl", "random"):
+        zero = settings(selection=selection, kl_threshold=0.0)
+        assert label(table, zero, K).facts.steps_kept == 0

@@ -1,0 +1,177 @@
+"""Rejection sampling, a baseline: the expert's own right solutions, all of their tokens, no amateur.
+
+Exercised by `pytest tests/unit/test_rejection.py` and `pytest tests/integration/test_sampling.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lr_ray.config import Config, Sampling
+from lr_ray.contrast import problem_seed
+from lr_ray.errors import UserError
+from lr_ray.evaluation.grading import extract_answer, is_correct
+from lr_ray.models import load_tokenizer, stop_token_ids
+from lr_ray.problems import PROBLEM
+from lr_ray.sampling.expert import Solver
+from lr_ray.sampling.label import Facts, Labelled
+from lr_ray.sampling.rows import SOLUTIONS, SUPERVISION, lists, rejected
+from lr_ray.sampling.shards import shard_name, write_shard
+from lr_ray.store import Run
+
+NO_ANSWER = "the problem has no answer to grade by"
+
+
+@dataclass
+class Solutions:
+    """A problem's sampled solutions."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    finish_reasons: list[str]
+
+
+class SolutionSampler(Solver):
+    """Rows of the run's problems in, sampled solutions (columns of `rows.SOLUTIONS`) out."""
+
+    def __init__(
+        self, model: str, sampling: Sampling, context: int, run: Run, journal: Any
+    ) -> None:
+        from vllm import SamplingParams
+
+        self.params = lambda problem_id: SamplingParams(
+            n=sampling.rejection.samples,
+            temperature=sampling.rejection.temperature,
+            seed=problem_seed(sampling.seed, problem_id),  # the batch has no say in the draw
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=stop_token_ids(model),
+            detokenize=False,
+        )
+        super().__init__(model, sampling, context, run, journal)
+
+    def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
+        return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))
+
+    def solve(self, items: Sequence[tuple[str, list[int]]]) -> list[Solutions]:
+        if not items:
+            return []
+        requests = [{"prompt_token_ids": prompt} for _, prompt in items]
+        params = [self.params(problem_id) for problem_id, _ in items]
+        outputs = self.engine.generate(requests, params, use_tqdm=False)
+        return [
+            Solutions(
+                prompt,
+                [list(sample.token_ids) for sample in output.outputs],
+                [sample.finish_reason for sample in output.outputs],
+            )
+            for (_, prompt), output in zip(items, outputs, strict=True)
+        ]
+
+    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
+        nothing = Solutions([], [], [])
+        solved = [r if isinstance(r, Solutions) else nothing for r in results]
+        return pa.table(
+            [
+                pa.array(rows),
+                *(problems[name] for name in ("problem_id", "file", "row", "answer")),
+                lists([s.prompt for s in solved], pa.int32()),
+                pa.array([s.completions for s in solved], SOLUTIONS.field("completions").type),
+                pa.array([s.finish_reasons for s in solved], pa.list_(pa.string())),
+                pa.array([r if isinstance(r, str) else None for r in results], pa.string()),
+            ],
+            schema=SOLUTIONS,
+        )
+
+
+def check_answers(run: Run, config: Config) -> None:
+    """Raises UserError when solutions are to be graded and none of the staged problems has an answer."""
+    if config.sampling.method != "rejection":
+        return
+    answer = pa.schema([PROBLEM.field("answer")])
+    for name in run.shards("problems"):
+        column = run.read_tables([name], answer)["answer"]
+        if column.null_count < len(column):
+            return
+    raise UserError(
+        f"data.source: {config.data.source}: no problem has an answer, and sampling.method = "
+        f"rejection grades by it; data.fields.answer = {config.data.fields.answer} must name its field"
+    )
+
+
+def write_right(
+    batch: pa.Table, run: Run, config: Config, model: str, exchange: dict[str, Any]
+) -> dict[str, list[Any]]:
+    """Grades a batch of sampled solutions, and writes its shard."""
+    tokenizer = load_tokenizer(model)
+
+    def decode(token_ids: list[int]) -> str:
+        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    labelled = keep_right(batch, decode, config.data.source)
+    return write_shard(run, shard_name(batch["index"].to_numpy()), labelled, exchange)
+
+
+def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str) -> Labelled:
+    """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
+
+    `source` says how answers are read (see `grading.extract_answer`). A problem that has no right
+    solution has no row; one that has an error or no answer is rejected.
+    """
+    errors = [
+        error or (NO_ANSWER if answer is None else None)
+        for error, answer in zip(*(batch[n].to_pylist() for n in ("error", "answer")), strict=True)
+    ]
+    bad = rejected(
+        batch, pa.array([e is not None for e in errors], pa.bool_()), pa.array(errors, pa.string())
+    )
+    rows, good_index, bad_index, drawn, right = [], [], [], 0, 0
+    for problem, error in zip(batch.to_pylist(), errors, strict=True):
+        if error is not None:
+            bad_index.append(problem["index"])
+            continue
+        good_index.append(problem["index"])
+        drawn += len(problem["completions"])
+        graded = [
+            tuple(completion)
+            for completion, reason in zip(
+                problem["completions"], problem["finish_reasons"], strict=True
+            )
+            if reason == "stop"
+            and is_correct(problem["answer"], extract_answer(decode(completion), source))
+        ]
+        right += len(graded)
+        rows += [_row(problem, completion) for completion in dict.fromkeys(graded)]
+    steps = sum(len(row["steps"]) for row in rows)
+    return Labelled(
+        pa.Table.from_pylist(rows, SUPERVISION),
+        bad,
+        good_index,
+        bad_index,
+        Facts(
+            problems=batch.num_rows,
+            trajectories=len(rows),
+            rejected=len(bad_index),
+            steps_scored=steps,
+            steps_kept=steps,
+            samples_drawn=drawn,
+            samples_right=right,
+        ),
+    )
+
+
+def _row(problem: dict[str, Any], completion: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "problem_id": problem["problem_id"],
+        "prompt_token_ids": problem["prompt_token_ids"],
+        "completion_token_ids": completion,
+        "finish_reason": "stop",
+        "kl": np.full(len(completion), np.nan, np.float32),
+        "steps": [
+            {"position": position, "token_ids": [token], "weights": [1.0]}
+            for position, token in enumerate(completion)
+        ],
+    }

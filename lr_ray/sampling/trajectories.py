@@ -1,0 +1,78 @@
+"""The expert's trajectories on disk, so that several amateurs can score one decoding.
+
+Exercised by `pytest tests/unit/test_trajectories.py` and `pytest tests/integration/test_sampling.py`.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from lr_ray.config import Sampling
+from lr_ray.errors import StageError, UserError
+from lr_ray.models import fingerprint
+from lr_ray.problems import read_problems
+from lr_ray.sampling.rows import TRAJECTORY
+from lr_ray.sampling.shards import footers, holders, put, shard_name
+from lr_ray.store import Run
+
+FOLDER = "trajectories"
+
+
+def made_with(sampling: Sampling, expert: str, exchange: dict[str, Any]) -> dict[str, Any]:
+    """What trajectories follow from beside their problems: the footer of their shards."""
+    return {
+        "expert": fingerprint(expert),
+        "max_new_tokens": sampling.max_new_tokens,
+        "system_prompt": sampling.system_prompt,
+        "plausibility": sampling.plausibility,
+        **{name: exchange[name] for name in ("top_k", "expert_dtype", "head_dtype")},
+    }
+
+
+def save(batch: pa.Table, run: Run, footer: dict[str, Any]) -> pa.Table:
+    """Writes a batch's `rows.TRAJECTORY`, errors among them, and hands the batch on."""
+    run.check_owner()
+    put(run, FOLDER, shard_name(batch["index"].to_numpy()), batch, footer)
+    return batch
+
+
+def plan(source: Run, todo: NDArray, footer: dict[str, Any]) -> list[pa.Table]:
+    """Which problems at `todo` to read from which of the source's shards, a table of both a shard.
+
+    Raises UserError when the source has not the trajectories of all of them, or made them with other
+    settings.
+    """
+    where = f"--run {source.location}"
+    made = {name.rsplit("/", 1)[1]: said for name, said in footers(source, FOLDER).items()}
+    wanted, blocks = set(todo.tolist()), []
+    for name, problems in holders(source).items():
+        here = sorted(wanted.intersection(problems))
+        if name not in made or not here:
+            continue
+        differing = [key for key, value in footer.items() if made[name].get(key) != value]
+        if differing:
+            raise UserError(f"{where}: trajectories were made with another {', '.join(differing)}")
+        wanted.difference_update(here)
+        blocks.append(pa.table({"index": here, "name": [name] * len(here)}))
+    if wanted:
+        raise UserError(
+            f"{where}: has no trajectories of {len(wanted)} of {len(todo)} problems; "
+            "sample it to the end with its trajectories kept"
+        )
+    return blocks
+
+
+def read(block: pa.Table, source: Run, run: Run) -> pa.Table:
+    """The trajectories of a block of `plan`, in the order of their problems.
+
+    Raises StageError when the source and the run number their problems otherwise.
+    """
+    name = f"{FOLDER}/{block['name'][0]}"
+    table = source.read_tables([name], TRAJECTORY)
+    table = table.filter(pc.is_in(table["index"], block["index"].combine_chunks()))
+    ids = read_problems(run, table["index"].to_numpy())["problem_id"]
+    if table.num_rows != block.num_rows or ids.to_pylist() != table["problem_id"].to_pylist():
+        raise StageError(f"{source.location}/{name}: is of other problems than {run.location}")
+    return table.combine_chunks()
