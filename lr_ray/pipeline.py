@@ -221,11 +221,15 @@ def _train(job: Job) -> None:
     from lr_ray.training.stage import check_supervision, train
 
     steps = job.config.training.optimizer_steps
-    kept = check_supervision(job.run, job.expert)
+    kept = check_supervision(job.run, job.expert, job.config.sampling)
     job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
     with StageProgress(job.console, "training", steps, "steps") as progress:
 
         def on_progress(row: dict[str, Any]) -> None:
+            if row["step"] == row["resumed_at"] + 1 > 1:
+                job.console.print(
+                    f"training   goes on after the checkpoint of step {row['resumed_at']}"
+                )
             progress.update(row["step"], f"loss {row['loss']:.3f}")
 
         result = train(job.run, job.config, job.expert, on_progress)

@@ -46,6 +46,42 @@ def load_expert(path: str, training: Training) -> Any:
     return with_lora(base, training) if training.method == "lora" else base
 
 
+class Head(nn.Module):
+    """lm_head and the loss on kept rows, in chunks of `HEAD_ROWS`, as one module.
+
+    One, as ZeRO-3 gathers a weight whenever a module that has it is called, which all workers must do
+    equally often, though one has more chunks than another.
+    """
+
+    def __init__(self, lm_head: Any) -> None:
+        super().__init__()
+        self.weight, self.bias = lm_head.weight, lm_head.bias
+
+    def forward(
+        self, rows_SH: Tensor, step_L: Tensor, id_L: Tensor, weight_L: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss, and pi's probability on the labels' tokens; both float32 sums over the S kept steps."""
+        if len(rows_SH) <= HEAD_ROWS:
+            return self._chunk(rows_SH, step_L, id_L, weight_L)
+        loss, support = rows_SH.new_zeros((2,), dtype=torch.float32)
+        for start in range(0, len(rows_SH), HEAD_ROWS):
+            end = min(start + HEAD_ROWS, len(rows_SH))
+            bounds = torch.tensor([start, end], device=step_L.device)
+            first, last = torch.searchsorted(step_L, bounds).tolist()
+            labels = step_L[first:last] - start, id_L[first:last], weight_L[first:last]
+            # Logits are computed anew in the backward, so that only one chunk's exist at a time.
+            part, mass = checkpoint(self._chunk, rows_SH[start:end], *labels, use_reentrant=False)
+            loss, support = loss + part, support + mass
+        return loss, support
+
+    def _chunk(
+        self, rows_SH: Tensor, step_L: Tensor, id_L: Tensor, weight_L: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits_SV = nn.functional.linear(rows_SH, self.weight, self.bias)
+        picked_L = logits_SV.float().log_softmax(-1)[step_L, id_L]
+        return -(weight_L * picked_L).sum(), picked_L.detach().exp().sum()
+
+
 class PackedLoss(nn.Module):
     """Sum over kept steps of -sum_a v(a) log pi(a | c), the paper's training loss before its mean."""
 
@@ -54,7 +90,8 @@ class PackedLoss(nn.Module):
         self.model = model
         is_lora = training.method == "lora"
         self.draw = dropout.install(model, training.lora.dropout if is_lora else 0, training.seed)
-        self._causal = [model.get_base_model() if is_lora else model]  # a list hides it from ZeRO
+        causal = model.get_base_model() if is_lora else model
+        self.body, self.head = causal.model, Head(causal.lm_head)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -65,35 +102,14 @@ class PackedLoss(nn.Module):
         """
         self.draw.index_B = micro_batch["index_B"].tolist()
         self.draw.length_B = micro_batch["length_B"].tolist()
-        causal = self._causal[0]
-        hidden_BTH = causal.model(
+        hidden_BTH = self.body(
             input_ids=micro_batch["token_ids_BT"],
             attention_mask=micro_batch["mask_BT"],
             use_cache=False,
         ).last_hidden_state
         rows_SH = hidden_BTH[micro_batch["step_batch_S"], micro_batch["step_row_S"]]
         labels = [micro_batch[f"label_{name}_L"] for name in ("step", "id", "weight")]
-        if len(rows_SH) <= HEAD_ROWS:
-            return self._head(rows_SH, *labels)
-        loss, support = hidden_BTH.new_zeros((2,), dtype=torch.float32)
-        for start in range(0, len(rows_SH), HEAD_ROWS):
-            end = min(start + HEAD_ROWS, len(rows_SH))
-            bounds = torch.tensor([start, end], device=labels[0].device)
-            first, last = torch.searchsorted(labels[0], bounds).tolist()
-            step_L, id_L, weight_L = (label[first:last] for label in labels)
-            # Logits are computed anew in the backward, so that only one chunk's exist at a time.
-            part, mass = checkpoint(
-                self._head, rows_SH[start:end], step_L - start, id_L, weight_L, use_reentrant=False
-            )
-            loss, support = loss + part, support + mass
-        return loss, support
-
-    def _head(
-        self, rows_SH: Tensor, step_L: Tensor, id_L: Tensor, weight_L: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        logprobs_SV = self._causal[0].lm_head(rows_SH).float().log_softmax(-1)
-        picked_L = logprobs_SV[step_L, id_L]
-        return -(weight_L * picked_L).sum(), picked_L.detach().exp().sum()
+        return self.head(rows_SH, *labels)
 
 
 def to_tensors(micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor]:

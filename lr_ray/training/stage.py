@@ -17,7 +17,7 @@ from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from lr_ray.config import Config, Training
+from lr_ray.config import Config, Sampling, Training
 from lr_ray.errors import StageError
 from lr_ray.models import vocabulary_rows
 from lr_ray.store import Run
@@ -51,7 +51,7 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     from lr_ray.training.board import Board
 
     started = time.monotonic()
-    check_supervision(run, expert)
+    check_supervision(run, expert, config.sampling)
     check_room(run, expert, config.training)
     _own_checkpoints(run, config)
     for name, value in _LOOK.items():
@@ -113,12 +113,17 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
     )
 
 
-def check_supervision(run: Run, expert: str) -> int:
+def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
     """Number of kept steps. Raises StageError when there is none, or a row is not for this expert."""
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(expert), scratch)
     if not supervision.trajectories:
-        raise StageError(f"--run {run.location}: no supervision; sample first (jobs/sample.py)")
+        advice = {
+            "contrast": "sample first (jobs/sample.py)",
+            "rejection": "none of the sampled solutions is right; draw more "
+            "(sampling.rejection.samples)",
+        }
+        raise StageError(f"--run {run.location}: no supervision; {advice[sampling.method]}")
     kept = int(supervision.step_counts.sum())
     if kept == 0:
         raise StageError(

@@ -89,7 +89,9 @@ def disturbed(sampled, tmp_path_factory):
     seen = [(int(line[1]), int(line[2])) for line in lines if line[:1] == ["row"]]
     checkpoints = {path.name for path in Path(run.path("checkpoints")).glob("step-*")}
     rows: list[dict] = []
-    summary = train(run, config_of(), EXPERT, rows.append)
+    # Elastic, where two workers have no room on a cluster of four CPUs.
+    elastic = config_of(num_workers=2, min_workers=1, cpus_per_worker=3)
+    summary = train(run, elastic, EXPERT, rows.append)
     return run, seen, checkpoints, rows, summary
 
 
@@ -101,11 +103,12 @@ def resumed(disturbed) -> list[int]:
 def test_goes_on_after_the_last_checkpoint(disturbed):
     _, seen, checkpoints, rows, summary = disturbed
     first, second = resumed(disturbed)
-    # The last checkpoint, or the one before where Ray Train had not looked since.
-    assert (first, second) in itertools.product((20, 30), (40, 50))
+    # The last checkpoint; one earlier where Ray Train had not looked since, or one later where the
+    # driver had not.
+    assert (first, second) in itertools.product((20, 30), (40, 50, 60))
     before, again = ([step for step, at in seen if at == start] for start in (0, first))
     assert before == list(range(1, before[-1] + 1))
-    assert again == list(range(first + 1, 54))
+    assert again == list(range(first + 1, 54))  # the driver died of the row of step 53
     assert 37 <= before[-1] < 40
     assert f"step-{second:06d}" in checkpoints
     assert [row["step"] for row in rows] == list(range(second + 1, STEPS + 1))

@@ -66,11 +66,15 @@ def test_no_room_is_said_before_anything_starts(tmp_path, monkeypatch):
 
 
 def test_supervision_is_checked(tmp_path):
-    assert stage.check_supervision(run_with(tmp_path / "run", "a", "b"), EXPERT) == 2
+    contrast = demo().sampling
+    rejection = contrast.model_copy(update={"method": "rejection"})
+    assert stage.check_supervision(run_with(tmp_path / "run", "a", "b"), EXPERT, contrast) == 2
     with pytest.raises(StageError, match="no supervision; sample first"):
-        stage.check_supervision(Run(str(tmp_path / "none")), EXPERT)
+        stage.check_supervision(Run(str(tmp_path / "none")), EXPERT, contrast)
+    with pytest.raises(StageError, match="none of the sampled solutions is right"):
+        stage.check_supervision(Run(str(tmp_path / "none")), EXPERT, rejection)
     empty = Run(str(tmp_path / "empty"))
     table = pa.Table.from_pylist([row("a", steps=())], schema=SUPERVISION)
     empty.write_table("supervision/part-0.parquet", table)
     with pytest.raises(StageError, match="1 trajectories, no kept step to train on"):
-        stage.check_supervision(empty, EXPERT)
+        stage.check_supervision(empty, EXPERT, contrast)
