@@ -241,7 +241,6 @@ def test_the_page_can_be_read_as_it_is(compared):
 
 
 def test_a_sweep_is_drawn_against_its_values(compared):
-    pytest.importorskip("matplotlib")
     pictures = draw(compared[2], "demo")
     assert pictures["png"].startswith(b"\x89PNG")
     text = pictures["svg"].decode()
