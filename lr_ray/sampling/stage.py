@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Pool
 from lr_ray.errors import StageError
-from lr_ray.models import context_length, shared_context, vocabulary_rows
+from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
@@ -149,7 +149,7 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     import ray.data
 
     sampling, kept = work.config.sampling, work.keep_trajectories or work.trajectories
-    footer = trajectories.made_with(sampling, work.expert, work.exchange) if kept else {}
+    footer = trajectories.made_with(sampling, work.exchange) if kept else {}
     if work.trajectories:
         blocks = trajectories.plan(work.trajectories, todo, footer)
         arguments = (work.trajectories, work.run)
@@ -190,14 +190,15 @@ def _batches(todo: NDArray, size: int) -> Any:
 
 
 def _exchange(config: Config, expert: str) -> dict[str, Any]:
-    """How exact the KL of a row is: tokens exchanged a step, and data types."""
+    """Whose rows they are, and how exact their KL: tokens exchanged a step, and data types."""
     rows, sampling = vocabulary_rows(expert), config.sampling
+    whose = {"expert": fingerprint(expert), "expert_dtype": sampling.expert.dtype}
     if sampling.method == "rejection":
-        return {"method": "rejection", "expert_dtype": sampling.expert.dtype}
+        return {"method": "rejection", **whose}
     return {
+        **whose,
         "top_k": min(sampling.top_k, rows),
         "expert_vocabulary": rows,
-        "expert_dtype": sampling.expert.dtype,
         "amateur_dtype": sampling.amateur.dtype,
         "head_dtype": "model",  # lm_head in each engine's own data type, its softmax in float32
     }

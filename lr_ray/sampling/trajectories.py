@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.errors import StageError, UserError
-from lr_ray.models import fingerprint
 from lr_ray.problems import read_problems
 from lr_ray.sampling.rows import TRAJECTORY
 from lr_ray.sampling.shards import footers, holders, put, shard_name
@@ -20,14 +19,13 @@ from lr_ray.store import Run
 FOLDER = "trajectories"
 
 
-def made_with(sampling: Sampling, expert: str, exchange: dict[str, Any]) -> dict[str, Any]:
+def made_with(sampling: Sampling, exchange: dict[str, Any]) -> dict[str, Any]:
     """What trajectories follow from beside their problems: the footer of their shards."""
     return {
-        "expert": fingerprint(expert),
         "max_new_tokens": sampling.max_new_tokens,
         "system_prompt": sampling.system_prompt,
         "plausibility": sampling.plausibility,
-        **{name: exchange[name] for name in ("top_k", "expert_dtype", "head_dtype")},
+        **{name: exchange[name] for name in ("expert", "top_k", "expert_dtype", "head_dtype")},
     }
 
 

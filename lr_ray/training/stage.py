@@ -19,7 +19,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from lr_ray.config import Config, Sampling, Training
 from lr_ray.errors import StageError
-from lr_ray.models import vocabulary_rows
+from lr_ray.models import fingerprint, vocabulary_rows
 from lr_ray.store import Run
 from lr_ray.training.data import Supervision
 from lr_ray.training.trackers import Trackers
@@ -115,6 +115,14 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
 
 def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
     """Number of kept steps. Raises StageError when there is none, or a row is not for this expert."""
+    mine = fingerprint(expert)
+    for name in run.shards("supervision"):
+        theirs = run.read_facts(name).get("expert", mine)  # imported rows do not say
+        if theirs != mine:
+            raise StageError(
+                f"{run.location}/{name}: was sampled from another expert (fingerprint {theirs}, "
+                f"this one's is {mine}); sample with this one, or give that one as models.expert"
+            )
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(expert), scratch)
     if not supervision.trajectories:

@@ -9,7 +9,7 @@ import torch
 
 from lr_ray import oracle
 from lr_ray.embedded import generate
-from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.models import fingerprint, load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.pipeline import facts
 from lr_ray.sampling import stage
 from lr_ray.sampling.relabel import relabel
@@ -60,6 +60,7 @@ def test_every_problem_has_one_row_and_the_summary_counts_them(sampled, rows):
 
 def test_summary_says_how_exact_the_rows_are(sampled):
     assert sampled.summary["exchange"] == {
+        "expert": fingerprint(EXPERT),
         "top_k": 590,
         "expert_vocabulary": 590,
         "expert_dtype": "float32",

@@ -73,6 +73,11 @@ def test_supervision_is_checked(tmp_path):
         stage.check_supervision(Run(str(tmp_path / "none")), EXPERT, contrast)
     with pytest.raises(StageError, match="none of the sampled solutions is right"):
         stage.check_supervision(Run(str(tmp_path / "none")), EXPERT, rejection)
+    other = Run(str(tmp_path / "other"))
+    table = pa.Table.from_pylist([row("a")], schema=SUPERVISION)
+    other.write_table("supervision/part-0.parquet", table, {"expert": "0123"})
+    with pytest.raises(StageError, match=r"part-0.parquet: was sampled from another expert"):
+        stage.check_supervision(other, EXPERT, contrast)
     empty = Run(str(tmp_path / "empty"))
     table = pa.Table.from_pylist([row("a", steps=())], schema=SUPERVISION)
     empty.write_table("supervision/part-0.parquet", table)
