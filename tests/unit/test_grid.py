@@ -31,7 +31,7 @@ def test_the_ablations_are_what_they_say():
 
 @pytest.mark.parametrize("name", grid_names())
 def test_each_grid_of_the_package_can_be_read(name, tmp_path):
-    for steps in (0, 20, 40, 80, 160, 320):
+    for steps in (0, 4, 6, 8, 12, 20, 80):
         (tmp_path / f"amateur-careless-{steps}").mkdir()
     read = read_grid(name, DEMO, str(tmp_path))
     assert read.name == name
