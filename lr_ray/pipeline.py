@@ -24,6 +24,7 @@ from lr_ray.models import check_pair, check_room, fingerprint, resolve_model
 from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin
+from lr_ray.training.trackers import check_trackers
 
 STAGES = ("sampling", "training", "evaluation")
 # Parts of summary.json that a stage writes.
@@ -138,6 +139,8 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
         for name in config.evaluation.benchmarks:
             load(name, config.evaluation)
         check_port(config.serving)
+    if "training" in stages:
+        check_trackers(config.training.trackers)
     expert = resolve_model(config.models.expert, "models.expert")
     if "sampling" not in stages:
         return expert, None

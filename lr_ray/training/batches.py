@@ -12,9 +12,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_ray.training.data import Trajectory
-
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kept step: `row` indexes the hidden states that predict it, weights sum to 1."""
+
+    row: int
+    token_ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    token_ids: NDArray[np.int32]  # prompt and completion
+    steps: tuple[Step, ...]
+    index: int = 0  # in the order of training
 
 
 class Trajectories(Protocol):

@@ -4,7 +4,6 @@ Shards are read one at a time into a memory-mapped file, so that memory holds an
 Exercised by `pytest tests/unit/test_training_data.py`.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from lr_ray.errors import StageError
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
+from lr_ray.training.batches import Step, Trajectory
 
 _COLUMNS = pa.schema(
     [
@@ -23,22 +23,6 @@ _COLUMNS = pa.schema(
     ]
 )
 _ONE = 1e-3  # how far the sum of a label's weights may be from 1
-
-
-@dataclass(frozen=True)
-class Step:
-    """A kept step: `row` indexes the hidden states that predict it, weights sum to 1."""
-
-    row: int
-    token_ids: NDArray[np.int32]
-    weights: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    token_ids: NDArray[np.int32]  # prompt and completion
-    steps: tuple[Step, ...]
-    index: int = 0  # in the order of training
 
 
 class Supervision:

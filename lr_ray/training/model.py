@@ -1,16 +1,20 @@
 """The expert with trainable weights, and the packed loss: lm_head on kept rows only, in chunks."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lr_ray.config import Training
 from lr_ray.errors import StageError
 from lr_ray.training import dropout
 from lr_ray.training.batches import MicroBatch
+
+if TYPE_CHECKING:  # benchmarks/training.py --random-weights runs where pydantic is not installed
+    from lr_ray.config import Training
 
 HEAD_ROWS = 256  # kept steps whose logits exist at once: 160 MB in float32 for 152k tokens
 

@@ -66,12 +66,12 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
                 on_progress(row)
 
             figures = _fit(trainer, board, on_row)
+            if "error" in figures:
+                raise StageError(f"training failed: {figures['error']}")
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         raise StageError(f"training failed: {_reason(error)}") from error
     finally:
         ray.kill(board)
-    if "error" in figures:
-        raise StageError(f"training failed: {figures['error']}")
     return figures | {"seconds": time.monotonic() - started}
 
 

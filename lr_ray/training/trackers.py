@@ -1,103 +1,233 @@
 """Metrics to TensorBoard, MLflow and Weights & Biases, through their own libraries.
 
-Exercised by `pytest tests/unit/test_trackers.py`.
+A training has an id of its own, kept beside its checkpoints: resumed, it goes on in the same MLflow and
+Weights & Biases run, and a training that begins anew is another run. Exercised by
+`pytest tests/unit/test_trackers.py`.
 """
 
-import hashlib
+import contextlib
+import importlib
+import json
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import TracebackType
 from typing import Any, Self
 
 from lr_ray.config import Config
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run
 
 TENSORBOARD = "tensorboard"
+IDENTITY = "checkpoints/trackers.json"  # goes with the checkpoints of another training
 _NOT_METRICS = ("step", "resumed_at", "seconds")
+_MODULES = {
+    "tensorboard": ("tensorboardX", "tensorboardX"),
+    "mlflow": ("mlflow", "'.[trackers]'"),
+    "wandb": ("wandb", "'.[trackers]'"),
+}
+
+Row = dict[str, Any]  # of metrics.jsonl
+Log = Callable[[Row], None]
 
 
-def scalars(row: dict[str, Any]) -> dict[str, float]:
+def scalars(row: Row) -> dict[str, float]:
     """The row's figures, and its rates a second."""
     rates = {f"{name}_per_second": row[name] / row["seconds"] for name in ("kept_steps", "tokens")}
     return {name: value for name, value in row.items() if name not in _NOT_METRICS} | rates
 
 
 def check_trackers(names: list[str]) -> None:
-    """Raises UserError naming training.trackers when a library is not installed."""
-    from importlib.util import find_spec
-
-    modules = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+    """Raises UserError naming training.trackers when one is not installed or not set up."""
     for name in names:
-        if find_spec(modules[name]) is None:
-            raise UserError(
-                f"training.trackers: {name} is not installed: pip install '.[trackers]'"
-            )
+        module, package = _MODULES[name]
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:  # a folder ./wandb or ./mlflow is no library
+            raise UserError(f"training.trackers: {name} is not installed: pip install {package}")
+    if "mlflow" in names:
+        _check_mlflow()
+    if "wandb" in names:
+        _check_wandb()
+
+
+def _check_mlflow() -> None:
+    uri = importlib.import_module("mlflow").get_tracking_uri()
+    database = uri.split(":")[0].split("+")[0] in ("sqlite", "mysql", "postgresql", "mssql")
+    if database and find_spec("sqlalchemy") is None:
+        raise UserError(
+            f"training.trackers: mlflow would write to {uri}, which mlflow-skinny cannot; "
+            "set MLFLOW_TRACKING_URI to a server's address, or install mlflow"
+        )
+
+
+def _check_wandb() -> None:
+    """Without a key, W&B would ask for one on the terminal. Asks no server."""
+    wandb = importlib.import_module("wandb")
+    online = wandb.setup().settings.mode == "online"
+    if online and not wandb.login(prompt=False, verify=False):
+        raise UserError(
+            "training.trackers: wandb has no API key: set WANDB_API_KEY, run `wandb login`, or set "
+            "WANDB_MODE=offline"
+        )
 
 
 class Trackers:
-    """All that the config names, open for the length of a training. One id a run: a resumed training
-    goes on in the same MLflow and Weights & Biases run."""
+    """All that the config names, open for the length of a training.
+
+    A step that a resumed training makes again, as it came after the last checkpoint, is logged once: MLflow
+    and Weights & Biases keep the first value, TensorBoard the last.
+    """
 
     def __init__(self, run: Run, config: Config) -> None:
         self.run, self.config = run, config
-        self._logs: list[Any] = []
-        self._closes: list[Any] = []
+        self._logs: dict[str, Log] = {}
+        self._stack = contextlib.ExitStack()
+        self._last = 0  # step
+        self._failed = False
+        self._id = ""
 
     def __enter__(self) -> Self:
+        """Raises StageError when a tracker cannot start."""
+        self._id = self._identity()
         for name in self.config.training.trackers:
-            getattr(self, f"_{name}")()
+            try:
+                self._logs[name] = getattr(self, f"_{name}")()
+            except Exception as error:  # each library raises kinds of its own
+                self._close(failed=True)
+                raise StageError(f"training.trackers: {name}: {_line(error)}") from error
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for close in self._closes:
-            close()
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._close(failed=kind is not None)
 
-    def log(self, row: dict[str, Any]) -> None:
-        for log in self._logs:
-            log(scalars(row), row["step"])
+    def log(self, row: Row) -> None:
+        """A tracker that fails is dropped with a warning: metrics.jsonl has all rows anyway."""
+        if row["step"] <= self._last:  # made again after a worker died
+            return
+        self._last = row["step"]
+        for name, log in list(self._logs.items()):
+            try:
+                log(row)
+            except Exception as error:
+                del self._logs[name]
+                _warn(name, error)
 
-    def _id(self) -> str:
-        return hashlib.sha256(f"{self.run.location} {self.config.digest()}".encode()).hexdigest()[
-            :16
-        ]
+    def _close(self, failed: bool) -> None:
+        self._failed = failed
+        try:
+            self._stack.close()
+        except Exception as error:  # must not hide how the training ended
+            _warn("closing", error)
+
+    def _identity(self) -> str:
+        """This training's id. A new one drops the TensorBoard files of the training before."""
+        if not self.run.exists(IDENTITY):
+            self.run.remove(TENSORBOARD)
+            self.run.write_json(IDENTITY, {"id": uuid.uuid4().hex[:16]})
+        return str(self.run.read_json(IDENTITY)["id"])
 
     def _settings(self) -> dict[str, Any]:
         return {"run": self.run.location, **self.config.identity()}
 
-    def _tensorboard(self) -> None:
+    def _tensorboard(self) -> Log:
         from tensorboardX import SummaryWriter
 
-        writer = SummaryWriter(
-            self.run.path(TENSORBOARD) if self.run.is_local else self.run.location
-        )
+        folder = self.run.path(TENSORBOARD)
+        if not self.run.is_local:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lr_ray-"))
+            self._stack.callback(self._put, folder)
+        writer: Any = None
 
-        def log(figures: dict[str, float], step: int) -> None:
-            for name, value in figures.items():
-                writer.add_scalar(f"train/{name}", value, step)
+        def write(row: Row) -> None:
+            for name, value in scalars(row).items():
+                writer.add_scalar(f"train/{name}", value, row["step"])
+
+        def log(row: Row) -> None:
+            nonlocal writer
+            if writer is None:
+                before = self._rows_before(row["step"])
+                # Hides what an earlier attempt wrote of this step and later ones. Files are named by the
+                # second, and read in the order of their names.
+                writer = SummaryWriter(
+                    folder,
+                    purge_step=before[0]["step"] if before else row["step"],
+                    filename_suffix=f".{time.time_ns()}",
+                )
+                self._stack.callback(writer.close)
+                for old in before:
+                    write(old)
+            write(row)
             writer.flush()
 
-        self._logs.append(log)
-        self._closes.append(writer.close)
+        return log
 
-    def _mlflow(self) -> None:
+    def _rows_before(self, step: int) -> list[Row]:
+        """What a remote run's event files, which are written anew, would lack of a resumed training."""
+        from lr_ray.training.worker import METRICS
+
+        if self.run.is_local or not self.run.exists(METRICS):
+            return []
+        with self.run.fs.open(self.run.path(METRICS), "r") as stream:
+            rows = [json.loads(line) for line in stream]
+        return [row for row in rows if row["step"] < step]
+
+    def _put(self, folder: str) -> None:
+        if os.listdir(folder):
+            self.run.remove(TENSORBOARD)
+            self.run.put_folder(folder, TENSORBOARD)
+
+    def _mlflow(self) -> Log:
         import mlflow
 
-        with_id = mlflow.search_runs(
-            filter_string=f"tags.lr_ray = '{self._id()}'", output_format="list", max_results=1
+        ours = mlflow.search_runs(
+            filter_string=f"tags.lr_ray = '{self._id}'", output_format="list", max_results=1
         )
-        mlflow.start_run(
-            run_id=with_id[0].info.run_id if with_id else None,
-            run_name=None if with_id else self.run.location,
-            tags={"lr_ray": self._id()},
-        )
-        if not with_id:
-            mlflow.log_params({k: str(v)[:500] for k, v in self._settings().items()})
-        self._logs.append(lambda figures, step: mlflow.log_metrics(figures, step=step))
-        self._closes.append(mlflow.end_run)
+        known = ours[0].info.run_id if ours else None
+        name = None if known else self.run.location
+        active = mlflow.start_run(run_id=known, run_name=name, tags={"lr_ray": self._id})
+        self._stack.callback(lambda: mlflow.end_run("FAILED" if self._failed else "FINISHED"))
+        last = 0
+        if known:
+            history = mlflow.MlflowClient().get_metric_history(active.info.run_id, "loss")
+            last = max((metric.step for metric in history), default=0)
+        else:
+            mlflow.log_params({key: str(value)[:500] for key, value in self._settings().items()})
 
-    def _wandb(self) -> None:
+        def log(row: Row) -> None:
+            if row["step"] > last:
+                mlflow.log_metrics(scalars(row), step=row["step"], run_id=active.info.run_id)
+
+        return log
+
+    def _wandb(self) -> Log:
         import wandb
 
         run = wandb.init(
-            id=self._id(), name=self.run.location, resume="allow", config=self._settings()
+            id=self._id,
+            name=self.run.location,
+            resume="allow",
+            config=self._settings(),
+            settings=wandb.Settings(console="off", silent=True),
         )
-        self._logs.append(lambda figures, step: run.log(figures, step=step))
-        self._closes.append(run.finish)
+        self._stack.callback(lambda: run.finish(exit_code=int(self._failed)))
+        first = run.step  # of a resumed run, the one after its last
+
+        def log(row: Row) -> None:
+            if row["step"] >= first:
+                run.log(scalars(row), step=row["step"])
+
+        return log
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _warn(name: str, error: Exception) -> None:
+    logging.getLogger(__name__).warning("training.trackers: %s: %s", name, _line(error))

@@ -1,22 +1,29 @@
 """The converted SmolLM2 pair: judged by what it reads and writes, and by how far the two models differ."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lr_ray.config import Models
+from lr_ray.config import Models, Pool
 from lr_ray.models import check_pair, render_prompt, stop_token_ids
 from lr_ray.sampling.audit import audit
+from lr_ray.sampling.engine import start_engine
+from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.sampling.stage import sample
 from lr_ray.store import Run
+from lr_ray.training.stage import train
 from tests.integration.conftest import demo_config
 
 pytestmark = pytest.mark.slow
@@ -140,3 +147,104 @@ def test_sampled_real_pair_passes_its_audit(smollm2, ray_cluster, tmp_path):
     assert not [name for name, figure in found.figures.items() if figure.exceeded]
     assert found.steps_kept == summary["steps_kept"] > 50
     assert found.figures["steps_changing_sides"].value == 0
+
+
+def supervision(tokenizer) -> pa.Table:
+    """A short answer to each problem, with a kept step at two of its tokens."""
+    rows = []
+    for number, (problem, answer) in enumerate(PROBLEMS.items()):
+        ids = tokenizer(answer)["input_ids"]
+        steps = [
+            {"position": t, "token_ids": [ids[t], ids[t - 1]], "weights": [0.75, 0.25]}
+            for t in (1, len(ids) - 1)
+        ]
+        rows.append(
+            {
+                "problem_id": f"problem-{number}",
+                "prompt_token_ids": render_prompt(tokenizer, problem, "Be brief."),
+                "completion_token_ids": ids,
+                "finish_reason": "stop",
+                "kl": [0.0] * len(ids),
+                "steps": steps,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SUPERVISION)
+
+
+@pytest.fixture(scope="module")
+def trained(smollm2, tokenizer, ray_cluster, tmp_path_factory):
+    """Ten optimizer steps of two workers with ZeRO-3 in bfloat16, two micro-batches each."""
+    run = Run(str(tmp_path_factory.mktemp("trained")))
+    run.write_table("supervision/part-0.parquet", supervision(tokenizer))
+    training = {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "optimizer_steps": 10}
+    training |= {"batch_size": 6, "micro_batch_tokens": 64, "learning_rate": 1e-3}
+    config = demo_config(models={"expert": smollm2[0], "amateur": smollm2[1]}, training=training)
+    rows: list[dict] = []
+    summary = train(run, config, smollm2[0], rows.append)
+    return run, summary, rows
+
+
+def logits(model, ids) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(ids).logits[0].float()
+
+
+def test_training_in_bfloat16_with_two_workers_and_zero_3_learns(trained):
+    _, summary, rows = trained
+    assert [(row["step"], row["workers"]) for row in rows] == [(i, 2) for i in range(1, 11)]
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert summary["trained_steps"] == 60
+
+
+def test_adapter_has_every_layers_weights(trained):
+    run, *_ = trained
+    adapter = load_file(run.path("adapter/adapter_model.safetensors"))
+    assert set(adapter) == {
+        f"base_model.model.model.layers.{layer}.self_attn.{name}_proj.lora_{part}.weight"
+        for layer in range(30)
+        for name in "qv"
+        for part in "AB"
+    }
+    assert all(weight.abs().max() > 0 for weight in adapter.values())  # lora_B began at 0
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.5), (torch.float32, 0.1)])
+def test_merged_model_is_base_and_adapter_to_bfloat16s_rounding(
+    trained, smollm2, tokenizer, dtype, tolerance
+):
+    from peft import PeftModel
+
+    run, summary, _ = trained
+    ids = torch.tensor([render_prompt(tokenizer, PROSE, None)])
+    base = AutoModelForCausalLM.from_pretrained(smollm2[0], dtype=dtype).eval()
+    untouched = logits(base, ids)
+    adapted = logits(PeftModel.from_pretrained(base, run.path("adapter")).eval(), ids)
+    merged = AutoModelForCausalLM.from_pretrained(run.path("model"), dtype=dtype).eval()
+    gap = (logits(merged, ids) - adapted).abs()
+    change = (adapted - untouched).abs()
+    print(
+        f"{dtype}: merge gap {gap.max():.2g} (mean {gap.mean():.2g}), export said "
+        f"{summary['merge_logit_gap']:.2g}, training changed {change.max():.2g} ({change.mean():.2g})"
+    )
+    assert gap.max() < tolerance
+    assert change.mean() > 5 * gap.mean()
+
+
+def answer(path: str, prompt: list[int]) -> list[int]:
+    """vLLM's greedy tokens. For a process of its own: engines leave memory and variables behind."""
+    from vllm import SamplingParams
+
+    engine = start_engine(path, Pool(gpus=0, dtype="float32"), 256)
+    params = SamplingParams(temperature=0, max_tokens=16, detokenize=False)
+    (output,) = engine.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
+    return list(output.outputs[0].token_ids)
+
+
+def test_vllm_answers_with_the_merged_model_as_transformers_does(trained, tokenizer):
+    path = trained[0].path("model")
+    prompt = render_prompt(tokenizer, next(iter(PROBLEMS)), "Be brief.")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    expected = model.generate(torch.tensor([prompt]), max_new_tokens=16)[0, len(prompt) :]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        assert process.submit(answer, path, prompt).result() == expected.tolist()
