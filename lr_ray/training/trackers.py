@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
@@ -41,7 +41,7 @@ def scalars(row: Row) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in _NOT_METRICS} | rates
 
 
-def check_trackers(names: list[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
     """Raises UserError naming training.trackers when one is not installed or not set up."""
     for name in names:
         module, package = _MODULES[name]
