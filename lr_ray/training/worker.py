@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,8 @@ def _final(error: Exception, run: Run) -> str | None:
     cause: BaseException | None = error
     while cause is not None:  # Ray Train wraps what its upload meets
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-            return f"{run.location}: cannot be written: {cause.strerror}; make room and run again"
+            reason = os.strerror(cause.errno)
+            return f"{run.location}: cannot be written: {reason}; put that right and run again"
         cause = cause.__cause__ or cause.__context__
     return None
 
