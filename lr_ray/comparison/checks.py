@@ -8,7 +8,7 @@ from typing import Any
 
 from lr_ray.comparison.grid import Grid
 from lr_ray.comparison.plan import Cell, Plan, Source
-from lr_ray.config import merge, resolve
+from lr_ray.config import merge, resolve, value_at
 from lr_ray.errors import UserError
 from lr_ray.models import check_pair, check_room, resolve_model
 from lr_ray.problems import check_source
@@ -42,18 +42,12 @@ def _differences(cell: Cell, asked: dict[str, Any]) -> list[str]:
     """`field = value there (now value here)` of what differs."""
     here = cell.config.identity()
     differing = [
-        f"{name} = {_at(asked['config'], name)} (now {here[name]})"
+        f"{name} = {value_at(asked['config'], name)} (now {here[name]})"
         for name in cell.config.differences(asked["config"])
     ]
     if asked["untrained"] != cell.variant.untrained:
         differing.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
     return differing
-
-
-def _at(tree: Any, field: str) -> Any:
-    for part in field.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
 
 
 def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lr_ray.config import Config, merge, resolve
+from lr_ray.config import Config, flatten, merge, resolve, value_at
 from lr_ray.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -147,7 +147,7 @@ def _variant(
     untrained = over.pop("untrained", False)
     if not isinstance(untrained, bool):
         raise UserError(f"{where}: untrained = {untrained!r}: must be true or false")
-    fields = _flat(over)
+    fields = flatten(over)
     for field in fields:
         if field in _SEEDED:
             raise UserError(f"{where}: {field} is set by the grid's seeds")
@@ -167,27 +167,10 @@ def _variant(
     return Variant(name, config, untrained, value)
 
 
-def _flat(over: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names to values, of dotted and nested names alike."""
-    flat: dict[str, Any] = {}
-    for key, value in over.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
 def _nested(field: str, value: Any) -> dict[str, Any]:
     for part in reversed(field.split(".")):
         value = {part: value}
     return dict(value)
-
-
-def _at(tree: dict[str, Any], field: str) -> Any:
-    """The config's value of a dotted field, None where there is none."""
-    found: Any = tree
-    for part in field.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
 
 
 def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
@@ -195,12 +178,12 @@ def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
     if not isinstance(given, str):
         return given
     if given.startswith("@"):
-        value = _at(base, given[1:])
+        value = value_at(base, given[1:])
         if value is None:
             raise UserError(f"{where}: {field} = {given}: the config has no value of {given[1:]}")
         return value
     times = _TIMES.fullmatch(given)
-    number = _at(base, field)
+    number = value_at(base, field)
     if not times or isinstance(number, str):
         return given
     if isinstance(number, bool) or not isinstance(number, int | float):
@@ -225,7 +208,7 @@ def _swept(where: str, x: str | None, variants: list[Variant]) -> list[Variant]:
     """The variants with their values of the swept field, where the grid has one."""
     if x is None:
         return variants
-    dumped = [(v, _at(v.config.model_dump(mode="json"), x)) for v in variants]
+    dumped = [(v, value_at(v.config.model_dump(mode="json"), x)) for v in variants]
     if any(found is None or isinstance(found, list | dict) for _, found in dumped):
         raise UserError(f"{where}: x: {x} is not a field with one value")
     return [

@@ -15,7 +15,7 @@ from lr_ray.config.sections import (
     Serving,
     Training,
 )
-from lr_ray.config.tree import Config
+from lr_ray.config.tree import Config, flatten, value_at
 
 __all__ = [
     "Config",
@@ -27,8 +27,10 @@ __all__ = [
     "Sampling",
     "Serving",
     "Training",
+    "flatten",
     "merge",
     "preset_names",
     "read_tree",
     "resolve",
+    "value_at",
 ]

@@ -39,7 +39,7 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """Dotted name to value of every field that can change a result."""
-        flat = _flatten(self.model_dump(mode="json"))
+        flat = flatten(self.model_dump(mode="json"))
         return {name: value for name, value in flat.items() if not _EXECUTION.search(name)}
 
     def digest(self) -> str:
@@ -49,7 +49,7 @@ class Config(Section):
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Dotted names of `identity` fields whose value in the dumped tree `other` is another."""
-        there = _flatten(other)
+        there = flatten(other)
         return [name for name, value in self.identity().items() if there.get(name) != value]
 
 
@@ -61,9 +61,17 @@ _EXECUTION = re.compile(
 )
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values, of nested and dotted names alike."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
+
+
+def value_at(tree: Any, name: str) -> Any:
+    """The value of a dotted name in a nested tree, None where there is none."""
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
