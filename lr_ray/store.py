@@ -22,7 +22,9 @@ from lr_ray.errors import StageError, UserError
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
 _FACTS = b"lr_ray"  # key in a Parquet footer
-_NOT_WHOLE = "not a whole shard; remove it and run the same command again"
+_NOT_WHOLE = (
+    "not a whole shard; remove it, and summary.json if sampling was finished, and sample again"
+)
 
 
 class Run:

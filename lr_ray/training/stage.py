@@ -125,6 +125,13 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
             )
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(expert), scratch)
+    summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+    sampled = summary.get("sampling", {}).get("trajectories", supervision.trajectories)
+    if supervision.trajectories != sampled:
+        raise StageError(
+            f"--run {run.location}: holds {supervision.trajectories} of {sampled} sampled "
+            "trajectories; remove summary.json and sample again, which makes the others"
+        )
     if not supervision.trajectories:
         advice = {
             "contrast": "sample first (jobs/sample.py)",
