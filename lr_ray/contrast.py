@@ -6,6 +6,7 @@ and so on. Exercised by `pytest tests/unit/test_contrast.py`.
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -115,18 +116,25 @@ def greedy_labels(completion_N: NDArray[np.int32], keep_N: NDArray[np.bool_]) ->
 
 
 def random_steps(
-    keep_N: NDArray[np.bool_], lengths: Sequence[int], problem_ids: Sequence[str], seed: int
+    keep_N: NDArray[np.bool_],
+    lengths: Sequence[int],
+    problem_ids: Sequence[str],
+    seed: int,
+    within: bool,
 ) -> NDArray[np.bool_]:
-    """As many steps of each trajectory as `keep_N` has there, at random positions, `[N]`.
+    """As many steps as `keep_N` has, drawn at random of all, or `within` each trajectory, `[N]`.
 
-    `lengths` are the trajectories' steps. A draw follows from seed and problem id alone.
+    `lengths` are the trajectories' steps. A step's lot follows from seed, problem id and position.
     """
-    drawn_N, start = np.zeros_like(keep_N), 0
-    for length, problem_id in zip(lengths, problem_ids, strict=True):
-        generator = np.random.default_rng(problem_seed(seed, problem_id))
-        count = keep_N[start : start + length].sum()
-        drawn_N[start + generator.permutation(length)[:count]] = True
-        start += length
+    lots = [
+        np.random.default_rng(problem_seed(seed, problem_id)).random(length)
+        for length, problem_id in zip(lengths, problem_ids, strict=True)
+    ]
+    spans = np.cumsum([0, *lengths]) if within else np.array([0, len(keep_N)])
+    lot_N, drawn_N = np.concatenate([np.empty(0), *lots]), np.zeros_like(keep_N)
+    for start, end in itertools.pairwise(spans):
+        order = start + np.argsort(lot_N[start:end])
+        drawn_N[order[: keep_N[start:end].sum()]] = True
     return drawn_N
 
 

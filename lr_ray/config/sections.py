@@ -94,9 +94,10 @@ class Sampling(Section):
         description="contrast: the amateur scores the expert's greedy steps. rejection (a baseline): "
         "the expert's sampled solutions with the right answer, all of their tokens; needs answers.",
     )
-    selection: Literal["kl", "random", "all"] = Field(
+    selection: Literal["kl", "random", "random_within", "all"] = Field(
         default="kl",
-        description="Steps kept: those above kl_threshold, as many of each trajectory at random, or all.",
+        description="Steps kept: those above kl_threshold; as many at random, of all steps of a shard "
+        "(random) or of each trajectory (random_within); or all.",
     )
     labels: Literal["contrast", "expert", "greedy"] = Field(
         default="contrast",

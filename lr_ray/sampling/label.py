@@ -120,9 +120,10 @@ def _exchange(scores: pa.Table) -> Exchange:
 
 def _select(scores: pa.Table, lengths: NDArray, sampling: Sampling) -> NDArray[np.bool_]:
     keep_N = flat(scores["kl"]) > sampling.kl_threshold
-    if sampling.selection == "random":
+    if sampling.selection in ("random", "random_within"):
         ids = scores["problem_id"].to_pylist()
-        return random_steps(keep_N, lengths.tolist(), ids, sampling.seed)
+        within = sampling.selection == "random_within"
+        return random_steps(keep_N, lengths.tolist(), ids, sampling.seed, within)
     return keep_N if sampling.selection == "kl" else np.ones_like(keep_N)
 
 

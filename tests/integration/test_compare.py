@@ -19,7 +19,7 @@ GRID = """
 seeds: [1]
 variants:
   nothing: {sampling.kl_threshold: 90}
-  random: {sampling.selection: random}
+  random: {sampling.selection: random_within}
   prefilled: {untrained: true, evaluation.prefill: Step by step.}
 """
 SMALL = [

@@ -139,21 +139,35 @@ def settings(**changed) -> Sampling:
     return SETTINGS.model_copy(update=changed)
 
 
-def test_random_steps_are_as_many_of_each_trajectory_and_depend_on_seed_and_problem_alone():
+def test_random_steps_within_are_as_many_of_each_trajectory_and_of_seed_and_problem_alone():
     table = batch(MIXED)
     kept = positions(label(table, SETTINGS, K))
-    drawn = positions(label(table, settings(selection="random"), K))
+    drawn = positions(label(table, settings(selection="random_within"), K))
     assert {n: len(p) for n, p in drawn.items()} == {n: len(p) for n, p in kept.items()}
     assert sum(drawn[n] != kept[n] for n in kept) > 15  # of 22 trajectories that keep a step
-    parts = [label(table.slice(i, 7), settings(selection="random"), K) for i in range(0, 30, 7)]
+    within = settings(selection="random_within")
+    parts = [label(table.slice(i, 7), within, K) for i in range(0, 30, 7)]
     assert {n: p for part in parts for n, p in positions(part).items()} == drawn
-    assert positions(label(table, settings(selection="random", seed=1), K)) != drawn
+    assert positions(label(table, settings(selection="random_within", seed=1), K)) != drawn
 
 
-def test_random_steps_are_spread_evenly():
+def test_random_steps_are_as_many_in_all_and_fall_on_any_trajectory():
+    table = batch([[APART] * 20] * 50 + [[SAME] * 20] * 50)
+    labelled = label(table, settings(selection="random"), K)
+    assert labelled.facts.steps_kept == label(table, SETTINGS, K).facts.steps_kept == 1000
+    counts = [len(p) for p in positions(labelled).values()]
+    assert len(counts) == 100
+    # Half of all steps are drawn: 500 in each half of the trajectories, give or take.
+    assert abs(sum(counts[:50]) - 500) < 5 * np.sqrt(500 * 0.5)
+    again = label(table, settings(selection="random", seed=1), K)
+    assert positions(again) != positions(labelled)
+
+
+@pytest.mark.parametrize("selection", ["random", "random_within"])
+def test_random_steps_are_spread_evenly(selection):
     trajectories = [[APART] * 5 + [SAME] * 15] * 400
-    drawn = positions(label(batch(trajectories), settings(selection="random"), K))
-    counts = np.bincount(np.concatenate(list(drawn.values())), minlength=20)
+    drawn = positions(label(batch(trajectories), settings(selection=selection), K))
+    counts = np.bincount([step for steps in drawn.values() for step in steps], minlength=20)
     assert counts.sum() == 2000
     assert np.abs(counts - 100).max() < 5 * np.sqrt(100 * 0.75)  # five standard deviations
 
@@ -178,7 +192,7 @@ def test_expert_and_greedy_labels():
 
 
 @pytest.mark.parametrize("labels", ["expert", "greedy"])
-@pytest.mark.parametrize("selection", ["kl", "all", "random"])
+@pytest.mark.parametrize("selection", ["kl", "all", "random_within"])
 def test_labels_without_the_amateur_need_no_token_of_it(selection, labels):
     with np.errstate(divide="ignore"):
         table = batch([[SAME, UNKNOWN, APART], [APART]])
@@ -189,6 +203,6 @@ def test_labels_without_the_amateur_need_no_token_of_it(selection, labels):
 
 def test_nothing_is_kept_where_amateur_and_expert_are_equal():
     table = batch([[SAME] * 9] * 3)
-    for selection in ("kl", "random"):
+    for selection in ("kl", "random", "random_within"):
         zero = settings(selection=selection, kl_threshold=0.0)
         assert label(table, zero, K).facts.steps_kept == 0

@@ -93,7 +93,7 @@ def equal(ours: dict, theirs: dict) -> None:
         {"kl_threshold": 0.05},
         {"kl_threshold": 2.0, "plausibility": 0.5},
         {"selection": "random", "seed": 3},
-        {"selection": "random", "labels": "expert"},
+        {"selection": "random_within", "labels": "expert"},
         {"selection": "all", "labels": "greedy"},
         {"selection": "all"},
         {"labels": "expert", "plausibility": 0.9},

@@ -75,7 +75,9 @@ def test_supervision_is_checked(tmp_path):
         stage.check_supervision(Run(str(tmp_path / "none")), EXPERT, rejection)
     fewer = run_with(tmp_path / "fewer", "a", "b")
     fewer.write_json("summary.json", {"sampling": {"trajectories": 3}})
-    with pytest.raises(StageError, match=r"holds 2 of 3 sampled trajectories; remove summary\.json"):
+    with pytest.raises(
+        StageError, match=r"holds 2 of 3 sampled trajectories; remove summary\.json"
+    ):
         stage.check_supervision(fewer, EXPERT, contrast)
     other = Run(str(tmp_path / "other"))
     table = pa.Table.from_pylist([row("a")], schema=SUPERVISION)
