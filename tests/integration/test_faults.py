@@ -172,12 +172,12 @@ def test_killed_driver_goes_on_where_it_was(undisturbed, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 200 kB."""
+    """A file system of 400 kB."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("mounting a small disk needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk cannot be mounted here")
     yield folder
@@ -187,7 +187,7 @@ def small_disk(tmp_path):
 def test_full_disk_is_a_clear_error_and_room_lets_the_run_go_on(undisturbed, small_disk):
     run = small_disk / "run"
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(140_000))  # leaves room for about three shards
+    ballast.write_bytes(bytes(310_000))  # leaves room for about three shards
     job = start(run)
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 1, output
