@@ -43,6 +43,10 @@ class Run:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def child(self, folder: str) -> "Run":
+        """A run directory inside this one, on the same file system."""
+        return Run(f"{self.location.rstrip('/')}/{folder}")
+
     def create(self) -> None:
         """Makes the directory. Raises UserError when it cannot be written."""
         try:

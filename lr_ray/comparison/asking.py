@@ -6,7 +6,7 @@ The expert answers once for the whole comparison. Exercised by
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -43,7 +43,7 @@ def ask_all(
     settings: Serving,
     stop_token_ids: Sequence[int],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[Asked, Replies]]:
+) -> Generator[tuple[Asked, Replies]]:
     """Yields each model's answers to the benchmarks of its evaluation, in the order of their problems.
 
     The models of one directory are asked together, whatever their prefill. `on_progress` gets

@@ -26,7 +26,7 @@ def check_kind(run: Run) -> None:
 def check_cells(run: Run, grid: Grid, plan: Plan) -> None:
     """Raises UserError naming a variant whose settings are not those that its run has."""
     for cell in plan.cells:
-        there = Run(run.path(cell.folder))
+        there = run.child(cell.folder)
         if not there.exists("run.json"):
             continue
         asked = read_asked(there)
@@ -57,7 +57,7 @@ def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
     """
     settled: dict[str, Source] = {}
     for source in plan.sources:
-        there = Run(run.path(source.folder))
+        there = run.child(source.folder)
         needed = source.config.sampling.plausibility
         held = needed
         if source.trajectories_of:  # which were completed for as much
@@ -94,11 +94,11 @@ def check_sources(plan: Plan, expert: str) -> dict[str, str]:
 
 def unfinished(run: Run, plan: Plan) -> list[Cell]:
     """Cells whose run has no accuracy yet."""
-    return [cell for cell in plan.cells if "accuracy" not in summary_of(Run(run.path(cell.folder)))]
+    return [cell for cell in plan.cells if "accuracy" not in summary_of(run.child(cell.folder))]
 
 
 def sampled(run: Run, source: Source) -> bool:
-    return "sampling" in summary_of(Run(run.path(source.folder)))
+    return "sampling" in summary_of(run.child(source.folder))
 
 
 def summary_of(run: Run) -> dict[str, Any]:

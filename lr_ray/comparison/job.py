@@ -97,7 +97,7 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
     print(f"log        {log}")
     with quiet_others(log) as console:
         for source in plan.sources:
-            read_source(Run(run.path(source.folder)), source.config)
+            read_source(run.child(source.folder), source.config)
         begin(run, config, facts(config, expert, amateur))
         run.write_json(checks.ASKED, asked)
         bench = Bench(run, config, grid, plan, expert, amateurs, console)
@@ -105,8 +105,8 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
         if cells:
             with cluster() as ray_logs:
                 console.print(f"ray logs   {ray_logs}")
-                sample_sources(bench)
-                failed = train_cells(bench, plan.cells)
+                unsampled = sample_sources(bench)
+                failed = train_cells(bench, plan.cells, unsampled)
                 evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
         if len(failed) < len(plan.cells):
             _write(bench, failed, time.monotonic() - started)

@@ -39,7 +39,7 @@ def collect(run: Run, config: Config, grid: Grid, plan: Plan, failed: dict[str, 
 def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row) -> Row:
     cells = [cell for cell in plan.cells if cell.variant == variant]
     done = [cell for cell in cells if cell.name not in failed]
-    summaries = [Run(run.path(cell.folder)).read_json("summary.json") for cell in done]
+    summaries = [run.child(cell.folder).read_json("summary.json") for cell in done]
     of_cell = dict(zip((cell.name for cell in done), summaries, strict=True))
     base = config.identity()
     settings = variant.config.identity()
@@ -108,7 +108,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _seconds(run: Run, plan: Plan, folder: str) -> float:
     source = plan.source(folder)
-    own = Run(run.path(folder)).read_json("summary.json")["sampling"]["seconds"]
+    own = run.child(folder).read_json("summary.json")["sampling"]["seconds"]
     return float(own) + (
         _seconds(run, plan, source.trajectories_of) if source.trajectories_of else 0
     )

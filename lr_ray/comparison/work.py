@@ -5,6 +5,7 @@ Exercised by `python jobs/compare.py --config demo --run RUN` and
 `pytest tests/integration/test_compare.py`.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Bench:
     console: Console
 
     def job(self, folder: str, config: Config) -> Job:
-        run = Run(self.run.path(folder))
+        run = self.run.child(folder)
         amateur = self.amateurs.get(config.models.amateur)
         return Job(config, run, self.expert, amateur, self.console, summary_of(run))
 
@@ -51,8 +52,12 @@ class Bench:
         begin(job.run, job.config, facts(job.config, self.expert, job.amateur) | more)
 
 
-def sample_sources(bench: Bench) -> None:
-    """Samples the sources that are not finished; trajectories are taken over where they are kept."""
+def sample_sources(bench: Bench) -> dict[str, str]:
+    """Samples the sources that are not finished; trajectories are taken over where they are kept.
+
+    Returns why, by folder, for those that cannot be sampled.
+    """
+    failed: dict[str, str] = {}
     for number, source in enumerate(bench.plan.sources, start=1):
         if sampled(bench.run, source):
             continue
@@ -61,14 +66,22 @@ def sample_sources(bench: Bench) -> None:
         bench.console.print(f"sampling   {what}, for {', '.join(sorted(users)) or 'others'}")
         job = bench.job(source.folder, source.config)
         job.sampling_options = {"keep_trajectories": source.rescored}
+        if source.trajectories_of in failed:
+            failed[source.folder] = failed[source.trajectories_of]
+            continue
         if source.trajectories_of:
-            other = Run(bench.run.path(source.trajectories_of))
+            other = bench.run.child(source.trajectories_of)
             if _has_trajectories(other):  # or an earlier grid had no use for them
                 job.sampling_options = {"trajectories": other}
         job.run.create()
-        with job.run.lock():
-            bench.begin(job)
-            run_stage(job, "sampling")
+        try:
+            with job.run.lock():
+                bench.begin(job)
+                run_stage(job, "sampling")
+        except StageError as error:
+            failed[source.folder] = str(error)
+            bench.console.print(f"sampling   {source.folder} failed: {error}")
+    return failed
 
 
 def _has_trajectories(run: Run) -> bool:
@@ -87,7 +100,7 @@ def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     if "sampling" in job.summary or cell.source is None:
         bench.begin(job, untrained=cell.variant.untrained)
         return job.summary
-    source = Run(bench.run.path(cell.source))
+    source = bench.run.child(cell.source)
     job.run.create()
     with job.run.lock():
         bench.begin(job, untrained=False)
@@ -102,36 +115,45 @@ def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     return job.summary
 
 
-def train_cells(bench: Bench, cells: Sequence[Cell]) -> dict[str, str]:
-    """Trains the cells that are not. Returns why, by name, for those that cannot be."""
+def train_cells(bench: Bench, cells: Sequence[Cell], unsampled: dict[str, str]) -> dict[str, str]:
+    """Trains the cells that are not. Returns why, by name, for those that cannot be.
+
+    `unsampled` says why, by folder, of sources that are not there.
+    """
     failed = {}
     for number, cell in enumerate(cells, start=1):
-        summary = label_cell(bench, cell)
-        if cell.variant.untrained or "training" in summary:
+        if cell.source in unsampled:
+            failed[cell.name] = unsampled[cell.source]
             continue
-        said = f"{number} of {len(cells)}: {cell.variant.name}, seed {cell.seed}"
-        bench.console.print(f"[bold]variant[/bold]    {said}")
-        if not summary["sampling"]["steps_kept"]:
-            bench.console.print("variant    nothing kept: it stays the expert")
-            continue
-        job = bench.job(cell.folder, cell.config)
         try:
-            with job.run.lock():
-                run_stage(job, "training")
+            _train_cell(bench, cell, f"{number} of {len(cells)}")
         except StageError as error:
             failed[cell.name] = str(error)
             bench.console.print(f"variant    {cell.name} failed: {error}")
     return failed
 
 
+def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
+    summary = label_cell(bench, cell)
+    if cell.variant.untrained or "training" in summary:
+        return
+    bench.console.print(f"[bold]variant[/bold]    {place}: {cell.variant.name}, seed {cell.seed}")
+    if not summary["sampling"]["steps_kept"]:
+        bench.console.print("variant    nothing kept: it stays the expert")
+        return
+    job = bench.job(cell.folder, cell.config)
+    with job.run.lock():
+        run_stage(job, "training")
+
+
 def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     """Asks the expert, unless it has answered, and every cell's model that has not."""
     config = bench.config
-    todo = [c for c in cells if "accuracy" not in summary_of(Run(bench.run.path(c.folder)))]
+    todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
     untrained = [c for c in todo if not _trained(bench, c)]
     with tempfile.TemporaryDirectory() as cache:
         models = {
-            c.name: Run(bench.run.path(c.folder)).local_folder("model", f"{cache}/{c.name}")
+            c.name: bench.run.child(c.folder).local_folder("model", f"{cache}/{c.name}")
             for c in todo
             if c not in untrained
         }
@@ -147,11 +169,12 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
             replies = ask_all(
                 pending, config.serving, stop_token_ids(bench.expert), progress.update_of
             )
-            for asked, given in replies:
-                if asked.name in by_name:
-                    _finish(bench, by_name[asked.name], given)
-                else:
-                    keep(bench.run, asked.name, given.answers)
+            with contextlib.closing(replies):  # ends the endpoint before the cluster ends
+                for asked, given in replies:
+                    if asked.name in by_name:
+                        _finish(bench, by_name[asked.name], given)
+                    else:
+                        keep(bench.run, asked.name, given.answers)
     asked_names = {asked.name for asked in pending}
     for cell in untrained:
         if cell.name not in asked_names:  # the expert as it is
@@ -159,7 +182,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
 
 
 def _trained(bench: Bench, cell: Cell) -> bool:
-    return "training" in summary_of(Run(bench.run.path(cell.folder)))
+    return "training" in summary_of(bench.run.child(cell.folder))
 
 
 def _references(bench: Bench) -> list[Asked]:

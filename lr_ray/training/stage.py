@@ -56,7 +56,8 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     _own_checkpoints(run, config)
     for name, value in _LOOK.items():
         os.environ.setdefault(name, value)
-    board = ray.remote(num_cpus=0)(Board).remote()
+    # Metrics lost with its node are in metrics.jsonl all the same.
+    board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
     trainer = _trainer(run, config, expert, board)
     try:
         with Trackers(run, config) as trackers:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lr_ray.config import Training
 from lr_ray.errors import StageError
 from lr_ray.models import vocabulary_rows
@@ -62,6 +64,8 @@ def _final(error: Exception, run: Run) -> str | None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
             reason = os.strerror(cause.errno)
             return f"{run.location}: cannot be written: {reason}; put that right and run again"
+        if "No space left" in str(cause):  # safetensors' own kind of error
+            return f"{run.location}, or its machine's {tempfile.gettempdir()}: no space left"
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -98,11 +102,13 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
                 spec["board"].post.remote(row)
             if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.optimizer_steps:
                 _checkpoint(engine, progress, rank, run)
-        figures = _counts(supervision, training, progress)
         weights = engine.full_weights()
-        if rank == 0:
-            run.check_owner()
-            figures["merge_logit_gap"] = _export(spec, weights, scratch)
+        if rank != 0:
+            return {}
+        run.check_owner()
+        run.write_lines(METRICS, progress.rows)  # which an attempt killed at its end had not
+        figures = _counts(supervision, training, progress)
+        figures["merge_logit_gap"] = _export(spec, weights, scratch)
     return figures | {"loop_seconds": time.monotonic() - started, "workers": workers}
 
 
@@ -158,11 +164,14 @@ def _checkpoint(engine: Any, progress: Progress, rank: int, run: Run) -> None:
 
 def _counts(supervision: Supervision, training: Training, progress: Progress) -> dict[str, Any]:
     rows: Sequence[dict[str, Any]] = progress.rows
-    drawn = {tuple(p) for _, pairs in _batches(supervision, training, 0) for p in pairs.tolist()}
+    first = np.cumsum(supervision.step_counts) - supervision.step_counts
+    drawn = np.zeros(int(supervision.step_counts.sum()), bool)
+    for _, pairs in _batches(supervision, training, 0):
+        drawn[first[pairs[:, 0]] + pairs[:, 1]] = True
     return {
         "optimizer_steps": len(rows),
         "trained_steps": sum(row["kept_steps"] for row in rows),
-        "distinct_steps": len(drawn),
+        "distinct_steps": int(drawn.sum()),
         "tokens_forward": sum(row["tokens"] for row in rows),
         "step_seconds": sum(row["seconds"] for row in rows),
         "final_loss": rows[-1]["loss"],

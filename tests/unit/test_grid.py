@@ -31,11 +31,11 @@ def test_the_ablations_are_what_they_say():
 
 @pytest.mark.parametrize("name", grid_names())
 def test_each_grid_of_the_package_can_be_read(name, tmp_path):
-    for steps in (0, 4, 6, 8, 12, 20, 80):
+    for steps in (0, 4, 8, 20, 80):
         (tmp_path / f"amateur-careless-{steps}").mkdir()
     read = read_grid(name, DEMO, str(tmp_path))
     assert read.name == name
-    assert len(read.variants) >= 7
+    assert len(read.variants) >= 6
     assert read.x is None or all(v.value is not None for v in read.variants)
 
 

@@ -146,3 +146,11 @@ def test_facts_of_a_shard_are_read_without_its_rows(tmp_path):
     (tmp_path / "rejected/part-3.parquet").write_bytes(b"PAR1")
     with pytest.raises(StageError, match=r"part-3\.parquet: not a whole shard"):
         run.read_facts("rejected/part-3.parquet")
+
+
+@pytest.mark.parametrize("location", ["memory://bucket/run", "memory://bucket/run/"])
+def test_a_child_is_on_the_same_file_system(location):
+    child = Run(location).child("variants/one-0")
+    assert not child.is_local
+    child.write_json("summary.json", {"a": 1})
+    assert Run(location).read_json("variants/one-0/summary.json") == {"a": 1}
