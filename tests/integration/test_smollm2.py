@@ -208,25 +208,23 @@ def test_adapter_has_every_layers_weights(trained):
     assert all(weight.abs().max() > 0 for weight in adapter.values())  # lora_B began at 0
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.5), (torch.float32, 0.1)])
-def test_merged_model_is_base_and_adapter_to_bfloat16s_rounding(
-    trained, smollm2, tokenizer, dtype, tolerance
-):
+def test_merged_model_is_base_and_adapter_to_bfloat16s_rounding(trained, smollm2, tokenizer):
+    """In float32, to a tenth of the logits' spread: the merged weights were rounded to bfloat16."""
     from peft import PeftModel
 
     run, summary, _ = trained
     ids = torch.tensor([render_prompt(tokenizer, PROSE, None)])
-    base = AutoModelForCausalLM.from_pretrained(smollm2[0], dtype=dtype).eval()
+    base = AutoModelForCausalLM.from_pretrained(smollm2[0], dtype=torch.float32).eval()
     untouched = logits(base, ids)
     adapted = logits(PeftModel.from_pretrained(base, run.path("adapter")).eval(), ids)
-    merged = AutoModelForCausalLM.from_pretrained(run.path("model"), dtype=dtype).eval()
+    merged = AutoModelForCausalLM.from_pretrained(run.path("model"), dtype=torch.float32).eval()
     gap = (logits(merged, ids) - adapted).abs()
     change = (adapted - untouched).abs()
     print(
-        f"{dtype}: merge gap {gap.max():.2g} (mean {gap.mean():.2g}), export said "
+        f"merge gap {gap.max():.2g} (mean {gap.mean():.2g}), export said "
         f"{summary['merge_logit_gap']:.2g}, training changed {change.max():.2g} ({change.mean():.2g})"
     )
-    assert gap.max() < tolerance
+    assert gap.max() < 0.1 * adapted.std()
     assert change.mean() > 5 * gap.mean()
 
 
