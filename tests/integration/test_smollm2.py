@@ -208,26 +208,32 @@ def test_adapter_has_every_layers_weights(trained):
     assert all(weight.abs().max() > 0 for weight in adapter.values())  # lora_B began at 0
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.5), (torch.float32, 0.1)])
-def test_merged_model_is_base_and_adapter_to_bfloat16s_rounding(
-    trained, smollm2, tokenizer, dtype, tolerance
-):
+def test_merged_model_is_base_and_adapter_up_to_one_rounding(trained, smollm2, tokenizer):
+    """In float32, as bfloat16's own forwards are off by more (1.6 logits on such a prompt).
+
+    Tolerances: 0.5 logits (their standard deviation is 8) and a tenth of what training changed.
+    """
     from peft import PeftModel
 
     run, summary, _ = trained
     ids = torch.tensor([render_prompt(tokenizer, PROSE, None)])
-    base = AutoModelForCausalLM.from_pretrained(smollm2[0], dtype=dtype).eval()
+    base = AutoModelForCausalLM.from_pretrained(smollm2[0], dtype=torch.float32).eval()
     untouched = logits(base, ids)
-    adapted = logits(PeftModel.from_pretrained(base, run.path("adapter")).eval(), ids)
-    merged = AutoModelForCausalLM.from_pretrained(run.path("model"), dtype=dtype).eval()
-    gap = (logits(merged, ids) - adapted).abs()
+    model = PeftModel.from_pretrained(base, run.path("adapter")).eval()
+    adapted = logits(model, ids)
+    path = run.path("model")
+    rounded = {k: v.bfloat16() for k, v in model.merge_and_unload().state_dict().items()}
+    written = AutoModelForCausalLM.from_pretrained(path)
+    assert written.dtype == torch.bfloat16
+    assert all(torch.equal(w, rounded[name]) for name, w in written.state_dict().items())
+    gap = (logits(written.float(), ids) - adapted).abs()
     change = (adapted - untouched).abs()
     print(
-        f"{dtype}: merge gap {gap.max():.2g} (mean {gap.mean():.2g}), export said "
-        f"{summary['merge_logit_gap']:.2g}, training changed {change.max():.2g} ({change.mean():.2g})"
+        f"merge gap {gap.max():.2g} (mean {gap.mean():.2g}), on export's probe "
+        f"{summary['merge_logit_gap']:.2g}; training changed {change.max():.2g} ({change.mean():.2g})"
     )
-    assert gap.max() < tolerance
-    assert change.mean() > 5 * gap.mean()
+    assert gap.max() < 0.5
+    assert gap.mean() < 0.1 * change.mean()
 
 
 def answer(path: str, prompt: list[int]) -> list[int]:
