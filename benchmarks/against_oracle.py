@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of tiny m
 import numpy as np
 import torch
 from in_process import InProcess
+from packing import Work, print_gradients
 
 from lr_ray import oracle
 from lr_ray.config import merge, read_tree, resolve
@@ -26,9 +27,9 @@ from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
 from lr_ray.problems import stage_problems
 from lr_ray.store import Run
-from lr_ray.training.batches import collate, pack, plan
+from lr_ray.training.batches import plan
 from lr_ray.training.data import Supervision
-from lr_ray.training.model import PackedLoss, load_expert, to_tensors
+from lr_ray.training.model import PackedLoss, load_expert
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 
@@ -58,42 +59,6 @@ def print_agreement(rows: list[dict], solutions: list[oracle.Solution]) -> None:
     print(f"agreement  {sum(same)} of {len(same)} trajectories with identical tokens")
     print(f"           largest KL difference {kl:.1e} nats, largest label difference {label:.1e}")
     print(f"           {len(one_sided)} steps kept by one only, at KL {one_sided}")
-
-
-def print_gradients(trajectories, pairs, config) -> None:
-    """Packed gradient against one forward per kept step, on fresh LoRA weights without dropout."""
-    gradients = []
-    for loss_of in (
-        lambda m: (
-            PackedLoss(m, config.training)(
-                to_tensors(collate(pack(trajectories, pairs)), torch.device("cpu"))
-            )[0]
-            / len(pairs)
-        ),
-        lambda m: oracle.batch_loss(m, oracle.unpacked(trajectories, pairs)),
-    ):
-        model = load_expert(EXPERT, config.training).eval()
-        torch.manual_seed(0)
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:  # zero at the start, which hides lora_A's gradient
-                torch.nn.init.normal_(weight, std=0.02)
-        loss_of(model).backward()
-        weights = [p for p in model.parameters() if p.requires_grad]
-        gradients.append(torch.cat([p.grad.flatten() for p in weights]))
-    packed, single = gradients
-    gap = ((packed - single).norm() / single.norm()).item()
-    print(f"gradient   relative difference {gap:.1e}, packed against one forward per step")
-
-
-def train_packed(model, training, trajectories, batches) -> None:
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0)
-    loss_of = PackedLoss(model, training)
-    for pairs in batches:
-        optimizer.zero_grad()
-        batch = to_tensors(collate(pack(trajectories, pairs)), torch.device("cpu"))
-        (loss_of(batch)[0] / len(pairs)).backward()
-        optimizer.step()
 
 
 def main() -> None:
@@ -140,14 +105,16 @@ def main() -> None:
         trajectories = list(Supervision(run, vocabulary_rows(EXPERT), folder))
     drawn = plan([len(t.steps) for t in trajectories], 16, 0, "step")
     batches = list(itertools.islice(drawn, args.optimizer_steps))
-    print_gradients(trajectories, batches[0], config)
+    model = load_expert(EXPERT, config.training).eval()
+    loss = PackedLoss(model, config.training)
+    work = Work(model, loss, config.training, trajectories, torch.device("cpu"))
+    print_gradients(work, batches[0])
     kept = [oracle.unpacked(trajectories, pairs) for pairs in batches]
     trained = 16 * args.optimizer_steps
-    training = config.training
-    model = load_expert(EXPERT, training)
-    train_packed(model, training, trajectories, batches[:1])  # warm
-    ours, _ = timed(partial(train_packed, model, training, trajectories, batches))
-    rates = [training.learning_rate] * len(kept)
+    optimizer = work.optimizer()
+    work.warm("packed", batches[0])
+    ours = sum(work.step("packed", pairs, optimizer) for pairs in batches)
+    rates = [config.training.learning_rate] * len(kept)
     theirs, _ = timed(partial(oracle.train, oracle.with_lora(expert, 0), kept, rates))
     print(f"training   {1000 * ours / trained:8.2f} s per 1000 trained steps, packed")
     print(f"           {1000 * theirs / trained:8.2f} s per 1000 trained steps, oracle")

@@ -176,7 +176,10 @@ def compare(work: Work, batches: Sequence[np.ndarray], by: str, peak_tflops: flo
 
 
 def print_gradients(work: Work, pairs: np.ndarray) -> None:
-    """How far the forms' gradients are apart on one batch; of a bfloat16 model, from float32 too."""
+    """How far the forms' gradients are apart on one batch; of a bfloat16 model, from float32 too.
+
+    Leaves noise in lora_B, and a bfloat16 model in float32.
+    """
     shake(work.model)
     found = {form: work.gradient(form, pairs) for form in FORMS}
     kind = str(next(work.model.parameters()).dtype).removeprefix("torch.")

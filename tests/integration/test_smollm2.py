@@ -173,11 +173,11 @@ def supervision(tokenizer) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def trained(smollm2, tokenizer, ray_cluster, tmp_path_factory):
-    """Ten optimizer steps of two workers with ZeRO-3 in bfloat16, two micro-batches each."""
+    """Ten optimizer steps of two workers with ZeRO-3 in bfloat16, of one or two micro-batches each."""
     run = Run(str(tmp_path_factory.mktemp("trained")))
     run.write_table("supervision/part-0.parquet", supervision(tokenizer))
     training = {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "optimizer_steps": 10}
-    training |= {"batch_size": 6, "micro_batch_tokens": 64, "learning_rate": 1e-3}
+    training |= {"batch_size": 3, "micro_batch_tokens": 64, "learning_rate": 1e-3}
     config = demo_config(models={"expert": smollm2[0], "amateur": smollm2[1]}, training=training)
     rows: list[dict] = []
     summary = train(run, config, smollm2[0], rows.append)
@@ -192,8 +192,9 @@ def logits(model, ids) -> torch.Tensor:
 def test_training_in_bfloat16_with_two_workers_and_zero_3_learns(trained):
     _, summary, rows = trained
     assert [(row["step"], row["workers"]) for row in rows] == [(i, 2) for i in range(1, 11)]
-    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
-    assert summary["trained_steps"] == 60
+    losses = [row["loss"] for row in rows]
+    assert sum(losses[-2:]) < 0.8 * sum(losses[:2])  # two batches hold all six kept steps
+    assert summary["trained_steps"] == 30
 
 
 def test_adapter_has_every_layers_weights(trained):
@@ -208,24 +209,32 @@ def test_adapter_has_every_layers_weights(trained):
     assert all(weight.abs().max() > 0 for weight in adapter.values())  # lora_B began at 0
 
 
-def test_merged_model_is_base_and_adapter_to_bfloat16s_rounding(trained, smollm2, tokenizer):
-    """In float32, to a tenth of the logits' spread: the merged weights were rounded to bfloat16."""
+def test_merged_model_is_base_and_adapter_up_to_one_rounding(trained, smollm2, tokenizer):
+    """In float32, as bfloat16's own forwards are off by more (1.6 logits on such a prompt).
+
+    Tolerances: 1 logit (their standard deviation is 8) and a tenth of what training changed.
+    """
     from peft import PeftModel
 
     run, summary, _ = trained
     ids = torch.tensor([render_prompt(tokenizer, PROSE, None)])
     base = AutoModelForCausalLM.from_pretrained(smollm2[0], dtype=torch.float32).eval()
     untouched = logits(base, ids)
-    adapted = logits(PeftModel.from_pretrained(base, run.path("adapter")).eval(), ids)
-    merged = AutoModelForCausalLM.from_pretrained(run.path("model"), dtype=torch.float32).eval()
-    gap = (logits(merged, ids) - adapted).abs()
+    model = PeftModel.from_pretrained(base, run.path("adapter")).eval()
+    adapted = logits(model, ids)
+    path = run.path("model")
+    rounded = {k: v.bfloat16() for k, v in model.merge_and_unload().state_dict().items()}
+    written = AutoModelForCausalLM.from_pretrained(path)
+    assert written.dtype == torch.bfloat16
+    assert all(torch.equal(w, rounded[name]) for name, w in written.state_dict().items())
+    gap = (logits(written.float(), ids) - adapted).abs()
     change = (adapted - untouched).abs()
     print(
-        f"merge gap {gap.max():.2g} (mean {gap.mean():.2g}), export said "
-        f"{summary['merge_logit_gap']:.2g}, training changed {change.max():.2g} ({change.mean():.2g})"
+        f"merge gap {gap.max():.2g} (mean {gap.mean():.2g}), on export's probe "
+        f"{summary['merge_logit_gap']:.2g}; training changed {change.max():.2g} ({change.mean():.2g})"
     )
-    assert gap.max() < 0.1 * adapted.std()
-    assert change.mean() > 5 * gap.mean()
+    assert gap.max() < 1
+    assert gap.mean() < 0.1 * change.mean()
 
 
 def answer(path: str, prompt: list[int]) -> list[int]:

@@ -1,0 +1,57 @@
+"""The exported model is what was trained, rounded once; a merge that lost the adapter is refused."""
+
+import pytest
+import torch
+from peft import LoraModel
+from safetensors.torch import load_file
+
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import expert_path
+from lr_ray.errors import StageError
+from lr_ray.training.export import export
+from lr_ray.training.model import load_expert
+
+EXPERT = str(expert_path())
+
+
+def training(dtype: str):
+    return resolve(merge(read_tree("demo"), {"training": {"dtype": dtype}})).training
+
+
+def weights(scale: float = 0.05) -> dict[str, torch.Tensor]:
+    """LoRA weights by the names of `Engine.weights`, with lora_B away from its zeros."""
+    model = load_expert(EXPERT, training("float32"))
+    torch.manual_seed(0)
+    return {
+        name.replace(".default", ""): torch.randn_like(weight) * scale
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("float32", 0, 1e-3), ("bfloat16", 1e-3, 0.5)]
+)
+def test_gap_is_that_of_rounding(tmp_path, dtype, least, most):
+    trained = weights()
+    gap = export(trained, EXPERT, "embedded:expert", tmp_path, training(dtype))
+    assert least <= gap < most
+    adapter = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert adapter.keys() == trained.keys()
+    assert all(torch.equal(adapter[name], weight) for name, weight in trained.items())
+
+    base = load_file(f"{EXPERT}/model.safetensors")
+    merged = load_file(tmp_path / "model/model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    a, b = (trained[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    expected = (base[f"{name}.weight"].float() + 16 / 8 * b @ a).to(getattr(torch, dtype))
+    assert merged[f"{name}.weight"].dtype == expected.dtype
+    # One unit in the last place where the sum is near the middle of two bfloat16 numbers.
+    assert torch.allclose(merged[f"{name}.weight"].float(), expected.float(), rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merge_without_the_adapter_is_refused(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)
+    with pytest.raises(StageError, match=r"merging moved the logits by 0\.\d+ of their"):
+        export(weights(0.02), EXPERT, "embedded:expert", tmp_path, training(dtype))
