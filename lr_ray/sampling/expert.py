@@ -1,5 +1,6 @@
 """The expert's side of sampling: greedy trajectories with their top-K log-probabilities."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class Trajectory:
     logprobs: NDArray[np.float32]
 
 
-class Solver:
+class Solver(ABC):
     """What Ray Data actors that solve the run's problems share. Holds one vLLM engine of the expert."""
 
     def __init__(
@@ -75,12 +76,13 @@ class Solver:
         """What `solve` takes of each problem."""
         return prompts
 
+    @abstractmethod
     def solve(self, items: Sequence[Any]) -> list[Any]:
-        raise NotImplementedError
+        """A result for each item, in their order."""
 
+    @abstractmethod
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
         """Results, or in their place strings that say why there is none, as rows."""
-        raise NotImplementedError
 
     def _unusable(self, prompt: list[int]) -> str | None:
         if len(prompt) > self.room:

@@ -51,13 +51,7 @@ PLAUSIBLE = pa.struct(
 # of label, and by any plausibility from the footer's on.
 SCORES = pa.schema(
     [
-        ("index", pa.int64()),  # of the problem in the run
-        ("problem_id", pa.string()),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("prompt_token_ids", pa.list_(pa.int32())),
-        ("completion_token_ids", pa.list_(pa.int32())),
-        ("finish_reason", pa.string()),
+        *(TRAJECTORY.field(i) for i in range(7)),  # index to finish_reason
         ("kl", pa.list_(pa.float32())),  # nats, every step
         ("plausible", pa.list_(PLAUSIBLE)),  # every step's plausible set
         ("steps_completed", pa.int32()),  # steps whose plausible set reached beyond top_k
