@@ -1,7 +1,7 @@
 """Trains the embedded pair from scratch and writes it as two Hugging Face directories.
 
 python -m lr_ray.embedded.recipe --out runs/pair
-python -m lr_ray.embedded.recipe --out runs/gap --careless-steps 0 4 6 8 12 20 80
+python -m lr_ray.embedded.recipe --out runs/gap --careless-steps 0 4 8 20 80
 """
 
 import argparse

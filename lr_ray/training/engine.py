@@ -103,12 +103,6 @@ class Engine:
         torch.distributed.all_reduce(sums)
         return sums
 
-    def gradients(self) -> dict[str, Tensor]:
-        """The reduced gradients after `backward`, whole, float32 on the CPU."""
-        from deepspeed.utils import safe_get_full_grad
-
-        return {name: safe_get_full_grad(w).cpu().float() for name, w in self.weights.items()}
-
     def full_weights(self) -> dict[str, Tensor]:
         """The trainable weights, whole, float32 on the CPU, by name."""
         from deepspeed.utils import safe_get_full_fp32_param
