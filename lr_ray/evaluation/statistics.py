@@ -40,7 +40,7 @@ def pooled_difference(
     a training seed. Problems are resampled, each with the expert's verdict and those of all S models,
     and the mean over models and problems is taken. So the interval says how far the mean of these S
     models would move on other problems of the kind; it says nothing of other seeds, whose spread
-    `accuracy_of_seeds` shows. With S = 1 it is that of `paired_difference`, up to the random draw.
+    `accuracy_of_seeds` shows.
     Raises ValueError for other shapes.
     """
     expert_N, improved_SN = np.asarray(expert, dtype=bool), np.asarray(improved, dtype=bool)
@@ -78,18 +78,11 @@ def paired_difference(
         raise ValueError(
             f"need two equally long non-empty vectors, got {expert_N.shape}, {improved_N.shape}"
         )
-    problems = expert_N.size
-    # Drawing N problems with replacement only changes how many fall into each outcome.
-    gained = int(np.sum(~expert_N & improved_N))
-    lost = int(np.sum(expert_N & ~improved_N))
-    shares = np.array([gained, lost, problems - gained - lost]) / problems
-    counts_R3 = np.random.default_rng(seed).multinomial(problems, shares, size=resamples)
-    differences_R = (counts_R3[:, 0] - counts_R3[:, 1]) / problems
-    low, high = np.percentile(differences_R, [2.5, 97.5])
+    pooled = pooled_difference(expert_N, improved_N[None], seed, resamples)
     return {
-        "expert": float(expert_N.mean()),
-        "improved": float(improved_N.mean()),
-        "difference": (gained - lost) / problems,
-        "difference_ci95": [float(low), float(high)],
-        "problems": problems,
+        "expert": pooled["expert"],
+        "improved": pooled["accuracy"],
+        "difference": pooled["difference"],
+        "difference_ci95": pooled["difference_ci95"],
+        "problems": pooled["problems"],
     }
