@@ -98,7 +98,11 @@ def main(
 def _main(job: Callable[[], int]) -> int:
     interrupts.install()
     try:
-        return job()
+        try:
+            return job()
+        except Exception:
+            interrupts.again()
+            raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

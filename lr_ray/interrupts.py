@@ -15,6 +15,7 @@ from typing import NoReturn
 import psutil
 
 GRACE_S = 12.0
+received: signal.Signals | None = None
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -24,13 +25,23 @@ def install() -> None:
         signal.signal(number, _interrupt)
 
 
+def again() -> None:
+    """Raises a received signal's exception once more, where a library has made another error of it."""
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt
+    if received is not None:
+        raise SystemExit(EXIT_CODES[received])
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    watchdog = threading.Timer(GRACE_S, _end_now, (EXIT_CODES[signal.Signals(number)],))
+    global received
+    received = signal.Signals(number)
+    watchdog = threading.Timer(GRACE_S, _end_now, (EXIT_CODES[received],))
     watchdog.daemon = True
     watchdog.start()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(EXIT_CODES[signal.Signals(number)])
+    raise SystemExit(EXIT_CODES[received])
 
 
 def _end_now(code: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lr_ray import interrupts
 from lr_ray.comparison.asking import Answers, Asked, Replies, ask_all, keep, kept
 from lr_ray.comparison.checks import sampled, summary_of
 from lr_ray.comparison.grid import Grid
@@ -79,6 +80,7 @@ def sample_sources(bench: Bench) -> dict[str, str]:
                 bench.begin(job)
                 run_stage(job, "sampling")
         except StageError as error:
+            interrupts.again()
             failed[source.folder] = str(error)
             bench.console.print(f"sampling   {source.folder} failed: {error}")
     return failed
@@ -128,6 +130,7 @@ def train_cells(bench: Bench, cells: Sequence[Cell], unsampled: dict[str, str]) 
         try:
             _train_cell(bench, cell, f"{number} of {len(cells)}")
         except StageError as error:
+            interrupts.again()
             failed[cell.name] = str(error)
             bench.console.print(f"variant    {cell.name} failed: {error}")
     return failed

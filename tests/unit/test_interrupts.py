@@ -35,6 +35,21 @@ while True:
         pass
 """
 
+CONVERTED = """
+import time
+from lr_ray.cli import _main
+from lr_ray.errors import StageError
+
+def job():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except BaseException:
+        raise StageError("workers went away")
+
+raise SystemExit(_main(job))
+"""
+
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 143)])
 def test_cleanup_runs(number, code):
@@ -53,3 +68,14 @@ def test_swallowed_exception_still_ends_process_and_descendants(number, code):
     process.send_signal(number)
     assert process.wait(timeout=20) == code
     assert psutil.wait_procs([child], timeout=10)[1] == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_error_made_of_the_interruption_is_the_interruption(number, code):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CONVERTED], **pipes)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "workers went away" not in said
