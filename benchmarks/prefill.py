@@ -9,7 +9,8 @@ import argparse
 
 from lr_ray.config import Pool
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.evaluation.grading import extract_answer, is_correct
+from lr_ray.evaluation.extraction import extract_answer
+from lr_ray.evaluation.grading import is_correct
 from lr_ray.models import context_length, load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.sampling.engine import start_engine
 
@@ -32,7 +33,7 @@ def accuracy(model: str, problems: list[dict[str, str]], prefix: str) -> float:
     outputs = engine.generate(prompts, params, use_tqdm=False)
     texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True) for o in outputs]
     answers = [extract_answer(text, "demo") for text in texts]
-    right = [is_correct(p["answer"], a) for p, a in zip(problems, answers, strict=True)]
+    right = [is_correct(p["answer"], a, "demo") for p, a in zip(problems, answers, strict=True)]
     return sum(right) / len(right)
 
 

@@ -16,8 +16,9 @@ from lr_ray.config import Sampling
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError
 from lr_ray.models import resolve_model
-from lr_ray.pipeline import facts, log_path, versions
+from lr_ray.pipeline import facts
 from lr_ray.store import SCHEMA_VERSION, begin, read_asked
+from lr_ray.versions import versions
 
 if TYPE_CHECKING:
     from lr_ray.sampling.audit import Audit
@@ -54,7 +55,7 @@ def work(command: Command) -> int:
     started = time.monotonic()
     with run.lock(shared=True):
         begin(run, config, asked)
-        log = log_path(run)
+        log = run.log_path()
         print(f"run        {run.location}\nlog        {log}")
         with quiet_others(log) as console, StageProgress(console, "audit", 0, "rows") as progress:
             from lr_ray.sampling.audit import audit

@@ -1,15 +1,41 @@
-"""Serve a run's expert and improved expert, and compare them on benchmarks.
+"""Compare models on benchmarks: a run's expert and improved expert, or any behind an endpoint.
 
-python jobs/evaluate.py --config demo --run runs/demo [--sampling.kl_threshold 0.3 ...]
+python jobs/evaluate.py --config demo --run runs/demo
+python jobs/evaluate.py --endpoint http://127.0.0.1:8000/v1 --models expert,improved \
+    --run runs/asked [--evaluation.benchmarks gsm8k,svamp ...]
+
+With --endpoint, evaluation.* are those of --config, else the paper's: its seven benchmarks and their
+prompt. The key is read from OPENAI_API_KEY. The same command goes on after an interruption.
 """
 
+import argparse
+import sys
+
 from lr_ray.cli import Command, main
+from lr_ray.config import EndpointConfig, read_tree
 from lr_ray.pipeline import execute
+
+_PAPER = "qwen2.5-math-1.5b"
 
 
 def work(command: Command) -> int:
     return execute(command, ("evaluation",))
 
 
+def endpoint_work(command: Command[EndpointConfig]) -> int:
+    from lr_ray.evaluation.job import evaluate_endpoint
+
+    return evaluate_endpoint(command)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible API instead")
+    parser.add_argument("--models", metavar="A,B", help="with --endpoint, names that it serves")
+
+
 if __name__ == "__main__":
-    main(__doc__.splitlines()[0], work)
+    description = __doc__.splitlines()[0]
+    if any(argument.split("=")[0] == "--endpoint" for argument in sys.argv):
+        defaults = {"evaluation": read_tree(_PAPER)["evaluation"]}
+        main(description, endpoint_work, kind=EndpointConfig, defaults=defaults)
+    main(description, work, add_options)

@@ -12,7 +12,7 @@ from lr_ray.cli import Command, main
 from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import resolve_model
-from lr_ray.pipeline import facts, log_path
+from lr_ray.pipeline import facts
 from lr_ray.store import begin
 
 
@@ -38,7 +38,7 @@ def work(command: Command) -> int:
     expert = Expert(model, config.sampling.system_prompt)
     with run.lock(shared=True):
         begin(run, config, facts(config, model, None))
-        with quiet_others(log_path(run)):
+        with quiet_others(run.log_path()):
             counts = export(run, expert, out)
     steps = counts["steps"]
     print(

@@ -11,8 +11,9 @@ from lr_ray.cli import Command, main
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import fingerprint, resolve_model
-from lr_ray.pipeline import log_path, versions, void_from
+from lr_ray.pipeline import void_from
 from lr_ray.store import Run, begin
+from lr_ray.versions import versions
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def work(command: Command) -> int:
             config,
             {"versions": versions(), "models": models, "data": {"source": "imported"}},
         )
-        log = log_path(run)
+        log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         read = 0
         with (

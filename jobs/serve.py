@@ -1,10 +1,33 @@
-"""Serve a run's expert and improved expert behind an OpenAI-compatible endpoint until Ctrl-C.
+"""Serve models behind an OpenAI-compatible endpoint until Ctrl-C: a run's two, or any directories.
 
 python jobs/serve.py --run runs/demo [--serving.port 8000]
+python jobs/serve.py --models small=DIR,large=DIR [--serving.gpus 1]
+
+With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under way finish first.
 """
 
-from lr_ray.cli import main
-from lr_ray.pipeline import serve
+import argparse
+import sys
+
+from lr_ray.cli import Command, main
+from lr_ray.config import ServeConfig
+from lr_ray.serving.job import serve_models, serve_run
+
+
+def work(command: Command) -> int:
+    return serve_run(command)
+
+
+def models_work(command: Command[ServeConfig]) -> int:
+    return serve_models(command)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", metavar="NAME=DIR,...", help="serve these, of no run")
+
 
 if __name__ == "__main__":
-    main(__doc__.splitlines()[0], serve)
+    description = __doc__.splitlines()[0]
+    if any(argument.split("=")[0] == "--models" for argument in sys.argv):
+        main(description, models_work, kind=ServeConfig, defaults={})
+    main(description, work, add_options)

@@ -13,21 +13,23 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic_settings import CliSettingsSource
 
 from lr_ray import interrupts
-from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.config import Config, Tree, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run, read_asked
 
+Kind = TypeVar("Kind", bound=Tree)
+
 
 @dataclass(frozen=True)
-class Command:
+class Command(Generic[Kind]):
     """What the command line asked for."""
 
-    config: Config
+    config: Kind
     config_name: str
     run: Run
     options: argparse.Namespace  # what the job itself added
@@ -49,10 +51,17 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def parse(description: str, argv: list[str], add_options: Options | None = None) -> Command:
+def parse(
+    description: str,
+    argv: list[str],
+    add_options: Options | None = None,
+    kind: type[Kind] = Config,  # type: ignore[assignment]
+    defaults: dict[str, Any] | None = None,
+) -> Command[Kind]:
     """Reads the command line, with the job's own options if it adds any.
 
-    Raises UserError for bad values, SystemExit for usage and --help.
+    A `kind` other than Config takes the sections that it has from --config, laid on `defaults`, and
+    needs neither --config nor --run. Raises UserError for bad values, SystemExit for usage and --help.
     """
     parser = _Parser(
         usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
@@ -71,28 +80,50 @@ def parse(description: str, argv: list[str], add_options: Options | None = None)
     if add_options:
         add_options(parser)
     source: CliSettingsSource[Any] = CliSettingsSource(
-        Config,  # type: ignore[arg-type]
+        kind,  # type: ignore[arg-type]
         root_parser=parser,
         cli_parse_args=argv,
         cli_use_class_docs_for_groups=False,
         cli_avoid_json=True,
     )
     known, _ = parser.parse_known_args(argv)
-    if known.config is None and known.run is None:
+    if known.config is None and known.run is None and defaults is None:
         parser.error("give --config, --run or both")
-    name = known.config or "run"
+    name = known.config or ("run" if defaults is None else "endpoint")
     default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
     run = Run(known.run or os.path.join("runs", default))
-    tree = read_tree(known.config) if known.config else read_asked(run)["config"]
     overrides: dict[str, Any] = source()
-    return Command(resolve(merge(tree, overrides)), name, run, known)
+    tree = merge(_base(known, run, kind, defaults), overrides)
+    return Command(resolve(tree, kind), name, run, known)
+
+
+def _base(
+    known: argparse.Namespace, run: Run, kind: type[Tree], defaults: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The tree below the command line's overrides."""
+    if defaults is None:
+        tree = read_tree(known.config) if known.config else dict(read_asked(run)["config"])
+        if "endpoint" in tree:
+            raise UserError(
+                f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
+            )
+        return tree
+    shared = {name for name in kind.model_fields if name not in ("endpoint", "models")}
+    tree = read_tree(known.config) if known.config else {}
+    return merge(defaults, {name: part for name, part in tree.items() if name in shared})
 
 
 def main(
-    description: str, work: Callable[[Command], int], add_options: Options | None = None
+    description: str,
+    work: Callable[[Command[Any]], int],
+    add_options: Options | None = None,
+    kind: type[Tree] = Config,
+    defaults: dict[str, Any] | None = None,
 ) -> NoReturn:
     """Runs a job's `work` on the parsed command line and exits with its code."""
-    raise SystemExit(_main(lambda: work(parse(description, sys.argv[1:], add_options))))
+    raise SystemExit(
+        _main(lambda: work(parse(description, sys.argv[1:], add_options, kind, defaults)))
+    )
 
 
 def _main(job: Callable[[], int]) -> int:

@@ -6,15 +6,18 @@ ends this process and all its descendants when it is still there after the grace
 Exercised by `pytest tests/unit/test_interrupts.py`.
 """
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
 import psutil
 
 GRACE_S = 12.0
+_grace_s = GRACE_S
 received: signal.Signals | None = None
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -23,6 +26,17 @@ def install() -> None:
     """Puts the handlers in place (main thread only). Call again after a library took them."""
     for number in EXIT_CODES:
         signal.signal(number, _interrupt)
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """The watchdog waits so much longer for work that ends in order."""
+    global _grace_s
+    _grace_s = GRACE_S + seconds
+    try:
+        yield
+    finally:
+        _grace_s = GRACE_S
 
 
 def again() -> None:
@@ -36,7 +50,7 @@ def again() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     global received
     received = signal.Signals(number)
-    watchdog = threading.Timer(GRACE_S, _end_now, (EXIT_CODES[received],))
+    watchdog = threading.Timer(_grace_s, _end_now, (EXIT_CODES[received],))
     watchdog.daemon = True
     watchdog.start()
     if number == signal.SIGINT:

@@ -116,6 +116,15 @@ def check_room(expert: str, amateur: str | None, max_new_tokens: int) -> None:
         )
 
 
+def fits_context(path: str, max_model_len: int, name: str) -> None:
+    """Raises UserError when serving.max_model_len is more than the model reads."""
+    room = context_length(path)
+    if max_model_len > room:
+        raise UserError(
+            f"serving.max_model_len = {max_model_len} is more than {name} reads; give at most {room}"
+        )
+
+
 def check_pair(expert: str, amateur: str, models: Models) -> None:
     """Raises UserError unless both models read the same ids as the same text and can be run."""
     if architecture(amateur) not in ARCHITECTURES:

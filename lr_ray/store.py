@@ -6,6 +6,7 @@ Files appear whole or not at all. Layout in the README; exercised by `pytest tes
 import contextlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,13 @@ class Run:
     def remove(self, name: str) -> None:
         if self.exists(name):
             self.fs.rm(self.path(name), recursive=True)
+
+    def log_path(self) -> str:
+        """Local file for the output of Ray, vLLM and DeepSpeed in this process."""
+        if self.is_local:
+            os.makedirs(self.path("logs"), exist_ok=True)
+            return self.path("logs/driver.log")
+        return tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
 
     @contextlib.contextmanager
     def _atomic(self, name: str) -> Iterator[str]:

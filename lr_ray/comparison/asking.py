@@ -4,7 +4,6 @@ The expert answers once for the whole comparison. Exercised by
 `pytest tests/integration/test_compare.py`.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,14 @@ import pyarrow.parquet as pq
 
 from lr_ray import serving
 from lr_ray.config import Evaluation, Serving
-from lr_ray.evaluation.benchmarks import load
-from lr_ray.evaluation.client import Answer, ask
+from lr_ray.evaluation.answers import Answer, Question
+from lr_ray.evaluation.client import ask
+from lr_ray.evaluation.stage import ServedModel, questions
+from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.store import Run
 
 AT_ONCE = 2  # models in memory
-Answers = dict[str, list[Answer]]  # of each benchmark
+Answers = dict[str, list[Answer]]  # of each task
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,12 @@ def ask_all(
     stop_token_ids: Sequence[int],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generator[tuple[Asked, Replies]]:
-    """Yields each model's answers to the benchmarks of its evaluation, in the order of their problems.
+    """Yields each model's answers to the tasks of its evaluation, in the order of their problems.
 
     The models of one directory are asked together, whatever their prefill. `on_progress` gets
     (answers, answers in all). Raises StageError when the endpoint fails for good.
     """
-    sizes = [sum(len(load(b, a.evaluation)) for b in a.evaluation.benchmarks) for a in pending]
-    done, total = 0, sum(sizes)
+    done, total = 0, sum(_size(asked.evaluation) for asked in pending)
 
     def on_answer() -> None:
         nonlocal done
@@ -90,6 +90,10 @@ def _alike(group: Sequence[Asked]) -> list[list[Asked]]:
     return list(alike.values())
 
 
+def _size(evaluation: Evaluation) -> int:
+    return evaluation.samples * sum(len(task.rows) for task in load_tasks(evaluation))
+
+
 def _ask(
     url: str,
     names: Sequence[str],
@@ -98,31 +102,41 @@ def _ask(
     on_answer: Callable[[], None],
 ) -> dict[str, Answers]:
     answers: dict[str, Answers] = {name: {} for name in names}
-    for benchmark in evaluation.benchmarks:
-        problems = [row["problem"] for row in load(benchmark, evaluation)]
-        given = asyncio.run(ask(url, names, problems, evaluation, stop_token_ids, on_answer))
+    for task in load_tasks(evaluation):
+        asked = {
+            name: questions(task, ServedModel(name, name, name), evaluation, stop_token_ids)
+            for name in names
+        }
+        said: dict[str, Answer] = {}
+
+        def on_said(question: Question, answer: Answer, said: dict[str, Answer] = said) -> None:
+            said[question.key] = answer
+            on_answer()
+
+        in_turns = [question for turn in zip(*asked.values(), strict=True) for question in turn]
+        ask(url, in_turns, evaluation, on_said)
         for name in names:
-            answers[name][benchmark] = given[name]
+            answers[name][task.name] = [said[question.key] for question in asked[name]]
     return answers
 
 
 def keep(run: Run, name: str, answers: Answers) -> None:
-    """Writes `answers/<name>-<benchmark>.parquet`."""
-    for benchmark, given in answers.items():
+    """Writes `answers/<name>-<task>.parquet`."""
+    for task, given in answers.items():
         columns = {
             "completion": pa.array([a.completion for a in given], pa.string()),
             "finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
         }
-        run.write_table(_file(name, benchmark), pa.table(columns))
+        run.write_table(_file(name, task), pa.table(columns))
 
 
-def kept(run: Run, name: str, benchmarks: Sequence[str]) -> Answers | None:
-    """What `keep` wrote, None where a benchmark is missing."""
-    if not all(run.exists(_file(name, benchmark)) for benchmark in benchmarks):
+def kept(run: Run, name: str, tasks: Sequence[str]) -> Answers | None:
+    """What `keep` wrote, None where a task is missing."""
+    if not all(run.exists(_file(name, task)) for task in tasks):
         return None
-    tables = {b: pq.read_table(run.path(_file(name, b)), filesystem=run.fs) for b in benchmarks}
-    return {b: [Answer(**row) for row in table.to_pylist()] for b, table in tables.items()}
+    tables = {t: pq.read_table(run.path(_file(name, t)), filesystem=run.fs) for t in tasks}
+    return {t: [Answer(**row) for row in table.to_pylist()] for t, table in tables.items()}
 
 
-def _file(name: str, benchmark: str) -> str:
-    return f"answers/{name}-{benchmark}.parquet"
+def _file(name: str, task: str) -> str:
+    return f"answers/{name}-{task}.parquet"

@@ -161,7 +161,7 @@ def _variant(
             given = _amateur(where, given, folder)
         tree = merge(tree, _nested(field, _value(where, field, given, base)))
     try:
-        config = resolve(tree)
+        config: Config = resolve(tree)
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
     return Variant(name, config, untrained, value)

@@ -26,7 +26,11 @@ from lr_ray.comparison.work import (
 from lr_ray.config import Config
 from lr_ray.console import quiet_others
 from lr_ray.errors import StageError
-from lr_ray.pipeline import check, facts, log_path, read_source
+from lr_ray.evaluation.graders import Graders
+from lr_ray.evaluation.results import scores_of
+from lr_ray.evaluation.stage import grade
+from lr_ray.evaluation.tasks import load_tasks, task_names
+from lr_ray.pipeline import check, facts, read_source
 from lr_ray.store import SCHEMA_VERSION, Run, begin
 
 TABLE, PAGE = "comparison.json", "comparison.md"
@@ -89,7 +93,7 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
     amateurs = checks.check_sources(plan, expert)
     if amateur:  # not where the config samples by rejection
         amateurs[config.models.amateur] = amateur
-    log = log_path(run)
+    log = run.log_path()
     print(f"config     {command.config_name}\ngrid       {grid.name}\nrun        {run.location}")
     print(
         f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
@@ -118,7 +122,7 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
 
 def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
     """The table, and a sweep's pictures. The table comes last, as it says that all is there."""
-    run, benchmarks = bench.run, bench.config.evaluation.benchmarks
+    run, benchmarks = bench.run, task_names(bench.config.evaluation)
     before = run.read_json(TABLE)["seconds_total"] if run.exists(TABLE) else 0.0
     content = collect(run, bench.config, bench.grid, bench.plan, failed)
     content["seconds_total"] = before + seconds
@@ -139,22 +143,16 @@ def picture_name(benchmark: str, benchmarks: list[str], kind: str) -> str:
 
 
 def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
-    """Accuracy of each variant's amateur, and the expert's minus it, on the first benchmark."""
-    from lr_ray.evaluation.benchmarks import load
-    from lr_ray.evaluation.grading import extract_answer, is_correct
-
-    benchmark = bench.config.evaluation.benchmarks[0]
-    rows = load(benchmark, bench.config.evaluation)
-    for name, row in content["variants"].items():
-        answers = kept(bench.run, amateur_name(name), [benchmark])
-        if answers is None:
-            continue
-        right = [
-            is_correct(problem["answer"], extract_answer(a.completion, benchmark))
-            for problem, a in zip(rows, answers[benchmark], strict=True)
-        ]
-        row["amateur_accuracy"] = sum(right) / len(right)
-        row["amateur_gap"] = content["expert"][benchmark]["accuracy"] - row["amateur_accuracy"]
+    """Accuracy of each variant's amateur, and the expert's minus it, on the first task."""
+    task = load_tasks(bench.config.evaluation)[0]
+    with Graders() as graders:
+        for name, row in content["variants"].items():
+            answers = kept(bench.run, amateur_name(name), [task.name])
+            if answers is None:
+                continue
+            right = scores_of(grade(task, {"amateur": answers[task.name]}, graders), "amateur")
+            row["amateur_accuracy"] = float(right.mean())
+            row["amateur_gap"] = content["expert"][task.name]["accuracy"] - row["amateur_accuracy"]
 
 
 def _show(run: Run, grid: Grid) -> None:

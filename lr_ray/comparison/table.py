@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from lr_ray.comparison.grid import Grid, Variant
 from lr_ray.comparison.plan import Cell, Plan
 from lr_ray.config import Config
+from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.statistics import pooled_difference
+from lr_ray.evaluation.tasks import task_names
 from lr_ray.store import SCHEMA_VERSION, Run
 
 Row = dict[str, Any]
@@ -49,7 +51,7 @@ def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row
         "value": variant.value,
         "accuracy": {
             b: pooled_difference(*_verdicts(run, done, b), seed=config.evaluation.seed)
-            for b in config.evaluation.benchmarks
+            for b in task_names(config.evaluation)
             if done
         },
         "cost": _cost(run, plan, done, summaries),
@@ -63,8 +65,8 @@ def _run(cell: Cell, failed: Row, summary: Row) -> Row:
 
 
 def _verdicts(run: Run, cells: Sequence[Cell], benchmark: str) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the expert, [N], and the cells' models, [S, N], solved each problem."""
-    columns = ["expert_correct", "improved_correct"]
+    """Share of each problem's samples that the expert, [N], and the cells' models, [S, N], solved."""
+    columns = ["sample", "expert_correct", "improved_correct"]
     tables = [
         pq.read_table(
             run.path(f"{cell.folder}/evaluation/{benchmark}.parquet"),
@@ -74,8 +76,8 @@ def _verdicts(run: Run, cells: Sequence[Cell], benchmark: str) -> tuple[np.ndarr
         for cell in cells
     ]
     return (
-        np.array(tables[0]["expert_correct"].to_pylist()),
-        np.array([table["improved_correct"].to_pylist() for table in tables]),
+        scores_of(tables[0], "expert"),
+        np.array([scores_of(table, "improved") for table in tables]),
     )
 
 

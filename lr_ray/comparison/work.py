@@ -21,8 +21,10 @@ from lr_ray.comparison.plan import Cell, Plan
 from lr_ray.config import Config
 from lr_ray.console import StageProgress
 from lr_ray.errors import StageError
-from lr_ray.evaluation.benchmarks import load
-from lr_ray.evaluation.stage import grade, summarise
+from lr_ray.evaluation.graders import Graders
+from lr_ray.evaluation.results import LABELS, summarise
+from lr_ray.evaluation.stage import grade
+from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.models import stop_token_ids
 from lr_ray.pipeline import Job, facts, run_stage
 from lr_ray.store import Run, begin
@@ -198,7 +200,7 @@ def _references(bench: Bench) -> list[Asked]:
             for v in bench.grid.variants
             if not v.untrained
         ]
-    return [a for a in asked if kept(bench.run, a.name, evaluation.benchmarks) is None]
+    return [a for a in asked if kept(bench.run, a.name, task_names(evaluation)) is None]
 
 
 def amateur_name(variant: str) -> str:
@@ -207,7 +209,7 @@ def amateur_name(variant: str) -> str:
 
 
 def _expert_answers(bench: Bench) -> Answers:
-    answers = kept(bench.run, "expert", bench.config.evaluation.benchmarks)
+    answers = kept(bench.run, "expert", task_names(bench.config.evaluation))
     assert answers is not None  # it is asked first
     return answers
 
@@ -219,12 +221,14 @@ def _finish(bench: Bench, cell: Cell, given: Replies) -> None:
     job = bench.job(cell.folder, cell.config)
     with job.run.lock():
         accuracy, answers = {}, 0
-        for name in evaluation.benchmarks:
-            rows = load(name, evaluation)
-            table = grade(name, rows, {"expert": expert[name], "improved": given.answers[name]})
-            job.run.write_table(f"evaluation/{name}.parquet", table)
-            accuracy[name] = summarise(table, evaluation.seed)
-            answers += table.num_rows
+        with Graders() as graders:
+            for task in load_tasks(evaluation):
+                name = task.name
+                both = {"expert": expert[name], "improved": given.answers[name]}
+                table = grade(task, both, graders)
+                job.run.write_table(f"evaluation/{name}.parquet", table)
+                accuracy[name] = summarise(table, LABELS, evaluation.seed)
+                answers += table.num_rows
         job.summary["accuracy"] = accuracy
         job.summary["serving"] = {"seconds": given.starting_seconds}
         job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}

@@ -15,18 +15,21 @@ from lr_ray.config.sections import (
     Serving,
     Training,
 )
-from lr_ray.config.tree import Config, flatten, value_at
+from lr_ray.config.tree import Config, EndpointConfig, ServeConfig, Tree, flatten, value_at
 
 __all__ = [
     "Config",
     "Data",
+    "EndpointConfig",
     "Evaluation",
     "Fields",
     "Models",
     "Pool",
     "Sampling",
+    "ServeConfig",
     "Serving",
     "Training",
+    "Tree",
     "flatten",
     "merge",
     "preset_names",

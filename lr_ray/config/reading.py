@@ -3,13 +3,15 @@
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from lr_ray.config.tree import Config
+from lr_ray.config.tree import Config, Tree
 from lr_ray.errors import UserError
+
+Kind = TypeVar("Kind", bound=Tree)
 
 
 def preset_names() -> list[str]:
@@ -54,19 +56,19 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def resolve(tree: dict[str, Any]) -> Config:
-    """The checked config. Raises UserError with one line that names each wrong field."""
+def resolve(tree: dict[str, Any], kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
+    """The checked tree. Raises UserError with one line that names each wrong field."""
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(e) for e in error.errors())) from None
+        raise UserError("; ".join(_explain(e, kind) for e in error.errors())) from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: type[Tree]) -> str:
     path = [str(part) for part in error["loc"]]
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
-        known = _keys_at(path[:-1])
+        known = _keys_at(path[:-1], kind)
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else ", ".join(known)
         return f"config: unknown key {name}; {hint if close else 'known here: ' + hint}"
@@ -77,8 +79,8 @@ def _explain(error: Any) -> str:
     return f"config: {name} = {error['input']!r}: {error['msg']}"
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    model: Any = Config
+def _keys_at(path: list[str], kind: type[Tree]) -> list[str]:
+    model: Any = kind
     for part in path:
         model = model.model_fields[part].annotation
     return list(model.model_fields)

@@ -201,7 +201,21 @@ class Training(Section):
 class Serving(Section):
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to bind.")
-    replicas: int = Field(default=1, ge=1, le=1024, description="Replicas of each model.")
+    min_replicas: int = Field(
+        default=1, ge=1, le=1024, description="Replicas of each model, at least."
+    )
+    max_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Replicas grown to under load, at most; null stays at min_replicas.",
+    )
+    replica_requests: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Requests under way in a replica above which another one is started.",
+    )
     gpus: Gpus = Field(
         default=1,
         description="GPUs of a replica: 0 is CPU only, a fraction shares one, 2 or more split the model.",
@@ -209,18 +223,82 @@ class Serving(Section):
     cpus: float = Field(default=1, gt=0, le=256, description="CPUs a replica takes.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
     max_model_len: int = Field(default=4096, ge=16, description="Tokens of prompt and answer.")
+    max_requests: int = Field(
+        default=1024,
+        ge=1,
+        le=65536,
+        description="Requests under way at once; more are answered 429, to be tried again.",
+    )
+    drain_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="Seconds that requests under way have to finish when the endpoint ends.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas = {self.min_replicas} exceeds max_replicas")
+        return self
 
 
 class Evaluation(Section):
-    benchmarks: list[str] = Field(default=["demo"], min_length=1, description="Benchmark names.")
-    data_dir: str | None = Field(default=None, description="Folder that holds the benchmarks.")
-    max_problems: int | None = Field(default=None, ge=1, description="Problems a benchmark.")
+    benchmarks: list[str] = Field(
+        default=["demo"],
+        min_length=1,
+        description="demo, gsm8k, math and the other benchmarks, or paths of .jsonl or .parquet with "
+        "answers.",
+    )
+    data_dir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder with <benchmark>/test.jsonl; null takes benchmarks from the hub.",
+    )
+    fields: Fields = Fields()
+    max_problems: int | None = Field(
+        default=None,
+        ge=1,
+        description="Problems a benchmark, drawn by a hash of seed and id; null takes all.",
+    )
     max_new_tokens: int = Field(default=2048, ge=1, le=32768, description="Tokens an answer.")
     system_prompt: str | None = Field(default=None, description="System turn of the prompt.")
+    shots: list[Annotated[int, Field(ge=0, le=4)]] = Field(
+        default=[0],
+        min_length=1,
+        description="Worked examples before each problem; with several numbers, each is reported.",
+    )
     prefill: str | None = Field(
         default=None,
         min_length=1,
         description="Beginning of each answer, put in the models' mouths; our endpoint and vLLM's know how.",
     )
+    stop: list[str] = Field(
+        default=[], max_length=4, description="Strings that end an answer, whatever the model."
+    )
+    samples: int = Field(default=1, ge=1, le=1024, description="Answers a problem.")
+    temperature: float = Field(
+        default=0.0, ge=0, le=2, description="0 is greedy; several samples need more."
+    )
     concurrency: int = Field(default=64, ge=1, le=4096, description="Requests under way at once.")
-    seed: int = Field(default=0, ge=0, description="Seed of generated problems and the bootstrap.")
+    timeout_s: float = Field(
+        default=600.0,
+        gt=0,
+        le=86400,
+        description="Seconds a request may take before it is retried.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of the demo's problems, subsets, samples and the bootstrap.",
+    )
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples = {self.samples} greedy answers would be one and the same; give a temperature"
+            )
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"shots = {self.shots} has a number twice")
+        return self

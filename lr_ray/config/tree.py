@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from lr_ray.config.sections import (
     Data,
@@ -18,7 +18,28 @@ from lr_ray.config.sections import (
 )
 
 
-class Config(Section):
+class Tree(Section):
+    """Sections of which some fields can change a result."""
+
+    def identity(self) -> dict[str, Any]:
+        """Dotted name to value of every field that can change a result."""
+        flat = flatten(self.model_dump(mode="json"))
+        return {name: value for name, value in flat.items() if not _EXECUTION.search(name)}
+
+    def digest(self) -> str:
+        """sha256 (hex, first 16) of `identity`: equal runs have equal digests."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Dotted names of `identity` fields whose value in the dumped tree `other` is another."""
+        there = flatten(other)
+        return [name for name, value in self.identity().items() if there.get(name) != value]
+
+
+class Config(Tree):
+    """A run of the pipeline."""
+
     models: Models
     data: Data = Data()
     sampling: Sampling = Sampling()
@@ -37,25 +58,38 @@ class Config(Section):
             )
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """Dotted name to value of every field that can change a result."""
-        flat = flatten(self.model_dump(mode="json"))
-        return {name: value for name, value in flat.items() if not _EXECUTION.search(name)}
 
-    def digest(self) -> str:
-        """sha256 (hex, first 16) of `identity`: equal runs have equal digests."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+class EndpointConfig(Tree):
+    """An evaluation of models behind somebody's endpoint."""
 
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Dotted names of `identity` fields whose value in the dumped tree `other` is another."""
-        there = flatten(other)
-        return [name for name, value in self.identity().items() if there.get(name) != value]
+    endpoint: str = Field(
+        pattern=r"^https?://", description="Base URL of an OpenAI-compatible API."
+    )
+    models: list[str] = Field(
+        min_length=1, description="Names served there, the one to compare with first: A,B."
+    )
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.models)) < len(self.models):
+            raise ValueError(f"models = {','.join(self.models)} names one twice")
+        return self
+
+
+class ServeConfig(Tree):
+    """Model directories to serve."""
+
+    models: dict[str, str] = Field(
+        min_length=1, description="Served names and their directories: NAME=DIR,NAME=DIR."
+    )
+    serving: Serving = Serving()
 
 
 # Where and how fast, but not what: a run may go on with other values of these.
 _EXECUTION = re.compile(
-    r"^serving\.(host|port|replicas)$|^evaluation\.concurrency$|^sampling\.(batch_size|max_rejected)$"
+    r"^serving\.(host|port|min_replicas|max_replicas|replica_requests|max_requests|drain_s)$"
+    r"|^evaluation\.(concurrency|timeout_s)$|^sampling\.(batch_size|max_rejected)$"
     r"|^training\.(zero_stage|micro_batch_tokens|gradient_checkpointing|checkpoint_every|trackers)$"
     r"|\.(min_engines|max_engines|gpus|cpus|num_workers|min_workers)$|_per_worker$"
 )

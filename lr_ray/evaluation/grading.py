@@ -1,66 +1,125 @@
-"""Reads the answer off a completion and compares it with the expected one.
+r"""Whether an answer is the expected one.
 
+The cheap exact rules come first: the same text, number, choice, and tuples or sets of such. Only
+formulas need sympy. Pairs that nobody has looked at go through `graders.Graders`, which bounds time and
+memory. Units are dropped, not compared, as the Qwen2.5-Math evaluation toolkit does; the modules
+`comparison`, `exact_numbers`, `latex` and `extraction` say where the rules differ from it.
 pytest tests/unit/test_grading.py
 """
 
 import re
 import threading
+from typing import NamedTuple
 
-_TIMEOUT_S = 5
-_INTEGER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)")
-# The full stop marks a finished number: a completion cut inside one has no answer.
-_DEMO_ANSWER = re.compile(r"The answer is (-?\d+)\.(?!\d)")
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
+from lr_ray.evaluation.comparison import same
+from lr_ray.evaluation.exact_numbers import number
+from lr_ray.evaluation.extraction import choice_letter
+from lr_ray.evaluation.latex import depth, key, tidy
+
+MAX_CHARACTERS = 2_000  # of an answer that is compared at all
+MAX_DEPTH = 40  # of its brackets and braces
+TIME_LIMIT_S = 5  # of a pair of formulas
+
+_INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
 
 
-def extract_answer(completion: str, benchmark: str) -> str | None:
-    r"""The answer a completion gives, or None.
+class Verdict(NamedTuple):
+    """`how` it was reached, for a reader: "same number", "equivalent", "different", "time limit", ..."""
 
-    `demo`: the last "The answer is N."; else the content of the last closed \boxed{}, or the last
-    number when there is none.
+    correct: bool
+    how: str
+
+
+class _FormulaError(Exception):
+    """Two formulas were met, which the cheap rules do not compare."""
+
+
+def is_correct(expected: str, extracted: str | None, kind: str) -> bool:
+    """Whether `extracted` is the answer `expected`; see `judge`."""
+    return judge(expected, extracted, kind).correct
+
+
+def judge(expected: str, extracted: str | None, kind: str) -> Verdict:
+    """The verdict on one answer of `kind` demo, choice or math, in this process.
+
+    Time is limited in the main thread alone, and memory not at all: for answers of unknown origin use
+    `graders.Graders`. Raises ValueError for another kind.
     """
-    if benchmark == "demo":
-        answers = _DEMO_ANSWER.findall(completion)
-        return answers[-1] if answers else None
-    boxed = _last_boxed(completion)
-    if boxed is not None:
-        return boxed
-    numbers = _NUMBER.findall(completion)
-    return numbers[-1] if numbers else None
+    verdict = judge_exactly(expected, extracted, kind)
+    if verdict is not None:
+        return verdict
+    main = threading.current_thread() is threading.main_thread()
+    return judge_by_algebra(expected, extracted or "", TIME_LIMIT_S if main else None)
 
 
-def is_correct(expected: str, extracted: str | None) -> bool:
-    """Whether the two are the same mathematical object; integers are compared as such."""
-    if extracted is None:
-        return False
-    expected, extracted = expected.strip(), extracted.strip()
-    if expected == extracted:
-        return True
-    if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(extracted):
-        return int(expected.replace(",", "")) == int(extracted.replace(",", ""))
-    return _equivalent(expected, extracted)
+def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | None:
+    """The verdict where it takes no algebra, else None. Imports no sympy.
+
+    `demo`: integers. `choice`: one letter. `math`: see the module. Raises ValueError for another kind.
+    """
+    if kind not in ("demo", "choice", "math"):
+        raise ValueError(f"kind: {kind!r}; must be demo, choice or math")
+    if extracted is None or not extracted.strip():
+        return Verdict(False, "no answer")
+    if expected.strip() == extracted.strip():
+        return Verdict(True, "same text")
+    if len(expected) > MAX_CHARACTERS or len(extracted) > MAX_CHARACTERS:
+        return Verdict(False, "too large")
+    if kind == "demo":
+        integers = [_integer(text) for text in (expected, extracted)]
+        right = integers[0] is not None and integers[0] == integers[1]
+        return Verdict(right, "same number" if right else "different")
+    if kind == "choice":
+        return _judge_choice(expected, extracted)
+    return _judge_math(expected, extracted)
 
 
-def _equivalent(expected: str, extracted: str) -> bool:
-    from math_verify import parse, verify
+def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) -> Verdict:
+    """The verdict on two answers that hold formulas; a failure of the algebra is a verdict too."""
+    from lr_ray.evaluation.algebra import equivalent
 
-    # math-verify limits its time by SIGALRM, which only the main thread may set.
-    seconds = _TIMEOUT_S if threading.current_thread() is threading.main_thread() else None
-    gold, answer = (
-        parse(f"${text.strip('$')}$", parsing_timeout=seconds) for text in (expected, extracted)
-    )
-    return bool(verify(gold, answer, timeout_seconds=seconds))
+    try:
+        right = same(
+            tidy(expected), tidy(extracted), lambda e, a: equivalent(e, a, time_limit_s)
+        )
+    except (MemoryError, RecursionError, OverflowError):
+        return Verdict(False, "too large")
+    except Exception:  # sympy raises anything on what models write
+        return Verdict(False, "unreadable")
+    return Verdict(right, "equivalent" if right else "different")
 
 
-def _last_boxed(text: str) -> str | None:
-    r"""Content of the last \boxed{...} whose braces close; nested braces belong to it."""
-    start = text.rfind(r"\boxed{")
-    while start >= 0:
-        first = start + len(r"\boxed{")
-        depth = 1
-        for end in range(first, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[first:end].strip()
-        start = text.rfind(r"\boxed{", 0, start)
-    return None
+def _judge_choice(expected: str, extracted: str) -> Verdict:
+    letter = choice_letter(expected)
+    right = letter is not None and letter == choice_letter(extracted)
+    return Verdict(right, "same choice" if right else "different")
+
+
+def _judge_math(expected: str, extracted: str) -> Verdict | None:
+    gold, answer = tidy(expected), tidy(extracted)
+    if key(gold) == key(answer):
+        return Verdict(bool(key(gold)), "same text")
+    if max(depth(gold), depth(answer)) > MAX_DEPTH:
+        return Verdict(False, "too large")
+    if re.fullmatch(r"\(?[A-E]\)?", key(gold)):  # the letter of a choice, as some answers of MATH
+        letter = choice_letter(extracted)
+        if letter is not None:
+            return Verdict(letter == choice_letter(expected), "same choice" if letter == choice_letter(expected) else "different")
+    try:
+        right = same(gold, answer, _refuse)
+    except _FormulaError:
+        return None
+    how = "same number" if number(gold) and number(answer, letter_units=True) else "equivalent"
+    return Verdict(right, how if right else "different")
+
+
+def _refuse(expected: str, extracted: str) -> bool:
+    raise _FormulaError
+
+
+def _integer(text: str) -> int | None:
+    """The integer that a text is, as 1,000 or 8.0, or None."""
+    text = text.strip()
+    if not _INTEGER.fullmatch(text):
+        return None
+    return int(text.partition(".")[0].replace(",", ""))

@@ -1,83 +1,147 @@
-"""The evaluation stage: both models on every benchmark, graded and compared. The caller stores.
+"""The evaluation stage: every model asked every task, answers graded. The caller stores the tables.
 
-pytest tests/integration/test_serving.py
+pytest tests/integration/test_evaluation.py
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from lr_ray.config import Evaluation
-from lr_ray.evaluation.benchmarks import Row, load
-from lr_ray.evaluation.client import Answer, ask
-from lr_ray.evaluation.grading import extract_answer, is_correct
-from lr_ray.evaluation.statistics import PairedDifference, paired_difference
+from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
+from lr_ray.evaluation.client import ask, request
+from lr_ray.evaluation.extraction import extract_answer
+from lr_ray.evaluation.graders import Graders
+from lr_ray.evaluation.tasks import Task, load_tasks
+from lr_ray.store import Run
 
-LABELS = ("expert", "improved")
+
+@dataclass(frozen=True)
+class ServedModel:
+    """`label` names its columns, `name` is what the endpoint calls it.
+
+    `identity` stays the same as long as its answers do: a fingerprint, or URL and name.
+    """
+
+    label: str
+    name: str
+    identity: str
+
+
+Progress = Callable[[int, int], None]
 
 
 def evaluate(
     base_url: str,
-    models: dict[str, str],
+    models: Sequence[ServedModel],
     evaluation: Evaluation,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    run: Run,
+    on_asked: Progress = lambda done, total: None,
+    on_graded: Progress = lambda done, total: None,
     stop_token_ids: Sequence[int] = (),
-) -> dict[str, tuple[pa.Table, PairedDifference]]:
-    """For each of `evaluation.benchmarks` its table and its summary.
+) -> dict[str, pa.Table]:
+    """For each task its table (see `grade`).
 
-    `models` maps the labels expert and improved to served names; `on_progress` gets (answers,
-    answers in all). The table has a row per problem: problem_id, problem, expected, and for each
-    label <label>_completion, <label>_answer (null when there is none), <label>_correct and
-    <label>_finish_reason. Raises UserError for an unknown benchmark, before anything is asked,
-    and StageError when the endpoint fails for good.
+    Answers are kept in the run as they come, and those that are there are not asked again. Both
+    progress functions get (answers, answers in all). Raises UserError when a benchmark cannot be
+    read, before anything is asked, and StageError when the endpoint fails for good.
     """
-    if set(models) != set(LABELS):
-        raise ValueError(f"models: need the labels {LABELS}, got {sorted(models)}")
-    benchmarks = {name: load(name, evaluation) for name in evaluation.benchmarks}
-    total = sum(len(rows) for rows in benchmarks.values()) * len(LABELS)
-    done = 0
+    tasks = load_tasks(evaluation)
+    asked = {
+        (task.name, model.label): questions(task, model, evaluation, stop_token_ids)
+        for task in tasks
+        for model in models
+    }
+    every = [q for t in tasks for q in _in_turns([asked[t.name, m.label] for m in models])]
+    total = len(every)
+    with AnswerStore(run) as store:
+        missing = {q.key: q for q in every if q.key not in store.answers}
+        repeated = total - len({q.key for q in every})
+        done = total - repeated - len(missing)
 
-    def on_answer() -> None:
-        nonlocal done
-        done += 1
-        on_progress(done, total)
+        def on_answer(question: Question, answer: Answer) -> None:
+            nonlocal done
+            done += 1
+            store.add(question.key, answer)
+            on_asked(done, total - repeated)
 
-    results = {}
-    for name, rows in benchmarks.items():
-        served = [models[label] for label in LABELS]
-        problems = [row["problem"] for row in rows]
-        answers = asyncio.run(
-            ask(base_url, served, problems, evaluation, stop_token_ids, on_answer)
+        on_asked(done, total - repeated)
+        if missing:
+            ask(base_url, list(missing.values()), evaluation, on_answer)
+        given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
+    graded = 0
+
+    def on_verdict() -> None:
+        nonlocal graded
+        graded += 1
+        on_graded(graded, total)
+
+    with Graders() as graders:
+        return {
+            task.name: grade(
+                task, {m.label: given[task.name, m.label] for m in models}, graders, on_verdict
+            )
+            for task in tasks
+        }
+
+
+def questions(
+    task: Task, model: ServedModel, evaluation: Evaluation, stop_token_ids: Sequence[int] = ()
+) -> list[Question]:
+    """Problem by problem, each with its samples."""
+    return [
+        question(
+            model.name,
+            model.identity,
+            request(row["problem"], evaluation, stop_token_ids, task.examples, sample),
         )
-        table = grade(name, rows, {label: answers[models[label]] for label in LABELS})
-        results[name] = table, summarise(table, evaluation.seed)
-    return results
+        for row in task.rows
+        for sample in range(evaluation.samples)
+    ]
 
 
-def grade(benchmark: str, rows: list[Row], answers: dict[str, list[Answer]]) -> pa.Table:
-    """The benchmark's table; `answers[label][i]` answers row i."""
+def grade(
+    task: Task,
+    answers: dict[str, list[Answer]],
+    graders: Graders,
+    on_verdict: Callable[[], None] = lambda: None,
+) -> pa.Table:
+    """The task's table: a row per problem and sample.
+
+    `answers[label]` has each problem's samples, problem by problem. Columns: problem_id, problem,
+    expected, sample, and for each label <label>_completion, <label>_answer (null when there is
+    none), <label>_correct, <label>_verdict (how it was judged) and <label>_finish_reason.
+    """
+    samples = len(next(iter(answers.values()))) // len(task.rows)
+    rows = [row for row in task.rows for _ in range(samples)]
+    numbers = [sample for _ in task.rows for sample in range(samples)]
     columns: dict[str, pa.Array] = {
         "problem_id": pa.array([row["problem_id"] for row in rows], pa.string()),
         "problem": pa.array([row["problem"] for row in rows], pa.string()),
         "expected": pa.array([row["answer"] for row in rows], pa.string()),
+        "sample": pa.array(numbers, pa.int32()),
     }
     for label, given in answers.items():
-        extracted = [extract_answer(answer.completion, benchmark) for answer in given]
-        correct = [is_correct(row["answer"], e) for row, e in zip(rows, extracted, strict=True)]
+        extracted = [_extract(answer, task.kind) for answer in given]
+        cases = [
+            (row["answer"], said, task.kind) for row, said in zip(rows, extracted, strict=True)
+        ]
+        verdicts = graders.judge_all(cases, on_verdict)
         columns |= {
             f"{label}_completion": pa.array([a.completion for a in given], pa.string()),
             f"{label}_answer": pa.array(extracted, pa.string()),
-            f"{label}_correct": pa.array(correct, pa.bool_()),
+            f"{label}_correct": pa.array([v.correct for v in verdicts], pa.bool_()),
+            f"{label}_verdict": pa.array([v.how for v in verdicts], pa.string()),
             f"{label}_finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
         }
     return pa.table(columns)
 
 
-def summarise(table: pa.Table, seed: int) -> PairedDifference:
-    """Accuracies and the paired difference of a benchmark's table."""
-    expert_N, improved_N = (
-        np.array(table[f"{label}_correct"].to_pylist(), dtype=bool) for label in LABELS
-    )
-    return paired_difference(expert_N, improved_N, seed)
+def _extract(answer: Answer, kind: str) -> str | None:
+    return None if answer.finish_reason == "refused" else extract_answer(answer.completion, kind)
+
+
+def _in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:
+    """First of each, second of each: so the models' engines work side by side."""
+    return [question for turn in zip(*lists, strict=True) for question in turn]

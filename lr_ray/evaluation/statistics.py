@@ -1,12 +1,16 @@
-"""The difference between two models on the same problems, with its uncertainty. Needs numpy only.
+"""Accuracy and the difference between models on the same problems, with uncertainty. Needs numpy only.
 
 pytest tests/unit/test_statistics.py
 """
 
+import math
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
+
+RESAMPLES = 10_000
 
 
 class PairedDifference(TypedDict):
@@ -31,29 +35,52 @@ class PooledDifference(TypedDict):
     seeds: int
 
 
+def accuracy_interval(scores: npt.ArrayLike, seed: int) -> list[float]:
+    """95 % interval of the mean of `scores`, shape [N], N >= 1, each in [0, 1].
+
+    Wilson's score interval where every score is 0 or 1 (Wilson 1927), which holds at accuracies near
+    0 and 1 too; a percentile bootstrap over problems where a score is a mean over samples.
+    """
+    scores_N = _scores(scores)
+    mean, n, z = scores_N.mean(), len(scores_N), 1.959964
+    if not np.isin(scores_N, (0.0, 1.0)).all():
+        drawn = resampled_means(scores_N, np.random.default_rng(seed))
+        return [float(bound) for bound in np.percentile(drawn, [2.5, 97.5])]
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return [max(0.0, float(centre - half)), min(1.0, float(centre + half))]
+
+
+def resampled_means(
+    values_N: npt.NDArray[np.float64], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> npt.NDArray[np.float64]:
+    """Means of `resamples` draws of N of N values with replacement, shape [resamples]."""
+    # Drawing problems only changes how many fall on each value.
+    values_D, counts_D = np.unique(values_N, return_counts=True)
+    counts_RD = rng.multinomial(len(values_N), counts_D / len(values_N), size=resamples)
+    return np.asarray(counts_RD @ values_D / len(values_N))
+
+
 def pooled_difference(
-    expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = 10_000
+    expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = RESAMPLES
 ) -> PooledDifference:
     """Mean accuracy of S trained models, minus the expert's, and its 95 % percentile bootstrap interval.
 
-    `expert` is bool, shape [N]: whether it solved problem i; `improved` is bool, shape [S, N], one row
-    a training seed. Problems are resampled, each with the expert's verdict and those of all S models,
-    and the mean over models and problems is taken. So the interval says how far the mean of these S
-    models would move on other problems of the kind; it says nothing of other seeds, whose spread
-    `accuracy_of_seeds` shows.
+    `expert` is shape [N]: the share of its samples that solve problem i, or whether its one answer
+    does; `improved` is shape [S, N], one row a training seed. Problems are resampled, each with the
+    expert's score and those of all S models, and the mean over models and problems is taken. So the
+    interval says how far the mean of these S models would move on other problems of the kind; it
+    says nothing of other seeds, whose spread `accuracy_of_seeds` shows.
     Raises ValueError for other shapes.
     """
-    expert_N, improved_SN = np.asarray(expert, dtype=bool), np.asarray(improved, dtype=bool)
+    expert_N, improved_SN = np.asarray(expert, dtype=float), np.asarray(improved, dtype=float)
     if improved_SN.ndim != 2 or improved_SN.shape[1:] != expert_N.shape or not improved_SN.size:
         raise ValueError(f"need [N] and [S, N], got {expert_N.shape} and {improved_SN.shape}")
     seeds, problems = improved_SN.shape
-    # Models gained by each problem, -S to S: drawing problems only changes how many fall on each value.
-    gained_N = improved_SN.sum(axis=0) - seeds * expert_N.astype(int)
-    values_D, counts_D = np.unique(gained_N, return_counts=True)
-    counts_RD = np.random.default_rng(seed).multinomial(
-        problems, counts_D / problems, size=resamples
-    )
-    low, high = np.percentile(counts_RD @ values_D / (seeds * problems), [2.5, 97.5])
+    # Rounded, so that equal sums of samples are equal values.
+    gained_N = np.round(improved_SN.sum(axis=0) - seeds * expert_N, 9)
+    drawn = resampled_means(gained_N, np.random.default_rng(seed), resamples) / seeds
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return {
         "expert": float(expert_N.mean()),
         "accuracy": float(improved_SN.mean()),
@@ -66,14 +93,15 @@ def pooled_difference(
 
 
 def paired_difference(
-    expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = 10_000
+    expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = RESAMPLES
 ) -> PairedDifference:
     """Accuracies, improved minus expert, and its 95 % percentile bootstrap interval.
 
-    `expert` and `improved` are bool, shape [N], N >= 1: whether problem i was solved. Problems are
-    resampled with both verdicts together. Raises ValueError for other shapes.
+    `expert` and `improved` are shape [N], N >= 1: whether problem i was solved, or the share of
+    samples that solve it. Problems are resampled with both scores together. Raises ValueError for
+    other shapes.
     """
-    expert_N, improved_N = np.asarray(expert, dtype=bool), np.asarray(improved, dtype=bool)
+    expert_N, improved_N = np.asarray(expert, dtype=float), np.asarray(improved, dtype=float)
     if expert_N.ndim != 1 or expert_N.shape != improved_N.shape or not expert_N.size:
         raise ValueError(
             f"need two equally long non-empty vectors, got {expert_N.shape}, {improved_N.shape}"
@@ -86,3 +114,54 @@ def paired_difference(
         "difference_ci95": pooled["difference_ci95"],
         "problems": pooled["problems"],
     }
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """Two-sided exact p of McNemar's test (binomial, McNemar 1947): 1 where nothing changed.
+
+    `gained` and `lost` count the problems that only one of two models solves. The probability of a
+    split at least as uneven, were both directions equally likely.
+    """
+    changed, fewer = gained + lost, min(gained, lost)
+    tail = sum(math.comb(changed, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**changed)
+
+
+def pass_at_k(correct: npt.ArrayLike, samples: int, k: int) -> float:
+    """Mean over problems of the chance that k of a problem's samples hold a right one.
+
+    `correct` counts the right ones of `samples`, shape [N]. Unbiased (Chen et al. 2021, eq. 1):
+    1 - C(n - c, k) / C(n, k). Raises ValueError where k is not in 1 to `samples`.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"k = {k}: must be 1 to {samples}")
+    whole = math.comb(samples, k)
+    return float(np.mean([1 - math.comb(samples - int(c), k) / whole for c in np.ravel(correct)]))
+
+
+def macro_difference(
+    pairs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], seed: int
+) -> PairedDifference:
+    """`paired_difference` of the plain mean over benchmarks, each resampled by itself.
+
+    `pairs` holds both models' scores of each benchmark, shape [N_b]; `problems` is their sum.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [(_scores(expert), _scores(improved)) for expert, improved in pairs]
+    drawn = [resampled_means(np.round(b - a, 9), rng) for a, b in parts]
+    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    expert, improved = (float(np.mean([part[side].mean() for part in parts])) for side in (0, 1))
+    return {
+        "expert": expert,
+        "improved": improved,
+        "difference": improved - expert,
+        "difference_ci95": [float(low), float(high)],
+        "problems": sum(len(a) for a, _ in parts),
+    }
+
+
+def _scores(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    scores_N = np.asarray(scores, dtype=float)
+    if scores_N.ndim != 1 or not scores_N.size:
+        raise ValueError(f"need a non-empty vector, got {scores_N.shape}")
+    return scores_N

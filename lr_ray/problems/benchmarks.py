@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lr_ray.problems.boxed import last_boxed
 from lr_ray.problems.rows import (
     Convert,
     Found,
@@ -110,23 +111,6 @@ def _boxed(row: Row) -> str:
     if answer is None:
         raise UnusableRowError(r"solution has no \boxed{}; must have one around the answer")
     return answer
-
-
-def last_boxed(solution: str) -> str | None:
-    r"""Content of the last closed \boxed{} (or \fbox{}); without braces, up to the next space or $.
-
-    Nested braces belong to it; escaped ones do not count.
-    """
-    for found in reversed(list(re.finditer(r"\\(?:boxed|fbox)(\s*\{|\s+)", solution))):
-        rest = solution[found.end() :]
-        if not found[1].endswith("{"):
-            return re.split(r"[\s$]", rest, maxsplit=1)[0]
-        depth = 1
-        for mark in re.finditer(r"\\.|[{}]", rest, re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(mark[0], 0)
-            if depth == 0:
-                return rest[: mark.start()].strip()
-    return None
 
 
 _TRAIN, _TEST = ("train",), ("test",)

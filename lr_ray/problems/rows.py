@@ -98,16 +98,18 @@ def digest(problem: str) -> str:
     return hashlib.sha256(problem.encode()).hexdigest()[:16]
 
 
-def mapped(problem: str, problem_id: str | None, answer: str | None) -> Convert:
-    """Reads a problem from fields with these names; a row may lack the answer's."""
+def mapped(
+    problem: str, problem_id: str | None, answer: str | None, section: str = "data.fields"
+) -> Convert:
+    """Reads a problem from fields with these names, set in `section`; a row may lack the answer's."""
 
     def convert(row: Row) -> Found:
         found_id = None
         if problem_id is not None:
-            found_id = identifier(row, problem_id, option="data.fields.id")
+            found_id = identifier(row, problem_id, option=f"{section}.id")
         try:
             return Found(
-                text(row, problem, option="data.fields.problem"),
+                text(row, problem, option=f"{section}.problem"),
                 answer_text(row.get(answer), answer) if answer is not None else None,
                 found_id,
             )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from lr_ray.config import Config, Sampling
 from lr_ray.contrast import problem_seed
 from lr_ray.errors import UserError
-from lr_ray.evaluation.grading import extract_answer, is_correct
+from lr_ray.evaluation.extraction import extract_answer, kind_of
+from lr_ray.evaluation.grading import is_correct
 from lr_ray.models import load_tokenizer, stop_token_ids
 from lr_ray.problems import PROBLEM
 from lr_ray.sampling.expert import Solver
@@ -118,7 +119,7 @@ def write_right(
 def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are read (see `grading.extract_answer`). A problem that has no right
+    `source` says how answers are read (see `extraction.kind_of`). A problem that has no right
     solution has no row; one that has an error or no answer is rejected.
     """
     errors = [
@@ -129,6 +130,7 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
         batch, pa.array([e is not None for e in errors], pa.bool_()), pa.array(errors, pa.string())
     )
     rows, good_index, bad_index, drawn, right = [], [], [], 0, 0
+    kind = kind_of(source)
     for problem, error in zip(batch.to_pylist(), errors, strict=True):
         if error is not None:
             bad_index.append(problem["index"])
@@ -141,7 +143,7 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
                 problem["completions"], problem["finish_reasons"], strict=True
             )
             if reason == "stop"
-            and is_correct(problem["answer"], extract_answer(decode(completion), source))
+            and is_correct(problem["answer"], extract_answer(decode(completion), kind), kind)
         ]
         right += len(graded)
         rows += [_row(problem, completion) for completion in dict.fromkeys(graded)]

@@ -13,12 +13,16 @@ from lr_ray.comparison.plot import Axis, axis_of, draw
 from lr_ray.comparison.table import collect, render
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
-from lr_ray.evaluation.client import Answer
-from lr_ray.evaluation.stage import grade, summarise
+from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.graders import Graders
+from lr_ray.evaluation.results import LABELS, summarise
+from lr_ray.evaluation.stage import grade
+from lr_ray.evaluation.tasks import Task
 from lr_ray.store import Run
 
 DEMO = resolve(read_tree("demo"))
-PROBLEMS = [{"problem_id": str(i), "problem": "?", "answer": "1"} for i in range(4)]
+PROBLEMS = tuple({"problem_id": str(i), "problem": "?", "answer": "1"} for i in range(4))
+TASK = Task("demo", "demo", (), PROBLEMS)
 
 
 def config_with(**sections) -> Config:
@@ -158,9 +162,10 @@ def finished(run: Run, cell, right: list[int], kept_steps: int) -> None:
         "expert": [Answer(said[i == 0], "stop") for i in range(4)],
         "improved": [Answer(said[i in right], "stop") for i in range(4)],
     }
-    table = grade("demo", PROBLEMS, answers)
+    with Graders() as graders:
+        table = grade(TASK, answers, graders)
     there.write_table("evaluation/demo.parquet", table)
-    summary: dict = {"accuracy": {"demo": summarise(table, 0)}}
+    summary: dict = {"accuracy": {"demo": summarise(table, LABELS, 0)}}
     if cell.source:
         summary["sampling"] = {
             "problems": 5,

@@ -1,10 +1,10 @@
 import threading
 
 import pytest
+from lr_ray.evaluation.benchmarks import load
 
 from lr_ray.config import Evaluation
 from lr_ray.errors import UserError
-from lr_ray.evaluation.benchmarks import load
 from lr_ray.evaluation.client import Answer, request
 from lr_ray.evaluation.grading import extract_answer, is_correct
 from lr_ray.evaluation.stage import grade, summarise

@@ -1,0 +1,80 @@
+"""Answers kept as they come, so that an evaluation that was killed asks only what is missing.
+
+An answer lies under a key of everything that it depends on: the model's identity and the request.
+Exercised by `pytest tests/unit/test_answers.py` and `tests/integration/test_evaluation.py`.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lr_ray.store import Run
+
+FOLDER = "answers"
+_EVERY_S = 2.0  # a killed evaluation loses the answers of so long
+_SCHEMA = pa.schema(
+    [("key", pa.string()), ("completion", pa.string()), ("finish_reason", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, the prefill included.
+
+    `finish_reason` is stop or length, or refused where the endpoint would not take the prompt (too
+    long for the model); the completion is its reason then.
+    """
+
+    completion: str
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request to a served model; equal keys have equal answers."""
+
+    model: str
+    key: str
+    body: dict[str, Any]
+
+
+def question(model: str, identity: str, body: dict[str, Any]) -> Question:
+    """`identity` tells the model whatever its served name: a fingerprint, or URL and name."""
+    asked = {**body, "model": identity}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return Question(model, digest[:32], {**body, "model": model})
+
+
+class AnswerStore:
+    """The answers in a run's folder. A context manager: what was added last is written at its end."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.answers = run, dict[str, Answer]()
+        self._new: dict[str, Answer] = {}
+        self._written = time.monotonic()
+        for row in run.read_tables(run.shards(FOLDER), _SCHEMA).to_pylist():
+            self.answers[row.pop("key")] = Answer(**row)
+
+    def add(self, key: str, answer: Answer) -> None:
+        self.answers[key] = self._new[key] = answer
+        if time.monotonic() - self._written > _EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        if self._new:
+            rows = [{"key": key, **asdict(answer)} for key, answer in self._new.items()]
+            name = f"{FOLDER}/part-{uuid.uuid4().hex[:12]}.parquet"
+            self.run.write_table(name, pa.Table.from_pylist(rows, _SCHEMA))
+            self._new = {}
+        self._written = time.monotonic()
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.write()

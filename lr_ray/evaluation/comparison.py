@@ -1,0 +1,259 @@
+r"""Whether two tidied answers are the same object: numbers, words, tuples, intervals, sets, matrices.
+
+Formulas, the leaves of these, go to a function that the caller gives. Differences from `math_equal` of
+the Qwen2.5-Math evaluation toolkit (evaluation/grader.py): 10001 is not 10000 (theirs: within 1e-4),
+0.5 is not 50, [1,2] is not (1,2), roots may come in any order, \pm is both signs, 1\frac{4}{5} is 9/5.
+pytest tests/unit/test_grading.py
+"""
+
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lr_ray.evaluation.exact_numbers import number, same_number
+from lr_ray.evaluation.latex import WORDS, bracketed, key, matrix, split
+
+Leaf = Callable[[str, str], bool]  # whether two formulas are equal: (expected, extracted)
+
+_MAX_SIGNS = 4  # of \pm in one formula: 16 of them
+_NAME = r"\\?[A-Za-z][\w'’\\{}\x02\x03 ]{0,30}?(?:\s*\([\w\\, ]{1,12}\))?"
+_NAMED = re.compile(rf"(?P<name>{_NAME})\s*(?:(?<![<>!\\])=(?!=)|\\in(?![A-Za-z])|\\to(?![A-Za-z]))\s*(?P<rest>.+)")
+_BOUNDED = re.compile(
+    r"(?:(?P<low>[^<>\\]*(?:\\(?!le|ge|ne)[A-Za-z]+[^<>\\]*)*)(?P<left><|\\le(?![A-Za-z]))\s*)?"
+    r"(?P<name>\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*(?P<right><|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))(?P<high>[^<>=]+)"
+)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
+_FORMULA = re.compile(r"[\\^_=<>+*/]|sqrt|\b(?:sin|cos|tan|log|exp|ln)\b")
+_COMPUTED = re.compile(r"(?:(?:\\[A-Za-z]+|[^A-Za-z=<>])+=)+[^=<>]+")
+_BASE = re.compile(r"(\d[\dA-Za-z]*)_\{?(\d+)\}?")
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """`kind`: scalar, list, tuple (with its brackets), set, union or matrix (a row per part)."""
+
+    kind: str
+    parts: tuple[str, ...]
+    brackets: str = ""
+
+
+def same(expected: str, extracted: str, leaf: Leaf) -> bool:
+    """Whether the two tidied answers are the same object. Raises what `leaf` raises."""
+    if key(expected) == key(extracted):
+        return True
+    decided = _plain(expected, extracted)
+    if decided is not None:
+        return decided
+    gold, answer = _shape(expected), _shape(extracted)
+    if gold.kind == answer.kind == "scalar":
+        return _same_scalar(expected, extracted, leaf)
+    if "scalar" in (gold.kind, answer.kind):
+        return _with_scalar(gold, answer, expected, extracted, leaf)
+    return _same_shape(gold, answer, leaf)
+
+
+def _plain(expected: str, extracted: str) -> bool | None:
+    """Decides what needs no structure: two numbers, two clock times, words. None where it cannot."""
+    gold, answer = number(expected), number(extracted, letter_units=True)
+    if gold is not None and answer is not None:
+        if gold.step is None and answer.step is None and "," in extracted + expected:
+            return None if gold.value != answer.value else True  # 100,200 may be a list
+        return same_number(gold, answer)
+    times = _clock(expected), _clock(extracted)
+    if None not in times:
+        return times[0] == times[1]
+    if _is_prose(expected) and not (gold or answer):
+        return _words(expected) == _words(extracted)
+    return _same_in_base(key(expected), key(extracted))
+
+
+def _same_in_base(expected: str, extracted: str) -> bool | None:
+    """Decides numerals in a base, such as 204_5; an answer may leave out the base that was asked for."""
+    gold, answer = _BASE.fullmatch(expected), _BASE.fullmatch(extracted)
+    if gold is None:
+        return None
+    if answer is None:
+        return gold[1] == extracted if extracted.isalnum() else None
+    try:
+        return int(gold[1], int(gold[2])) == int(answer[1], int(answer[2]))
+    except ValueError:
+        return False
+
+
+def _same_shape(gold: _Shape, answer: _Shape, leaf: Leaf) -> bool:
+    if len(gold.parts) != len(answer.parts):
+        return False
+    kinds = {gold.kind, answer.kind}
+    if "matrix" in kinds and kinds != {"matrix"}:
+        return kinds == {"matrix", "tuple"} and _ordered(_vector(gold), _vector(answer), leaf)
+    if kinds == {"matrix"}:
+        return all(
+            _ordered(tuple(g.split("&")), tuple(a.split("&")), leaf)
+            for g, a in zip(gold.parts, answer.parts, strict=True)
+        )
+    if kinds == {"tuple"}:
+        return gold.brackets == answer.brackets and _ordered(gold.parts, answer.parts, leaf)
+    if kinds == {"list", "tuple"}:  # brackets left out
+        return "[" not in gold.brackets + answer.brackets and _ordered(
+            gold.parts, answer.parts, leaf
+        )
+    if kinds <= {"list", "set"} or kinds == {"union"}:
+        return _unordered(gold.parts, answer.parts, leaf)
+    return False
+
+
+def _with_scalar(gold: _Shape, answer: _Shape, expected: str, extracted: str, leaf: Leaf) -> bool:
+    """One is a formula and the other is not."""
+    other, scalar = (answer, expected) if gold.kind == "scalar" else (gold, extracted)
+    if other.kind in ("list", "set") and len(other.parts) == 1:
+        pair = (expected, other.parts[0]) if gold.kind == "scalar" else (other.parts[0], extracted)
+        return same(*pair, leaf)
+    if other.kind == "list" and re.fullmatch(r"\d{1,3}(,\d{3})+", scalar):  # not thousands, then
+        return _same_shape(_listed(gold, expected), _listed(answer, extracted), leaf)
+    if other.kind in ("list", "set"):
+        return False
+    return leaf(expected, extracted)  # such as a product with a matrix, or x^2 < 4
+
+
+def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
+    gold, answer = _NAMED.fullmatch(expected), _NAMED.fullmatch(extracted)
+    if gold and answer:
+        if key(gold["name"]) == key(answer["name"]):
+            return same(_last(gold["rest"]), _last(answer["rest"]), leaf)
+        return leaf(expected, extracted)
+    if gold:
+        return "=" not in extracted and same(_last(gold["rest"]), extracted, leaf)
+    if answer:
+        return "=" not in expected and same(expected, _last(answer["rest"]), leaf)
+    if "=" not in expected and _COMPUTED.fullmatch(extracted):  # 10+6=16
+        return same(expected, _last(extracted), leaf)
+    return leaf(expected, extracted)
+
+
+def _ordered(gold: tuple[str, ...], answer: tuple[str, ...], leaf: Leaf) -> bool:
+    return len(gold) == len(answer) and all(
+        same(g.strip(), a.strip(), leaf) for g, a in zip(gold, answer, strict=True)
+    )
+
+
+def _unordered(gold: tuple[str, ...], answer: tuple[str, ...], leaf: Leaf) -> bool:
+    """Whether every expected part has an extracted one of its own; the same text first."""
+    left = list(answer)
+    rest = []
+    for part in gold:
+        twin = next((a for a in left if key(a) == key(part)), None)
+        if twin is None:
+            rest.append(part)
+        else:
+            left.remove(twin)
+    for part in rest:
+        twin = next((a for a in left if same(part, a, leaf)), None)
+        if twin is None:
+            return False
+        left.remove(twin)
+    return not left
+
+
+def _shape(text: str) -> _Shape:
+    rows = matrix(text)
+    if rows is not None:
+        return _Shape("matrix", tuple("&".join(row) for row in rows))
+    united = split(text, (r"\cup",))
+    if len(united) == 1 and re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text):
+        united = split(text, ("or", ",", r"\lor", r"\vee"))
+        united = [_interval(part) or "" for part in united]
+        if "" in united:
+            return _Shape("scalar", (text,))
+        return _shape(united[0]) if len(united) == 1 else _Shape("union", tuple(united))
+    if len(united) > 1:
+        return _Shape("union", tuple(united))
+    named = _NAMED.fullmatch(text)
+    if named and (r"\in" in text or bracketed(named["rest"])):  # x \in [1,2], x = \{1, 2\}
+        shape = _shape(named["rest"].strip())
+        return shape if shape.kind != "scalar" else _Shape("scalar", (text,))
+    return _listed(None, text)
+
+
+def _listed(shape: _Shape | None, text: str) -> _Shape:
+    """The shape of a text without unions and relations; one that is known to be no list is kept."""
+    if shape is not None and shape.kind != "scalar":
+        return shape
+    whole = bracketed(text)
+    if whole and whole[0] in ("(", "[", r"\langle"):
+        parts = _signs(split(whole[1]), joined=True)
+        if len(parts) == 1 and len(parts[0]) == 1 and (whole[0] == "(" or matrix(whole[1])):
+            return _shape(parts[0][0])
+        brackets = (whole[0] + whole[2]).replace(r"\langle", "(").replace(r"\rangle", ")")
+        if len(parts) > 1:
+            open_, close = brackets
+            return _Shape("list", tuple(f"{open_}{','.join(p)}{close}" for p in parts))
+        return _Shape("tuple", tuple(parts[0]), brackets)
+    if whole:
+        parts = [sign for part in split(whole[1]) for (sign,) in _signs([part])]
+        return _Shape("set", tuple(dict.fromkeys(parts)))
+    items = [
+        item for item in split(text, (",", ";", "and", "or")) if item.strip("".join(WORDS) + " ")
+    ]
+    items = [item.strip("".join(WORDS) + " ") if len(items) > 1 else item for item in items]
+    parts = [sign for item in items for (sign,) in _signs([item])]
+    return _Shape("list" if len(parts) > 1 else "scalar", tuple(parts))
+
+
+def _signs(parts: list[str], joined: bool = False) -> list[list[str]]:
+    r"""The parts with each \pm as + and as -; a \mp is the opposite of the one \pm beside it."""
+    count = sum(len(re.findall(r"\\pm(?![A-Za-z])", part)) for part in parts)
+    if not 0 < count <= _MAX_SIGNS:
+        return [parts]
+    found = []
+    for signs in itertools.product("+-", repeat=count):
+        choice = iter(signs)
+        opposite = "-" if signs[0] == "+" else "+"
+        written = [re.sub(r"\\pm(?![A-Za-z])\s*", lambda _: next(choice), part) for part in parts]
+        found.append([re.sub(r"\\mp(?![A-Za-z])\s*", opposite, part).strip() for part in written])
+    return found
+
+
+def _interval(text: str) -> str | None:
+    """The interval that a bounded variable is in: x < 2, or 1 < x <= 2."""
+    found = _BOUNDED.fullmatch(text.strip("".join(WORDS) + " "))
+    if found is None:
+        return None
+    low, high, closed = found["low"], found["high"].strip(), found["right"] in (r"\le", r"\ge")
+    if found["right"] in (">", r"\ge"):
+        if low:
+            return None
+        return f"{'[' if closed else '('}{high},\\infty)"
+    opening = "[" if low and found["left"] == r"\le" else "("
+    return f"{opening}{(low or '').strip() or '-' + chr(92) + 'infty'},{high}{']' if closed else ')'}"
+
+
+def _vector(shape: _Shape) -> tuple[str, ...]:
+    if shape.kind == "tuple":
+        return shape.parts if shape.brackets == "()" else ()
+    return tuple(shape.parts[0].split("&")) if len(shape.parts) == 1 else shape.parts
+
+
+def _last(text: str) -> str:
+    return re.split(r"(?<![<>!\\])=(?!=)", text)[-1].strip()
+
+
+def _clock(text: str) -> int | None:
+    """Seconds since midnight of a time with a.m. or p.m., or of one on a 24-hour clock."""
+    found = _CLOCK.fullmatch(text.strip("".join(WORDS) + " "))
+    if found is None:
+        return None
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()[:3])
+    if found[4]:
+        hours = hours % 12 + (12 if found[4].lower() == "p" else 0)
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is words: "Book store", "They are equal", but not xyz_1 or 2 sin x."""
+    return _FORMULA.search(text) is None and re.search(r"[A-Za-z]{3}", text) is not None
+
+
+def _words(text: str) -> str:
+    text = re.sub(r"[^\w ]", "", text.casefold())
+    return "".join(word for word in text.split() if word not in ("the", "a", "an"))

@@ -1,0 +1,146 @@
+"""Grading in processes of its own: no answer can hang the run, end it, or take its memory.
+
+pytest tests/unit/test_graders.py
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from lr_ray.errors import StageError
+from lr_ray.evaluation.grading import Verdict, judge_by_algebra, judge_exactly
+
+if TYPE_CHECKING:
+    from pebble import ProcessFuture, ProcessPool
+
+Case = tuple[str, str | None, str]  # expected, extracted, kind
+
+_MEMORY_BYTES = 1 << 30  # of address space that a worker may take on top of what it starts with
+_PR_SET_PDEATHSIG = 1
+
+
+class Graders:
+    """Judges answers; processes start with the first pair that takes algebra, and end with the block.
+
+    A context manager. `workers`: at most 4 where None is given. `time_limit_s`: of one pair.
+    """
+
+    def __init__(self, workers: int | None = None, time_limit_s: float = 5.0) -> None:
+        self._workers = workers or min(4, os.cpu_count() or 1)
+        self._time_limit_s = time_limit_s
+        self._pool: ProcessPool | None = None
+
+    def __enter__(self) -> "Graders":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    @property
+    def started(self) -> bool:
+        """Whether worker processes have been started."""
+        return self._pool is not None
+
+    def judge_all(
+        self, cases: Sequence[Case], on_done: Callable[[], None] = lambda: None
+    ) -> list[Verdict]:
+        """The verdict on each case, in order; `on_done` is called after each.
+
+        What takes no algebra is decided here, and every pair once. A pair that takes longer than the
+        limit is wrong by "time limit", one that takes too much memory, or kills its process, by "too
+        large". Raises StageError when no process can be started, ValueError for an unknown kind.
+        """
+        verdicts: dict[Case, Verdict] = {}
+        pending: dict[Case, ProcessFuture[Verdict]] = {}
+        for case in dict.fromkeys(cases):
+            verdict = judge_exactly(*case)
+            if verdict is None:
+                pending[case] = self._schedule(case)
+            else:
+                verdicts[case] = verdict
+        judged = []
+        for case in cases:
+            if case not in verdicts:
+                verdicts[case] = self._result(case, pending[case])
+            judged.append(verdicts[case])
+            on_done()
+        return judged
+
+    def _schedule(self, case: Case) -> "ProcessFuture[Verdict]":
+        if self._pool is None:
+            self._pool = _start_pool(self._workers)
+        expected, extracted, _ = case
+        return self._pool.schedule(_judge, (expected, extracted), timeout=self._time_limit_s)
+
+    def _result(self, case: Case, future: "ProcessFuture[Verdict]") -> Verdict:
+        from concurrent.futures.process import BrokenProcessPool
+
+        from pebble import ProcessExpired
+
+        try:
+            return future.result()
+        except TimeoutError:
+            return Verdict(False, "time limit")
+        except ProcessExpired:
+            return Verdict(False, "too large")
+        except BrokenProcessPool as error:
+            self._stop()
+            raise StageError(
+                f"grading: a worker process ended before it could judge {case[0]!r:.80} against "
+                f"{case[1]!r:.80} ({error}); is there memory for {self._workers} more processes?"
+            ) from error
+
+    def _stop(self) -> None:
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.stop()
+            pool.join()
+
+
+def _start_pool(workers: int) -> "ProcessPool":
+    """A pool whose workers a server process forks, so that each starts with sympy imported.
+
+    The server is started clean: this process has threads and sockets, which no fork may copy. It ends
+    with this process.
+    """
+    import multiprocessing
+    from multiprocessing import forkserver
+
+    from pebble import ProcessPool
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lr_ray.evaluation.algebra"])
+    # Ctrl-C reaches the whole process group; the server and its forks leave it to this process.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ProcessPool(workers, initializer=_prepare_worker, context=context)
+
+
+def _prepare_worker() -> None:
+    """Bounds the worker's memory, and has it die at once when asked to, or with the run."""
+    import ctypes
+    import resource
+
+    import lr_ray.evaluation.algebra  # noqa: F401  its import is not part of the first pair's time
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler waits for a long multiplication
+    with open("/proc/self/statm") as statm:
+        started_bytes = int(statm.read().split()[0]) * resource.getpagesize()
+    limit = started_bytes + _MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _judge(expected: str, extracted: str) -> Verdict:
+    return judge_by_algebra(expected, extracted, time_limit_s=None)

@@ -1,0 +1,132 @@
+"""An evaluation in its run directory: asked, graded, stored; and the job that asks any endpoint.
+
+python jobs/evaluate.py --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
+"""
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from lr_ray import report
+from lr_ray.cli import Command
+from lr_ray.config import EndpointConfig, Evaluation
+from lr_ray.console import StageProgress, quiet_others
+from lr_ray.errors import UserError
+from lr_ray.evaluation import answers
+from lr_ray.evaluation.client import check_endpoint
+from lr_ray.evaluation.results import changed, macro, summarise
+from lr_ray.evaluation.stage import ServedModel, evaluate
+from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.store import SCHEMA_VERSION, Run, read_asked
+from lr_ray.versions import versions
+
+
+def run_evaluation(
+    run: Run,
+    console: Console,
+    base_url: str,
+    models: Sequence[ServedModel],
+    evaluation: Evaluation,
+    stop_token_ids: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Asks, grades, writes evaluation/ and returns the parts of summary.json.
+
+    `accuracy` (see `results.summarise`), `accuracy_mean` with several tasks, and `evaluation`:
+    answers, seconds, and the conditions that all models were asked under.
+    """
+    started, labels = time.monotonic(), [model.label for model in models]
+    with StageProgress(console, "evaluation", 0, "answers") as asking:
+
+        def on_asked(done: int, total: int) -> None:
+            if asking.total != total and done:
+                console.print(f"evaluation {done} of {total} answers are there from before")
+            asking.update_of(done, total)
+
+        @functools.cache
+        def grading() -> StageProgress:
+            return StageProgress(console, "grading", 0, "answers")
+
+        tables = evaluate(
+            base_url,
+            models,
+            evaluation,
+            run,
+            on_asked,
+            lambda done, total: grading().update_of(done, total),
+            stop_token_ids,
+        )
+    accuracy = {}
+    for name, table in tables.items():
+        run.write_table(f"evaluation/{name}.parquet", table)
+        run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        accuracy[name] = summarise(table, labels, evaluation.seed)
+    count = sum(len(labels) * table.num_rows for table in tables.values())
+    seconds = time.monotonic() - started
+    parts: dict[str, Any] = {"accuracy": accuracy}
+    if len(tables) > 1:
+        parts["accuracy_mean"] = macro(tables, labels, evaluation.seed)
+    conditions = evaluation.model_dump(
+        include={"system_prompt", "prefill", "max_new_tokens", "temperature", "stop"}
+    )
+    parts["evaluation"] = {
+        "answers": count,
+        "seconds": seconds,
+        "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
+    }
+    run.remove(answers.FOLDER)  # the tables hold them all
+    console.print(f"evaluation {count} answers, {seconds:.1f} s, {count / seconds:.0f}/s")
+    return parts
+
+
+def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
+    """Evaluates what an endpoint serves into a run directory of its own. Returns the exit code."""
+    config, run, started = command.config, command.run, time.monotonic()
+    run.create()
+    with run.lock():
+        _check_same(run, config)
+        summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+        if "accuracy" in summary:
+            print(f"{run.location}: evaluation finished before; nothing to do")
+            report.print_summary(Console(highlight=False), run, summary)
+            return 0
+        load_tasks(config.evaluation)
+        check_endpoint(config.endpoint, config.models)
+        _begin(run, config)
+        log = run.log_path()
+        print(f"endpoint   {config.endpoint}\nrun        {run.location}\nlog        {log}")
+        models = [
+            ServedModel(name, name, f"{config.endpoint.rstrip('/')} {name}")
+            for name in config.models
+        ]
+        with quiet_others(log) as console:
+            summary |= run_evaluation(run, console, config.endpoint, models, config.evaluation)
+        summary["seconds_total"] = time.monotonic() - started
+        run.write_json("summary.json", summary)
+        report.write_page(run, summary)
+        report.print_summary(Console(highlight=False), run, summary)
+    return 0
+
+
+def _check_same(run: Run, config: EndpointConfig) -> None:
+    """Raises UserError when the run holds something else."""
+    if not run.exists("run.json"):
+        return
+    there = read_asked(run)["config"]
+    if "endpoint" not in there:
+        raise UserError(f"--run {run.location}: holds a run of the pipeline; give another --run")
+    differing = config.differences(there)
+    if differing:
+        raise UserError(
+            f"--run {run.location}: holds an evaluation with another {', '.join(differing)}; "
+            "give another --run, or the values in its run.json"
+        )
+
+
+def _begin(run: Run, config: EndpointConfig) -> None:
+    if not run.exists("run.json"):
+        asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest()}
+        asked |= {"versions": versions(), "config": config.model_dump(mode="json")}
+        run.write_json("run.json", asked)

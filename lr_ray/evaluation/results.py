@@ -1,0 +1,137 @@
+"""What the graded tables say: accuracies, paired differences, and the problems that changed.
+
+pytest tests/unit/test_results.py
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lr_ray.evaluation.statistics import (
+    accuracy_interval,
+    macro_difference,
+    mcnemar_p,
+    paired_difference,
+    pass_at_k,
+)
+
+LABELS = ("expert", "improved")  # of a pipeline's run
+# Columns of a task's table, and those of each model behind its label.
+SHARED = ("problem_id", "problem", "expected", "sample")
+PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
+Scores = npt.NDArray[np.float64]
+
+
+def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, Any]:
+    """`problems`, `samples`, `models.<label>` and, against the first label, `differences.<label>`.
+
+    A model's figures are fractions of its answers: accuracy with its 95 % interval, answered (an
+    answer could be read), cut (by the limit on tokens) and refused (by the endpoint); with several
+    samples also pass_at_k and majority. A difference has its interval, the problems gained and lost,
+    and the exact McNemar p (one sample only). A pipeline's run has expert, improved, difference and
+    difference_ci95 beside them.
+    """
+    samples = _samples(table)
+    scores = {label: scores_of(table, label) for label in labels}
+    summary: dict[str, Any] = {
+        "problems": table.num_rows // samples,
+        "samples": samples,
+        "models": {label: _model(table, label, samples, scores[label], seed) for label in labels},
+        "differences": {
+            label: _difference(scores[labels[0]], scores[label], samples, seed)
+            for label in labels[1:]
+        },
+    }
+    if tuple(labels) == LABELS:
+        summary |= paired_difference(scores["expert"], scores["improved"], seed)
+    return summary
+
+
+def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> dict[str, Any]:
+    """The plain mean over tasks: `models.<label>.accuracy` and `differences.<label>`."""
+    scores = {label: [scores_of(table, label) for table in tables.values()] for label in labels}
+    first = scores[labels[0]]
+    differences = {}
+    for label in labels[1:]:
+        paired = macro_difference(list(zip(first, scores[label], strict=True)), seed)
+        differences[label] = {
+            "difference": paired["difference"],
+            "difference_ci95": paired["difference_ci95"],
+        }
+    means = {
+        label: {"accuracy": float(np.mean([s.mean() for s in scores[label]]))} for label in labels
+    }
+    return {"tasks": len(tables), "models": means, "differences": differences}
+
+
+def changed(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows whose verdict differs between the first label and another, gained ones first.
+
+    `change` is gained or lost, `model` the other label; the rest is the table's.
+    """
+    first, found = labels[0], []
+    for label in labels[1:]:
+        columns = [f"{model}_{part}" for model in (first, label) for part in PARTS]
+        for row in table.select([*SHARED, *columns]).to_pylist():
+            if row[f"{first}_correct"] != row[f"{label}_correct"]:
+                change = "lost" if row[f"{first}_correct"] else "gained"
+                found.append({"change": change, "model": label, **row})
+    return sorted(found, key=lambda row: row["change"] == "lost")
+
+
+def scores_of(table: pa.Table, label: str) -> Scores:
+    """Share of each problem's samples that are right, shape [N]."""
+    correct = np.array(table[f"{label}_correct"].to_pylist(), dtype=float)
+    return np.asarray(correct.reshape(-1, _samples(table)).mean(axis=1))
+
+
+def _samples(table: pa.Table) -> int:
+    return int(max(table["sample"].to_pylist())) + 1
+
+
+def _model(table: pa.Table, label: str, samples: int, scores: Scores, seed: int) -> dict[str, Any]:
+    reasons = Counter(table[f"{label}_finish_reason"].to_pylist())
+    answers = table.num_rows
+    figures: dict[str, Any] = {
+        "accuracy": float(scores.mean()),
+        "accuracy_ci95": accuracy_interval(scores, seed),
+        "answered": 1 - table[f"{label}_answer"].null_count / answers,
+        "cut": reasons["length"] / answers,
+        "refused": reasons["refused"] / answers,
+    }
+    if samples > 1:
+        right = np.round(scores * samples).astype(int)
+        ks = sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+        figures["pass_at_k"] = {str(k): pass_at_k(right, samples, k) for k in ks}
+        figures["majority"] = _majority(table, label, samples)
+    return figures
+
+
+def _majority(table: pa.Table, label: str, samples: int) -> float:
+    """Share of problems whose most frequent answer is right; the first of equally frequent ones counts.
+
+    All right answers are one answer, however they are written; wrong ones are told apart by text.
+    """
+    said, correct = (table[f"{label}_{part}"].to_pylist() for part in ("answer", "correct"))
+    votes = [True if right else answer for answer, right in zip(said, correct, strict=True)]
+    won = 0
+    for start in range(0, len(votes), samples):
+        cast = [vote for vote in votes[start : start + samples] if vote is not None]
+        won += bool(cast) and Counter(cast).most_common(1)[0][0] is True
+    return won / (len(votes) // samples)
+
+
+def _difference(first: Scores, other: Scores, samples: int, seed: int) -> dict[str, Any]:
+    paired = paired_difference(first, other, seed)
+    gained, lost = int((other > first).sum()), int((other < first).sum())
+    return {
+        "difference": paired["difference"],
+        "difference_ci95": paired["difference_ci95"],
+        "gained": gained,
+        "lost": lost,
+        "mcnemar_p": mcnemar_p(gained, lost) if samples == 1 else None,
+    }

@@ -1,0 +1,120 @@
+"""What models are asked: benchmarks by name or file, each with a number of worked examples.
+
+pytest tests/unit/test_evaluation_tasks.py
+"""
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lr_ray import embedded
+from lr_ray.config import Evaluation
+from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation.examples import Example, examples
+from lr_ray.evaluation.extraction import kind_of
+from lr_ray.problems import files
+from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.problems.rows import Rejected, mapped
+from lr_ray.problems.sources import Source, benchmark
+
+Row = dict[str, str]
+_DEMO_PROBLEMS = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark's problems, asked in one way.
+
+    `kind` is that of the answers (demo, choice or math); a row has problem_id, problem and answer.
+    """
+
+    name: str
+    kind: str
+    examples: tuple[Example, ...]
+    rows: tuple[Row, ...]
+
+
+def load_tasks(evaluation: Evaluation) -> list[Task]:
+    """The tasks of `task_names`, at most `evaluation.max_problems` problems each.
+
+    Needs no engine; benchmarks without a data_dir are downloaded. Raises UserError naming
+    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer.
+    """
+    task_names(evaluation)  # names that clash are told first
+    tasks = []
+    for name in evaluation.benchmarks:
+        rows, kind = tuple(_rows(name, evaluation)), kind_of(name)
+        tasks += [
+            Task(task_name(name, shots), kind, examples(kind, shots), rows)
+            for shots in evaluation.shots
+        ]
+    return tasks
+
+
+def task_names(evaluation: Evaluation) -> list[str]:
+    """Names of results: gsm8k, gsm8k-4-shot for four examples, `problems` for dir/problems.jsonl.
+
+    Raises UserError when two are the same.
+    """
+    names = [task_name(name, shots) for name in evaluation.benchmarks for shots in evaluation.shots]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(
+            f"evaluation.benchmarks: {', '.join(sorted(twice))} occurs twice; give each once, "
+            "and files different names"
+        )
+    return names
+
+
+def task_name(benchmark_name: str, shots: int) -> str:
+    stem = PurePosixPath(benchmark_name).name
+    stem = re.sub(r"(\.jsonl?(\.gz)?|\.parquet)$", "", stem)
+    return re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
+
+
+def _rows(name: str, evaluation: Evaluation) -> list[Row]:
+    if name == "demo":
+        count = evaluation.max_problems or _DEMO_PROBLEMS
+        return embedded.generate("heldout", count, evaluation.seed)
+    source, rows = _source(name, evaluation), []
+    try:
+        for found in source.problems():
+            if isinstance(found, Rejected) or found.answer is None:
+                reason = found.reason if isinstance(found, Rejected) else "no answer"
+                where = f"{found.file}, row {found.row}"
+                raise UserError(f"evaluation.benchmarks: {where}: {reason}")
+            rows.append(
+                {"problem_id": found.problem_id, "problem": found.problem, "answer": found.answer}
+            )
+    except StageError as error:
+        raise UserError(f"evaluation.benchmarks: {name}: {error}") from None
+    if not rows:
+        raise UserError(f"evaluation.benchmarks: {name}: no rows; give a file that has some")
+    if evaluation.max_problems is None or evaluation.max_problems >= len(rows):
+        return rows
+    # In the first rows of some sets all problems are of one subject.
+    drawn = sorted(rows, key=lambda row: _key(row, evaluation.seed))[: evaluation.max_problems]
+    chosen = {row["problem_id"] for row in drawn}
+    return [row for row in rows if row["problem_id"] in chosen][: evaluation.max_problems]
+
+
+def _source(name: str, evaluation: Evaluation) -> Source:
+    if name in BENCHMARKS:
+        return benchmark(name, "test", evaluation.data_dir, "evaluation")
+    if files.is_file_name(name) or files.has_glob(name):
+        found, fields = tuple(files.find(name, "evaluation.benchmarks")), evaluation.fields
+        convert = mapped(fields.problem, fields.id, fields.answer, "evaluation.fields")
+        return Source(lambda: files.read_all(found, fields), convert, f"{task_name(name, 0)}/")
+    names = ["demo", *BENCHMARKS]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    raise UserError(
+        f"evaluation.benchmarks: {name!r} is not a known benchmark; "
+        + (f"did you mean {close[0]}? Else " if close else "")
+        + f"give some of {', '.join(names)}, or a path of {files.KINDS}"
+    )
+
+
+def _key(row: Row, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{row['problem_id']}".encode(), digest_size=16).digest()

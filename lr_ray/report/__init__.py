@@ -1,0 +1,9 @@
+"""A run's figures for people: on the terminal at the end of a job, and as a page in the run.
+
+pytest tests/unit/test_report.py
+"""
+
+from lr_ray.report.page import write_page
+from lr_ray.report.terminal import print_summary, sampling_line, training_line
+
+__all__ = ["print_summary", "sampling_line", "training_line", "write_page"]

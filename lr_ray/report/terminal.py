@@ -1,0 +1,130 @@
+"""A run's figures and changed answers as a person reads them at the end of a job.
+
+pytest tests/unit/test_report.py
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from lr_ray.evaluation.results import changed
+from lr_ray.report.page import PAGE
+from lr_ray.store import Run
+
+_SHOWN = 3
+
+
+def sampling_line(part: dict[str, Any]) -> str:
+    share = part["steps_kept"] / max(1, part["steps_scored"])
+    drawn = part.get("samples_drawn")  # by method rejection
+    right = f"{part['samples_right']} of {drawn} samples right, " if drawn else ""
+    return (
+        f"{right}{part['trajectories']} trajectories, {part['rejected']} rejected, "
+        f"{part['steps_kept']} of {part['steps_scored']} steps kept ({share:.1%}), "
+        f"{part['seconds']:.1f} s"
+    )
+
+
+def training_line(part: dict[str, Any]) -> str:
+    return (
+        f"{part['optimizer_steps']} optimizer steps, {part['trained_steps']} trained steps "
+        f"({part['distinct_steps']} distinct), loss {part['final_loss']:.3f}, "
+        f"{part['seconds']:.1f} s"
+    )
+
+
+def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
+    """The closing table: accuracy with interval, counts, seconds; then changed answers."""
+    rows = [row for name, part in summary.get("accuracy", {}).items() for row in _task(name, part)]
+    if "accuracy_mean" in summary:
+        rows += _mean(summary["accuracy_mean"])
+    if "sampling" in summary:
+        rows.append(("sampled", sampling_line(summary["sampling"])))
+    if "training" in summary:
+        rows.append(("trained", training_line(summary["training"])))
+    stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in summary]
+    if stages:
+        seconds = ", ".join(f"{stage} {summary[stage]['seconds']:.1f}" for stage in stages)
+        rows.append(("seconds", f"{seconds}, total {summary['seconds_total']:.1f}"))
+    if run.exists(PAGE):
+        rows.append(("page", f"{run.location}/{PAGE}"))
+    rows.append(("output", run.location))
+    console.print()
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        console.print(f"[bold]{label:<{width}}[/bold]  {escape(text)}", soft_wrap=True)
+    for name, part in summary.get("accuracy", {}).items():
+        _print_changed(console, run, name, list(part["models"]))
+
+
+def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line for two models, one each for another number of them, and one for odd endings."""
+    models, differences = part["models"], part["differences"]
+    labels, problems = list(models), f"on {part['problems']} problems"
+    if len(labels) == 2:
+        first, second = (f"{models[label]['accuracy']:.1%}" for label in labels)
+        found = difference_line(differences[labels[1]])
+        rows = [(f"accuracy {name}", f"{first} -> {second}   {found} {problems}")]
+    else:
+        rows = []
+        for label in labels:
+            low, high = models[label]["accuracy_ci95"]
+            text = f"{label}  {models[label]['accuracy']:.1%} [{low:.1%}, {high:.1%}] {problems}"
+            if label in differences:
+                text += f"   {difference_line(differences[label])}"
+            rows.append((f"accuracy {name}", text))
+    odd = [f"{label} {said}" for label in labels if (said := _endings(models[label]))]
+    return rows + ([("", "; ".join(odd))] if odd else [])
+
+
+def difference_line(found: dict[str, Any]) -> str:
+    """+28.0% [+20.1%, +35.7%]; gained and lost problems and p where they are there."""
+    low, high = found["difference_ci95"]
+    text = f"{found['difference']:+.1%} [{low:+.1%}, {high:+.1%}]"
+    if "gained" in found:
+        text += f" {found['gained']} gained {found['lost']} lost"
+    if found.get("mcnemar_p") is not None:
+        text += f" p={found['mcnemar_p']:.2g}"
+    return text
+
+
+def _endings(model: dict[str, Any]) -> str:
+    """What a reader should know of the answers: without one, cut, refused; over several samples."""
+    parts = [
+        f"{share:.1%} {what}"
+        for what, share in (
+            ("without an answer", 1 - model["answered"]),
+            ("cut by the limit", model["cut"]),
+            ("refused", model["refused"]),
+        )
+        if share > 0
+    ]
+    if "pass_at_k" in model:
+        parts += [f"pass@{k} {share:.1%}" for k, share in model["pass_at_k"].items() if k != "1"]
+        parts.append(f"majority {model['majority']:.1%}")
+    return ", ".join(parts)
+
+
+def _mean(part: dict[str, Any]) -> list[tuple[str, str]]:
+    labels = list(part["models"])
+    shown = " -> ".join(f"{part['models'][label]['accuracy']:.1%}" for label in labels)
+    found = "".join(f"   {difference_line(part['differences'][label])}" for label in labels[1:])
+    return [("accuracy mean", f"{shown}{found} over {part['tasks']} tasks")]
+
+
+def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> None:
+    """Problems whose verdict changed, gained ones first, with both solutions."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs)
+    for row in changed(table, labels)[:_SHOWN]:
+        console.print(
+            f"\n[bold]{escape(row['problem_id'])}[/bold] ({row['change']}) {escape(row['problem'])}",
+            soft_wrap=True,
+        )
+        width = max(len(label) for label in labels) + 1
+        for label in (labels[0], row["model"]):
+            mark = "right" if row[f"{label}_correct"] else "wrong"
+            said = escape(row[f"{label}_completion"].strip())
+            console.print(f"  {escape(label):<{width}}{mark:<6}{said}", soft_wrap=True)

@@ -1,0 +1,9 @@
+"""Several models behind one OpenAI-compatible endpoint, with `ray.serve.llm`.
+
+guard.py stands before it, ingress.py routes, application.py says what runs where, endpoint.py starts
+and ends it, job.py is `jobs/serve.py`.
+"""
+
+from lr_ray.serving.endpoint import base_url, check_port, drain, start, stop
+
+__all__ = ["base_url", "check_port", "drain", "start", "stop"]

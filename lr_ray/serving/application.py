@@ -1,0 +1,159 @@
+"""The Serve application: one deployment a model, and one ingress replica before them.
+
+Built by `endpoint.start`, and by `serve deploy cluster/serve.yaml` through `build`.
+pytest tests/integration/test_serving.py
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lr_ray.config import ServeConfig, Serving
+from lr_ray.serving.guard import digest
+
+KEY_VARIABLE = "LR_RAY_API_KEY"
+LOGS = {"log_level": "WARNING", "enable_access_log": False}
+_CONSTRUCTOR_TRIES = 2
+# The cache of a CPU engine holds this many full-length sequences, within these bytes.
+_CPU_CACHE_SEQUENCES = 64
+_CPU_CACHE_BYTES = 2**30
+_CACHE_BLOCK_TOKENS = 128
+
+
+def build(config: ServeConfig) -> Any:
+    """The application of a Serve config file. The API key is read from LR_RAY_API_KEY."""
+    return build_application(config.models, config.serving, os.environ.get(KEY_VARIABLE))
+
+
+def build_application(models: dict[str, str], serving: Serving, key: str | None) -> Any:
+    """`models` maps served names to directories; with a `key`, requests need it."""
+    import ray
+
+    with _root_logger_kept():
+        from ray import serve
+        from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
+        from ray.serve.llm import LLMConfig, build_llm_deployment
+
+        from lr_ray.serving.ingress import ingress_class
+    # A deployment's environment replaces the job's instead of adding to it.
+    inherited = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    deployments, cards = {}, {}
+    for name, path in models.items():
+        options = model_options(name, path, serving)
+        options["runtime_env"]["env_vars"] = inherited | options["runtime_env"]["env_vars"]
+        deployments[name] = build_llm_deployment(LLMConfig(**options))
+        cards[name] = ModelCard(
+            id=name, object="model", owned_by="lr_ray", permission=[], metadata={}
+        )
+    ingress = serve.deployment(
+        ingress_class(digest(key) if key else None, serving.max_requests),
+        name="Ingress",
+        num_replicas=1,
+        max_ongoing_requests=2 * serving.max_requests,  # the guard answers those beyond
+        logging_config=LOGS,
+        # Placed by memory and load, not by CPUs: engines may have reserved them all.
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress.bind(llm_deployments=deployments, model_cards=cards)
+
+
+def model_options(name: str, path: str, serving: Serving) -> dict[str, Any]:
+    """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
+    on_gpu = serving.gpus > 0
+    bundle = {"CPU": serving.cpus}
+    engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
+    environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    ranks = 1
+    if on_gpu:
+        ranks = max(1, int(serving.gpus))
+        share = min(serving.gpus, 1.0)
+        bundle["GPU"] = share
+        engine |= {"tensor_parallel_size": ranks, "gpu_memory_utilization": 0.9 * share}
+    else:
+        engine |= {
+            "enforce_eager": True,
+            "disable_log_stats": True,
+            "kv_cache_memory_bytes": cpu_cache_bytes(path, serving),
+        }
+        environment |= {
+            "OMP_NUM_THREADS": str(max(1, int(serving.cpus))),
+            "TORCHDYNAMO_DISABLE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "RAYLLM_VLLM_ENGINE_CLS": "lr_ray.serving.application.cpu_engine",
+        }
+    return {
+        "model_loading_config": {"model_id": name, "model_source": path},
+        "placement_group_config": {"bundles": [bundle] * ranks},
+        "deployment_config": {
+            **_replicas(serving),
+            "max_constructor_retry_count": _CONSTRUCTOR_TRIES,
+            "logging_config": LOGS,
+            # The bundle holds what the engine takes; the replica itself adds nothing to it.
+            "ray_actor_options": {"num_cpus": 0},
+        },
+        "engine_kwargs": engine,
+        "log_engine_metrics": on_gpu,
+        "runtime_env": {"env_vars": environment},
+    }
+
+
+def _replicas(serving: Serving) -> dict[str, Any]:
+    if serving.max_replicas in (None, serving.min_replicas):
+        return {"num_replicas": serving.min_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": serving.min_replicas,
+            "max_replicas": serving.max_replicas,
+            "target_ongoing_requests": serving.replica_requests,
+        }
+    }
+
+
+def cpu_cache_bytes(path: str, serving: Serving) -> int:
+    """Bytes of a CPU engine's key-value cache: never less than one full-length sequence needs."""
+    config = json.loads(Path(path, "config.json").read_text())
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    row = (
+        config.get("num_key_value_heads", heads)
+        * head_dim
+        * (4 if serving.dtype == "float32" else 2)
+    )
+    tokens = (serving.max_model_len // _CACHE_BLOCK_TOKENS + 1) * _CACHE_BLOCK_TOKENS
+    sequence = 2 * config["num_hidden_layers"] * row * tokens
+    return int(max(sequence, min(_CPU_CACHE_SEQUENCES * sequence, _CPU_CACHE_BYTES)))
+
+
+def cpu_engine(llm_config: Any) -> Any:
+    """The engine of a CPU replica, in two processes instead of five.
+
+    `ray.serve.llm` would run vLLM's worker apart from its engine, and a task that downloads the
+    model, each with its own import of vLLM. The directory is local and there is one rank.
+    """
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    class CpuEngine(VLLMEngine):
+        def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+            arguments, frontend, config = super()._prepare_engine_config(callback_ctx)
+            config.parallel_config.distributed_executor_backend = "uni"
+            return arguments, frontend, config
+
+    llm_config.get_or_create_callback().ctx.run_init_node = False
+    return CpuEngine(llm_config)
+
+
+@contextlib.contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Importing `ray.serve.llm` replaces the root logger's handlers and level; puts them back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,0 +1,160 @@
+"""Several models behind one OpenAI-compatible application, with `ray.serve.llm`.
+
+pytest tests/integration/test_serving.py
+"""
+
+import errno
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lr_ray import interrupts
+from lr_ray.config import Serving
+from lr_ray.errors import StageError, UserError
+from lr_ray.serving.application import LOGS, build_application
+
+APPLICATION = "lr_ray"
+START_TIMEOUT_S = 900.0
+_POLL_S = 0.5
+
+
+def check_port(serving: Serving) -> None:
+    """Raises UserError when this machine cannot listen on serving.host and serving.port."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            serving.host, serving.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # Skips addresses in TIME_WAIT; a listening socket still makes bind fail.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except socket.gaierror as error:
+        raise UserError(f"serving.host: {serving.host!r}: {error.strerror}") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"serving.port: {serving.port} is taken on {serving.host}; give a free one"
+            ) from None
+        field = "serving.host" if error.errno == errno.EADDRNOTAVAIL else "serving.port"
+        raise UserError(
+            f"{field}: cannot listen on {serving.host}:{serving.port}: {error.strerror}"
+        ) from None
+
+
+def base_url(serving: Serving) -> str:
+    """Where a client on the machine that listens reaches the application."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)
+    return (
+        f"http://[{host}]:{serving.port}/v1" if ":" in host else f"http://{host}:{serving.port}/v1"
+    )
+
+
+def start(
+    models: dict[str, str],
+    serving: Serving,
+    timeout_s: float = START_TIMEOUT_S,
+    on_progress: Callable[[int, int], None] | None = None,
+    key: str | None = None,
+) -> str:
+    """Starts Serve on the connected Ray cluster and returns the base URL once all models answer.
+
+    `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
+    to the Ray session's. `on_progress` gets (models ready, models). With a `key`, requests need it.
+    Raises StageError when Serve already runs on the cluster, when a model cannot be started, or
+    after `timeout_s` seconds; whatever was started is shut down by then.
+    """
+    from ray import serve
+
+    if serve.status().proxies:
+        raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
+    deadline = time.monotonic() + timeout_s
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": serving.host, "port": serving.port},
+            logging_config=LOGS,
+        )
+        application = build_application(models, serving, key)
+        target = serve.RunTarget(target=application, name=APPLICATION, logging_config=LOGS)
+        serve.run_many(
+            [target],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        _wait_running(len(models), deadline, on_progress)
+        _wait_answers(base_url(serving), list(models), deadline, key)
+    except BaseException:
+        stop()
+        raise
+    return base_url(serving)
+
+
+def stop() -> None:
+    """Shuts Serve down on the connected cluster; returns when its actors are gone."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def drain(within_s: float, on_waiting: Callable[[int], None] = lambda under_way: None) -> int:
+    """Turns new requests away and waits for those under way, `within_s` seconds at most.
+
+    Returns how many are left. `on_waiting` gets their number as long as there are some.
+    """
+    from ray import serve
+
+    deadline = time.monotonic() + within_s
+    ingress = serve.get_app_handle(APPLICATION)
+    while left := int(ingress.drain.remote().result(timeout_s=10)):
+        if time.monotonic() > deadline:
+            break
+        on_waiting(left)
+        time.sleep(_POLL_S)
+    return left
+
+
+def _wait_running(
+    models: int, deadline: float, on_progress: Callable[[int, int], None] | None
+) -> None:
+    from ray import serve
+
+    while True:
+        interrupts.again()  # an import above may have swallowed it
+        application = serve.status().applications.get(APPLICATION)
+        status = application.status if application else "NOT_STARTED"
+        deployments = application.deployments if application else {}
+        if status == "DEPLOY_FAILED":
+            assert application is not None
+            raise StageError(f"serving: {_reason(application)}")
+        pending = [name for name, d in deployments.items() if d.status != "HEALTHY"]
+        if on_progress and deployments:
+            on_progress(models - sum(name.startswith("LLMServer:") for name in pending), models)
+        if status == "RUNNING":
+            return
+        if time.monotonic() > deadline:
+            raise StageError(f"serving: not ready in time: {', '.join(pending) or status}")
+        time.sleep(_POLL_S)
+
+
+def _reason(application: Any) -> str:
+    """One line: the last line of the first failed deployment's message."""
+    failed = [(n, d) for n, d in application.deployments.items() if "FAILED" in d.status]
+    name, message = (failed[0][0], failed[0][1].message) if failed else ("", application.message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return f"{name}: {lines[-1] if lines else 'cannot be started'}"
+
+
+def _wait_answers(url: str, names: list[str], deadline: float, key: str | None) -> None:
+    from openai import APIConnectionError, InternalServerError, NotFoundError, OpenAI
+
+    with OpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=60) as client:
+        for name in names:
+            while True:
+                try:
+                    client.completions.create(model=name, prompt="1", max_tokens=1)
+                    break
+                except (APIConnectionError, InternalServerError, NotFoundError) as error:
+                    if time.monotonic() > deadline:
+                        raise StageError(f"serving: {name} does not answer: {error}") from None
+                    time.sleep(_POLL_S)

@@ -1,0 +1,122 @@
+"""What stands before the endpoint: key, limits, and the end of service. Plain ASGI.
+
+Exercised by `pytest tests/unit/test_serving_guard.py tests/integration/test_serving.py`.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_BODY_BYTES = 8 << 20
+OPEN_PATHS = ("/health",)  # probes have no key
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+@dataclass
+class State:
+    """Of this process: requests under way, and whether new ones are turned away."""
+
+    under_way: int = 0
+    draining: bool = False
+
+
+STATE = State()
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+def digest(key: str) -> str:
+    """What is compared and passed on instead of the key itself: its sha256, in hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Guard:
+    """ASGI middleware. Answers 401, 413, 429 and, while draining, 503 in OpenAI's form of errors."""
+
+    def __init__(self, app: App, key_digest: str | None, max_requests: int) -> None:
+        self.app, self.key_digest, self.max_requests = app, key_digest, max_requests
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if refusal := self._refusal(headers):
+            await respond(send, *refusal)
+            return
+        STATE.under_way += 1
+        begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, _limited(receive), watched_send)
+        except _TooLargeError:
+            if begun:
+                raise
+            await respond(send, 413, _TOO_LARGE, "invalid_request_error")
+        finally:
+            STATE.under_way -= 1
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+        if self.key_digest is not None:
+            scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+            known = hmac.compare_digest(digest(key.strip()), self.key_digest)
+            if scheme.lower() != "bearer" or not known:
+                return (
+                    401,
+                    "give the API key as 'Authorization: Bearer KEY'",
+                    "authentication_error",
+                )
+        if STATE.draining:
+            return 503, "the endpoint is shutting down", "server_error"
+        if STATE.under_way >= self.max_requests:
+            reason = f"{self.max_requests} requests are under way; try again"
+            return 429, reason, "rate_limit_error"
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            return 413, _TOO_LARGE, "invalid_request_error"
+        return None
+
+
+_TOO_LARGE = f"the request is too large; it may have {MAX_BODY_BYTES} bytes"
+
+
+def _limited(receive: Receive) -> Receive:
+    """Counts a body that came without its length."""
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise _TooLargeError
+        return message
+
+    return counted
+
+
+async def respond(send: Send, status: int, message: str, kind: str) -> None:
+    """One error in OpenAI's form."""
+    headers = [(b"content-type", b"application/json")]
+    if status in (429, 503):
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": error_body(status, message, kind)})
+
+
+def error_body(status: int, message: str, kind: str) -> bytes:
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return json.dumps({"error": error}).encode()
