@@ -3,21 +3,22 @@ r"""How well answers are read and graded, on the benchmarks' own rows: no model,
     python benchmarks/grading.py --data-dir DIR [--problems N]
     python benchmarks/grading.py --forms
 
-With DIR of <benchmark>/test.jsonl: the reference solution of each problem ("gold", where the set has
-solutions, else the answer in a box), its answer in a box ("boxed"), and its answer in a box judged
-against the next problem that expects another ("rotated"). With --forms: equal and unequal ways of
-writing, with our verdict, the right one, and that of the numeric rule of the Qwen2.5-Math evaluation
-toolkit.
+With DIR of <benchmark>/test.jsonl: each problem's reference solution where it states an answer, else
+its answer in a box ("gold"); its answer in a box ("boxed"); its answer in a box, judged against the next
+problem that expects another text ("rotated"). With --forms: ways of writing an answer, with our verdict,
+what is right, and what the numeric rule of the Qwen2.5-Math evaluation toolkit says.
 """
 
 import argparse
 import json
-import sys
+import math
+import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from grading_forms import FORMS
 
 from lr_ray.evaluation.exact_numbers import number
 from lr_ray.evaluation.extraction import extract_answer, kind_of
@@ -28,72 +29,172 @@ from lr_ray.problems.rows import Problem
 from lr_ray.problems.sources import benchmark
 
 SETS = ("gsm8k", "math500", "svamp", "asdiv", "minerva_math", "olympiadbench", "mmlu_stem")
+# Where a reference solution of OlympiadBench states its answer at all, it ends with it.
+STATED = re.compile(r"(?:he answer is|final answer is)[^.\n]*\$[^$]+\$\.?$")
+REWRITTEN = "equal answers written differently"
 
 
 class Trial(NamedTuple):
     problem_id: str
     expected: str
     completion: str
-    note: str = ""
 
 
-def problems(name: str, data_dir: str, most: int | None) -> list[Problem]:
-    found = [p for p in benchmark(name, "test", data_dir, "data").problems() if isinstance(p, Problem)]
-    return found[:most]
+class Outcome(NamedTuple):
+    trial: Trial
+    extracted: str | None
+    verdict: Verdict
 
 
 def boxed(answer: str) -> str:
-    return rf"The answer is $\boxed{{{answer.replace('$', '')}}}$."
+    in_math = re.sub(r"(?<!\\)\$", "", answer)
+    return rf"The answer is $\boxed{{{in_math}}}$."
 
 
-def gold(name: str, data_dir: str, rows: list[Problem]) -> list[Trial]:
-    """Each problem with its reference solution, or with its answer in a box where that names none."""
-    lines = Path(data_dir, name, "test.jsonl").read_text().splitlines()
+def solution(name: str, row: dict[str, Any]) -> str | None:
+    """The reference solution of a raw row, or None where it states no answer."""
+    if name == "gsm8k":
+        return row["answer"]
+    if name in ("math500", "minerva_math"):
+        return row["solution"]
+    if name == "olympiadbench" and STATED.search(row["solution"][0].rstrip()):
+        return row["solution"][0]
+    return None
+
+
+def rotated(rows: list[Problem]) -> list[Trial]:
     trials = []
-    for row in rows:
-        raw = json.loads(lines[row.row - 1])
-        solution = {
-            "gsm8k": lambda raw: raw["answer"],
-            "math500": lambda raw: raw["solution"],
-            "minerva_math": lambda raw: raw["solution"],
-            "olympiadbench": lambda raw: next((s for s in raw["solution"][:1] if r"\boxed" in s), None),
-        }.get(name, lambda raw: None)(raw)
-        trials.append(Trial(row.problem_id, row.answer, solution or boxed(row.answer)))
+    for i, row in enumerate(rows):
+        others = rows[i + 1 :] + rows[:i]
+        other = next((o for o in others if key(tidy(o.answer)) != key(tidy(row.answer))), None)
+        if other is not None:
+            trials.append(Trial(other.problem_id, other.answer, boxed(row.answer)))
     return trials
 
 
-def rotated(rows: list[Problem]) -> Iterator[Trial]:
-    """Each problem's answer in a box as the answer to the next problem that expects another text."""
-    for i, row in enumerate(rows):
-        for other in rows[i + 1 :] + rows[:i]:
-            if key(tidy(other.answer)) != key(tidy(row.answer)):
-                yield Trial(other.problem_id, other.answer, boxed(row.answer), row.problem_id)
-                break
-
-
-def judge(kind: str, trials: list[Trial], graders: Graders) -> list[tuple[Trial, str | None, Verdict]]:
-    read = [extract_answer(t.completion, kind) for t in trials]
+def judged(kind: str, trials: list[Trial], graders: Graders) -> list[Outcome]:
+    read = [extract_answer(trial.completion, kind) for trial in trials]
     cases = [(t.expected, answer, kind) for t, answer in zip(trials, read, strict=True)]
-    return list(zip(trials, read, graders.judge_all(cases), strict=True))
+    return [Outcome(*o) for o in zip(trials, read, graders.judge_all(cases), strict=True)]
+
+
+def is_rewritten(outcome: Outcome) -> bool:
+    """Whether the two answers are the same number, or the same but for an "x =" before one."""
+    texts = [tidy(text or "") for text in (outcome.trial.expected, outcome.extracted)]
+    numbers = [number(text) for text in texts]
+    if numbers[0] is not None and numbers[1] is not None:
+        return numbers[0].value == numbers[1].value
+    return len({key(text.rpartition("=")[2]) for text in texts}) == 1
+
+
+def kind_of_failure(what: str, outcome: Outcome, in_box: Verdict) -> str:
+    if what == "rotated":
+        return REWRITTEN if is_rewritten(outcome) else "different answers judged equal"
+    if outcome.extracted is None:
+        return "no answer read"
+    if what == "gold" and in_box.correct:
+        return "what the solution states is not its answer"
+    return f"equal answers judged {outcome.verdict.how!r}"
+
+
+def measure(name: str, data_dir: str, most: int | None, graders: Graders) -> dict[str, list[str]]:
+    """Prints the set's row of the table. Returns the exceptions by kind."""
+    items = benchmark(name, "test", data_dir, "data").problems()
+    rows = [item for item in items if isinstance(item, Problem)][:most]
+    lines = Path(data_dir, name, "test.jsonl").read_text(encoding="utf-8").splitlines()
+    solutions = [solution(name, json.loads(lines[row.row - 1])) for row in rows]
+    in_box = [Trial(row.problem_id, row.answer, boxed(row.answer)) for row in rows]
+    trials = {
+        "gold": [
+            b._replace(completion=s or b.completion) for b, s in zip(in_box, solutions, strict=True)
+        ],
+        "boxed": in_box,
+        "rotated": rotated(rows),
+    }
+    started = time.perf_counter()
+    outcomes = {what: judged(kind_of(name), given, graders) for what, given in trials.items()}
+    elapsed = time.perf_counter() - started
+    verdicts = {o.trial.problem_id: o.verdict for o in outcomes["boxed"]}
+    exceptions = defaultdict(list)
+    for what, found in outcomes.items():
+        for o in found:
+            if o.verdict.correct == (what == "rotated"):
+                failure = kind_of_failure(what, o, verdicts[o.trial.problem_id])
+                exceptions[f"{what}: {failure}"].append(
+                    f"{o.trial.problem_id}: expects `{o.trial.expected}`, reads `{o.extracted}`"
+                )
+    judgements = sum(map(len, outcomes.values()))
+    gold, box, rot = (
+        100 * sum(o.verdict.correct for o in f) / max(1, len(f)) for f in outcomes.values()
+    )
+    rewritten = 100 * len(exceptions[f"rotated: {REWRITTEN}"]) / max(1, len(trials["rotated"]))
+    stated = sum(s is not None for s in solutions)
+    print(
+        f"| {name} | {len(rows)} | {stated} | {gold:.2f} | {box:.2f} | {rot:.2f} | {rot - rewritten:.2f} "
+        f"| {judgements / elapsed:.0f} |",
+        flush=True,
+    )
+    return exceptions
+
+
+def toolkit_number(text: str) -> float | None:
+    """A plain number as the toolkit reads it, without currency, percent, degrees and "x ="."""
+    text = re.sub(r"\\[$%!]|[$%,\s]|\^\{?\\circ\}?|\\text\{.*?\}$|^[a-z]=", "", text)
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def toolkit_says(expected: str, extracted: str) -> str:
+    """Its rule on two plain numbers: within 1e-4 of the expected one, its 100th or 100-fold; else a dash."""
+    gold, answer = toolkit_number(expected), toolkit_number(extracted)
+    if gold is None or answer is None:
+        return "-"
+    near = any(math.isclose(answer, item, rel_tol=1e-4) for item in (gold / 100, gold, gold * 100))
+    return "equal" if near else "different"
+
+
+def print_forms() -> None:
+    words = {True: "equal", False: "different"}
+    with Graders() as graders:
+        verdicts = graders.judge_all([(f.expected, f.extracted, "math") for f in FORMS])
+    print("| kind | expected | extracted | right | ours | how | toolkit's numeric rule |")
+    print("|---|---|---|---|---|---|---|")
+    for form, verdict in zip(FORMS, verdicts, strict=True):
+        print(
+            f"| {form.kind} | `{form.expected}` | `{form.extracted}` | {words[form.equal]} | "
+            f"{words[verdict.correct]} | {verdict.how} | {toolkit_says(form.expected, form.extracted)} |"
+        )
+    theirs = [(toolkit_says(f.expected, f.extracted), words[f.equal]) for f in FORMS]
+    right = sum(v.correct == f.equal for v, f in zip(verdicts, FORMS, strict=True))
+    print(f"\nours right: {right} of {len(FORMS)}")
+    told = [pair for pair in theirs if pair[0] != "-"]
+    print(
+        f"toolkit's numeric rule right: {sum(a == b for a, b in told)} of {len(told)} plain numbers"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir")
-    parser.add_argument("--problems", type=int, help="of each set; all where left out")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--data-dir", help="has <benchmark>/test.jsonl")
+    mode.add_argument("--forms", action="store_true", help="print ways of writing answers")
+    parser.add_argument("--problems", type=int, help="of each set, from its start; all by default")
     args = parser.parse_args()
+    if args.forms:
+        print_forms()
+        return
+    print("| set | rows | with solution | gold correct % | boxed correct % | rotated correct % "
+          "| without equal ones % | answers/s |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
     with Graders() as graders:
-        for name in SETS:
-            rows = problems(name, args.data_dir, args.problems)
-            kind = kind_of(name)
-            t = time.perf_counter()
-            for what, trials in (("gold", gold(name, args.data_dir, rows)), ("boxed", [Trial(r.problem_id, r.answer, boxed(r.answer)) for r in rows]), ("rotated", list(rotated(rows)))):
-                res = judge(kind, trials, graders)
-                ok = [r for r in res if r[2].correct]
-                print(name, what, len(res), len(ok), f"{100*len(ok)/len(res):.2f}", f"{time.perf_counter()-t:.1f}s", sum(r[0].completion != boxed(r[0].expected) for r in res))
-                for trial, answer, v in res:
-                    if v.correct == (what == "rotated"):
-                        print("   ", trial.problem_id, repr(trial.expected), "|", repr(answer), v.how)
+        found = {name: measure(name, args.data_dir, args.problems, graders) for name in SETS}
+    for name, exceptions in found.items():
+        for failure, cases in exceptions.items():
+            if cases:
+                print(f"\n{name}, {failure} ({len(cases)}):")
+                print("\n".join(f"- {case}" for case in cases))
 
 
 if __name__ == "__main__":

@@ -135,9 +135,7 @@ def main() -> None:
         from smollm2 import make_pair
 
         args.model = str(make_pair()[0])
-    settings = Serving(
-        gpus=args.gpus, cpus=1, dtype=args.dtype, max_model_len=512, port=args.port
-    )
+    settings = Serving(gpus=args.gpus, cpus=1, dtype=args.dtype, max_model_len=512, port=args.port)
     prompts = [row["problem"] for row in embedded.generate("heldout", args.requests, seed=7)]
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for number in range(args.rounds):
@@ -149,7 +147,9 @@ def main() -> None:
                     some = prompts[: max(4, args.requests // 12)] if concurrency == 1 else prompts
                     result = measure(url, some, concurrency, args.tokens)
                     found.setdefault((name, concurrency), []).append(result)
-                    print(f"round {number + 1} {name} {concurrency}: {json.dumps(result)}", flush=True)
+                    print(
+                        f"round {number + 1} {name} {concurrency}: {json.dumps(result)}", flush=True
+                    )
     print("\n| concurrency | server | requests/s | tokens/s | p50 s | p90 s | p99 s |")
     print("|---|---|---|---|---|---|---|")
     best = {of: max(rounds, key=lambda r: r["requests"]) for of, rounds in found.items()}

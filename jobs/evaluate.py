@@ -8,7 +8,6 @@ With --endpoint, evaluation.* are those of --config, else the paper's: its seven
 prompt. The key is read from OPENAI_API_KEY. The same command goes on after an interruption.
 """
 
-import argparse
 import sys
 
 from lr_ray.cli import Command, main
@@ -28,14 +27,9 @@ def endpoint_work(command: Command[EndpointConfig]) -> int:
     return evaluate_endpoint(command)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible API instead")
-    parser.add_argument("--models", metavar="A,B", help="with --endpoint, names that it serves")
-
-
 if __name__ == "__main__":
-    description = __doc__.splitlines()[0]
+    description = " ".join(__doc__.split())
     if any(argument.split("=")[0] == "--endpoint" for argument in sys.argv):
         defaults = {"evaluation": read_tree(_PAPER)["evaluation"]}
         main(description, endpoint_work, kind=EndpointConfig, defaults=defaults)
-    main(description, work, add_options)
+    main(description, work)

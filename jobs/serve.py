@@ -6,7 +6,6 @@ python jobs/serve.py --models small=DIR,large=DIR [--serving.gpus 1]
 With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under way finish first.
 """
 
-import argparse
 import sys
 
 from lr_ray.cli import Command, main
@@ -22,12 +21,8 @@ def models_work(command: Command[ServeConfig]) -> int:
     return serve_models(command)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", metavar="NAME=DIR,...", help="serve these, of no run")
-
-
 if __name__ == "__main__":
-    description = __doc__.splitlines()[0]
+    description = " ".join(__doc__.split())
     if any(argument.split("=")[0] == "--models" for argument in sys.argv):
         main(description, models_work, kind=ServeConfig, defaults={})
-    main(description, work, add_options)
+    main(description, work)

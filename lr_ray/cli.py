@@ -60,8 +60,8 @@ def parse(
 ) -> Command[Kind]:
     """Reads the command line, with the job's own options if it adds any.
 
-    A `kind` other than Config takes the sections that it has from --config, laid on `defaults`, and
-    needs neither --config nor --run. Raises UserError for bad values, SystemExit for usage and --help.
+    A `kind` other than Config takes the sections that it has from --config, or `defaults` without
+    one. Raises UserError for bad values, SystemExit for usage and --help.
     """
     parser = _Parser(
         usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
@@ -108,9 +108,10 @@ def _base(
                 f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
             )
         return tree
+    if not known.config:
+        return defaults
     shared = {name for name in kind.model_fields if name not in ("endpoint", "models")}
-    tree = read_tree(known.config) if known.config else {}
-    return merge(defaults, {name: part for name, part in tree.items() if name in shared})
+    return {name: part for name, part in read_tree(known.config).items() if name in shared}
 
 
 def main(

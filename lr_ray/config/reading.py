@@ -73,7 +73,7 @@ def _explain(error: Any, kind: type[Tree]) -> str:
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else ", ".join(known)
         return f"config: unknown key {name}; {hint if close else 'known here: ' + hint}"
     if error["type"] == "missing":
-        return f"config: {name} is missing"
+        return f"config: {name} is missing; give --{name}"
     if error["type"] == "value_error":
         return f"config: {name + ': ' if name else ''}{error['ctx']['error']}"
     return f"config: {name} = {error['input']!r}: {error['msg']}"

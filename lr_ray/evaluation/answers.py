@@ -58,7 +58,7 @@ class AnswerStore:
         self._new: dict[str, Answer] = {}
         self._written = time.monotonic()
         for row in run.read_tables(run.shards(FOLDER), _SCHEMA).to_pylist():
-            self.answers[row.pop("key")] = Answer(**row)
+            self.answers[row["key"]] = Answer(row["completion"], row["finish_reason"])
 
     def add(self, key: str, answer: Answer) -> None:
         self.answers[key] = self._new[key] = answer

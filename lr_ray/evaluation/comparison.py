@@ -17,15 +17,22 @@ from lr_ray.evaluation.latex import WORDS, bracketed, key, matrix, split
 Leaf = Callable[[str, str], bool]  # whether two formulas are equal: (expected, extracted)
 
 _MAX_SIGNS = 4  # of \pm in one formula: 16 of them
-_NAME = r"\\?[A-Za-z][\w'’\\{}\x02\x03 ]{0,30}?(?:\s*\([\w\\, ]{1,12}\))?"
-_NAMED = re.compile(rf"(?P<name>{_NAME})\s*(?:(?<![<>!\\])=(?!=)|\\in(?![A-Za-z])|\\to(?![A-Za-z]))\s*(?P<rest>.+)")
+_NAME = r"\\?[A-Za-z][\w'\\{}\x02\x03 ]{0,30}?(?:\s*\([\w\\, ]{1,12}\))?"
+_NAMED = re.compile(
+    rf"(?P<name>{_NAME})\s*(?:(?<![<>!\\])=(?!=)|\\in(?![A-Za-z])|\\to(?![A-Za-z]))\s*(?P<rest>.+)"
+)
 _BOUNDED = re.compile(
     r"(?:(?P<low>[^<>\\]*(?:\\(?!le|ge|ne)[A-Za-z]+[^<>\\]*)*)(?P<left><|\\le(?![A-Za-z]))\s*)?"
     r"(?P<name>\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*(?P<right><|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))(?P<high>[^<>=]+)"
 )
+_PLUS_MINUS, _MINUS_PLUS = re.compile(r"\\pm(?![A-Za-z])\s*"), re.compile(r"\\mp(?![A-Za-z])\s*")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
 _FORMULA = re.compile(r"[\\^_=<>+*/]|sqrt|\b(?:sin|cos|tan|log|exp|ln)\b")
-_COMPUTED = re.compile(r"(?:(?:\\[A-Za-z]+|[^A-Za-z=<>])+=)+[^=<>]+")
+_A_WORD = re.compile(r"\b(?!and\b)[A-Za-z]{3}")
+_COMPUTED = re.compile(
+    r"(?:(?:\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|[^A-Za-z=<>])+=)+[^=<>]+"  # 10+6=16
+    r"|[^=<>]+(?:(?<![!\\])=[^=<>]+){2,}"  # s^3=6^3=216
+)
 _BASE = re.compile(r"(\d[\dA-Za-z]*)_\{?(\d+)\}?")
 
 
@@ -110,7 +117,9 @@ def _with_scalar(gold: _Shape, answer: _Shape, expected: str, extracted: str, le
         pair = (expected, other.parts[0]) if gold.kind == "scalar" else (other.parts[0], extracted)
         return same(*pair, leaf)
     if other.kind == "list" and re.fullmatch(r"\d{1,3}(,\d{3})+", scalar):  # not thousands, then
-        return _same_shape(_listed(gold, expected), _listed(answer, extracted), leaf)
+        listed = _Shape("list", tuple(scalar.split(",")))
+        first, second = (listed, other) if gold.kind == "scalar" else (other, listed)
+        return _same_shape(first, second, leaf)
     if other.kind in ("list", "set"):
         return False
     return leaf(expected, extracted)  # such as a product with a matrix, or x^2 < 4
@@ -122,12 +131,14 @@ def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
         if key(gold["name"]) == key(answer["name"]):
             return same(_last(gold["rest"]), _last(answer["rest"]), leaf)
         return leaf(expected, extracted)
-    if gold:
-        return "=" not in extracted and same(_last(gold["rest"]), extracted, leaf)
-    if answer:
-        return "=" not in expected and same(expected, _last(answer["rest"]), leaf)
-    if "=" not in expected and _COMPUTED.fullmatch(extracted):  # 10+6=16
+    if gold and "=" not in extracted:
+        return same(_last(gold["rest"]), extracted, leaf)
+    if answer and "=" not in expected:
+        return same(expected, _last(answer["rest"]), leaf)
+    if "=" not in expected and _COMPUTED.fullmatch(extracted):
         return same(expected, _last(extracted), leaf)
+    if "=" not in extracted and _COMPUTED.fullmatch(expected):
+        return same(_last(expected), extracted, leaf)
     return leaf(expected, extracted)
 
 
@@ -172,51 +183,54 @@ def _shape(text: str) -> _Shape:
     if named and (r"\in" in text or bracketed(named["rest"])):  # x \in [1,2], x = \{1, 2\}
         shape = _shape(named["rest"].strip())
         return shape if shape.kind != "scalar" else _Shape("scalar", (text,))
-    return _listed(None, text)
+    return _listed(text)
 
 
-def _listed(shape: _Shape | None, text: str) -> _Shape:
-    """The shape of a text without unions and relations; one that is known to be no list is kept."""
-    if shape is not None and shape.kind != "scalar":
-        return shape
+def _listed(text: str) -> _Shape:
+    """The shape of a text without unions and relations."""
     whole = bracketed(text)
     if whole and whole[0] in ("(", "[", r"\langle"):
-        parts = _signs(split(whole[1]), joined=True)
-        if len(parts) == 1 and len(parts[0]) == 1 and (whole[0] == "(" or matrix(whole[1])):
-            return _shape(parts[0][0])
-        brackets = (whole[0] + whole[2]).replace(r"\langle", "(").replace(r"\rangle", ")")
-        if len(parts) > 1:
-            open_, close = brackets
-            return _Shape("list", tuple(f"{open_}{','.join(p)}{close}" for p in parts))
-        return _Shape("tuple", tuple(parts[0]), brackets)
+        variants = _signs(split(whole[1]))
+        if len(variants) == len(variants[0]) == 1 and (whole[0] == "(" or matrix(whole[1])):
+            return _shape(variants[0][0])
+        opening, closing = ("[" if whole[0] == "[" else "("), ("]" if whole[2] == "]" else ")")
+        if len(variants) > 1:
+            return _Shape("list", tuple(opening + ",".join(v) + closing for v in variants))
+        return _Shape("tuple", tuple(variants[0]), opening + closing)
     if whole:
-        parts = [sign for part in split(whole[1]) for (sign,) in _signs([part])]
-        return _Shape("set", tuple(dict.fromkeys(parts)))
-    items = [
-        item for item in split(text, (",", ";", "and", "or")) if item.strip("".join(WORDS) + " ")
-    ]
-    items = [item.strip("".join(WORDS) + " ") if len(items) > 1 else item for item in items]
-    parts = [sign for item in items for (sign,) in _signs([item])]
-    return _Shape("list" if len(parts) > 1 else "scalar", tuple(parts))
+        return _Shape("set", tuple(dict.fromkeys(_each_sign(split(whole[1])))))
+    items = [_bare(item) for item in split(text, (",", ";", "and", "or")) if _bare(item)]
+    parts = _each_sign(items if len(items) > 1 else [text])
+    return _Shape("list" if len(parts) > 1 else "scalar", parts)
 
 
-def _signs(parts: list[str], joined: bool = False) -> list[list[str]]:
-    r"""The parts with each \pm as + and as -; a \mp is the opposite of the one \pm beside it."""
-    count = sum(len(re.findall(r"\\pm(?![A-Za-z])", part)) for part in parts)
+def _bare(text: str) -> str:
+    return text.strip("".join(WORDS) + " ")
+
+
+def _signs(parts: list[str]) -> list[list[str]]:
+    r"""The parts with each \pm as + and as -; a \mp is the opposite of the first \pm."""
+    count = sum(len(_PLUS_MINUS.findall(part)) for part in parts)
     if not 0 < count <= _MAX_SIGNS:
         return [parts]
     found = []
     for signs in itertools.product("+-", repeat=count):
-        choice = iter(signs)
         opposite = "-" if signs[0] == "+" else "+"
-        written = [re.sub(r"\\pm(?![A-Za-z])\s*", lambda _: next(choice), part) for part in parts]
-        found.append([re.sub(r"\\mp(?![A-Za-z])\s*", opposite, part).strip() for part in written])
+        # The parts are joined, so that the signs can be put in one after the other.
+        written = _MINUS_PLUS.sub(opposite, "\n".join(parts))
+        for sign in signs:
+            written = _PLUS_MINUS.sub(sign, written, count=1)
+        found.append([part.strip() for part in written.split("\n")])
     return found
+
+
+def _each_sign(parts: list[str]) -> tuple[str, ...]:
+    return tuple(written for part in parts for (written,) in _signs([part]))
 
 
 def _interval(text: str) -> str | None:
     """The interval that a bounded variable is in: x < 2, or 1 < x <= 2."""
-    found = _BOUNDED.fullmatch(text.strip("".join(WORDS) + " "))
+    found = _BOUNDED.fullmatch(_bare(text))
     if found is None:
         return None
     low, high, closed = found["low"], found["high"].strip(), found["right"] in (r"\le", r"\ge")
@@ -225,7 +239,9 @@ def _interval(text: str) -> str | None:
             return None
         return f"{'[' if closed else '('}{high},\\infty)"
     opening = "[" if low and found["left"] == r"\le" else "("
-    return f"{opening}{(low or '').strip() or '-' + chr(92) + 'infty'},{high}{']' if closed else ')'}"
+    return (
+        f"{opening}{(low or '').strip() or '-' + chr(92) + 'infty'},{high}{']' if closed else ')'}"
+    )
 
 
 def _vector(shape: _Shape) -> tuple[str, ...]:
@@ -240,7 +256,7 @@ def _last(text: str) -> str:
 
 def _clock(text: str) -> int | None:
     """Seconds since midnight of a time with a.m. or p.m., or of one on a 24-hour clock."""
-    found = _CLOCK.fullmatch(text.strip("".join(WORDS) + " "))
+    found = _CLOCK.fullmatch(_bare(text))
     if found is None:
         return None
     hours, minutes, seconds = (int(part or 0) for part in found.groups()[:3])
@@ -251,7 +267,7 @@ def _clock(text: str) -> int | None:
 
 def _is_prose(text: str) -> bool:
     """Whether a text is words: "Book store", "They are equal", but not xyz_1 or 2 sin x."""
-    return _FORMULA.search(text) is None and re.search(r"[A-Za-z]{3}", text) is not None
+    return _FORMULA.search(text) is None and _A_WORD.search(text) is not None
 
 
 def _words(text: str) -> str:

@@ -22,15 +22,18 @@ _NUMBER = re.compile(
     rf"|(?P<c>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
     rf"|(?P<mantissa>{_DECIMAL})(?:[eE](?P<e>[+-]?\d+)"
     r"|\s*(?:\\times|\\cdot|\*|x)\s*" + _POWER.replace("NAME", "f") + r")"
-    r"|" + _POWER.replace("NAME", "g") +
-    rf"|(?P<plain>{_DECIMAL}))(?![\d.,]*\d)\s*(?P<percent>%?)"
+    r"|" + _POWER.replace("NAME", "g") + rf"|(?P<plain>{_DECIMAL}))(?![\d.,]*\d)\s*(?P<percent>%?)"
 )
-_SHORT_UNITS = frozenset(
-    "cm mm km nm kg mg gm ft yd mi lb oz hr ms ml mL cL kJ kW kV Hz Pa eV MeV keV mol rad deg st nd rd th"
-    " sq cu cc".split()
-)
-_LETTER_UNITS = frozenset("m g s h L l J N W V K C F A T".split())
-_NO_UNITS = frozenset("and or pi sqrt sin cos tan cot sec csc log ln exp mod inf abs min max".split())
+# fmt: off
+_SHORT_UNITS = frozenset((
+    "cm", "mm", "km", "nm", "kg", "mg", "gm", "ft", "yd", "mi", "lb", "oz", "hr", "ms", "ml", "mL", "cL",
+    "kJ", "kW", "kV", "Hz", "Pa", "eV", "sq", "cu", "cc", "st", "nd", "rd", "th",
+))
+_LETTER_UNITS = frozenset("mgshLlJNWVKCFAT")
+_NO_UNITS = frozenset((
+    "and", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "mod", "inf", "abs", "min", "max",
+))
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ def _value(parts: dict[str, str]) -> tuple[Fraction, Fraction | None]:
         return (-value if "minus" in parts else value), None
     if "c" in parts:
         return _decimal(parts["c"])[0] / _decimal(parts["d"])[0], None
-    exponent = int(next((parts[n].replace(" ", "") for n in ("e", "f", "f1", "g", "g1") if n in parts), "0"))
+    exponent = int(
+        next((parts[n].replace(" ", "") for n in ("e", "f", "f1", "g", "g1") if n in parts), "0")
+    )
     if abs(exponent) > _MAX_EXPONENT:
         raise ValueError("exponent")
     if "plain" in parts:
@@ -133,7 +138,7 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
     if not re.match(r"\s*[(\x02]|\s*[A-Za-z]", rest):
         return False
     separated = rest[0] in " (\x02"
-    rest = re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|\\cdot(?![A-Za-z])|[\x02\x03/.*()'’-]", " ", rest)
+    rest = re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|\\cdot(?![A-Za-z])|[\x02\x03/.*()'-]", " ", rest)
     words = rest.split()
     return bool(words) and all(
         (len(word) > 2 and word.isalpha() and word.lower() not in _NO_UNITS)

@@ -17,7 +17,7 @@ pytest tests/unit/test_extraction.py
 
 import re
 
-from lr_ray.problems.boxed import last_boxed
+from lr_ray.boxed import last_boxed
 
 # The full stop marks a finished number: a completion cut inside one has no answer.
 _DEMO_ANSWER = re.compile(r"The answer is (-?\d+)\.(?!\d)")
@@ -29,8 +29,11 @@ _NUMBER = re.compile(
     r"(?:(?<![\w.)\]}])-)?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+)?"
     r"(?:(?<=\d)/\d+(?:\.\d+)?)?"
 )
+_FILLER = r"(?:therefore|thus|hence|then|so|simply|just|equal to|exactly|approximately|about)"
 _MATH = re.compile(
-    r"[\s:,*]*(?:(?:therefore|thus|hence|then|so|simply|just|equal to|exactly|approximately|about)[\s:,]+)*(?:\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.DOTALL
+    rf"[\s:,*]*(?:{_FILLER}[\s:,]+)*"
+    r"(?:\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])",
+    re.DOTALL,
 )
 # A full stop ends the sentence where a space or the end follows, but not after "Mrs" or in "p.m.".
 _SENTENCE_END = re.compile(
@@ -38,7 +41,7 @@ _SENTENCE_END = re.compile(
 )
 _CHOICE_STATED = re.compile(r"(?:answer|choice|option) is|答案是|answer:", re.IGNORECASE)
 _CHOICE_MARKED = re.compile(r"\(([A-Ea-e])\)|(?<![\w\\])([A-E])(?:[).:]|\*\*)")
-_CHOICE_BARE = re.compile(r"(?<![\w\\'’])(?:A(?! (?!is\b)[a-z])|[BCD])(?![\w'’])")
+_CHOICE_BARE = re.compile(r"(?<![\w\\'\u2019])(?:A(?! (?!is\b)[a-z])|[BCD])(?![\w'\u2019])")
 
 
 def kind_of(benchmark: str) -> str:
@@ -68,7 +71,7 @@ def extract_answer(completion: str, kind: str) -> str | None:
 def choice_letter(text: str) -> str | None:
     """The letter of an answer that names a choice, such as B, (b), B. or \\text{(B) } 12."""
     bare = re.sub(r"\\[A-Za-z]+|[{}$*]", " ", text).strip()
-    found = re.match(r"\(?([A-Ea-e])\)?(?![\w'’])(?:[).:]|\s|$)", bare)
+    found = re.match(r"\(?([A-Ea-e])\)?(?![\w'\u2019])(?:[).:]|\s|$)", bare)
     return found[1].upper() if found else None
 
 

@@ -130,16 +130,21 @@ def _prepare_worker() -> None:
     """Bounds the worker's memory, and has it die at once when asked to, or with the run."""
     import ctypes
     import resource
+    from multiprocessing import forkserver
 
     import lr_ray.evaluation.algebra  # noqa: F401  its import is not part of the first pair's time
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler waits for a long multiplication
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # pebble's handler waits for a long multiplication
     with open("/proc/self/statm") as statm:
         started_bytes = int(statm.read().split()[0]) * resource.getpagesize()
     limit = started_bytes + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The server ends when nobody holds this pipe, which should be the run alone, not its workers.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
 
 
 def _judge(expected: str, extracted: str) -> Verdict:

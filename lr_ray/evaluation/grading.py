@@ -79,9 +79,7 @@ def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) ->
     from lr_ray.evaluation.algebra import equivalent
 
     try:
-        right = same(
-            tidy(expected), tidy(extracted), lambda e, a: equivalent(e, a, time_limit_s)
-        )
+        right = same(tidy(expected), tidy(extracted), lambda e, a: equivalent(e, a, time_limit_s))
     except (MemoryError, RecursionError, OverflowError):
         return Verdict(False, "too large")
     except Exception:  # sympy raises anything on what models write
@@ -104,7 +102,10 @@ def _judge_math(expected: str, extracted: str) -> Verdict | None:
     if re.fullmatch(r"\(?[A-E]\)?", key(gold)):  # the letter of a choice, as some answers of MATH
         letter = choice_letter(extracted)
         if letter is not None:
-            return Verdict(letter == choice_letter(expected), "same choice" if letter == choice_letter(expected) else "different")
+            return Verdict(
+                letter == choice_letter(expected),
+                "same choice" if letter == choice_letter(expected) else "different",
+            )
     try:
         right = same(gold, answer, _refuse)
     except _FormulaError:

@@ -92,8 +92,8 @@ def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
             print(f"{run.location}: evaluation finished before; nothing to do")
             report.print_summary(Console(highlight=False), run, summary)
             return 0
-        load_tasks(config.evaluation)
         check_endpoint(config.endpoint, config.models)
+        load_tasks(config.evaluation)
         _begin(run, config)
         log = run.log_path()
         print(f"endpoint   {config.endpoint}\nrun        {run.location}\nlog        {log}")

@@ -12,11 +12,17 @@ WORDS = "\x02", "\x03"  # around what stood in \text{}: words, not variables
 
 _CHARACTERS = str.maketrans(
     {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
-        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ",
-        "°": r"^\circ ", "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "≈": r"\approx ",
-        "²": "^2", "³": "^3", "％": "%", "，": ",", "（": "(", "）": ")", "\u00a0": " ",
-        "½": r"\frac{1}{2}", "⟨": r"\langle ", "⟩": r"\rangle ",
+        "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ",
+        "\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{DIVISION SIGN}": "/",
+        "\N{GREEK SMALL LETTER PI}": r"\pi ", "\N{INFINITY}": r"\infty ",
+        "\N{LESS-THAN OR EQUAL TO}": r"\le ",
+        "\N{GREATER-THAN OR EQUAL TO}": r"\ge ", "\N{NOT EQUAL TO}": r"\ne ", "\N{PLUS-MINUS SIGN}": r"\pm ",
+        "\N{DEGREE SIGN}": r"^\circ ", "\N{UNION}": r"\cup ", "\N{ELEMENT OF}": r"\in ",
+        "\N{EMPTY SET}": r"\emptyset ", "\N{ALMOST EQUAL TO}": r"\approx ", "\N{SUPERSCRIPT TWO}": "^2",
+        "\N{SUPERSCRIPT THREE}": "^3", "\N{VULGAR FRACTION ONE HALF}": r"\frac{1}{2}",
+        "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{NO-BREAK SPACE}": " ", "\N{FULLWIDTH PERCENT SIGN}": "%",
+        "\N{FULLWIDTH COMMA}": ",", "\N{FULLWIDTH LEFT PARENTHESIS}": "(",
+        "\N{FULLWIDTH RIGHT PARENTHESIS}": ")",
     }
 )  # fmt: skip
 _REWRITES = [
@@ -36,6 +42,7 @@ _REWRITES = [
         (r"\\(?:text(?:rm|bf|it|sf|normal)?|mbox|mathrm|hbox|rm)\s*\{([^{}]*)\}", "\x02\\1\x03"),
         (r"\\(?:mathbf|boldsymbol|vec|mathit|operatorname)\s*\{([^{}]*)\}", r"\1"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", " "),
+        (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
         (r"\\%", "%"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
@@ -51,7 +58,8 @@ _REWRITES = [
         (r"(\\frac\s*\{[^{}]*\})\s*([A-Za-z0-9])", r"\1{\2}"),
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
         (r"\\sqrt\s*([A-Za-z0-9])", r"\\sqrt{\1}"),
-        (r"(?<=[A-Za-z}])\{\(([^{}()]*)\)\}", r"(\1)"),
+        (r"(?<![\\A-Za-z])([A-Za-z])\{\(([^{}()]*)\)\}", r"\1(\2)"),
+        (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\s+", " "),
     )
 ]  # fmt: skip

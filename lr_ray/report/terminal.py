@@ -120,11 +120,18 @@ def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> 
     table = pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs)
     for row in changed(table, labels)[:_SHOWN]:
         console.print(
-            f"\n[bold]{escape(row['problem_id'])}[/bold] ({row['change']}) {escape(row['problem'])}",
+            f"\n[bold]{escape(row['problem_id'])}[/bold] ({row['change']}) "
+            f"{escape(_short(row['problem']))}",
             soft_wrap=True,
         )
         width = max(len(label) for label in labels) + 1
         for label in (labels[0], row["model"]):
             mark = "right" if row[f"{label}_correct"] else "wrong"
-            said = escape(row[f"{label}_completion"].strip())
+            said = escape(_short(row[f"{label}_completion"]))
             console.print(f"  {escape(label):<{width}}{mark:<6}{said}", soft_wrap=True)
+
+
+def _short(text: str) -> str:
+    """On one line, with its beginning and its end."""
+    line = " ".join(text.split())
+    return line if len(line) <= 400 else f"{line[:200]} [...] {line[-180:]}"

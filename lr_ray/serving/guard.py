@@ -52,22 +52,21 @@ class Guard:
         if refusal := self._refusal(headers):
             await respond(send, *refusal)
             return
+        body = _Body(receive)
+
+        async def send_unless_cut(message: Message) -> None:
+            if not body.too_large:  # else the application answers that it could not read it
+                await send(message)
+
         STATE.under_way += 1
-        begun = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self.app(scope, _limited(receive), watched_send)
+            await self.app(scope, body.receive, send_unless_cut)
         except _TooLargeError:
-            if begun:
-                raise
-            await respond(send, 413, _TOO_LARGE, "invalid_request_error")
+            pass
         finally:
             STATE.under_way -= 1
+        if body.too_large:
+            await respond(send, 413, _TOO_LARGE, "invalid_request_error")
 
     def _refusal(self, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         if self.key_digest is not None:
@@ -93,19 +92,19 @@ class Guard:
 _TOO_LARGE = f"the request is too large; it may have {MAX_BODY_BYTES} bytes"
 
 
-def _limited(receive: Receive) -> Receive:
+class _Body:
     """Counts a body that came without its length."""
-    received = 0
 
-    async def counted() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._received, self.too_large = receive, 0, False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > MAX_BODY_BYTES:
+            self.too_large = True
             raise _TooLargeError
         return message
-
-    return counted
 
 
 async def respond(send: Send, status: int, message: str, kind: str) -> None:

@@ -6,13 +6,14 @@ pytest tests/integration/test_serving.py
 import asyncio
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from ray.exceptions import RayActorError
 from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
 from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -88,6 +89,8 @@ def _openai_error(request: Request, error: Any) -> Response:
 def _validation_error(request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return _error(400, f"the body is not JSON, at character {where}", "invalid_request_error")
     return _error(400, f"{where or 'body'}: {first['msg']}", "invalid_request_error")
 
 

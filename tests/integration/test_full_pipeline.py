@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lr_ray.embedded import amateur_path, expert_path
+from tests.integration.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs/full_pipeline.py"), "--config", "demo"]
@@ -26,12 +27,6 @@ SMALL = [
     "--evaluation.max_problems=400",
 ]
 GONE_WITHIN = 15  # seconds
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run_job(*arguments: str, job: list[str] = JOB) -> subprocess.CompletedProcess:

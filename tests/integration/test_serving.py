@@ -1,23 +1,25 @@
-import socket
+"""The endpoint as its clients see it: models, forms of requests, errors, load, a killed replica."""
+
+import asyncio
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
 
 import openai
+import psutil
 import pytest
 
 from lr_ray import embedded, serving
-from lr_ray.config import Evaluation, Serving
+from lr_ray.config import Serving
 from lr_ray.errors import StageError, UserError
-from lr_ray.evaluation.grading import is_correct
-from lr_ray.evaluation.stage import evaluate
 from lr_ray.models import stop_token_ids
+from tests.integration.ports import free_port
 
 MODELS = {"expert": str(embedded.expert_path()), "improved": str(embedded.amateur_path())}
 NEW_TOKENS = 64
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+KEY = "sesame"
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +30,20 @@ def settings():
 @pytest.fixture(scope="module")
 def url(ray_cluster, settings):
     serving.check_port(settings)
-    yield serving.start(MODELS, settings)
+    yield serving.start(MODELS, settings, key=KEY)
     serving.stop()
     serving.check_port(settings)
 
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def problems():
-    return [row["problem"] for row in embedded.generate("heldout", 5, seed=3)]
+    return [row["problem"] for row in embedded.generate("heldout", 50, seed=3)]
 
 
 def messages(problem):
@@ -59,16 +61,36 @@ def chat(client, model, problem, **options):
     )
 
 
-def transformers_greedy(path, problem):
+def said_by_transformers(path, problems):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    prompt = tokenizer.apply_chat_template(
-        messages(problem), add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
-    output = model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)
-    return tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    for problem in problems:
+        prompt = tokenizer.apply_chat_template(
+            messages(problem), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)
+        tokens = output[0, prompt["input_ids"].shape[1] :]
+        yield tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def said_offline(path, problems):
+    from vllm import SamplingParams
+
+    from lr_ray.config import Pool
+    from lr_ray.sampling.engine import start_engine
+
+    engine = start_engine(path, Pool(gpus=0, dtype="float32"), 512)
+    params = SamplingParams(
+        temperature=0, max_tokens=NEW_TOKENS, stop_token_ids=stop_token_ids(path), detokenize=False
+    )
+    from lr_ray.models import load_tokenizer, render_prompt
+
+    tokenizer = load_tokenizer(path)
+    prompts = [{"prompt_token_ids": render_prompt(tokenizer, p, None)} for p in problems]
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    return [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True) for o in outputs]
 
 
 def test_endpoint_is_on_the_configured_address(url, settings):
@@ -92,24 +114,27 @@ def test_serve_that_runs_already_is_left_alone(url, settings, client):
     assert {model.id for model in client.models.list()} == set(MODELS)
 
 
-def test_both_models_are_listed(client):
+def test_models_are_listed_and_one_is_described(client):
     assert {model.id for model in client.models.list()} == set(MODELS)
+    assert client.models.retrieve("expert").id == "expert"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_chat_is_the_greedy_completion_of_transformers(client, problems, name):
-    for problem in problems:
-        choice = chat(client, name, problem).choices[0]
-        assert choice.message.content == transformers_greedy(MODELS[name], problem)
-        assert choice.finish_reason == "stop"
+def test_endpoint_vllm_and_transformers_say_the_same_greedily(client, problems):
+    path = MODELS["expert"]
+    served = [chat(client, "expert", problem).choices[0] for problem in problems]
+    texts = [choice.message.content for choice in served]
+    assert texts == list(said_by_transformers(path, problems))
+    assert texts == said_offline(path, problems)
+    assert {choice.finish_reason for choice in served} == {"stop"}
+    assert len(set(texts)) > 40
 
 
-def test_the_models_differ(client, problems):
-    said = {
-        name: [chat(client, name, p).choices[0].message.content for p in problems]
-        for name in MODELS
-    }
-    assert said["expert"] != said["improved"]
+def test_each_name_is_answered_by_its_model(client, problems):
+    assert [
+        chat(client, "improved", problem).choices[0].message.content for problem in problems[:5]
+    ] == list(said_by_transformers(MODELS["improved"], problems[:5]))
 
 
 def test_streaming_gives_the_same_text(client, problems):
@@ -130,9 +155,17 @@ def test_completions_continue_a_raw_prompt(client, problems):
     completion = client.completions.create(
         model="expert", prompt=prompt, temperature=0, max_tokens=NEW_TOKENS
     )
-    assert (
-        completion.choices[0].text == chat(client, "expert", problems[0]).choices[0].message.content
-    )
+    whole = chat(client, "expert", problems[0]).choices[0].message.content
+    assert completion.choices[0].text == whole
+
+
+def test_logprobs_are_those_of_the_greedy_tokens(client, problems):
+    content = chat(client, "expert", problems[0], logprobs=True, top_logprobs=3).choices[0].logprobs
+    assert len(content.content) > 5
+    for token in content.content:
+        top = [other.logprob for other in token.top_logprobs]
+        assert token.logprob == max(top) <= 0
+        assert len(top) == 3
 
 
 def test_max_tokens_cuts_and_says_so(client, problems):
@@ -143,41 +176,107 @@ def test_max_tokens_cuts_and_says_so(client, problems):
     assert response.usage.completion_tokens == 2
 
 
+def test_a_missing_or_wrong_key_is_unauthorized(url, problems):
+    for key in ("none", KEY + "x"):
+        with (
+            openai.OpenAI(base_url=url, api_key=key, max_retries=0) as stranger,
+            pytest.raises(openai.AuthenticationError, match="API key"),
+        ):
+            chat(stranger, "expert", problems[0])
+
+
 def test_unknown_model_is_not_found(client, problems):
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match="nobody"):
         client.chat.completions.create(model="nobody", messages=messages(problems[0]))
 
 
-def test_evaluation_grades_what_both_models_said(url, client):
-    evaluation = Evaluation(max_problems=40, max_new_tokens=NEW_TOKENS, concurrency=16, seed=3)
-    progress = []
-    results = evaluate(
-        url,
-        {name: name for name in MODELS},
-        evaluation,
-        lambda done, total: progress.append((done, total)),
-        stop_token_ids(MODELS["expert"]),
-    )
-    table, summary = results["demo"]
-    assert progress == [(n, 80) for n in range(1, 81)]
-    rows = table.to_pylist()
-    assert [(r["problem_id"], r["problem"], r["expected"]) for r in rows] == [
-        (p["problem_id"], p["problem"], p["answer"]) for p in embedded.generate("heldout", 40, 3)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"messages": messages("pens " * 2000)}, "maximum context length is 512"),
+        ({"messages": messages("pens"), "max_tokens": 5000}, "max_tokens"),
+        ({"messages": messages("pens"), "temperature": -1}, "temperature"),
+        ({"messages": "pens"}, "messages"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_bad_request(client, options, said):
+    with pytest.raises(openai.BadRequestError, match=said) as caught:
+        client.chat.completions.create(model="expert", **options)
+    assert caught.value.body["message"]
+
+
+def test_a_body_beyond_the_limit_is_too_large(client):
+    with pytest.raises(openai.APIStatusError, match="too large") as caught:
+        client.completions.create(model="expert", prompt="x" * (9 << 20))
+    assert caught.value.status_code == 413
+
+
+def health(url):
+    try:
+        with urllib.request.urlopen(url.replace("/v1", "/health"), timeout=30) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_health_needs_no_key_and_names_the_models(url):
+    status, body = health(url)
+    assert status == 200
+    assert '"expert":"ok"' in body
+    assert '"improved":"ok"' in body
+
+
+async def ask_all(url, problems, retries):
+    async with openai.AsyncOpenAI(
+        base_url=url, api_key=KEY, max_retries=retries, timeout=120
+    ) as client:
+
+        async def one(index, problem):
+            name = ("expert", "improved")[index % 2]
+            response = await client.chat.completions.create(
+                model=name, messages=messages(problem), temperature=0, max_tokens=NEW_TOKENS
+            )
+            return response.choices[0].message.content
+
+        return await asyncio.gather(*(one(i, p) for i, p in enumerate(problems)))
+
+
+def test_200_requests_at_once_are_all_answered(url, client, problems):
+    many = (problems * 4)[:200]
+    said = asyncio.run(ask_all(url, many, retries=0))
+    assert len(said) == 200
+    assert all(said)
+    assert said[:4] == [
+        chat(client, ("expert", "improved")[i % 2], many[i]).choices[0].message.content
+        for i in range(4)
     ]
-    for name in MODELS:
-        for row in rows[:3]:
-            said = chat(client, name, row["problem"]).choices[0].message.content
-            assert row[f"{name}_completion"] == said
-        verdicts = [is_correct(r["expected"], r[f"{name}_answer"], "demo") for r in rows]
-        assert [r[f"{name}_correct"] for r in rows] == verdicts
-        assert summary[name] == sum(verdicts) / 40
-    assert 0 < summary["expert"] < 1
-    assert summary["problems"] == 40
-    low, high = summary["difference_ci95"]
-    assert low <= summary["difference"] <= high
 
 
-def test_evaluation_names_the_model_that_is_not_there(url):
-    names = {"expert": "expert", "improved": "nobody"}
-    with pytest.raises(StageError, match="nobody"):
-        evaluate(url, names, Evaluation(max_problems=2, max_new_tokens=8))
+def replica_of(name: str) -> psutil.Process:
+    title = f"ray::ServeReplica:lr_ray:LLMServer:{name}"
+    (found,) = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if (p.info["cmdline"] or [""])[0].startswith(title)
+    ]
+    return found
+
+
+def test_a_killed_replica_comes_back_and_no_request_is_lost(url, problems):
+    many = [row["problem"] for row in embedded.generate("heldout", 400, seed=5)]
+    before = asyncio.run(ask_all(url, many[:40], retries=0))
+    killed = replica_of("expert")
+
+    async def scenario():
+        asking = asyncio.create_task(ask_all(url, many, retries=18))
+        await asyncio.sleep(1)
+        os.kill(killed.pid, signal.SIGKILL)
+        at = time.monotonic()
+        return await asking, at
+
+    said, at = asyncio.run(scenario())
+    assert all(said)
+    assert said[:40] == before
+    assert replica_of("expert").pid != killed.pid
+    print(f"answers again {time.monotonic() - at:.1f} s after the kill")
+    assert health(url)[0] == 200

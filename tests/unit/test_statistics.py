@@ -1,7 +1,16 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from lr_ray.evaluation.statistics import paired_difference, pooled_difference
+from lr_ray.evaluation.statistics import (
+    accuracy_interval,
+    macro_difference,
+    mcnemar_p,
+    paired_difference,
+    pass_at_k,
+    pooled_difference,
+)
 
 
 def index_bootstrap(expert, improved, seed, resamples):
@@ -108,3 +117,66 @@ def test_pooled_over_one_seed_is_the_paired_difference():
 def test_pooled_needs_a_row_a_seed(shape):
     with pytest.raises(ValueError, match="need"):
         pooled_difference(np.ones(3, bool), np.ones(shape, bool), seed=0)
+
+
+def test_wilson_interval_is_the_textbooks():
+    # 81 of 263 (Agresti & Coull 1998): 0.255 to 0.366.
+    low, high = accuracy_interval([1] * 81 + [0] * 182, seed=0)
+    assert (low, high) == pytest.approx((0.2553, 0.3662), abs=2e-4)
+    assert accuracy_interval([0] * 20, seed=0)[0] == 0.0
+    assert accuracy_interval([0] * 20, seed=0)[1] == pytest.approx(0.1611, abs=1e-3)
+    assert accuracy_interval([1] * 20, seed=0)[1] == 1.0
+
+
+def test_an_interval_of_means_over_samples_is_a_bootstrap():
+    scores = np.random.default_rng(0).choice([0.25, 0.5, 0.75], size=400)
+    low, high = accuracy_interval(scores, seed=0)
+    half = 1.96 * scores.std() / 20
+    assert (low, high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [(0, 0, 1.0), (5, 0, 0.0625), (0, 5, 0.0625), (7, 7, 1.0), (8, 2, 0.109375), (1, 0, 1.0)],
+)
+def test_mcnemar_is_the_exact_binomial(gained, lost, p):
+    assert mcnemar_p(gained, lost) == pytest.approx(p)
+
+
+def test_pass_at_k_is_the_mean_over_all_draws():
+    correct, samples = [0, 1, 3, 4], 4
+    for k in range(1, samples + 1):
+        drawn = [
+            np.mean(
+                [any(i < c for i in draw) for draw in itertools.combinations(range(samples), k)]
+            )
+            for c in correct
+        ]
+        assert pass_at_k(correct, samples, k) == pytest.approx(np.mean(drawn))
+    with pytest.raises(ValueError, match="k = 5"):
+        pass_at_k(correct, samples, 5)
+
+
+def test_macro_average_weighs_benchmarks_alike():
+    rng = np.random.default_rng(1)
+    pairs = [(rng.random(n) < 0.4, rng.random(n) < 0.6) for n in (50, 1000)]
+    found = macro_difference(pairs, seed=0)
+    expected = np.mean([b.mean() - a.mean() for a, b in pairs])
+    assert found["difference"] == pytest.approx(expected)
+    assert found["problems"] == 1050
+    # The small benchmark's uncertainty dominates: half of its own interval, about.
+    variance = sum((b.astype(float) - a).var() / len(a) for a, b in pairs) / 4
+    low, high = found["difference_ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.05)
+
+
+def test_paired_difference_of_sampled_scores_resamples_problems():
+    rng = np.random.default_rng(2)
+    expert, improved = rng.integers(0, 5, 300) / 4, rng.integers(0, 5, 300) / 4
+    found = paired_difference(expert, improved, seed=0)
+    difference = improved - expert
+    half = 1.96 * difference.std() / 300**0.5
+    assert found["difference"] == pytest.approx(difference.mean())
+    assert found["difference_ci95"] == pytest.approx(
+        [difference.mean() - half, difference.mean() + half], abs=6e-3
+    )

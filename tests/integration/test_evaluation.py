@@ -1,0 +1,242 @@
+"""jobs/serve.py and jobs/evaluate.py as a person runs them: figures, kill -9, samples, SIGTERM."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import openai
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from lr_ray import embedded
+from lr_ray.config import Evaluation
+from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.evaluation.answers import Answer, AnswerStore
+from lr_ray.evaluation.grading import is_correct
+from lr_ray.evaluation.stage import ServedModel, evaluate, questions
+from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.models import stop_token_ids
+from lr_ray.store import Run
+from tests.integration.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+KEY = "sesame"
+MODELS = [ServedModel(name, name, name) for name in ("expert", "amateur")]
+
+
+class Served:
+    """`jobs/serve.py` over the embedded pair, with a key."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/v1"
+        command = [sys.executable, str(ROOT / "jobs/serve.py")]
+        command += ["--models", f"expert={expert_path()},amateur={amateur_path()}"]
+        command += ["--serving.gpus=0", "--serving.cpus=0.5", "--serving.dtype=float32"]
+        command += ["--serving.max_model_len=512", f"--serving.port={port}"]
+        self.log = folder / "serve.log"
+        self.process = subprocess.Popen(
+            command,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=os.environ | {"LR_RAY_API_KEY": KEY},
+        )
+        deadline = time.monotonic() + 300
+        while "Ctrl-C" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.2)
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=120)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        served = Served(tmp_path_factory.mktemp("served"))
+        yield served
+        served.end()
+
+
+def job(served, run, *arguments, models="expert,amateur"):
+    return [
+        sys.executable, str(ROOT / "jobs/evaluate.py"), "--endpoint", served.url, "--models",
+        models, "--run", str(run), "--config", "demo", "--evaluation.max_problems=200",
+        "--evaluation.concurrency=32", *arguments,
+    ]  # fmt: skip
+
+
+def run_job(*arguments, **options):
+    return subprocess.run(job(*arguments, **options), capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+def test_every_model_is_asked_alike_and_graded(served, tmp_path):
+    evaluation = Evaluation(max_problems=40, max_new_tokens=64, concurrency=16, seed=3)
+    asked, graded = [], []
+    tables = evaluate(
+        served.url,
+        MODELS,
+        evaluation,
+        Run(str(tmp_path)),
+        lambda *seen: asked.append(seen),
+        lambda *seen: graded.append(seen),
+        stop_token_ids(str(expert_path())),
+    )
+    rows = tables["demo"].to_pylist()
+    assert asked == [(n, 80) for n in range(81)]
+    assert graded[-1] == (80, 80)
+    assert [(r["problem_id"], r["problem"], r["expected"]) for r in rows] == [
+        (p["problem_id"], p["problem"], p["answer"]) for p in embedded.generate("heldout", 40, 3)
+    ]
+    with openai.OpenAI(base_url=served.url, max_retries=0) as client:
+        for name in ("expert", "amateur"):
+            for row in rows[:3]:
+                said = client.chat.completions.create(
+                    model=name,
+                    messages=[{"role": "user", "content": row["problem"]}],
+                    temperature=0,
+                    max_tokens=64,
+                )
+                assert row[f"{name}_completion"] == said.choices[0].message.content
+            verdicts = [is_correct(r["expected"], r[f"{name}_answer"], "demo") for r in rows]
+            assert [r[f"{name}_correct"] for r in rows] == verdicts
+    assert 0 < sum(r["expert_correct"] for r in rows) < 40
+
+
+def test_answers_that_are_there_are_not_asked_again(served, tmp_path):
+    evaluation = Evaluation(max_problems=6, max_new_tokens=64, seed=4)
+    run = Run(str(tmp_path))
+    (task,) = load_tasks(evaluation)
+    before = questions(task, MODELS[0], evaluation)[:4]
+    with AnswerStore(run) as store:
+        for question in before:
+            store.add(question.key, Answer("said before: The answer is 7.", "stop"))
+    asked = []
+    tables = evaluate(served.url, MODELS, evaluation, run, lambda *seen: asked.append(seen))
+    assert asked == [(n, 12) for n in range(4, 13)]
+    said = tables["demo"]["expert_completion"].to_pylist()
+    assert [text.startswith("said before") for text in said] == [True] * 4 + [False] * 2
+
+
+def test_a_killed_job_goes_on_to_the_same_tables(served, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    undisturbed = run_job(served, whole)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert "from before" not in undisturbed.stdout
+    killed = subprocess.Popen(job(served, cut), stdout=subprocess.DEVNULL, cwd=ROOT)
+    while not list(cut.glob("answers/part-*")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    there = len(AnswerStore(Run(str(cut))).answers)
+    assert 0 < there < 400
+    again = run_job(served, cut)
+    assert again.returncode == 0, again.stderr
+    assert f"{there} of 400 answers are there from before" in again.stdout
+    tables = [pq.read_table(folder / "evaluation/demo.parquet") for folder in (whole, cut)]
+    assert tables[0].equals(tables[1])
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, cut)]
+    assert summaries[0]["accuracy"] == summaries[1]["accuracy"]
+    found = summaries[0]["accuracy"]["demo"]
+    assert found["models"].keys() == {"expert", "amateur"}
+    assert found["models"]["expert"]["accuracy"] > found["models"]["amateur"]["accuracy"]
+    assert found["differences"]["amateur"]["lost"] > found["differences"]["amateur"]["gained"]
+    assert summaries[0]["evaluation"]["conditions"]["max_new_tokens"] == 128
+    assert (cut / "report.html").exists()
+    assert not (cut / "answers").exists()
+    lines = (cut / "evaluation/demo-changed.jsonl").read_text().splitlines()
+    assert len(lines) == sum(found["differences"]["amateur"][kind] for kind in ("gained", "lost"))
+
+    third = run_job(served, cut)
+    assert (third.returncode, "nothing to do" in third.stdout) == (0, True)
+    other = run_job(served, cut, "--evaluation.max_new_tokens=64")
+    assert other.returncode == 2
+    assert "another evaluation.max_new_tokens" in other.stderr
+
+
+def test_shots_and_samples_are_reported(served, tmp_path):
+    done = run_job(
+        served, tmp_path, "--evaluation.max_problems=20", "--evaluation.shots=0,1",
+        "--evaluation.samples=4", "--evaluation.temperature=0.8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["accuracy"].keys() == {"demo", "demo-1-shot"}
+    model = summary["accuracy"]["demo"]["models"]["expert"]
+    assert model["pass_at_k"].keys() == {"1", "2", "4"}
+    assert model["pass_at_k"]["4"] > model["pass_at_k"]["1"] == pytest.approx(model["accuracy"])
+    table = pq.read_table(tmp_path / "evaluation/demo.parquet")
+    assert table.num_rows == 80
+    assert len(set(table["expert_completion"].to_pylist()[:4])) > 1
+    assert summary["accuracy_mean"]["tasks"] == 2
+    for line in ("pass@4", "majority", "accuracy mean"):
+        assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("models", "arguments", "message"),
+    [
+        ("expert,nobody", [], "--models nobody: not served"),
+        ("expert,expert", [], "names one twice"),
+        ("expert", ["--evaluation.benchmarks=gsm9k"], "did you mean gsm8k"),
+        ("expert", ["--evaluation.samples=2"], "give a temperature"),
+    ],
+)
+def test_what_is_wrong_is_one_line(served, tmp_path, models, arguments, message):
+    failed = run_job(served, tmp_path / "run", *arguments, models=models)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run/run.json").exists()
+
+
+def test_requests_under_way_finish_when_the_service_ends(served):
+    """Last, as it ends the endpoint."""
+    problems = [row["problem"] for row in embedded.generate("heldout", 48, seed=6)]
+
+    async def one(client, index):
+        body = {
+            "model": ("expert", "amateur")[index % 2], "prompt": problems[index], "temperature": 0,
+            "max_tokens": 400, "extra_body": {"ignore_eos": True},
+        }  # fmt: skip
+        if index % 4:
+            response = await client.completions.create(**body)
+            return response.usage.completion_tokens
+        reason = None
+        async for chunk in await client.completions.create(**body, stream=True):
+            reason = chunk.choices[0].finish_reason or reason
+        return reason
+
+    async def scenario():
+        async with openai.AsyncOpenAI(base_url=served.url, max_retries=0, timeout=120) as client:
+            asked = [asyncio.create_task(one(client, i)) for i in range(48)]
+            await asyncio.sleep(1)
+            left = sum(not task.done() for task in asked)
+            served.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(openai.APIStatusError):
+                while True:  # until it is turned away
+                    await client.models.list()
+            return left, await asyncio.gather(*asked)
+
+    children = psutil.Process(served.process.pid).children(recursive=True)
+    left, said = asyncio.run(scenario())
+    assert left > 10
+    assert said == [400 if index % 4 else "length" for index in range(48)]
+    assert served.end() == 143
+    assert "requests under way finish first" in served.log.read_text()
+    assert "cut off" not in served.log.read_text()
+    psutil.wait_procs(children, timeout=15)
+    assert not [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

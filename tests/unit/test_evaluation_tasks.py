@@ -1,0 +1,154 @@
+"""What is asked: benchmarks, files, examples and the request; nothing here starts an endpoint."""
+
+import pytest
+
+from lr_ray import embedded
+from lr_ray.config import Evaluation, Fields
+from lr_ray.errors import UserError
+from lr_ray.evaluation.client import request
+from lr_ray.evaluation.examples import MOST, examples
+from lr_ray.evaluation.extraction import extract_answer
+from lr_ray.evaluation.grading import is_correct
+from lr_ray.evaluation.tasks import load_tasks, task_names
+from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
+
+ROWS = {
+    "gsm8k": 1319, "math500": 500, "svamp": 1000, "asdiv": 2215, "minerva_math": 272,
+    "olympiadbench": 675, "mmlu_stem": 3018,
+}  # fmt: skip
+
+
+def test_demo_is_what_the_generator_gives():
+    (task,) = load_tasks(Evaluation(max_problems=3, seed=2))
+    assert (task.name, task.kind, task.examples) == ("demo", "demo", ())
+    assert list(task.rows) == embedded.generate("heldout", 3, 2)
+
+
+@needs_benchmarks
+def test_each_benchmark_is_read_whole_and_alike():
+    tasks = load_tasks(Evaluation(benchmarks=list(ROWS), data_dir=str(BENCHMARKS)))
+    assert {task.name: len(task.rows) for task in tasks} == ROWS
+    assert {task.name for task in tasks if task.kind == "choice"} == {"mmlu_stem"}
+    assert all(row["answer"] and row["problem"] for task in tasks for row in task.rows)
+
+
+@needs_benchmarks
+def test_a_subset_is_drawn_from_everywhere_and_a_smaller_one_is_part_of_it():
+    chosen = [
+        [row["problem_id"] for row in load_tasks(
+            Evaluation(benchmarks=["mmlu_stem"], data_dir=str(BENCHMARKS), max_problems=n, seed=seed)
+        )[0].rows]
+        for n, seed in ((100, 0), (200, 0), (100, 1))
+    ]  # fmt: skip
+    everything = [r["problem_id"] for r in load_tasks(
+        Evaluation(benchmarks=["mmlu_stem"], data_dir=str(BENCHMARKS))
+    )[0].rows]  # fmt: skip
+    places = [everything.index(i) for i in chosen[0]]
+    assert places == sorted(places)
+    assert max(places) > 2000
+    assert set(chosen[0]) < set(chosen[1])
+    assert set(chosen[0]) != set(chosen[2])
+
+
+def test_a_file_with_answers_is_a_benchmark(tmp_path):
+    path = jsonl(
+        tmp_path / "my own.jsonl",
+        [{"q": "1+1?", "a": 2, "nr": 7}, {"q": "2+2?", "a": "4", "nr": 8}],
+    )
+    fields = Fields(problem="q", answer="a", id="nr")
+    (task,) = load_tasks(Evaluation(benchmarks=[path], fields=fields))
+    assert task.name == "my_own"
+    assert task.kind == "math"
+    assert [tuple(row.values()) for row in task.rows] == [("7", "1+1?", "2"), ("8", "2+2?", "4")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"problem": "1?", "answer": "1"}, {"problem": "2?"}], r"own\.jsonl, row 2: no answer"),
+        ([{"problem": "", "answer": "1"}], r"own\.jsonl, row 1: problem is empty"),
+        ([{"question": "1?", "answer": "1"}], r"no field 'problem'.*set evaluation\.fields\.problem"),
+        ([], "no rows"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_graded_is_named(tmp_path, rows, message):
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    with pytest.raises(UserError, match=rf"^evaluation\.benchmarks: .*{message}"):
+        load_tasks(Evaluation(benchmarks=[path]))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        (Evaluation(benchmarks=["gsm9k"]), "'gsm9k' is not a known benchmark; did you mean gsm8k"),
+        (Evaluation(benchmarks=["no/such.jsonl"]), "no/such.jsonl"),
+        (Evaluation(benchmarks=["demo", "demo"]), "demo occurs twice"),
+        (Evaluation(benchmarks=["a/x.jsonl", "b/x.parquet"]), "x occurs twice"),
+    ],
+)
+def test_a_benchmark_that_is_not_there_is_named(evaluation, message):
+    with pytest.raises(UserError, match=rf"^evaluation\.benchmarks: .*{message}"):
+        load_tasks(evaluation)
+
+
+def test_a_data_dir_without_the_benchmark_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"^evaluation\.data_dir: "):
+        load_tasks(Evaluation(benchmarks=["gsm8k"], data_dir=str(tmp_path)))
+
+
+def test_each_number_of_examples_is_a_task():
+    evaluation = Evaluation(benchmarks=["demo"], shots=[0, 2], max_problems=2)
+    assert task_names(evaluation) == ["demo", "demo-2-shot"]
+    plain, shown = load_tasks(evaluation)
+    assert plain.rows == shown.rows
+    assert (len(plain.examples), len(shown.examples)) == (0, 2)
+
+
+@pytest.mark.parametrize("kind", ["demo", "math", "choice"])
+def test_examples_give_their_answer_in_the_form_that_is_read(kind):
+    given = examples(kind, MOST)
+    assert len({e.problem for e in given}) == MOST
+    answers = [extract_answer(e.solution, kind) for e in given]
+    assert None not in answers
+    if kind == "math":
+        assert answers == ["21", "-13", r"\frac{1}{9}", "24"]
+    if kind == "choice":
+        assert answers == ["C", "A", "B", "D"]
+    if kind == "demo":  # the arithmetic that they show is right
+        shown = [e.solution.split(". ")[1:-1] for e in given]
+        for steps, answer in zip(shown, answers, strict=True):
+            for step in steps:
+                left, right = step.split("=")
+                assert eval(left.replace("/", "//")) == int(right)
+            assert is_correct(steps[-1].split("=")[1], answer, "demo")
+
+
+def test_a_request_is_the_toolkits_conversation():
+    evaluation = Evaluation(
+        system_prompt="Box it.",
+        prefill="So",
+        stop=["\n\n"],
+        max_new_tokens=9,
+        temperature=0.5,
+        seed=3,
+    )
+    body = request("1+1?", evaluation, (2, 5), examples("math", 1), sample=4)
+    roles = [(m["role"], m["content"][:6]) for m in body["messages"]]
+    assert roles == [
+        ("system", "Box it"), ("user", "A bake"), ("assistant", "The ba"), ("user", "1+1?"),
+        ("assistant", "So"),
+    ]  # fmt: skip
+    assert (body["temperature"], body["max_tokens"], body["stop"]) == (0.5, 9, ["\n\n"])
+    assert body["seed"] != request("1+1?", evaluation, (2, 5), (), sample=5)["seed"]
+    assert body["extra_body"] == {
+        "stop_token_ids": [2, 5], "repetition_penalty": 1.0, "add_generation_prompt": False,
+        "continue_final_message": True,
+    }  # fmt: skip
+
+
+def test_a_greedy_request_for_any_endpoint_has_no_extension():
+    body = request("1+1?", Evaluation())
+    assert body["temperature"] == 0
+    assert "extra_body" not in body
+    assert "seed" not in body
+    assert [m["role"] for m in body["messages"]] == ["user"]

@@ -1,0 +1,154 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lr_ray.boxed import last_boxed
+from lr_ray.evaluation.extraction import choice_letter, extract_answer, kind_of
+
+
+def test_kinds_of_benchmarks():
+    assert [kind_of(name) for name in ("demo", "mmlu_stem", "gsm8k", "a.jsonl")] == [
+        "demo", "choice", "math", "math",
+    ]  # fmt: skip
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind: 'gsm8k'"):
+        extract_answer("8", "gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("Step by step. 10+6=16. 16/2=8. The answer is 8.", "8"),
+        ("The answer is 4. The answer is 12.", "12"),
+        ("The answer is -3.", "-3"),
+        ("The answer is 4", None),
+        ("The answer is 4.5", None),
+        ("10+6=16.", None),
+        ("", None),
+    ],
+)
+def test_demo_answer_is_the_last_finished_statement(completion, answer):
+    assert extract_answer(completion, "demo") == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        # boxes
+        (r"First \boxed{1}, so \boxed{ \frac{1}{2} } of 7.", r"\frac{1}{2}"),
+        (r"\boxed{\text{(A)}}", r"\text{(A)}"),
+        (r"\boxed{3}. Again: \boxed{\frac{1", "3"),
+        (r"It is 5, so \boxed{12", "5"),
+        (r"so \boxed{12", None),
+        (r"\fbox{7}", "7"),
+        (r"so $\boxed 7$.", "7"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{}", None),
+        (r"\boxed{x} and the answer is 5.", "x"),
+        # as few-shot prompts of Minerva end
+        (
+            "Final Answer: The final answer is $3$. I hope it is correct.\n\nThe final answer is $4$. I hope",
+            "3",
+        ),
+        (r"\boxed{2}. The final answer is $\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
+        # statements
+        ("I get 1/2. The answer is 42. I hope it is correct.", "42"),
+        ("The answer is 3.5.", "3.5"),
+        ("The answer is -3.5", "-3.5"),
+        ("The answer is: **12 apples**.", "12 apples"),
+        (r"The final answer is $\frac12$ cm.", r"\frac12"),
+        (r"The answer is therefore \(x^2\).", "x^2"),
+        ("the answer is 11:45 p.m. Thanks.", "11:45 p.m"),
+        ("The answer is 9 p.m.", "9 p.m."),
+        ("The answer is Mrs. Hilt. She won.", "Mrs. Hilt"),
+        ("The answer is x. I hope", "x"),
+        ("The answer is 7\nProblem: 8", "7"),
+        ("the answer is 4. No: the answer is 5.", "5"),
+        ("答案是 5。 所以 6", "5"),
+        # the last number
+        ("She pays 1,250.50 of 2000 dollars, 3/4.", "3/4"),
+        ("It costs $1,250.", "1,250"),
+        ("The sides are 1,2,3", "3"),
+        ("x is -7", "-7"),
+        ("5-3", "3"),
+        ("it is .5 then", ".5"),
+        ("1+1=2\n#### 1,234", "1,234"),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_answer_of_a_problem(completion, answer):
+    assert extract_answer(completion, "math") == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "letter"),
+    [
+        (r"so \boxed{B}", "B"),
+        (r"so \boxed{\text{(C)}}", "C"),
+        (r"\boxed{\textbf{D.}\ 12}", "D"),
+        (r"the answer is A, no: \boxed{B}", "B"),
+        (r"\boxed{5}, which is choice (C)", "C"),
+        ("The answer is (B).", "B"),
+        ("the answer is b", "B"),
+        ("The correct choice is **D**", "D"),
+        ("The answer is 5, which is (C) here", "C"),
+        ("Answer: C", "C"),
+        ("C. because of symmetry", "C"),
+        ("I think A is right", "A"),
+        ("A car moves past a tree", None),
+        ("a triangle with sides b and c", None),
+        ("Therefore, E = mc^2", None),
+        ("(A) 5 (B) 6\n\nIt is 6, so B", "B"),
+        ("nothing", None),
+    ],
+)
+def test_choice(completion, letter):
+    assert extract_answer(completion, "choice") == letter
+
+
+def test_a_choice_is_one_letter_at_the_start():
+    assert [choice_letter(t) for t in ("B", "(b)", "B. 12", "Bob", "12", "b^2", "")] == [
+        "B", "B", "B", None, None, None, None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{1} } \boxed{2}", "2"),
+        (r"{ { \boxed{1}", "1"),
+        (r"a\\\boxed{4}", "4"),
+        ("no box", None),
+        (r"\boxed{1", None),
+    ],
+)
+def test_the_last_closed_box(text, content):
+    assert last_boxed(text) == content
+
+
+@pytest.mark.parametrize("kind", ["math", "choice", "demo"])
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed{" * 20_000, r"\boxed 1" * 20_000, "{" * 100_000, "\\" * 100_000, "1," * 50_000,
+     "the answer is " * 10_000, "$" * 50_000, "1" * 100_000, "(A) " * 30_000, "1/" * 50_000, "-" * 50_000,
+     "The answer is " + "thus, " * 20_000],
+)  # fmt: skip
+def test_reading_takes_time_in_proportion(kind, text):
+    started = time.perf_counter()
+    extract_answer(text, kind)
+    assert time.perf_counter() - started < 5
+
+
+def test_importing_takes_no_heavy_package():
+    code = (
+        "import sys, lr_ray.evaluation.extraction\n"
+        "print({'sympy', 'math_verify', 'torch', 'ray', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,143 @@
+"""What graded tables say, and the page that shows it; nothing here starts Ray."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.graders import Graders
+from lr_ray.evaluation.results import changed, macro, summarise
+from lr_ray.evaluation.stage import grade
+from lr_ray.evaluation.tasks import Task
+from lr_ray.report import print_summary, write_page
+from lr_ray.store import Run
+
+EXPECTED = ["1", "2", "3", "4"]
+
+
+def task(count: int = 4) -> Task:
+    rows = tuple(
+        {"problem_id": f"p{i}", "problem": f"<b>{i}?", "answer": EXPECTED[i]} for i in range(count)
+    )
+    return Task("sums", "math", (), rows)
+
+
+def table(samples: int = 1, **said: list[str]) -> pa.Table:
+    """`said[label]`: texts of answers; "cut" and "refused" are such endings."""
+    ends = {"cut": "length", "refused": "refused"}
+    answers = {
+        label: [Answer(text, ends.get(text, "stop")) for text in texts]
+        for label, texts in said.items()
+    }
+    with Graders() as graders:
+        return grade(task(len(next(iter(said.values()))) // samples), answers, graders)
+
+
+BOTH = {"expert": ["1", "2", "0", "cut"], "improved": ["1", "0", "3", "4"]}
+
+
+def test_summary_of_two_models_has_the_contract_and_more():
+    summary = summarise(table(**BOTH), ["expert", "improved"], seed=0)
+    assert (summary["expert"], summary["improved"], summary["difference"]) == (0.5, 0.75, 0.25)
+    assert summary["problems"] == 4
+    expert = summary["models"]["expert"]
+    assert (expert["answered"], expert["cut"], expert["refused"]) == (0.75, 0.25, 0.0)
+    found = summary["differences"]["improved"]
+    assert (found["gained"], found["lost"], found["mcnemar_p"]) == (2, 1, 1.0)
+    assert found["difference_ci95"] == summary["difference_ci95"]
+
+
+def test_any_number_of_models_is_compared_with_the_first():
+    three = table(a=["1", "2", "0", "0"], b=["1", "2", "3", "0"], c=["0", "0", "0", "refused"])
+    summary = summarise(three, ["a", "b", "c"], seed=0)
+    assert {k: v["difference"] for k, v in summary["differences"].items()} == {"b": 0.25, "c": -0.5}
+    assert summary["models"]["c"]["refused"] == 0.25
+    assert "expert" not in summary
+    alone = summarise(table(a=["1", "2", "0", "0"]), ["a"], seed=0)
+    assert alone["differences"] == {}
+    assert alone["models"]["a"]["accuracy"] == 0.5
+
+
+def test_samples_are_averaged_and_voted():
+    sampled = table(3, a=["1", "1", "0", "0", "9", "9", "cut", "3", "0"])
+    summary = summarise(sampled, ["a"], seed=0)
+    model = summary["models"]["a"]
+    assert (summary["problems"], summary["samples"]) == (3, 3)
+    assert model["accuracy"] == pytest.approx((2 / 3 + 0 + 1 / 3) / 3)
+    assert model["pass_at_k"]["1"] == pytest.approx(model["accuracy"])
+    assert model["pass_at_k"]["3"] == pytest.approx(2 / 3)
+    # The second is outvoted; the third has a tie, and the right one came first.
+    assert model["majority"] == pytest.approx(2 / 3)
+
+
+def test_a_samples_right_answers_are_one_answer_however_written():
+    sampled = table(3, a=["\\boxed{1.0}", "\\boxed{1}", "\\boxed{7}", "\\boxed{2}", "9", "9"])
+    assert summarise(sampled, ["a"], seed=0)["models"]["a"]["majority"] == 0.5
+
+
+def test_mean_over_tasks():
+    tables = {"sums": table(**BOTH), "more": table(expert=["1"], improved=["1"])}
+    found = macro(tables, ["expert", "improved"], seed=0)
+    assert found["models"]["expert"]["accuracy"] == 0.75
+    assert found["differences"]["improved"]["difference"] == 0.125
+
+
+def test_changed_problems_are_listed_gained_ones_first():
+    rows = changed(table(**BOTH), ["expert", "improved"])
+    assert [(row["problem_id"], row["change"]) for row in rows] == [
+        ("p2", "gained"), ("p3", "gained"), ("p1", "lost"),
+    ]  # fmt: skip
+    assert rows[0]["expert_answer"] == "0"
+    assert rows[0]["improved_completion"] == "3"
+    assert rows[0]["improved_verdict"]
+    json.dumps(rows)
+
+
+@pytest.fixture
+def finished(tmp_path) -> tuple[Run, dict]:
+    run, made = Run(str(tmp_path)), table(**BOTH)
+    run.write_table("evaluation/sums.parquet", made)
+    part = summarise(made, ["expert", "improved"], seed=0)
+    conditions = {"system_prompt": "Box <it>.", "stop": []}
+    summary = {
+        "accuracy": {"sums": part},
+        "accuracy_mean": macro({"sums": made, "again": made}, ["expert", "improved"], 0),
+        "evaluation": {"answers": 8, "seconds": 1.5, "conditions": conditions},
+        "seconds_total": 2.0,
+    }
+    write_page(run, summary)
+    return run, summary
+
+
+def test_page_shows_figures_conditions_and_changed_problems(finished, tmp_path):
+    page = (tmp_path / "report.html").read_text()
+    for shown in (
+        "50.0%",
+        "75.0%",
+        "+25.0",
+        "2 gained",
+        "1 lost",
+        "Box &lt;it&gt;.",
+        "&lt;b&gt;2?",
+    ):
+        assert shown in page
+    assert "<b>2?" not in page
+    assert "<script" not in page
+    assert "http" not in page.split("</style>")[1]
+
+
+def test_terminal_shows_figures_and_one_line_a_changed_answer(finished, capsys):
+    run, summary = finished
+    print_summary(Console(highlight=False, width=200), run, summary)
+    printed = capsys.readouterr().out
+    assert "50.0% -> 75.0%   +25.0%" in printed
+    assert "2 gained 1 lost" in printed
+    assert "25.0% cut by the limit" in printed
+    assert "p2 (gained) <b>2?" in printed
+
+
+def test_a_run_without_an_evaluation_has_no_page(tmp_path):
+    write_page(Run(str(tmp_path)), {"training": {}})
+    assert not (tmp_path / "report.html").exists()
