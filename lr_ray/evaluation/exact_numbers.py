@@ -13,7 +13,7 @@ RELATIVE_TOLERANCE = Fraction(1, 10_000)
 _MAX_EXPONENT = 400  # of ten: a number that costs nothing
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+|\.(?!\d))?|\.\d+)"
-_POWER = r"10\s*\^\s*(?:\{\s*(?P<NAME>[+-]?\s*\d+)\s*\}|(?P<NAME1>[+-]?\d))"
+_POWER = r"10\s*\^\s*(?:\{\s*(?P<NAME>[+-]?\s*\d+)\s*\}|(?P<NAME1>[+-]?\d+))"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?:[£€¥₹]|US|Rs\.?)?\s*(?:"
     rf"(?P<whole>\d+)\s*\\frac\{{\s*(?P<over>\d+)\s*\}}\{{\s*(?P<under>\d+)\s*\}}"
@@ -27,12 +27,18 @@ _NUMBER = re.compile(
 # fmt: off
 _SHORT_UNITS = frozenset((
     "cm", "mm", "km", "nm", "kg", "mg", "gm", "ft", "yd", "mi", "lb", "oz", "hr", "ms", "ml", "mL", "cL",
-    "kJ", "kW", "kV", "Hz", "Pa", "eV", "sq", "cu", "cc", "st", "nd", "rd", "th",
+    "kJ", "kW", "kV", "mW", "mV", "mA", "Hz", "Pa", "eV", "dB", "pc", "ly", "AU", "yr",
+    "sq", "cu", "cc", "st", "nd", "rd", "th",
 ))
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFAT")
 _NO_UNITS = frozenset((
-    "and", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "mod", "inf", "abs", "min", "max",
+    "and", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "mod", "inf", "abs",
 ))
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 # fmt: on
 
 
@@ -52,7 +58,7 @@ def number(text: str, letter_units: bool = False) -> Number | None:
     """
     found = _NUMBER.match(text)
     if found is None:
-        return None
+        return _spelled(text)
     rest = text[len(found[0].rstrip()) :]
     if not _is_unit(rest, letter_units):
         return None
@@ -62,6 +68,20 @@ def number(text: str, letter_units: bool = False) -> Number | None:
         return None
     sign = -1 if found["sign"] == "-" else 1
     return Number(sign * value, step, bool(found["percent"]) or "percent" in rest)
+
+
+def _spelled(text: str) -> Number | None:
+    """The number below a hundred that words spell, such as "twenty-one"."""
+    words = re.sub(r"[\x02\x03-]", " ", text).lower().split()
+    if len(words) == 1 and words[0] in _ONES:
+        return Number(Fraction(_ONES.index(words[0])))
+    if (
+        not 1 <= len(words) <= 2
+        or words[0] not in _TENS
+        or words[1:] not in ([], *([w] for w in _ONES[1:10]))
+    ):
+        return None
+    return Number(Fraction(20 + 10 * _TENS.index(words[0]) + sum(map(_ONES.index, words[1:]))))
 
 
 def without_unit(text: str) -> str:
@@ -135,6 +155,9 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
     """Whether what follows a number is nothing but words, such as "apples" or "cm^2 per hour"."""
     if not rest.strip():
         return True
+    if letter_units:
+        rest = re.sub(r"\\mu(?=\s*[A-Za-z\x02])", " ", rest)
+        rest = re.sub(r"\\(?:Omega|AA)(?![A-Za-z])", " ohm", rest)
     if not re.match(r"\s*[(\x02]|\s*[A-Za-z]", rest):
         return False
     separated = rest[0] in " (\x02"

@@ -22,6 +22,8 @@ TIME_LIMIT_S = 5  # of a pair of formulas
 
 _INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
 
+_CHOICE = re.compile(r"\(?[A-E]\)?")
+
 
 class Verdict(NamedTuple):
     """`how` it was reached, for a reader: "same number", "equivalent", "different", "time limit", ..."""
@@ -99,17 +101,14 @@ def _judge_math(expected: str, extracted: str) -> Verdict | None:
         return Verdict(bool(key(gold)), "same text")
     if max(depth(gold), depth(answer)) > MAX_DEPTH:
         return Verdict(False, "too large")
-    if re.fullmatch(r"\(?[A-E]\)?", key(gold)):  # the letter of a choice, as some answers of MATH
-        letter = choice_letter(extracted)
-        if letter is not None:
-            return Verdict(
-                letter == choice_letter(expected),
-                "same choice" if letter == choice_letter(expected) else "different",
-            )
+    if _CHOICE.fullmatch(key(gold)) and choice_letter(extracted):  # as some answers of MATH are
+        return _judge_choice(expected, extracted)
     try:
         right = same(gold, answer, _refuse)
     except _FormulaError:
         return None
+    except RecursionError:
+        return Verdict(False, "too large")
     how = "same number" if number(gold) and number(answer, letter_units=True) else "equivalent"
     return Verdict(right, how if right else "different")
 

@@ -64,6 +64,7 @@ _REWRITES = [
     )
 ]  # fmt: skip
 _LEADING = re.compile(r"^(?:\\approx(?![A-Za-z])|approximately |about |=|:)\s*", re.IGNORECASE)
+_REPEATING = re.compile(r"(\d{1,20})\.(\d{0,20})\\overline\s*(?:\{(\d{1,20})\}|(\d))")
 _TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-z*]*\}|\\[A-Za-z]+|\\.|\w+|.", re.DOTALL)
 _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", r"\rangle")
 
@@ -76,6 +77,7 @@ def tidy(text: str) -> str:
     text = wrapped[1] if wrapped else text
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _REPEATING.sub(_fraction, text)
     text = _LEADING.sub("", text.strip()).strip(" .,;:")
     while text.startswith("{") and _closes(text) == len(text) and len(split(text[1:-1])) == 1:
         text = text[1:-1].strip()
@@ -127,6 +129,13 @@ def matrix(text: str) -> list[list[str]] | None:
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[1])]
     return [[entry.strip() for entry in row.split("&")] for row in rows if row]
+
+
+def _fraction(repeating: re.Match[str]) -> str:
+    r"""0.1\overline{6} as \frac{15}{90}."""
+    whole, fixed, block = repeating[1], repeating[2], repeating[3] or repeating[4]
+    over = int(whole + fixed + block) - int(whole + fixed)
+    return rf"\frac{{{over}}}{{{(10 ** len(block) - 1) * 10 ** len(fixed)}}}"
 
 
 def _closes(text: str) -> int:

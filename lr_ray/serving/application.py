@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray.config import ServeConfig, Serving
+from lr_ray.models import resolve_model
 from lr_ray.serving.guard import digest
 
 KEY_VARIABLE = "LR_RAY_API_KEY"
@@ -25,8 +26,9 @@ _CACHE_BLOCK_TOKENS = 128
 
 
 def build(config: ServeConfig) -> Any:
-    """The application of a Serve config file. The API key is read from LR_RAY_API_KEY."""
-    return build_application(config.models, config.serving, os.environ.get(KEY_VARIABLE))
+    """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
+    models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
+    return build_application(models, config.serving, os.environ.get(KEY_VARIABLE))
 
 
 def build_application(models: dict[str, str], serving: Serving, key: str | None) -> Any:
