@@ -5,8 +5,9 @@ r"""How well answers are read and graded, on the benchmarks' own rows: no model,
 
 With DIR of <benchmark>/test.jsonl: each problem's reference solution where it states an answer, else
 its answer in a box ("gold"); its answer in a box ("boxed"); its answer in a box, judged against the next
-problem that expects another text ("rotated"). With --forms: ways of writing an answer, with our verdict,
-what is right, and what the numeric rule of the Qwen2.5-Math evaluation toolkit says.
+problem that expects another text ("rotated"), and with its last digit one up ("altered"). With --forms:
+ways of writing an answer, with our verdict, what is right, and what the numeric rule of the Qwen2.5-Math
+evaluation toolkit says.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from lr_ray.problems.sources import benchmark
 SETS = ("gsm8k", "math500", "svamp", "asdiv", "minerva_math", "olympiadbench", "mmlu_stem")
 # Where a reference solution of OlympiadBench states its answer at all, it ends with it.
 STATED = re.compile(r"(?:he answer is|final answer is)[^.\n]*\$[^$]+\$\.?$")
+WRONG = ("rotated", "altered")
 REWRITTEN = "equal answers written differently"
 
 
@@ -72,6 +74,18 @@ def rotated(rows: list[Problem]) -> list[Trial]:
     return trials
 
 
+def altered(rows: list[Problem]) -> list[Trial]:
+    """Each answer that has a digit, with its last one a digit up, 9 as 0."""
+    trials = []
+    for row in rows:
+        digit = re.search(r"\d(?=\D*$)", row.answer)
+        if digit is not None:
+            up = str((int(digit[0]) + 1) % 10)
+            other = row.answer[: digit.start()] + up + row.answer[digit.end() :]
+            trials.append(Trial(row.problem_id, row.answer, boxed(other)))
+    return trials
+
+
 def judged(kind: str, trials: list[Trial], graders: Graders) -> list[Outcome]:
     read = [extract_answer(trial.completion, kind) for trial in trials]
     cases = [(t.expected, answer, kind) for t, answer in zip(trials, read, strict=True)]
@@ -88,8 +102,10 @@ def is_rewritten(outcome: Outcome) -> bool:
 
 
 def kind_of_failure(what: str, outcome: Outcome, in_box: Verdict) -> str:
-    if what == "rotated":
-        return REWRITTEN if is_rewritten(outcome) else "different answers judged equal"
+    if what in WRONG:
+        if not is_rewritten(outcome):
+            return "different answers judged equal"
+        return REWRITTEN if what == "rotated" else "the same number of another unit"
     if outcome.extracted is None:
         return "no answer read"
     if what == "gold" and in_box.correct:
@@ -101,40 +117,41 @@ def measure(name: str, data_dir: str, most: int | None, graders: Graders) -> dic
     """Prints the set's row of the table. Returns the exceptions by kind."""
     items = benchmark(name, "test", data_dir, "data").problems()
     rows = [item for item in items if isinstance(item, Problem)][:most]
-    lines = Path(data_dir, name, "test.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = Path(data_dir, name, "test.jsonl").read_text(encoding="utf-8").split("\n")
     solutions = [solution(name, json.loads(lines[row.row - 1])) for row in rows]
     in_box = [Trial(row.problem_id, row.answer, boxed(row.answer)) for row in rows]
-    trials = {
-        "gold": [
-            b._replace(completion=s or b.completion) for b, s in zip(in_box, solutions, strict=True)
-        ],
-        "boxed": in_box,
-        "rotated": rotated(rows),
-    }
+    gold = [
+        b._replace(completion=s or b.completion) for b, s in zip(in_box, solutions, strict=True)
+    ]
+    trials = {"gold": gold, "boxed": in_box, "rotated": rotated(rows), "altered": altered(rows)}
     started = time.perf_counter()
     outcomes = {what: judged(kind_of(name), given, graders) for what, given in trials.items()}
-    elapsed = time.perf_counter() - started
+    per_s = sum(map(len, outcomes.values())) / (time.perf_counter() - started)
     verdicts = {o.trial.problem_id: o.verdict for o in outcomes["boxed"]}
     exceptions = defaultdict(list)
     for what, found in outcomes.items():
         for o in found:
-            if o.verdict.correct == (what == "rotated"):
+            if o.verdict.correct == (what in WRONG):
                 failure = kind_of_failure(what, o, verdicts[o.trial.problem_id])
                 exceptions[f"{what}: {failure}"].append(
                     f"{o.trial.problem_id}: expects `{o.trial.expected}`, reads `{o.extracted}`"
                 )
-    judgements = sum(map(len, outcomes.values()))
-    gold, box, rot = (
-        100 * sum(o.verdict.correct for o in f) / max(1, len(f)) for f in outcomes.values()
-    )
-    rewritten = 100 * len(exceptions[f"rotated: {REWRITTEN}"]) / max(1, len(trials["rotated"]))
-    stated = sum(s is not None for s in solutions)
-    print(
-        f"| {name} | {len(rows)} | {stated} | {gold:.2f} | {box:.2f} | {rot:.2f} | {rot - rewritten:.2f} "
-        f"| {judgements / elapsed:.0f} |",
-        flush=True,
-    )
+    shares = [percent(sum(o.verdict.correct for o in f), len(f)) for f in outcomes.values()]
+    unequal = [o for o in outcomes["rotated"] if not is_rewritten(o)]
+    shares.insert(3, percent(sum(o.verdict.correct for o in unequal), len(unequal)))
+    cells = [
+        name,
+        str(len(rows)),
+        str(sum(s is not None for s in solutions)),
+        *shares,
+        f"{per_s:.0f}",
+    ]
+    print(f"| {' | '.join(cells)} |", flush=True)
     return exceptions
+
+
+def percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f}" if whole else "-"
 
 
 def toolkit_number(text: str) -> float | None:
@@ -186,8 +203,8 @@ def main() -> None:
         print_forms()
         return
     print("| set | rows | with solution | gold correct % | boxed correct % | rotated correct % "
-          "| without equal ones % | answers/s |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|")
+          "| without equal ones % | altered correct % | answers/s |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
     with Graders() as graders:
         found = {name: measure(name, args.data_dir, args.problems, graders) for name in SETS}
     for name, exceptions in found.items():

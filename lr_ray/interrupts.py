@@ -17,7 +17,7 @@ from typing import NoReturn
 import psutil
 
 GRACE_S = 12.0
-_grace_s = GRACE_S
+_patience_s = 0.0  # on top of it
 received: signal.Signals | None = None
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -31,12 +31,12 @@ def install() -> None:
 @contextlib.contextmanager
 def patience(seconds: float) -> Iterator[None]:
     """The watchdog waits so much longer for work that ends in order."""
-    global _grace_s
-    _grace_s = GRACE_S + seconds
+    global _patience_s
+    _patience_s = seconds
     try:
         yield
     finally:
-        _grace_s = GRACE_S
+        _patience_s = 0.0
 
 
 def again() -> None:
@@ -50,7 +50,7 @@ def again() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     global received
     received = signal.Signals(number)
-    watchdog = threading.Timer(_grace_s, _end_now, (EXIT_CODES[received],))
+    watchdog = threading.Timer(GRACE_S + _patience_s, _end_now, (EXIT_CODES[received],))
     watchdog.daemon = True
     watchdog.start()
     if number == signal.SIGINT:

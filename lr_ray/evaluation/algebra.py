@@ -17,11 +17,12 @@ from math_verify import verify
 from lr_ray.evaluation.exact_numbers import Number, number, same_number, without_unit
 
 _DIGITS = 40
-_EXACT = sympy.Float(
-    "1e-25"
-)  # of the larger value: what _DIGITS digits of two equal formulas differ by
-_APPROXIMATE = sympy.Float("1e-9")  # the same where there are decimals in a formula
+_EXACT = sympy.Float("1e-25")  # of the larger value: more than equal formulas differ by in _DIGITS
+_ZERO = sympy.Float("1e-35")
 _POINTS = (sympy.Rational(7, 11), sympy.Rational(-13, 17), sympy.Rational(29, 19))
+_INTEGERS = tuple(
+    map(sympy.Integer, range(1, 14))
+)  # the points of a formula that rounds down or up
 
 # math-verify's own `parse` drops a last t, h, m or s as a unit, takes T for t, and of a formula that it
 # cannot read takes a number out of it; its reader of LaTeX does not.
@@ -66,14 +67,11 @@ def equivalent(expected: str, extracted: str, time_limit_s: int | None) -> bool:
 
 @lru_cache(maxsize=1024)
 def _read(text: str) -> Any:
-    """The sympy object of a formula, or None."""
+    """The sympy object of a formula, its decimals exact, or None."""
     plain = re.sub(r"[\x02\x03]", " ", without_unit(text))
-    plain = re.sub(
-        r"(?<=[A-Za-z])'", r"_{1}", plain
-    )  # a name of its own, which is all that x' has to be
-    plain = re.sub(
-        r"(?<![A-Za-z\\])E_\{?(\w+)\}?", r"Z_{e\1}", plain
-    )  # it knows E as Euler's number only
+    # The reader knows no x', and E as Euler's number only: names of their own are all they have to be.
+    plain = re.sub(r"(?<=[A-Za-z])'", r"_{1}", plain)
+    plain = re.sub(r"(?<![A-Za-z\\])E_\{?(\w+)\}?", r"Z_{e\1}", plain)
     try:
         formula = latex2sympy(
             plain, is_real=True, normalization_config=_LATEX, conversion_config=_SYMBOLS
@@ -82,24 +80,21 @@ def _read(text: str) -> Any:
         raise
     except Exception:  # the reader raises anything on what it does not know
         return None
-    if isinstance(formula, sympy.Basic | sympy.MatrixBase):
-        return formula.subs(sympy.Symbol("i", real=True), sympy.I)
-    return None
+    if not isinstance(formula, sympy.Basic | sympy.MatrixBase):
+        return None
+    exact = {decimal: sympy.Rational(str(decimal)) for decimal in formula.atoms(sympy.Float)}
+    return formula.xreplace(exact).subs(sympy.Symbol("i", real=True), sympy.I)
 
 
 def _number(text: str, formula: Any) -> Number | None:
-    """The real value of a formula without variables; exact to _DIGITS where it has no decimal."""
+    """The real value of a formula without variables, to _DIGITS."""
     written = number(text)
     if written is not None:
         return written
-    if not _is_number(formula):
-        return None
     value = sympy.N(formula, _DIGITS)
-    if not isinstance(value, sympy.Float | sympy.Rational):
-        return None
-    exact = Fraction(str(value)) if isinstance(value, sympy.Float) else Fraction(value.p, value.q)
-    # A decimal inside a formula has no last digit to round the other's value to.
-    return Number(exact, Fraction(0) if formula.atoms(sympy.Float) else None)
+    if isinstance(value, sympy.Rational):
+        return Number(Fraction(value.p, value.q))
+    return Number(Fraction(str(value))) if isinstance(value, sympy.Float) else None
 
 
 def _is_number(formula: Any) -> bool:
@@ -111,24 +106,25 @@ def _is_expression(formula: Any) -> bool:
 
 
 def _agree(gold: Any, answer: Any) -> bool | None:
-    """Whether two expressions have the same value at every point of _POINTS, or None without values."""
+    """Whether two expressions have the same value at every point tried, or None without values."""
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    for start in _POINTS:
-        point = {symbol: start * (k + 3) / (k + 2) for k, symbol in enumerate(symbols)}
+    rounds = gold.has(sympy.floor, sympy.ceiling) or answer.has(sympy.floor, sympy.ceiling)
+    for start in _INTEGERS if rounds else _POINTS:
+        point = {
+            symbol: start + k if rounds else start * (k + 3) / (k + 2)
+            for k, symbol in enumerate(symbols)
+        }
         a, b = (sympy.N(formula, _DIGITS, subs=point) for formula in (gold, answer))
         if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
             return None
-        exact = not (gold.has(sympy.Float) or answer.has(sympy.Float))
-        if abs(a - b) > (_EXACT if exact else _APPROXIMATE) * max(abs(a), abs(b)):
+        if not _same_value(a, b):
             return False
     return True
 
 
 def _same_value(gold: Any, answer: Any) -> bool:
-    if gold.has(sympy.Float) or answer.has(sympy.Float):
-        return False  # approximate, so that `same_number` has the say
     a, b = (sympy.N(formula, _DIGITS) for formula in (gold, answer))
     if not (a.is_finite and b.is_finite):
         return False
     largest = max(abs(a), abs(b))
-    return bool(abs(a - b) <= _EXACT * largest or largest < sympy.Float("1e-35"))
+    return bool(abs(a - b) <= _EXACT * largest or largest < _ZERO)

@@ -76,9 +76,10 @@ def _spelled(text: str) -> Number | None:
     if len(words) == 1 and words[0] in _ONES:
         return Number(Fraction(_ONES.index(words[0])))
     if (
-        not 1 <= len(words) <= 2
+        not words
         or words[0] not in _TENS
-        or words[1:] not in ([], *([w] for w in _ONES[1:10]))
+        or len(words) > 2
+        or not set(words[1:]) <= set(_ONES[1:10])
     ):
         return None
     return Number(Fraction(20 + 10 * _TENS.index(words[0]) + sum(map(_ONES.index, words[1:]))))

@@ -21,7 +21,6 @@ MAX_DEPTH = 40  # of its brackets and braces
 TIME_LIMIT_S = 5  # of a pair of formulas
 
 _INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
-
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 
 

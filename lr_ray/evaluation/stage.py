@@ -139,7 +139,9 @@ def grade(
 
 
 def _extract(answer: Answer, kind: str) -> str | None:
-    return None if answer.finish_reason == "refused" else extract_answer(answer.completion, kind)
+    if answer.finish_reason == "refused":
+        return None
+    return extract_answer(answer.completion, kind, cut=answer.finish_reason == "length")
 
 
 def _in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:

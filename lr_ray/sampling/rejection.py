@@ -15,7 +15,7 @@ from lr_ray.config import Config, Sampling
 from lr_ray.contrast import problem_seed
 from lr_ray.errors import UserError
 from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.grading import is_correct
+from lr_ray.evaluation.graders import Graders
 from lr_ray.models import load_tokenizer, stop_token_ids
 from lr_ray.problems import PROBLEM
 from lr_ray.sampling.expert import Solver
@@ -126,32 +126,33 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
         error or (NO_ANSWER if answer is None else None)
         for error, answer in zip(*(batch[n].to_pylist() for n in ("error", "answer")), strict=True)
     ]
+    index = batch["index"].to_pylist()
+    bad_index = [i for i, error in zip(index, errors, strict=True) if error is not None]
     bad = rejected(
         batch, pa.array([e is not None for e in errors], pa.bool_()), pa.array(errors, pa.string())
     )
-    rows, good_index, bad_index, drawn, right = [], [], [], 0, 0
+    solved = [p for p, error in zip(batch.to_pylist(), errors, strict=True) if error is None]
+    finished = [
+        (problem, tuple(completion))
+        for problem in solved
+        for completion, reason in zip(
+            problem["completions"], problem["finish_reasons"], strict=True
+        )
+        if reason == "stop"
+    ]
     kind = kind_of(source)
-    for problem, error in zip(batch.to_pylist(), errors, strict=True):
-        if error is not None:
-            bad_index.append(problem["index"])
-            continue
-        good_index.append(problem["index"])
-        drawn += len(problem["completions"])
-        graded = [
-            tuple(completion)
-            for completion, reason in zip(
-                problem["completions"], problem["finish_reasons"], strict=True
-            )
-            if reason == "stop"
-            and is_correct(problem["answer"], extract_answer(decode(completion), kind), kind)
-        ]
-        right += len(graded)
-        rows += [_row(problem, completion) for completion in dict.fromkeys(graded)]
+    with Graders() as graders:
+        verdicts = graders.judge_all(
+            [(p["answer"], extract_answer(decode(list(c)), kind), kind) for p, c in finished]
+        )
+    right = [of for of, verdict in zip(finished, verdicts, strict=True) if verdict.correct]
+    once = {(problem["index"], completion): problem for problem, completion in right}
+    rows = [_row(problem, completion) for (_, completion), problem in once.items()]
     steps = sum(len(row["steps"]) for row in rows)
     return Labelled(
         pa.Table.from_pylist(rows, SUPERVISION),
         bad,
-        good_index,
+        [problem["index"] for problem in solved],
         bad_index,
         Facts(
             problems=batch.num_rows,
@@ -159,8 +160,8 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
             rejected=len(bad_index),
             steps_scored=steps,
             steps_kept=steps,
-            samples_drawn=drawn,
-            samples_right=right,
+            samples_drawn=sum(len(problem["completions"]) for problem in solved),
+            samples_right=len(right),
         ),
     )
 

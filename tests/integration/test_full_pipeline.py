@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lr_ray.embedded import amateur_path, expert_path
-from tests.integration.ports import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs/full_pipeline.py"), "--config", "demo"]

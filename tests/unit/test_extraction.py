@@ -152,3 +152,21 @@ def test_importing_takes_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("completion", "kind", "whole", "cut"),
+    [
+        ("Step 13. Step 14", "math", "14", None),
+        ("The answer is 12", "math", "12", None),
+        ("The answer is 12. Let me check that it", "math", "12", "12"),
+        (r"So \boxed{12}", "math", "12", "12"),
+        (r"\boxed{7} or rather \boxed{1", "math", "7", "7"),
+        ("So it is (B) or (C", "choice", "B", None),
+        ("The answer is B. As I", "choice", "B", "B"),
+        ("The answer is 1.", "demo", "1", "1"),
+    ],
+)
+def test_a_cut_completion_answers_only_by_what_is_whole(completion, kind, whole, cut):
+    assert extract_answer(completion, kind) == whole
+    assert extract_answer(completion, kind, cut=True) == cut

@@ -91,7 +91,7 @@ def test_a_repeated_pair_is_judged_once_and_reported_each_time():
 def test_blow_ups_are_wrong_and_harm_no_other_pair():
     cases = [case for text in BLOW_UPS for case in (("5x+1", text, "math"), FORMULAS)]
     cases += [("5x+1", f"{n}+5x", "math") for n in range(8)]
-    with Graders(workers=2, time_limit_s=1) as graders:
+    with Graders(workers=2, time_limit_s=2) as graders:
         verdicts = graders.judge_all(cases)
     blown, right = verdicts[: 2 * len(BLOW_UPS) : 2], verdicts[1 : 2 * len(BLOW_UPS) : 2]
     assert [v.correct for v in blown] == [False] * len(BLOW_UPS)
@@ -148,8 +148,8 @@ def test_a_signal_ends_the_run_and_every_process_of_it(tmp_path, how):
         os.killpg(run.pid, how)
     else:
         run.send_signal(how)
-    _, errors = run.communicate(timeout=10)
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, errors = run.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
     assert errors.count("Traceback") == (how == signal.SIGINT)
 

@@ -79,3 +79,15 @@ def test_an_error_made_of_the_interruption_is_the_interruption(number, code):
     _, said = process.communicate(timeout=20)
     assert process.returncode == code
     assert "workers went away" not in said
+
+
+def test_patience_is_for_work_that_ends_in_order():
+    script = SWALLOWED.replace(
+        "while True:", "patience = interrupts.patience(3)\npatience.__enter__()\nwhile True:"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    assert process.wait(timeout=20) == 143

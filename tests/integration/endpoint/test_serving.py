@@ -1,6 +1,7 @@
-"""The endpoint as its clients see it: models, forms of requests, errors, load, a killed replica."""
+"""`jobs/serve.py` as its clients see it: requests, errors, load, a killed replica, SIGTERM."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -13,26 +14,18 @@ import pytest
 
 from lr_ray import embedded, serving
 from lr_ray.config import Serving
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import UserError
 from lr_ray.models import stop_token_ids
-from tests.integration.ports import free_port
+from tests.integration.endpoint.conftest import KEY
+from tests.ports import free_port
 
 MODELS = {"expert": str(embedded.expert_path()), "improved": str(embedded.amateur_path())}
 NEW_TOKENS = 64
-KEY = "sesame"
 
 
 @pytest.fixture(scope="module")
-def settings():
-    return Serving(gpus=0, cpus=0.5, dtype="float32", max_model_len=512, port=free_port())
-
-
-@pytest.fixture(scope="module")
-def url(ray_cluster, settings):
-    serving.check_port(settings)
-    yield serving.start(MODELS, settings, key=KEY)
-    serving.stop()
-    serving.check_port(settings)
+def url(served):
+    return served.url
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +86,15 @@ def said_offline(path, problems):
     return [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True) for o in outputs]
 
 
-def test_endpoint_is_on_the_configured_address(url, settings):
-    assert url == f"http://127.0.0.1:{settings.port}/v1"
-
-
-def test_a_taken_port_is_named_before_anything_starts(url, settings):
-    with pytest.raises(UserError, match=rf"^serving\.port: {settings.port} is taken"):
-        serving.check_port(settings)
+def test_a_taken_port_is_named_before_anything_starts(url):
+    port = int(url.split(":")[2].split("/")[0])
+    with pytest.raises(UserError, match=rf"^serving\.port: {port} is taken"):
+        serving.check_port(Serving(port=port))
 
 
 def test_a_foreign_address_is_named():
     with pytest.raises(UserError, match=r"^serving\.host: .*192\.0\.2\.1"):
         serving.check_port(Serving(host="192.0.2.1", port=free_port()))
-
-
-def test_serve_that_runs_already_is_left_alone(url, settings, client):
-    other = settings.model_copy(update={"port": free_port()})
-    with pytest.raises(StageError, match="already runs"):
-        serving.start(MODELS, other)
-    assert {model.id for model in client.models.list()} == set(MODELS)
 
 
 def test_models_are_listed_and_one_is_described(client):
@@ -252,20 +235,20 @@ def test_200_requests_at_once_are_all_answered(url, client, problems):
     ]
 
 
-def replica_of(name: str) -> psutil.Process:
+def replica_of(served, name: str) -> psutil.Process:
     title = f"ray::ServeReplica:lr_ray:LLMServer:{name}"
     (found,) = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if (p.info["cmdline"] or [""])[0].startswith(title)
+        process
+        for process in psutil.Process(served.process.pid).children(recursive=True)
+        if (process.cmdline() or [""])[0].startswith(title)
     ]
     return found
 
 
-def test_a_killed_replica_comes_back_and_no_request_is_lost(url, problems):
+def test_a_killed_replica_comes_back_and_no_request_is_lost(served, url):
     many = [row["problem"] for row in embedded.generate("heldout", 400, seed=5)]
     before = asyncio.run(ask_all(url, many[:40], retries=0))
-    killed = replica_of("expert")
+    killed = replica_of(served, "expert")
 
     async def scenario():
         asking = asyncio.create_task(ask_all(url, many, retries=18))
@@ -277,6 +260,47 @@ def test_a_killed_replica_comes_back_and_no_request_is_lost(url, problems):
     said, at = asyncio.run(scenario())
     assert all(said)
     assert said[:40] == before
-    assert replica_of("expert").pid != killed.pid
+    assert replica_of(served, "expert").pid != killed.pid
     print(f"answers again {time.monotonic() - at:.1f} s after the kill")
     assert health(url)[0] == 200
+
+
+def test_requests_under_way_finish_when_the_service_ends(served):
+    """Last, as it ends the endpoint."""
+    problems = [row["problem"] for row in embedded.generate("heldout", 48, seed=6)]
+
+    async def one(client, index):
+        body = {
+            "model": ("expert", "improved")[index % 2], "prompt": problems[index], "temperature": 0,
+            "max_tokens": 400, "extra_body": {"ignore_eos": True},
+        }  # fmt: skip
+        if index % 4:
+            response = await client.completions.create(**body)
+            return response.usage.completion_tokens
+        reason = None
+        async for chunk in await client.completions.create(**body, stream=True):
+            reason = chunk.choices[0].finish_reason or reason
+        return reason
+
+    async def scenario():
+        async with openai.AsyncOpenAI(
+            base_url=served.url, api_key=KEY, max_retries=0, timeout=120
+        ) as client:
+            asked = [asyncio.create_task(one(client, i)) for i in range(48)]
+            await asyncio.sleep(1)
+            left = sum(not task.done() for task in asked)
+            served.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(openai.APIStatusError):
+                while True:  # until it is turned away
+                    await client.models.list()
+            return left, await asyncio.gather(*asked)
+
+    children = psutil.Process(served.process.pid).children(recursive=True)
+    left, said = asyncio.run(scenario())
+    assert left > 10
+    assert said == [400 if index % 4 else "length" for index in range(48)]
+    assert served.end() == 143
+    assert "requests under way finish first" in served.log.read_text()
+    assert "cut off" not in served.log.read_text()
+    psutil.wait_procs(children, timeout=15)
+    assert not [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
