@@ -29,8 +29,8 @@ class InProcess:
         expert, amateur = model_paths(config)
         room = shared_context(expert, amateur)
         self.run, self.sampling = run, config.sampling
-        self.sampler = ExpertSampler(expert, config.sampling, room, run, None)
-        self.scorer = AmateurScorer(amateur, config.sampling, room, None)
+        self.sampler = ExpertSampler(expert, config, room, run, None)
+        self.scorer = AmateurScorer(amateur, config, room, None)
 
     def sample(self, index: np.ndarray) -> tuple[Labelled, dict[str, float]]:
         """Rows of the problems at `index` and the seconds of each part."""

@@ -7,7 +7,7 @@ Prints pass@1 on held-out problems without and with the prefix, and for the amat
 
 import argparse
 
-from lr_ray.config import Pool
+from lr_ray.config import Place, Pool
 from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.evaluation.extraction import extract_answer
 from lr_ray.evaluation.grading import is_correct
@@ -26,7 +26,7 @@ def accuracy(model: str, problems: list[dict[str, str]], prefix: str) -> float:
         {"prompt_token_ids": render_prompt(tokenizer, p["problem"], None) + forced}
         for p in problems
     ]
-    engine = start_engine(model, Pool(gpus=0, dtype="float32"), context_length(model))
+    engine = start_engine(model, Pool(dtype="float32"), Place(gpus=0), context_length(model))
     params = SamplingParams(
         temperature=0, max_tokens=128, stop_token_ids=stop_token_ids(model), detokenize=False
     )

@@ -31,7 +31,7 @@ from lr_ray.store import Run
 
 
 def configure(pair: str, problems: int, data_dir: str | None, engines: int = 1) -> Config:
-    pool = {"gpus": 0, "cpus": 0.5, "dtype": "float32"}
+    pool = {"dtype": "float32"}
     pool |= {"min_engines": engines, "max_engines": engines}
     sampling = {"max_problems": problems, "expert": pool, "amateur": pool}
     tree = read_tree("demo")

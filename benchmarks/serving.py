@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lr_ray import embedded, serving
 from lr_ray.cluster import cluster
-from lr_ray.config import Serving
+from lr_ray.config import Place, Serving
 from lr_ray.serving.application import model_options
 
 NAME = "expert"
@@ -34,9 +34,9 @@ REQUEST_S = 300
 
 
 @contextlib.contextmanager
-def ours(model: str, settings: Serving) -> Iterator[str]:
+def ours(model: str, settings: Serving, place: Place) -> Iterator[str]:
     with cluster():
-        url = serving.start({NAME: model}, settings)
+        url = serving.start({NAME: model}, settings, place)
         try:
             yield url
         finally:
@@ -44,9 +44,9 @@ def ours(model: str, settings: Serving) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def theirs(model: str, settings: Serving) -> Iterator[str]:
+def theirs(model: str, settings: Serving, place: Place) -> Iterator[str]:
     """vLLM's server with the engine arguments and the environment of our replicas."""
-    options = model_options(NAME, model, settings)
+    options = model_options(NAME, model, settings, place)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", NAME, "--host", settings.host, "--port", str(settings.port)]
     for name, value in options["engine_kwargs"].items():
@@ -135,13 +135,14 @@ def main() -> None:
         from smollm2 import make_pair
 
         args.model = str(make_pair()[0])
-    settings = Serving(gpus=args.gpus, cpus=1, dtype=args.dtype, max_model_len=512, port=args.port)
+    settings = Serving(dtype=args.dtype, max_model_len=512, port=args.port)
+    place = Place(gpus=args.gpus)
     prompts = [row["problem"] for row in embedded.generate("heldout", args.requests, seed=7)]
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for number in range(args.rounds):
         # The order turns, so that neither is always the one on the warmer machine.
         for name, server in ((OURS, ours), (THEIRS, theirs))[:: 1 if number % 2 == 0 else -1]:
-            with server(args.model, settings) as url:
+            with server(args.model, settings, place) as url:
                 measure(url, prompts[:8], 4, args.tokens)  # warm-up
                 for concurrency in args.concurrency:
                     some = prompts[: max(4, args.requests // 12)] if concurrency == 1 else prompts

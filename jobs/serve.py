@@ -1,7 +1,7 @@
 """Serve models behind an OpenAI-compatible endpoint until Ctrl-C: a run's two, or any directories.
 
 python jobs/serve.py --run runs/demo [--serving.port 8000]
-python jobs/serve.py --models small=DIR,large=DIR [--serving.gpus 1]
+python jobs/serve.py --models small=DIR,large=DIR [--resources.server.gpus 1]
 
 With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under way finish first.
 """

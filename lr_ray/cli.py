@@ -38,7 +38,7 @@ class Command(Generic[Kind]):
 Options = Callable[[argparse.ArgumentParser], None]
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and name the closest option."""
 
     def error(self, message: str) -> NoReturn:
@@ -63,7 +63,7 @@ def parse(
     A `kind` other than Config takes the sections that it has from --config, or `defaults` without
     one. Raises UserError for bad values, SystemExit for usage and --help.
     """
-    parser = _Parser(
+    parser = Parser(
         usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -123,11 +123,11 @@ def main(
 ) -> NoReturn:
     """Runs a job's `work` on the parsed command line and exits with its code."""
     raise SystemExit(
-        _main(lambda: work(parse(description, sys.argv[1:], add_options, kind, defaults)))
+        guarded(lambda: work(parse(description, sys.argv[1:], add_options, kind, defaults)))
     )
 
 
-def _main(job: Callable[[], int]) -> int:
+def guarded(job: Callable[[], int]) -> int:
     interrupts.install()
     try:
         try:

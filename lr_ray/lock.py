@@ -55,6 +55,11 @@ def check_owner(run: Any) -> None:
     """Raises StageError when the driver that made this copy of the run has lost it to another."""
     if run.token is None:
         return
+    if not run.exists(""):
+        raise StageError(
+            f"{run.location}: is not there on node {socket.gethostname()}; all nodes must see the run: "
+            "give a path that they share, or a URI such as s3://bucket/run"
+        )
     owner = run.read_json(NOTE)["token"] if run.exists(NOTE) else None
     if owner != run.token:
         raise StageError(f"{run.location}: another job has taken this run over; nothing written")

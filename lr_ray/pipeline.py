@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from lr_ray import report
+from lr_ray import placement, report
 from lr_ray.cli import Command
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
-from lr_ray.models import check_pair, check_room, fingerprint, resolve_model
+from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin
@@ -111,6 +111,8 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     if "training" in stages:
         check_trackers(config.training.trackers)
     expert = resolve_model(config.models.expert, "models.expert")
+    if "evaluation" in stages:
+        fits_context(expert, config.serving.max_model_len, "the expert")
     if "sampling" not in stages:
         return expert, None
     check_source(config)
@@ -142,8 +144,16 @@ def run_stage(job: Job, stage: str) -> None:
     if stage != "evaluation":
         job.run.remove("answers")  # an evaluation that was interrupted asked an older model
     job.run.write_json("summary.json", job.summary)
+    placement.check_visible(job.run)
+    placement.await_room(
+        placement.demands(job.config, stage),
+        job.config.resources.wait_s,
+        lambda said: job.console.print(f"{stage:<10} {said}"),
+    )
     _STAGES[stage](job)
     job.run.write_json("summary.json", job.summary)
+    if stage == "evaluation":
+        job.run.remove("answers")  # the tables hold them all
 
 
 def void_from(summary: dict[str, Any], stage: str) -> None:
@@ -204,7 +214,12 @@ def _evaluate(job: Job) -> None:
         models = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
         job.console.print("serving    starting expert and improved expert")
         with StageProgress(job.console, "serving", len(models), "models") as progress:
-            url = serving.start(models, job.config.serving, on_progress=progress.update_of)
+            url = serving.start(
+                models,
+                job.config.serving,
+                job.config.resources.server,
+                on_progress=progress.update_of,
+            )
         ready = time.monotonic()
         job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
         try:

@@ -172,7 +172,11 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
         by_name = {cell.name: cell for cell in todo}
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
             replies = ask_all(
-                pending, config.serving, stop_token_ids(bench.expert), progress.update_of
+                pending,
+                config.serving,
+                config.resources.server,
+                stop_token_ids(bench.expert),
+                progress.update_of,
             )
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends
                 for asked, given in replies:

@@ -5,6 +5,7 @@ immediate. `python jobs/full_pipeline.py --help` lists every field.
 """
 
 from lr_ray.config.reading import merge, preset_names, read_tree, resolve
+from lr_ray.config.resources import Place, Resources
 from lr_ray.config.sections import (
     Data,
     Evaluation,
@@ -24,7 +25,9 @@ __all__ = [
     "Evaluation",
     "Fields",
     "Models",
+    "Place",
     "Pool",
+    "Resources",
     "Sampling",
     "ServeConfig",
     "Serving",

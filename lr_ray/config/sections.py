@@ -2,23 +2,12 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from lr_ray.config.resources import Section
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _whole_or_shared(gpus: float) -> float:
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError("must be a fraction of one GPU or a whole number of them")
-    return gpus
-
-
-Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class Models(Section):
@@ -69,11 +58,6 @@ class Data(Section):
 class Pool(Section):
     min_engines: int = Field(default=1, ge=1, le=1024, description="Engines kept at least.")
     max_engines: int = Field(default=1, ge=1, le=1024, description="Engines grown to at most.")
-    gpus: Gpus = Field(
-        default=1,
-        description="GPUs of an engine: 0 is CPU only, a fraction shares one, 2 or more split the model.",
-    )
-    cpus: float = Field(default=1, ge=0, le=256, description="CPUs Ray reserves for an engine.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
 
     @model_validator(mode="after")
@@ -167,15 +151,13 @@ class Training(Section):
     seed: int = Field(default=0, ge=0, description="Seed of batches, LoRA weights and dropout.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of the frozen weights.")
     lora: Lora = Lora()
-    zero_stage: Literal[2, 3] = Field(default=2, description="DeepSpeed ZeRO stage.")
+    zero_stage: int = Field(default=2, ge=2, le=3, description="DeepSpeed ZeRO stage, 2 or 3.")
     num_workers: int = Field(default=1, ge=1, le=1024, description="Data-parallel workers.")
     min_workers: int | None = Field(
         default=None,
         ge=1,
         description="Workers to go on with where num_workers have no room; null waits for room.",
     )
-    gpus_per_worker: float = Field(default=1, ge=0, le=1, description="0 is CPU only.")
-    cpus_per_worker: float = Field(default=1, gt=0, le=256, description="CPUs a worker takes.")
     micro_batch_tokens: int = Field(
         default=8192, ge=1, description="Tokens of one forward, padding included, at most."
     )
@@ -216,11 +198,6 @@ class Serving(Section):
         le=4096,
         description="Requests under way in a replica above which another one is started.",
     )
-    gpus: Gpus = Field(
-        default=1,
-        description="GPUs of a replica: 0 is CPU only, a fraction shares one, 2 or more split the model.",
-    )
-    cpus: float = Field(default=1, gt=0, le=256, description="CPUs a replica takes.")
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
     max_model_len: int = Field(default=4096, ge=16, description="Tokens of prompt and answer.")
     max_requests: int = Field(

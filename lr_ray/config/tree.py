@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from lr_ray.config.resources import Resources
 from lr_ray.config.sections import (
     Data,
     Evaluation,
@@ -46,11 +47,13 @@ class Config(Tree):
     training: Training = Training()
     serving: Serving = Serving()
     evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.sampling.amateur.gpus > 1:
-            raise ValueError("sampling.amateur.gpus must be at most 1: the scorer is not split")
+        for name in ("amateur", "trainer"):
+            if getattr(self.resources, name).gpus > 1:
+                raise ValueError(f"resources.{name}.gpus must be at most 1: its model is not split")
         if self.evaluation.max_new_tokens >= self.serving.max_model_len:
             raise ValueError(
                 f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "
@@ -84,6 +87,7 @@ class ServeConfig(Tree):
         min_length=1, description="Served names and their directories: NAME=DIR,NAME=DIR."
     )
     serving: Serving = Serving()
+    resources: Resources = Resources()
 
 
 # Where and how fast, but not what: a run may go on with other values of these.
@@ -91,7 +95,7 @@ _EXECUTION = re.compile(
     r"^serving\.(host|port|min_replicas|max_replicas|replica_requests|max_requests|drain_s)$"
     r"|^evaluation\.(concurrency|timeout_s)$|^sampling\.(batch_size|max_rejected)$"
     r"|^training\.(zero_stage|micro_batch_tokens|gradient_checkpointing|checkpoint_every|trackers)$"
-    r"|\.(min_engines|max_engines|gpus|cpus|num_workers|min_workers)$|_per_worker$"
+    r"|\.(min_engines|max_engines|num_workers|min_workers)$|^resources\."
 )
 
 

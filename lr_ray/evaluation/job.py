@@ -76,7 +76,6 @@ def run_evaluation(
         "seconds": seconds,
         "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
     }
-    run.remove(answers.FOLDER)  # the tables hold them all
     console.print(f"evaluation {count} answers, {seconds:.1f} s, {count / seconds:.0f}/s")
     return parts
 
@@ -105,6 +104,7 @@ def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
             summary |= run_evaluation(run, console, config.endpoint, models, config.evaluation)
         summary["seconds_total"] = time.monotonic() - started
         run.write_json("summary.json", summary)
+        run.remove(answers.FOLDER)  # the tables hold them all
         report.write_page(run, summary)
         report.print_summary(Console(highlight=False), run, summary)
     return 0

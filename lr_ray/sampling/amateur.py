@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lr_ray.config import Sampling
+from lr_ray.config import Config
 from lr_ray.models import architecture, vocabulary_rows
 from lr_ray.sampling.engine import start_engine
 from lr_ray.sampling.guard import guard_of
@@ -19,12 +19,13 @@ from lr_ray.sampling.scorer_model import scorer_architecture
 class AmateurScorer:
     """Ray Data actor: adds `amateur_logprobs` to trajectories. Holds one vLLM pooling engine."""
 
-    def __init__(self, model: str, sampling: Sampling, context: int, journal: Any) -> None:
+    def __init__(self, model: str, config: Config, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
         self.vocabulary, self.context = vocabulary_rows(model), context
         self.engine = start_engine(
             model,
-            sampling.amateur,
+            config.sampling.amateur,
+            config.resources.amateur,
             context,
             runner="pooling",
             hf_overrides={

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from lr_ray.config import Pool
+from lr_ray.config import Place, Pool
 
 # On CPU: one thread an engine, no compilation of tiny graphs.
 CPU_ENV = {
@@ -26,9 +26,9 @@ def engine_env(gpus: float) -> dict[str, str]:
     return ours | {k: v for k, v in os.environ.items() if k in ours and k.startswith("VLLM_")}
 
 
-def start_engine(model: str, pool: Pool, max_model_len: int, **options: Any) -> Any:
+def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:
     """A `vllm.LLM` that takes and returns token ids only."""
-    os.environ.update(engine_env(pool.gpus))
+    os.environ.update(engine_env(place.gpus))
     from vllm import LLM
 
     return LLM(
@@ -36,9 +36,9 @@ def start_engine(model: str, pool: Pool, max_model_len: int, **options: Any) -> 
         skip_tokenizer_init=True,
         dtype=pool.dtype,
         max_model_len=max_model_len,
-        tensor_parallel_size=max(1, int(pool.gpus)),
-        gpu_memory_utilization=0.9 * min(pool.gpus, 1) or 0.9,
-        enforce_eager=pool.gpus == 0,
+        tensor_parallel_size=max(1, int(place.gpus)),
+        gpu_memory_utilization=0.9 * min(place.gpus, 1) or 0.9,
+        enforce_eager=place.gpus == 0,
         disable_log_stats=True,
         seed=0,
         **options,

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lr_ray.config import Sampling
+from lr_ray.config import Config
 from lr_ray.contrast import plausible_bound
 from lr_ray.models import (
     load_tokenizer,
@@ -43,14 +43,15 @@ class Solver(ABC):
     """What Ray Data actors that solve the run's problems share. Holds one vLLM engine of the expert."""
 
     def __init__(
-        self, model: str, sampling: Sampling, context: int, run: Run, journal: Any, **options: Any
+        self, model: str, config: Config, context: int, run: Run, journal: Any, **options: Any
     ) -> None:
         """`context`: tokens of prompt and completion there is room for; `options` are the engine's."""
-        self.sampling, self.run = sampling, run
+        self.sampling, self.run = config.sampling, run
         self.tokenizer = load_tokenizer(model)
         self.vocabulary = vocabulary_rows(model)
-        self.room = context - sampling.max_new_tokens
-        self.engine = start_engine(model, sampling.expert, context, **options)
+        self.room = context - self.sampling.max_new_tokens
+        place = config.resources.expert
+        self.engine = start_engine(model, self.sampling.expert, place, context, **options)
         self.guard = guard_of(self.engine, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -95,12 +96,11 @@ class Solver(ABC):
 class ExpertSampler(Solver):
     """Rows of the run's problems in, trajectories (columns of `rows.TRAJECTORY`) out."""
 
-    def __init__(
-        self, model: str, sampling: Sampling, context: int, run: Run, journal: Any
-    ) -> None:
+    def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         from vllm import SamplingParams
 
         logprobs.install()
+        sampling = config.sampling
         rows = vocabulary_rows(model)
         self.k = min(sampling.top_k, rows)
         greedy = {"temperature": 0, "flat_logprobs": True, "detokenize": False}
@@ -111,7 +111,7 @@ class ExpertSampler(Solver):
             **greedy,
         )
         self.one_step = lambda k: SamplingParams(max_tokens=1, logprobs=k, **greedy)
-        super().__init__(model, sampling, context, run, journal, max_logprobs=rows)
+        super().__init__(model, config, context, run, journal, max_logprobs=rows)
 
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
         return as_table(rows, problems, results)

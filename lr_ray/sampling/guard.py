@@ -7,6 +7,9 @@ was started twice alone is given up, and the others go on. Exercised by
 """
 
 import os
+import sys
+import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +20,7 @@ from lr_ray.errors import StageError
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
 STARTS = 2  # of a batch, and of a problem alone
+_WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 DEATHS_IN_A_ROW = 8  # of batches that failed before, while no other batch or problem is finished
 
 
@@ -111,10 +115,31 @@ def guard_of(engine: Any, journal: Any) -> Guard:
     """The guard of an actor's `vllm.LLM`, with the stage's journal actor."""
     import ray
 
+    _end_with(engine)
     return Guard(
         lambda method, *arguments: ray.get(getattr(journal, method).remote(*arguments)),
         lambda: not engine.llm_engine.has_unfinished_requests(),
     )
+
+
+def _end_with(engine: Any) -> None:
+    """Ends this process when its engine's process has died.
+
+    vLLM raises that where it sends to the engine, but waits for ever where it waits for an answer
+    (`SyncMPClient.get_output` in 0.29). An engine in this process needs no watch.
+    """
+    resources = getattr(engine.llm_engine.engine_core, "resources", None)
+    if resources is None:
+        return
+
+    def watch() -> None:
+        while not resources.engine_dead:
+            time.sleep(_WATCH_S)
+        time.sleep(_RAISED_WITHIN_S)
+        print("the engine's process has died", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="engine-watch", daemon=True).start()
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lr_ray.config import Config, Sampling
+from lr_ray.config import Config
 from lr_ray.contrast import problem_seed
 from lr_ray.errors import UserError
 from lr_ray.evaluation.extraction import extract_answer, kind_of
@@ -39,11 +39,10 @@ class Solutions:
 class SolutionSampler(Solver):
     """Rows of the run's problems in, sampled solutions (columns of `rows.SOLUTIONS`) out."""
 
-    def __init__(
-        self, model: str, sampling: Sampling, context: int, run: Run, journal: Any
-    ) -> None:
+    def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         from vllm import SamplingParams
 
+        sampling = config.sampling
         self.params = lambda problem_id: SamplingParams(
             n=sampling.rejection.samples,
             temperature=sampling.rejection.temperature,
@@ -52,7 +51,7 @@ class SolutionSampler(Solver):
             stop_token_ids=stop_token_ids(model),
             detokenize=False,
         )
-        super().__init__(model, sampling, context, run, journal)
+        super().__init__(model, config, context, run, journal)
 
     def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
         return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))

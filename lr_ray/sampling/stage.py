@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lr_ray.config import Config, Pool
+from lr_ray.config import Config, Place, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
@@ -137,8 +137,8 @@ def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
         _trajectories(work, todo, room, journal)
         .map_batches(
             AmateurScorer,
-            fn_constructor_args=(work.amateur, sampling, room, journal),
-            **_pool(sampling.amateur),
+            fn_constructor_args=(work.amateur, work.config, room, journal),
+            **_pool(sampling.amateur, work.config.resources.amateur),
         )
         .map_batches(write_contrast, fn_args=(work.run, work.config, work.exchange), **_TASK)
     )
@@ -158,8 +158,8 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
         )
     solved = _batches(todo, sampling.batch_size).map_batches(
         ExpertSampler,
-        fn_constructor_args=(work.expert, sampling, room, work.run, journal),
-        **_pool(sampling.expert),
+        fn_constructor_args=(work.expert, work.config, room, work.run, journal),
+        **_pool(sampling.expert, work.config.resources.expert),
     )
     if work.keep_trajectories:
         solved = solved.map_batches(trajectories.save, fn_args=(work.run, footer), **_TASK)
@@ -174,8 +174,8 @@ def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
         _batches(todo, sampling.batch_size)
         .map_batches(
             SolutionSampler,
-            fn_constructor_args=(work.expert, sampling, room, work.run, journal),
-            **_pool(sampling.expert),
+            fn_constructor_args=(work.expert, work.config, room, work.run, journal),
+            **_pool(sampling.expert, work.config.resources.expert),
         )
         .map_batches(write_right, fn_args=arguments, **_TASK)
     )
@@ -204,15 +204,14 @@ def _exchange(config: Config, expert: str) -> dict[str, Any]:
     }
 
 
-def _pool(pool: Pool) -> dict[str, Any]:
+def _pool(pool: Pool, place: Place) -> dict[str, Any]:
     from ray.data import ActorPoolStrategy
 
     return {
         "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
         **_TASK,
-        "num_cpus": pool.cpus,
-        "num_gpus": pool.gpus or None,
-        "runtime_env": {"env_vars": engine_env(pool.gpus)},
+        **place.options(),
+        "runtime_env": {"env_vars": engine_env(place.gpus)},
     }
 
 

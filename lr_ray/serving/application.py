@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lr_ray.config import ServeConfig, Serving
+from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.models import resolve_model
 from lr_ray.serving.guard import digest
 
@@ -28,10 +28,13 @@ _CACHE_BLOCK_TOKENS = 128
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
-    return build_application(models, config.serving, os.environ.get(KEY_VARIABLE))
+    key = os.environ.get(KEY_VARIABLE)
+    return build_application(models, config.serving, config.resources.server, key)
 
 
-def build_application(models: dict[str, str], serving: Serving, key: str | None) -> Any:
+def build_application(
+    models: dict[str, str], serving: Serving, place: Place, key: str | None
+) -> Any:
     """`models` maps served names to directories; with a `key`, requests need it."""
     import ray
 
@@ -45,7 +48,7 @@ def build_application(models: dict[str, str], serving: Serving, key: str | None)
     inherited = ray.get_runtime_context().runtime_env.get("env_vars", {})
     deployments, cards = {}, {}
     for name, path in models.items():
-        options = model_options(name, path, serving)
+        options = model_options(name, path, serving, place)
         options["runtime_env"]["env_vars"] = inherited | options["runtime_env"]["env_vars"]
         deployments[name] = build_llm_deployment(LLMConfig(**options))
         cards[name] = ModelCard(
@@ -63,17 +66,14 @@ def build_application(models: dict[str, str], serving: Serving, key: str | None)
     return ingress.bind(llm_deployments=deployments, model_cards=cards)
 
 
-def model_options(name: str, path: str, serving: Serving) -> dict[str, Any]:
+def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[str, Any]:
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
-    on_gpu = serving.gpus > 0
-    bundle = {"CPU": serving.cpus}
+    on_gpu = place.gpus > 0
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
     environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    ranks = 1
     if on_gpu:
-        ranks = max(1, int(serving.gpus))
-        share = min(serving.gpus, 1.0)
-        bundle["GPU"] = share
+        ranks = max(1, int(place.gpus))
+        share = min(place.gpus, 1.0)
         engine |= {"tensor_parallel_size": ranks, "gpu_memory_utilization": 0.9 * share}
     else:
         engine |= {
@@ -82,7 +82,7 @@ def model_options(name: str, path: str, serving: Serving) -> dict[str, Any]:
             "kv_cache_memory_bytes": cpu_cache_bytes(path, serving),
         }
         environment |= {
-            "OMP_NUM_THREADS": str(max(1, int(serving.cpus))),
+            "OMP_NUM_THREADS": str(max(1, int(place.cpus))),
             "TORCHDYNAMO_DISABLE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -90,7 +90,7 @@ def model_options(name: str, path: str, serving: Serving) -> dict[str, Any]:
         }
     return {
         "model_loading_config": {"model_id": name, "model_source": path},
-        "placement_group_config": {"bundles": [bundle] * ranks},
+        "placement_group_config": {"bundles": rank_bundles(place)},
         "deployment_config": {
             **_replicas(serving),
             "max_constructor_retry_count": _CONSTRUCTOR_TRIES,
@@ -102,6 +102,12 @@ def model_options(name: str, path: str, serving: Serving) -> dict[str, Any]:
         "log_engine_metrics": on_gpu,
         "runtime_env": {"env_vars": environment},
     }
+
+
+def rank_bundles(place: Place) -> list[dict[str, float]]:
+    """A replica's bundles, one for each GPU that its model is split over."""
+    ranks = max(1, int(place.gpus))
+    return [{name: amount / ranks for name, amount in place.bundle().items()}] * ranks
 
 
 def _replicas(serving: Serving) -> dict[str, Any]:

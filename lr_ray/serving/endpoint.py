@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from lr_ray import interrupts
-from lr_ray.config import Serving
+from lr_ray.config import Place, Serving
 from lr_ray.errors import StageError, UserError
-from lr_ray.serving.application import LOGS, build_application
+from lr_ray.placement import await_room
+from lr_ray.serving.application import LOGS, build_application, rank_bundles
 
 APPLICATION = "lr_ray"
 START_TIMEOUT_S = 900.0
@@ -53,6 +54,7 @@ def base_url(serving: Serving) -> str:
 def start(
     models: dict[str, str],
     serving: Serving,
+    place: Place,
     timeout_s: float = START_TIMEOUT_S,
     on_progress: Callable[[int, int], None] | None = None,
     key: str | None = None,
@@ -75,7 +77,8 @@ def start(
             http_options={"host": serving.host, "port": serving.port},
             logging_config=LOGS,
         )
-        application = build_application(models, serving, key)
+        await_room({"server": _bundles(serving, place) * len(models)}, timeout_s)
+        application = build_application(models, serving, place, key)
         target = serve.RunTarget(target=application, name=APPLICATION, logging_config=LOGS)
         serve.run_many(
             [target],
@@ -88,6 +91,11 @@ def start(
         stop()
         raise
     return base_url(serving)
+
+
+def _bundles(serving: Serving, place: Place) -> list[dict[str, float]]:
+    """What the replicas of a model ask for at first, one bundle a GPU."""
+    return rank_bundles(place) * serving.min_replicas
 
 
 def stop() -> None:

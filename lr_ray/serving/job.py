@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lr_ray import interrupts, serving
 from lr_ray.cli import Command
-from lr_ray.config import Config, ServeConfig, Serving
+from lr_ray.config import Config, Resources, ServeConfig, Serving
 from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import fits_context, resolve_model
@@ -35,7 +35,7 @@ def serve_run(command: Command[Config]) -> int:
         print(f"run        {run.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:
             models = {"expert": expert, "improved": run.local_folder("model", cache)}
-            _serve(models, config.serving, log)
+            _serve(models, config.serving, config.resources, log)
     return 0
 
 
@@ -46,11 +46,11 @@ def serve_models(command: Command[ServeConfig]) -> int:
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
-    _serve(models, config.serving, log)
+    _serve(models, config.serving, config.resources, log)
     return 0
 
 
-def _serve(models: dict[str, str], settings: Serving, log: str) -> None:
+def _serve(models: dict[str, str], settings: Serving, resources: Resources, log: str) -> None:
     from lr_ray.cluster import cluster
 
     for name, path in models.items():
@@ -58,7 +58,7 @@ def _serve(models: dict[str, str], settings: Serving, log: str) -> None:
     key = os.environ.get(KEY_VARIABLE)
     with quiet_others(log) as console, cluster():
         console.print(f"serving    starting {', '.join(models)}")
-        url = serving.start(models, settings, key=key)
+        url = serving.start(models, settings, resources.server, key=key)
         locked = f"key from {KEY_VARIABLE}" if key else "no key"
         console.print(f"serving    {url}  models: {', '.join(models)}  {locked}  (Ctrl-C ends it)")
         with interrupts.patience(settings.drain_s):

@@ -83,17 +83,15 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
 
     from lr_ray.training.worker import train_loop
 
-    training = config.training
-    on_gpu = training.gpus_per_worker > 0
-    resources = {"CPU": training.cpus_per_worker}
-    if on_gpu:
-        resources["GPU"] = training.gpus_per_worker
+    training, place = config.training, config.resources.trainer
+    on_gpu = place.gpus > 0
     most, least = training.num_workers, training.min_workers
     return TorchTrainer(
         train_loop,
         train_loop_config={
             "run": run,
             "training": training,
+            "place": place,
             "expert": expert,
             "name": config.models.expert,
             "board": board,
@@ -102,7 +100,7 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
         scaling_config=ScalingConfig(
             num_workers=most if least in (None, most) else (least, most),
             use_gpu=on_gpu,
-            resources_per_worker=resources,
+            resources_per_worker=place.bundle(),
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_ray.config import Training
+from lr_ray.config import Place, Training
 from lr_ray.errors import StageError
 from lr_ray.models import vocabulary_rows
 from lr_ray.store import Run
@@ -80,8 +80,9 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     training: Training = spec["training"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    if training.gpus_per_worker == 0:
-        torch.set_num_threads(max(1, int(training.cpus_per_worker)))
+    place: Place = spec["place"]
+    if place.gpus == 0:
+        torch.set_num_threads(max(1, int(place.cpus)))
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(spec["expert"]), scratch)
         engine = Engine(spec["expert"], training)

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from lr_ray.config import Pool, Sampling
+from lr_ray.config import read_tree, resolve
 from lr_ray.embedded import generate
 from lr_ray.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
 from lr_ray.sampling import amateur
@@ -65,8 +65,8 @@ def score(model: str, requests: pa.Table) -> dict[str, list[np.ndarray]]:
     answers, start_engine = {}, amateur.start_engine
     for name, options in ENGINES.items():
         amateur.start_engine = partial(start_engine, **options)
-        sampling = Sampling(amateur=Pool(gpus=0, dtype="float32"))
-        scorer = amateur.AmateurScorer(model, sampling, context_length(model), journal=None)
+        config = resolve(read_tree("demo"))
+        scorer = amateur.AmateurScorer(model, config, context_length(model), journal=None)
         scheduler = scorer.engine.llm_engine.vllm_config.scheduler_config
         assert {option: getattr(scheduler, option) for option in options} == options
         answers[name] = scorer.score(requests, range(requests.num_rows))

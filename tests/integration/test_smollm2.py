@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lr_ray.config import Models, Pool
+from lr_ray.config import Models, Place, Pool
 from lr_ray.models import check_pair, render_prompt, stop_token_ids
 from lr_ray.sampling.audit import audit
 from lr_ray.sampling.engine import start_engine
@@ -241,7 +241,7 @@ def answer(path: str, prompt: list[int]) -> list[int]:
     """vLLM's greedy tokens. For a process of its own: engines leave memory and variables behind."""
     from vllm import SamplingParams
 
-    engine = start_engine(path, Pool(gpus=0, dtype="float32"), 256)
+    engine = start_engine(path, Pool(dtype="float32"), Place(gpus=0), 256)
     params = SamplingParams(temperature=0, max_tokens=16, detokenize=False)
     (output,) = engine.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
     return list(output.outputs[0].token_ids)

@@ -89,7 +89,9 @@ def disturbed(sampled, tmp_path_factory):
     checkpoints = {path.name for path in Path(run.path("checkpoints")).glob("step-*")}
     rows: list[dict] = []
     # Elastic, where two workers have no room on a cluster of four CPUs.
-    elastic = config_of(num_workers=2, min_workers=1, cpus_per_worker=3)
+    elastic = demo_config(
+        training=TRAINING | {"num_workers": 2, "min_workers": 1}, resources={"trainer": {"cpus": 3}}
+    )
     summary = train(run, elastic, EXPERT, rows.append)
     return run, seen, checkpoints, rows, summary
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lr_ray.config import Config, merge, preset_names, read_tree, resolve
+from lr_ray.config import Config, Place, merge, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
 
 
@@ -41,12 +41,13 @@ def test_presets_are_the_demo_and_the_papers_five_pairs():
     [
         ({"sampling": {"kl_treshold": 1}}, "unknown key sampling.kl_treshold; did you mean sampling.kl_threshold?"),
         ({"samplin": {}}, "unknown key samplin; did you mean sampling?"),
-        ({"sampling": {"expert": {"gpu": 1}}}, "did you mean sampling.expert.gpus?"),
+        ({"resources": {"expert": {"gpu": 1}}}, "did you mean resources.expert.gpus?"),
         ({"sampling": {"plausibility": 1.5}}, "sampling.plausibility = 1.5: Input should be less than or equal to 1"),
         ({"training": {"optimizer_steps": "many"}}, "training.optimizer_steps = 'many'"),
         ({"models": {"expert": None}}, "models.expert = None"),
-        ({"sampling": {"amateur": {"gpus": 2}}}, "sampling.amateur.gpus must be at most 1"),
-        ({"serving": {"gpus": 1.5}}, "serving.gpus: must be a fraction of one GPU or a whole number"),
+        ({"resources": {"amateur": {"gpus": 2}}}, "resources.amateur.gpus must be at most 1"),
+        ({"resources": {"trainer": {"gpus": 2}}}, "resources.trainer.gpus must be at most 1"),
+        ({"resources": {"server": {"gpus": 1.5}}}, "resources.server.gpus: must be a fraction of one GPU or a whole number"),
         ({"sampling": {"expert": {"min_engines": 3}}}, "sampling.expert: min_engines = 3 exceeds max_engines"),
         ({"sampling": {"batch_size": 4096, "max_new_tokens": 2048}}, "are too many for one batch"),
         ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
@@ -82,7 +83,11 @@ def test_file_errors_are_one_line(tmp_path):
 def test_only_what_changes_results_is_the_runs_identity():
     base = demo({})
     placed = demo(
-        {"serving": {"port": 9000, "gpus": 1}, "sampling": {"expert": {"max_engines": 3}}}
+        {
+            "serving": {"port": 9000},
+            "sampling": {"expert": {"max_engines": 3}},
+            "resources": {"expert": {"gpus": 2, "custom": {"lr_ray_expert": 1}}, "wait_s": 5},
+        }
     )
     assert base.digest() == placed.digest()
     other = demo({"sampling": {"kl_threshold": 0.3}})
@@ -100,3 +105,22 @@ def test_every_field_is_described():
 
     undescribed = [name for name, description in walk(Config) if not description]
     assert undescribed == []
+
+
+def test_a_place_is_asked_for_by_rays_names():
+    place = Place(gpus=2, cpus=4, memory_gb=1.5, accelerator="H100", custom={"lr_ray_expert": 1})
+    bundle = {
+        "CPU": 4,
+        "GPU": 2,
+        "memory": 1.5e9,
+        "accelerator_type:H100": 0.001,
+        "lr_ray_expert": 1,
+    }
+    assert place.bundle() == bundle
+    assert place.options() == {
+        "num_cpus": 4, "num_gpus": 2, "memory": 1.5e9,
+        "resources": {"accelerator_type:H100": 0.001, "lr_ray_expert": 1},
+    }  # fmt: skip
+    nothing = Place(gpus=0, cpus=0)
+    assert nothing.bundle() == {}
+    assert nothing.options() == {"num_cpus": 0, "num_gpus": None, "memory": None, "resources": {}}

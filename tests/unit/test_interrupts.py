@@ -37,7 +37,7 @@ while True:
 
 CONVERTED = """
 import time
-from lr_ray.cli import _main
+from lr_ray.cli import guarded
 from lr_ray.errors import StageError
 
 def job():
@@ -47,7 +47,7 @@ def job():
     except BaseException:
         raise StageError("workers went away")
 
-raise SystemExit(_main(job))
+raise SystemExit(guarded(job))
 """
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from lr_ray.cli import parse
-from lr_ray.config import preset_names, read_tree, resolve
+from lr_ray.config import merge, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
-from lr_ray.pipeline import execute, void_from
+from lr_ray.pipeline import check, execute, void_from
 from lr_ray.training.schedule import learning_rate
 
 DEMO = resolve(read_tree("demo"))
@@ -70,3 +70,21 @@ def test_learning_rate_rises_then_falls():
     rates = [learning_rate(step, cosine) for step in range(10)]
     assert rates == sorted(rates, reverse=True)
     assert (rates[0], rates[5]) == pytest.approx((1.0, 0.5))
+
+
+def test_serving_more_than_the_expert_reads_is_refused():
+    config = resolve(merge(read_tree("demo"), {"serving": {"max_model_len": 4096}}))
+    with pytest.raises(
+        UserError, match=r"serving\.max_model_len = 4096 is more than the expert reads"
+    ):
+        check(config, ["evaluation"])
+
+
+def test_numbers_of_a_choice_are_read_off_the_command_line():
+    command = parse(
+        "", ["--config", "demo", "--training.zero_stage", "3", "--evaluation.shots=0,4"]
+    )
+    assert command.config.training.zero_stage == 3
+    assert command.config.evaluation.shots == [0, 4]
+    with pytest.raises(UserError, match=r"training\.zero_stage"):
+        parse("", ["--config", "demo", "--training.zero_stage", "4"])

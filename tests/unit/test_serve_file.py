@@ -29,5 +29,5 @@ def test_its_arguments_are_models_and_the_serving_section():
 
 def test_a_misspelt_argument_is_named():
     arguments = FILE["applications"][0]["args"]
-    with pytest.raises(UserError, match=r"serving\.gpu; did you mean serving\.gpus"):
-        resolve(arguments | {"serving": {"gpu": 1}}, ServeConfig)
+    with pytest.raises(UserError, match=r"serving\.prot; did you mean serving\.port"):
+        resolve(arguments | {"serving": {"prot": 1}}, ServeConfig)

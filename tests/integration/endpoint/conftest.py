@@ -24,7 +24,11 @@ class Served:
         self.url = f"http://127.0.0.1:{port}/v1"
         command = [sys.executable, str(ROOT / "jobs/serve.py")]
         command += ["--models", f"expert={expert_path()},improved={amateur_path()}"]
-        command += ["--serving.gpus=0", "--serving.cpus=0.5", "--serving.dtype=float32"]
+        command += [
+            "--resources.server.gpus=0",
+            "--resources.server.cpus=0.5",
+            "--serving.dtype=float32",
+        ]
         command += ["--serving.max_model_len=512", f"--serving.port={port}"]
         self.log = folder / "serve.log"
         self.process = subprocess.Popen(

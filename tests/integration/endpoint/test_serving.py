@@ -71,10 +71,10 @@ def said_by_transformers(path, problems):
 def said_offline(path, problems):
     from vllm import SamplingParams
 
-    from lr_ray.config import Pool
+    from lr_ray.config import Place, Pool
     from lr_ray.sampling.engine import start_engine
 
-    engine = start_engine(path, Pool(gpus=0, dtype="float32"), 512)
+    engine = start_engine(path, Pool(dtype="float32"), Place(gpus=0), 512)
     params = SamplingParams(
         temperature=0, max_tokens=NEW_TOKENS, stop_token_ids=stop_token_ids(path), detokenize=False
     )

@@ -1,0 +1,62 @@
+"""What each kind of process asks the cluster for: the one section that differs from laptop to cluster."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+def _whole_or_shared(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("must be a fraction of one GPU or a whole number of them")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)]
+
+
+class Place(Section):
+    gpus: Gpus = Field(
+        default=1,
+        description="GPUs: 0 is CPU only, a fraction shares one, 2 or more split the model.",
+    )
+    cpus: float = Field(default=1, ge=0, le=256, description="CPUs.")
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="Main memory in GB that Ray sets aside; null for none."
+    )
+    accelerator: str | None = Field(
+        default=None, min_length=1, description="Type of GPU as Ray names it, such as A100 or H100."
+    )
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="Custom resources of the nodes meant for it, such as lr_ray_expert: 1.",
+    )
+
+    def bundle(self) -> dict[str, float]:
+        """Ray's names of what is asked for, as in a placement group."""
+        found = {"CPU": self.cpus, "GPU": self.gpus, "memory": (self.memory_gb or 0) * 1e9}
+        if self.accelerator:
+            found[f"accelerator_type:{self.accelerator}"] = 0.001
+        return {name: amount for name, amount in {**found, **self.custom}.items() if amount}
+
+    def options(self) -> dict[str, Any]:
+        """The same as options of an actor or a task."""
+        rest = self.bundle()
+        named = {"num_cpus": rest.pop("CPU", 0), "num_gpus": rest.pop("GPU", None)}
+        return {**named, "memory": rest.pop("memory", None), "resources": rest}
+
+
+class Resources(Section):
+    expert: Place = Field(default=Place(), description="An engine of the expert.")
+    amateur: Place = Field(default=Place(), description="An engine of the amateur.")
+    trainer: Place = Field(default=Place(), description="A training worker.")
+    server: Place = Field(default=Place(), description="A replica of a served model.")
+    wait_s: float = Field(
+        default=900.0,
+        ge=0,
+        le=86400,
+        description="Seconds to wait for nodes with room, on a cluster that the job did not start.",
+    )

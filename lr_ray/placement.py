@@ -1,0 +1,130 @@
+"""Whether the cluster has what a stage asks for: room on some node, and the run directory on all.
+
+pytest tests/integration/test_placement.py
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lr_ray import interrupts
+from lr_ray.config import Config
+from lr_ray.errors import StageError, UserError
+from lr_ray.lock import NOTE
+from lr_ray.store import Run
+
+Bundle = dict[str, float]
+_POLL_S = 2.0
+_PROBE_S = 30.0
+
+
+def demands(config: Config, stage: str) -> dict[str, list[Bundle]]:
+    """What must fit at once for a stage to begin: bundles by the name in `resources`."""
+    resources, sampling, training = config.resources, config.sampling, config.training
+    if stage == "sampling":
+        found = {"expert": [resources.expert.bundle()] * sampling.expert.min_engines}
+        if sampling.method == "contrast":
+            found["amateur"] = [resources.amateur.bundle()] * sampling.amateur.min_engines
+        return found
+    if stage == "training":
+        return {
+            "trainer": [resources.trainer.bundle()] * (training.min_workers or training.num_workers)
+        }
+    return {}  # serving waits by itself
+
+
+def await_room(
+    wanted: Mapping[str, Sequence[Bundle]],
+    wait_s: float,
+    on_waiting: Callable[[str], None] = lambda said: None,
+) -> None:
+    """Returns when all bundles fit on the connected cluster at once; an autoscaler hears of them.
+
+    A cluster that the job started has what it has, and is not waited for. `on_waiting` is told once.
+    Raises StageError naming what has no room after `wait_s` seconds.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    bundles = [bundle for part in wanted.values() for bundle in part if bundle]
+    if not bundles:
+        return
+    deadline = time.monotonic() + (wait_s if os.environ.get("RAY_ADDRESS") else 2 * _POLL_S)
+    told = False
+    group = placement_group(bundles)
+    try:
+        while not group.wait(_POLL_S):
+            interrupts.again()
+            if time.monotonic() > deadline:
+                raise StageError(_no_room(wanted, wait_s))
+            if not told:
+                on_waiting(f"waiting for nodes with room for {_listed(wanted)}")
+            told = True
+    finally:
+        remove_placement_group(group)
+
+
+def check_visible(run: Run) -> None:
+    """Raises UserError naming a node of the cluster that does not see a run on a local path.
+
+    The run is held by this driver.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not run.is_local:
+        return
+    here = ray.get_runtime_context().get_node_id()
+    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here]
+    probes = {
+        node["NodeManagerAddress"]: ray.remote(_sees)
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote(run)
+        for node in others
+    }
+    for address, probe in probes.items():
+        try:
+            seen = ray.get(probe, timeout=_PROBE_S)
+        except ray.exceptions.RayError:
+            continue  # a node that went away meanwhile
+        if not seen:
+            raise UserError(
+                f"--run {run.location}: is not seen on node {address}; give a path on a file system "
+                "that all nodes share, or a URI such as s3://bucket/run"
+            )
+
+
+def _sees(run: Run) -> bool:
+    return run.exists(NOTE) and run.read_json(NOTE)["token"] == run.token
+
+
+def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float) -> str:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, bundles in wanted.items():
+        for bundle in bundles:
+            if not any(all(node.get(k, 0) >= v for k, v in bundle.items()) for node in nodes):
+                return (
+                    f"resources.{name}: no node has {_said(bundle)}; there are "
+                    f"{'; '.join(_said(node) for node in nodes) or 'none'}; change resources.{name}, "
+                    "or start such nodes"
+                )
+    return (
+        f"resources: no room for {_listed(wanted)} at once after {wait_s:.0f} s; free some, start "
+        "nodes, or wait longer (resources.wait_s)"
+    )
+
+
+def _listed(wanted: Mapping[str, Sequence[Bundle]]) -> str:
+    return ", ".join(f"{len(b)} {name} ({_said(b[0])})" for name, b in wanted.items() if b)
+
+
+def _said(bundle: Mapping[str, Any]) -> str:
+    shown = {k: v for k, v in bundle.items() if not k.startswith(("node:", "object_store"))}
+    return ", ".join(
+        f"{v / 1e9:.3g} GB memory" if k == "memory" else f"{v:g} {k}" for k, v in shown.items()
+    )

@@ -1,0 +1,89 @@
+"""What a cluster cannot give is a clear error within a minute; on a cluster of real nodes."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lr_ray.errors import StageError
+from lr_ray.placement import await_room
+from tests.integration.nodes import Nodes
+
+ROOT = Path(__file__).parents[2]
+JOB = [sys.executable, str(ROOT / "jobs/sample.py"), "--config", "demo"]
+
+
+def test_room_that_is_there_is_left_free(ray_cluster):
+    import ray
+
+    everything = {"expert": [{"CPU": ray.cluster_resources()["CPU"]}]}
+    await_room(everything, 0)
+    await_room(everything, 0)
+
+
+def test_what_no_node_has_is_named(ray_cluster):
+    wanted = {"expert": [{"CPU": 1.0}], "amateur": [{"CPU": 1.0, "GPU": 3.0}]}
+    with pytest.raises(
+        StageError, match=r"^resources\.amateur: no node has 1 CPU, 3 GPU; there are"
+    ):
+        await_room(wanted, 0)
+
+
+def test_what_does_not_fit_at_once_is_told(ray_cluster):
+    import ray
+
+    half = {"CPU": ray.cluster_resources()["CPU"] * 0.6}
+    with pytest.raises(StageError, match=r"no room for 1 expert .*, 1 amateur .* at once"):
+        await_room({"expert": [half], "amateur": [half]}, 0)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"))
+    yield nodes
+    nodes.kill(nodes.head)
+
+
+def job_on(nodes, *arguments):
+    started = time.monotonic()
+    done = subprocess.run(
+        [*JOB, *arguments],
+        env=nodes.env | {"RAY_ADDRESS": nodes.address},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
+    )
+    assert time.monotonic() - started < 60
+    return done
+
+
+def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
+    done = job_on(
+        nodes, "--run", str(tmp_path), "--resources.wait_s=8",
+        "--resources.expert.custom", '{"lr_ray_expert": 1}',
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "waiting for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)" in done.stdout
+    assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expert" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_another_node_does_not_see_is_refused(nodes, tmp_path):
+    """The second node has another file system where the run lies, in a mount namespace of its own."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    script = f'mount -t tmpfs tmpfs {hidden} && exec "$@"'
+    within = ("unshare", "--mount", "bash", "-c", script, "bash")
+    if subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("mount namespaces are not to be had here")
+    other = nodes.add("--num-cpus=1", within=within)
+    try:
+        done = job_on(nodes, "--run", str(hidden / "run"))
+    finally:
+        nodes.kill(other)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.search(r"is not seen on node [\d.]+; give a path", done.stderr)
