@@ -10,13 +10,16 @@ INSTALLED := $(VENV)/installed-$(DEVICE)
 MODELS := $(VENV)/installed-models
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
-.PHONY: demo test test-unit lint format install lock clean
+.PHONY: demo test test-long test-unit lint format install lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo
 
 test: $(INSTALLED) $(MODELS)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m 'not long'
+
+test-long: $(INSTALLED) $(MODELS)
+	$(BIN)/python -m pytest tests -m long
 
 test-unit: $(INSTALLED)
 	$(BIN)/python -m pytest tests/unit

@@ -22,6 +22,7 @@ from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
+_JOB_FOLDER = "/runtime_resources/working_dir_files/"  # of Ray's session
 _FACTS = b"lr_ray"  # key in a Parquet footer
 _NOT_WHOLE = (
     "not a whole shard; remove it, and summary.json if sampling was finished, and sample again"
@@ -49,7 +50,12 @@ class Run:
         return Run(f"{self.location.rstrip('/')}/{folder}")
 
     def create(self) -> None:
-        """Makes the directory. Raises UserError when it cannot be written."""
+        """Makes the directory. Raises UserError when it cannot be written, or would not last."""
+        if self.is_local and _JOB_FOLDER in f"{self.root}/":
+            raise UserError(
+                f"--run {self.location}: lies in the submitted job's copy of its working directory, "
+                "which Ray removes; give an absolute path or a URI"
+            )
         try:
             self.fs.makedirs(self.root, exist_ok=True)
             if self.is_local and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
