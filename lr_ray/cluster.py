@@ -22,8 +22,11 @@ def cluster() -> Iterator[str]:
         ray.init(**options)
     else:
         cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
-        # Ray Train floods its log when the dashboard is off.
-        ray.init(num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options)
+        # "local": not the cluster that somebody has started on this machine. Ray Train floods its log
+        # when the dashboard is off.
+        ray.init(
+            "local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options
+        )
     interrupts.install()  # Ray puts its own there
     try:
         yield os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
