@@ -78,7 +78,14 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
-@pytest.mark.parametrize("actor", ["ExpertSampler", "AmateurScorer", "engine process"])
+@pytest.mark.parametrize(
+    "actor",
+    [
+        "ExpertSampler",
+        "AmateurScorer",
+        pytest.param("engine process", marks=pytest.mark.long),  # not what actors have by default
+    ],
+)
 def test_killed_actor_or_engine_is_replaced(sampled, undisturbed, tmp_path, monkeypatch, actor):
     if actor == "engine process":
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")

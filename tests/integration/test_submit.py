@@ -37,6 +37,7 @@ def submit(nodes, *arguments, wait=True, script="jobs/sample.py"):
     return ray(nodes, "submit", *options, "--working-dir", str(ROOT), "--", *job)
 
 
+@pytest.mark.long
 def test_a_stopped_job_goes_on_when_it_is_submitted_again(nodes, tmp_path):
     run = tmp_path / "run"
     arguments = ["--run", str(run), "--sampling.max_problems=160", "--sampling.batch_size=8"]

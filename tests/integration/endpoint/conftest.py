@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lr_ray.embedded import amateur_path, expert_path
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
-KEY = "sesame"
+KEY = f"planted-{uuid.uuid4().hex}"
 
 
 class Served:

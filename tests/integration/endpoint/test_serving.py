@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import openai
 import psutil
@@ -263,6 +265,26 @@ def test_a_killed_replica_comes_back_and_no_request_is_lost(served, url):
     assert replica_of(served, "expert").pid != killed.pid
     print(f"answers again {time.monotonic() - at:.1f} s after the kill")
     assert health(url)[0] == 200
+
+
+def test_the_key_is_in_no_log_and_no_command_line(served):
+    processes = psutil.Process(served.process.pid).children(recursive=True)
+    lines = [" ".join(process.cmdline()) for process in processes]
+    session = next(
+        Path(word.partition("=")[2])
+        for line in lines
+        for word in line.split()
+        if word.startswith("--session-dir=") or word.startswith("--session_dir=")
+    )
+    assert [line for line in lines if KEY in line] == []
+    files = [path for path in (session / "logs").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    files += [
+        served.log,
+        *served.log.parent.glob("*"),
+        *Path(tempfile.gettempdir()).glob("lr_ray-*.log"),
+    ]
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
 def test_requests_under_way_finish_when_the_service_ends(served):

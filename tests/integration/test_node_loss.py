@@ -1,0 +1,114 @@
+"""A worker node goes away, all of its processes at once, while the pipeline samples and while it trains."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.store import Run
+from tests.integration.nodes import Nodes
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [
+    "--config", "demo", "--sampling.max_problems=160", "--sampling.batch_size=8",
+    "--training.optimizer_steps=60", "--training.checkpoint_every=10",
+]  # fmt: skip
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Run:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    for script in ("sample.py", "train.py"):
+        command = [sys.executable, str(ROOT / "jobs" / script), *OPTIONS, "--run", str(run)]
+        subprocess.run(command, check=True, timeout=400, cwd=ROOT)
+    return Run(str(run))
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    nodes = Nodes(tmp_path_factory.mktemp("loss"), head_cpus=0)
+    yield nodes
+    nodes.kill(nodes.head)
+
+
+def rows(run: Run) -> dict[str, dict]:
+    table = run.read_tables(run.shards("supervision"), SUPERVISION)
+    return {row["problem_id"]: row for row in table.to_pylist()}
+
+
+def start(nodes, script: str, run: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "jobs" / script), *OPTIONS, "--run", str(run), *arguments]
+    return subprocess.Popen(
+        command,
+        env=nodes.env | {"RAY_ADDRESS": nodes.address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def wait_for(job: subprocess.Popen, there, within: float = 240) -> None:
+    deadline = time.monotonic() + within
+    while not there():
+        assert job.poll() is None, job.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def busy(nodes, marks: list[str], title: str) -> str:
+    """The node that has a process of this title."""
+    for mark in marks:
+        for process in nodes.alive(mark):
+            if title in " ".join(process.cmdline()):
+                return mark
+    raise AssertionError(f"no {title} on any node")
+
+
+def finish(job: subprocess.Popen, killed_at: float, what: str) -> None:
+    said, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, said[-3000:]
+    print(f"{what}: finished {time.monotonic() - killed_at:.0f} s after its node was killed")
+
+
+def test_a_run_survives_its_nodes(undisturbed, nodes, tmp_path):
+    run = tmp_path / "run"
+    first, second = nodes.add("--num-cpus=4"), nodes.add("--num-cpus=4")
+    job = start(nodes, "sample.py", run)
+    wait_for(job, lambda: len(list(run.glob("supervision/part-*"))) >= 2)
+    lost = busy(nodes, [first, second], "MapBatches(ExpertSampler)")
+    kept = {path: path.stat().st_mtime_ns for path in run.glob("supervision/part-*")}
+    nodes.kill(lost)
+    finish(job, time.monotonic(), f"sampling, {len(kept)} of 20 shards there")
+    there, expected = rows(Run(str(run))), rows(undisturbed)
+    assert there.keys() == expected.keys()
+    for problem_id, row in there.items():
+        for column in ("prompt_token_ids", "completion_token_ids", "finish_reason"):
+            assert row[column] == expected[problem_id][column]
+        assert row["kl"] == pytest.approx(expected[problem_id]["kl"], abs=1e-5)
+    assert [p for p, at in kept.items() if p.stat().st_mtime_ns != at] == []
+
+    left = second if lost == first else first
+    other = nodes.add("--num-cpus=4")
+    job = start(nodes, "train.py", run)
+    wait_for(job, lambda: list(run.glob("checkpoints/step-*")))
+    nodes.kill(busy(nodes, [left, other], "TrainWorker"))
+    finish(job, time.monotonic(), "training")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert max(line["resumed_at"] for line in lines) >= 10
+    ours, theirs = (
+        load_file(f"{place}/adapter/adapter_model.safetensors") for place in (run, undisturbed.root)
+    )
+    largest = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+    print(f"adapters are {largest:.1e} apart")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
