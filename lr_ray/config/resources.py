@@ -1,8 +1,8 @@
 """What each kind of process asks the cluster for: the one section that differs from laptop to cluster."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -60,3 +60,10 @@ class Resources(Section):
         le=86400,
         description="Seconds to wait for nodes with room, on a cluster that the job did not start.",
     )
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        for name in ("trainer", "server"):  # Ray places these by what they ask for
+            if not getattr(self, name).bundle():
+                raise ValueError(f"{name} asks for nothing; give it cpus or gpus")
+        return self

@@ -78,14 +78,7 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
-    "actor",
-    [
-        "ExpertSampler",
-        "AmateurScorer",
-        pytest.param("engine process", marks=pytest.mark.long),  # not what actors have by default
-    ],
-)
+@pytest.mark.parametrize("actor", ["ExpertSampler", "AmateurScorer", "engine process"])
 def test_killed_actor_or_engine_is_replaced(sampled, undisturbed, tmp_path, monkeypatch, actor):
     if actor == "engine process":
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")

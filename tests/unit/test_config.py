@@ -46,6 +46,7 @@ def test_presets_are_the_demo_and_the_papers_five_pairs():
         ({"training": {"optimizer_steps": "many"}}, "training.optimizer_steps = 'many'"),
         ({"models": {"expert": None}}, "models.expert = None"),
         ({"resources": {"amateur": {"gpus": 2}}}, "resources.amateur.gpus must be at most 1"),
+        ({"resources": {"server": {"gpus": 0, "cpus": 0}}}, "resources: server asks for nothing"),
         ({"resources": {"trainer": {"gpus": 2}}}, "resources.trainer.gpus must be at most 1"),
         ({"resources": {"server": {"gpus": 1.5}}}, "resources.server.gpus: must be a fraction of one GPU or a whole number"),
         ({"sampling": {"expert": {"min_engines": 3}}}, "sampling.expert: min_engines = 3 exceeds max_engines"),
