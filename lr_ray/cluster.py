@@ -3,9 +3,12 @@
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from lr_ray import interrupts
+from lr_ray.store import Run
 
 # Logical CPUs of a local cluster: the engines of a stage side by side, each thread-bound, plus tasks.
 _LOCAL_CPUS = 4
@@ -32,3 +35,15 @@ def cluster() -> Iterator[str]:
         yield os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
     finally:
         ray.shutdown()
+
+
+def start_helper(kind: type, run: Run) -> Any:
+    """A small actor of a job on this run: asks for nothing, and is started again wherever it died.
+
+    Its name says what it is; a restart of the stage makes another.
+    """
+    import ray
+
+    name = f"{kind.__name__} of {run.location} {uuid.uuid4().hex[:8]}"
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(kind).options(name=name, **options).remote()

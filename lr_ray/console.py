@@ -1,10 +1,11 @@
-"""What a person reads: progress lines on the terminal; everybody else's output in a log file."""
+"""What a person reads: progress lines on the terminal; in a log file, the package's log and all others'."""
 
 import contextlib
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from rich.console import Console
@@ -17,6 +18,12 @@ def quiet_others(log_path: str) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
+    lines = logging.FileHandler(log_path)
+    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("lr_ray")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # libraries give the root logger handlers too
+    logger.addHandler(lines)
     terminal: IO[str] = os.fdopen(os.dup(1), "w", buffering=1)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -24,6 +31,8 @@ def quiet_others(log_path: str) -> Iterator[Console]:
     try:
         yield Console(file=terminal, highlight=False, soft_wrap=True)
     finally:
+        logger.removeHandler(lines)
+        lines.close()
         sys.stdout.flush()
         sys.stderr.flush()
         for target, source in enumerate(saved, start=1):
@@ -38,8 +47,17 @@ class StageProgress:
 
     LINE_EVERY = 5.0  # seconds
 
-    def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        stage: str,
+        total: int,
+        unit: str,
+        on_update: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """`on_update` gets (done, total) of every update."""
         self.console, self.stage, self.total, self.unit = console, stage, total, unit
+        self.on_update = on_update
         self.done, self.last_line = 0, time.monotonic()  # as of the last line
         self.bar = Progress(
             TextColumn("{task.description:<10}"),
@@ -64,6 +82,7 @@ class StageProgress:
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of `total` units are finished."""
+        self.on_update(done, self.total)
         self.bar.update(self.task, completed=done, note=f"{self.unit}  {note}")
         now = time.monotonic()
         due = now - self.last_line >= self.LINE_EVERY and done > self.done

@@ -17,6 +17,7 @@ from lr_ray.cli import Command
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
+from lr_ray.metrics import StageMetrics
 from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
@@ -169,12 +170,15 @@ def _sample(job: Job) -> None:
 
     total = stage_problems(job.run, job.config)
     job.console.print(f"sampling   {total} problems, starting engines")
-    with StageProgress(job.console, "sampling", total, "problems") as progress:
+    metrics = StageMetrics(job.run, "sampling")
+    with StageProgress(job.console, "sampling", total, "problems", metrics.progress) as progress:
 
         def on_progress(problems: int, facts: Facts) -> None:
             rejected = f", {facts.rejected} rejected" if facts.rejected else ""
             note = f"{facts.steps_kept}/{facts.steps_scored} steps kept{rejected}"
             progress.update_of(facts.problems, problems, note)
+            if facts.steps_scored:
+                metrics.set(kept_step_share=facts.steps_kept / facts.steps_scored)
 
         result = sample(
             job.run, job.config, job.expert, job.amateur, on_progress, **job.sampling_options
@@ -189,7 +193,8 @@ def _train(job: Job) -> None:
     steps = job.config.training.optimizer_steps
     kept = check_supervision(job.run, job.expert, job.config.sampling)
     job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
-    with StageProgress(job.console, "training", steps, "steps") as progress:
+    metrics = StageMetrics(job.run, "training")
+    with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:
 
         def on_progress(row: dict[str, Any]) -> None:
             if row["step"] == row["resumed_at"] + 1 > 1:
@@ -197,6 +202,7 @@ def _train(job: Job) -> None:
                     f"training   goes on after the checkpoint of step {row['resumed_at']}"
                 )
             progress.update(row["step"], f"loss {row['loss']:.3f}")
+            metrics.set(loss=row["loss"], tokens_per_second=row["tokens"] / row["seconds"])
 
         result = train(job.run, job.config, job.expert, on_progress)
     job.summary["training"] = result
@@ -226,7 +232,15 @@ def _evaluate(job: Job) -> None:
             # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
             served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in models.items()]
             stops = stop_token_ids(job.expert)
-            parts = run_evaluation(job.run, job.console, url, served, job.config.evaluation, stops)
+            parts = run_evaluation(
+                job.run,
+                job.console,
+                url,
+                served,
+                job.config.evaluation,
+                stops,
+                on_asked=StageMetrics(job.run, "evaluation").progress,
+            )
         finally:
             serving.stop()
     job.summary |= parts

@@ -5,7 +5,7 @@ python jobs/evaluate.py --endpoint URL --models A,B [--evaluation.benchmarks gsm
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,16 +31,18 @@ def run_evaluation(
     models: Sequence[ServedModel],
     evaluation: Evaluation,
     stop_token_ids: Sequence[int] = (),
+    on_asked: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Asks, grades, writes evaluation/ and returns the parts of summary.json.
 
     `accuracy` (see `results.summarise`), `accuracy_mean` with several tasks, and `evaluation`:
-    answers, seconds, and the conditions that all models were asked under.
+    answers, seconds, and the conditions that all models were asked under. `on_asked` gets (answers,
+    answers in all).
     """
     started, labels = time.monotonic(), [model.label for model in models]
-    with StageProgress(console, "evaluation", 0, "answers") as asking:
+    with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
 
-        def on_asked(done: int, total: int) -> None:
+        def show(done: int, total: int) -> None:
             if asking.total != total and done:
                 console.print(f"evaluation {done} of {total} answers are there from before")
             asking.update_of(done, total)
@@ -54,7 +56,7 @@ def run_evaluation(
             models,
             evaluation,
             run,
-            on_asked,
+            show,
             lambda done, total: grading().update_of(done, total),
             stop_token_ids,
         )

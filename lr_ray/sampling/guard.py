@@ -1,7 +1,7 @@
 """What happens when an engine fails: the batch is tried again, and a problem that is to blame is found.
 
 A killed process takes its knowledge along, so starts are noted in a small actor of the driver's
-(`Journal`). A batch that was started twice in vain is worked on one problem at a time; a problem that
+(`SamplingJournal`). A batch that was started twice in vain is worked on one problem at a time; a problem that
 was started twice alone is given up, and the others go on. Exercised by
 `pytest tests/unit/test_guard.py tests/integration/test_faults.py`.
 """
@@ -24,7 +24,7 @@ _WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 DEATHS_IN_A_ROW = 8  # of batches that failed before, while no other batch or problem is finished
 
 
-class Journal:
+class SamplingJournal:
     """Starts that have not finished, over all engines of a stage."""
 
     def __init__(self) -> None:

@@ -86,7 +86,7 @@ def write_shard(
     scores: pa.Table | None = None,
     plausibility: float | None = None,
 ) -> dict[str, list[Any]]:
-    """Writes a batch's files, and returns its facts in lists of one.
+    """Writes a batch's files, and returns its name and facts in lists of one.
 
     The scores, with the plausibility of their sets, come before the supervision made of them.
     """
@@ -106,7 +106,7 @@ def write_shard(
         if problems:
             footer = {"problems": problems, "facts": asdict(said), **exchange}
             put(run, folder, name, table, footer)
-    return {name: [value] for name, value in asdict(facts).items()}
+    return {"shard": [name]} | {fact: [value] for fact, value in asdict(facts).items()}
 
 
 def put(run: Run, folder: str, name: str, table: pa.Table, footer: dict[str, Any]) -> None:

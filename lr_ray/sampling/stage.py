@@ -3,6 +3,7 @@
 Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/integration`.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Generator
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Place, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
@@ -22,7 +24,7 @@ from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
-from lr_ray.sampling.guard import Journal
+from lr_ray.sampling.guard import SamplingJournal
 from lr_ray.sampling.label import Facts, supervise
 from lr_ray.sampling.rejection import SolutionSampler, check_answers, write_right
 from lr_ray.sampling.scores import score
@@ -37,6 +39,7 @@ from lr_ray.store import Run
 
 Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
 
+_log = logging.getLogger(__name__)
 _TASK: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
 
 
@@ -88,8 +91,13 @@ def sample(
     check(facts + unusable)
     if len(todo):
         with closing(_shards(work, todo)) as shards:
-            for shard in shards:
+            for name, shard in shards:
                 facts += shard
+                _log.info(
+                    "shard %s: %d problems, %d trajectories, %d rejected, %d of %d steps kept",
+                    *(name, shard.problems, shard.trajectories, shard.rejected),
+                    *(shard.steps_kept, shard.steps_scored),
+                )
                 check(facts + unusable)
     finished, facts = survey(run, total)
     if not finished.all():
@@ -109,8 +117,8 @@ def write_contrast(
     return write_shard(run, name, labelled, exchange, scored.scores, sampling.plausibility)
 
 
-def _shards(work: Work, todo: NDArray) -> Generator[Facts]:
-    """Samples the problems of the run at `todo`, and yields each shard's facts when it is written."""
+def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
+    """Samples the problems of the run at `todo`; yields each shard's name and facts when it is written."""
     import ray
     import ray.data
 
@@ -118,12 +126,12 @@ def _shards(work: Work, todo: NDArray) -> Generator[Facts]:
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
     context.target_max_block_size = None  # a batch stays whole, and its files have one name
-    journal = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Journal).remote()
+    journal = start_helper(SamplingJournal, work.run)
     build = _contrast if work.config.sampling.method == "contrast" else _rejection
     shards = build(work, todo, journal)
     try:
         for row in shards.iter_rows():
-            yield Facts(**row)
+            yield row.pop("shard"), Facts(**row)
     except ray.exceptions.RayError as error:
         raise StageError(f"sampling failed: {_reason(error)}") from error
 

@@ -38,7 +38,7 @@ def build_application(
     """`models` maps served names to directories; with a `key`, requests need it."""
     import ray
 
-    with _root_logger_kept():
+    with _loggers_kept():
         from ray import serve
         from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
         from ray.serve.llm import LLMConfig, build_llm_deployment
@@ -50,7 +50,10 @@ def build_application(
     for name, path in models.items():
         options = model_options(name, path, serving, place)
         options["runtime_env"]["env_vars"] = inherited | options["runtime_env"]["env_vars"]
-        deployments[name] = build_llm_deployment(LLMConfig(**options))
+        with _loggers_kept():
+            # It logs the environment, in which a job's submitter may have put secrets.
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)
+            deployments[name] = build_llm_deployment(LLMConfig(**options))
         cards[name] = ModelCard(
             id=name, object="model", owned_by="lr_ray", permission=[], metadata={}
         )
@@ -156,12 +159,13 @@ def cpu_engine(llm_config: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _root_logger_kept() -> Iterator[None]:
+def _loggers_kept() -> Iterator[None]:
     """Importing `ray.serve.llm` replaces the root logger's handlers and level; puts them back."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    root, serve = logging.getLogger(), logging.getLogger("ray.serve")
+    handlers, levels = list(root.handlers), (root.level, serve.level)
     try:
         yield
     finally:
         root.handlers[:] = handlers
-        root.setLevel(level)
+        root.setLevel(levels[0])
+        serve.setLevel(levels[1])

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-class Board:
+class TrainingBoard:
     """Holds what workers post until the driver takes it.
 
     A worker's reason to give up outlives the worker: those that Ray Train starts in its place read it

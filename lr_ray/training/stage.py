@@ -18,6 +18,7 @@ from typing import Any
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from lr_ray import interrupts
+from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Sampling, Training
 from lr_ray.errors import StageError
 from lr_ray.models import fingerprint, vocabulary_rows
@@ -49,7 +50,7 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from lr_ray.training.board import Board
+    from lr_ray.training.board import TrainingBoard
 
     started = time.monotonic()
     check_supervision(run, expert, config.sampling)
@@ -58,7 +59,7 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     for name, value in _LOOK.items():
         os.environ.setdefault(name, value)
     # Metrics lost with its node are in metrics.jsonl all the same.
-    board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
+    board = start_helper(TrainingBoard, run)
     trainer = _trainer(run, config, expert, board)
     try:
         with Trackers(run, config) as trackers:

@@ -28,8 +28,8 @@ def train_loop(spec: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry point; returns the counts of the summary's `training` part.
 
     `spec` holds run, training, expert (model directory), name (how the config refers to it) and board
-    (an actor, see `board.Board`). What cannot get better by trying again is returned as `error`: raised,
-    Ray Train would try again.
+    (an actor, see `board.TrainingBoard`). What cannot get better by trying again is returned as
+    `error`: raised, Ray Train would try again.
     """
     import ray
 

@@ -1,11 +1,13 @@
 """A Ray cluster of several `ray start` nodes on this machine, with a token, for tests of whole nodes."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -17,9 +19,13 @@ MARK = "LR_RAY_TEST_NODE"
 
 
 class Nodes:
-    """A head and workers. `env` is what clients and jobs of the cluster need."""
+    """A head and workers. `env` is what clients and jobs of the cluster need.
 
-    def __init__(self, folder: Path, head_cpus: int = 4) -> None:
+    With `types` (as `available_node_types` of a launcher file) the head's autoscaler adds and removes
+    nodes of them by Ray's fake provider; their processes carry the head's mark.
+    """
+
+    def __init__(self, folder: Path, head_cpus: int = 4, types: dict | None = None) -> None:
         self.folder, self.port, self.dashboard = folder, free_port(), free_port()
         token = folder / "token"
         token.write_text(uuid.uuid4().hex)
@@ -32,22 +38,64 @@ class Nodes:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         self.env.pop("RAY_ADDRESS", None)
+        autoscaling, env = self._autoscaler(types) if types else ([], {})
         self.head = self._start(
             "--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}",
             "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray",
-            f"--ray-client-server-port={free_port()}", f"--num-cpus={head_cpus}",
+            f"--ray-client-server-port={free_port()}", f"--num-cpus={head_cpus}", *autoscaling,
+            env=env,
         )  # fmt: skip
 
     def add(self, *arguments: str, within: tuple[str, ...] = ()) -> str:
         """Starts a worker node, by the command `within` if there is one. Returns its mark."""
         return self._start(f"--address={self.address}", *arguments, within=within)
 
-    def _start(self, *arguments: str, within: tuple[str, ...] = ()) -> str:
+    def count(self) -> dict[str, int]:
+        """Nodes that the autoscaler has running, by type."""
+        raylets = (p for p in self.alive(self.head) if p.name() == "raylet")
+        types = (p.environ().get("RAY_NODE_TYPE_NAME") for p in raylets)
+        return dict(Counter(name for name in types if name))
+
+    def _autoscaler(self, types: dict) -> tuple[list[str], dict[str, str]]:
+        """Arguments and environment of a head that scales."""
+        from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+        from ray.autoscaler._private.util import prepare_config
+
+        provider = {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": self.address,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+        }
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        config = prepare_config({
+            "cluster_name": "lr-ray-test",
+            "provider": provider,
+            "max_workers": 8,
+            "idle_timeout_minutes": 0.1,
+            "head_node_type": "ray.head.default",
+            **{f"{part}setup_commands": [] for part in ("", "head_", "worker_")},
+            "available_node_types": {"ray.head.default": head, **types},
+        })  # fmt: skip
+        file = self.folder / "autoscaling.json"
+        file.write_text(json.dumps(config | {"cluster_synced_files": []}))
+        return [f"--autoscaling-config={file}"], {
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        }
+
+    def _start(
+        self, *arguments: str, within: tuple[str, ...] = (), env: dict[str, str] | None = None
+    ) -> str:
         mark = uuid.uuid4().hex
         agent = [f"--dashboard-agent-listen-port={free_port()}", "--node-ip-address=127.0.0.1"]
         started = subprocess.run(
             [*within, RAY, "start", *arguments, *agent, "--disable-usage-stats"],
-            env=self.env | {MARK: mark},
+            env=self.env | {MARK: mark} | (env or {}),
             capture_output=True,
             text=True,
             timeout=120,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ SMALL = [
     "--evaluation.max_problems=400",
 ]
 GONE_WITHIN = 15  # seconds
+SECRET = f"hf_planted{uuid.uuid4().hex}"
+SECRETS = {"HF_TOKEN": SECRET, "LR_RAY_API_KEY": SECRET, "WANDB_API_KEY": SECRET}
 
 
 def run_job(*arguments: str, job: list[str] = JOB) -> subprocess.CompletedProcess:
@@ -63,7 +66,7 @@ def interrupted_then_finished(tmp_path_factory):
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env=os.environ | {"LR_RAY_TEST_MARK": mark},
+            env=os.environ | SECRETS | {"LR_RAY_TEST_MARK": mark},
             start_new_session=True,
         )
         output = ""
@@ -73,7 +76,8 @@ def interrupted_then_finished(tmp_path_factory):
             if text.startswith(line):
                 break
         time.sleep({"sampling": 8, "evaluation": 0}.get(line.split()[0], 4))
-        alive = len(marked(mark))
+        running = marked(mark)
+        alive, told = len(running), [p.cmdline() for p in running if SECRET in str(p.cmdline())]
         (os.killpg if group else os.kill)(process.pid, signal_number)
         sent = time.monotonic()
         code = process.wait(timeout=60)
@@ -83,7 +87,7 @@ def interrupted_then_finished(tmp_path_factory):
         print(f"{signal_number.name} in {line.split()[0]}: {alive} processes gone in {gone:.1f} s")
         with socket.socket() as client:
             port_closed = client.connect_ex(("127.0.0.1", port)) != 0
-        record.append((line, code, alive, [p.name() for p in left], port_closed, output))
+        record.append((line, code, alive, [p.name() for p in left], port_closed, output, told))
         for straggler in left:
             with contextlib.suppress(psutil.Error):
                 straggler.kill()
@@ -93,7 +97,7 @@ def interrupted_then_finished(tmp_path_factory):
 
 def test_interruption_leaves_no_process_and_no_port(interrupted_then_finished):
     _, record, _, _ = interrupted_then_finished
-    for line, code, alive, left, port_closed, output in record:
+    for line, code, alive, left, port_closed, output, _ in record:
         assert alive > 3, f"nothing was running in {line}: {output}"
         assert code in (130, 143), (line, code, output)
         assert left == [], f"left after {line}"
@@ -112,6 +116,17 @@ def test_same_command_goes_on_and_finishes(interrupted_then_finished):
     expected = {"run.json", "summary.json", "supervision", "adapter", "model", "evaluation"}
     assert expected <= names
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_nothing_secret_is_in_the_run_a_log_or_a_command_line(interrupted_then_finished):
+    folder, record, _, _ = interrupted_then_finished
+    logs = [re.search(r"^ray logs   (.+)$", text, re.MULTILINE) for *_, text, _ in record]
+    files = [path for found in logs for path in Path(found[1]).rglob("*") if path.is_file()]
+    assert len(files) > 40
+    files += [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert [told for *_, told in record if told] == []
+    assert not any(SECRET in text for *_, text, _ in record)
 
 
 def test_summary_has_every_field_of_the_contract(interrupted_then_finished):

@@ -1,4 +1,4 @@
-"""A worker node goes away, all of its processes at once, while the pipeline samples and while it trains."""
+"""A worker node goes away, all of its processes at once: while a job samples, trains and serves."""
 
 import json
 import subprocess
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from openai import APIConnectionError, APIStatusError, OpenAI
 from safetensors.torch import load_file
 
 from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 from tests.integration.nodes import Nodes
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
@@ -99,13 +101,15 @@ def test_a_run_survives_its_nodes(undisturbed, nodes, tmp_path):
     left = second if lost == first else first
     other = nodes.add("--num-cpus=4")
     job = start(nodes, "train.py", run)
-    wait_for(job, lambda: list(run.glob("checkpoints/step-*")))
+    registered = run / "checkpoints/checkpoint_manager_snapshot.json"
+    wait_for(job, lambda: registered.exists() and "step-" in registered.read_text())
     nodes.kill(busy(nodes, [left, other], "TrainWorker"))
     finish(job, time.monotonic(), "training")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 301))
-    # 0 where the node took Ray Train's controller along: it starts over.
-    print(f"training went on after step {max(line['resumed_at'] for line in lines)}")
+    resumed_at = max(line["resumed_at"] for line in lines)
+    assert 20 <= resumed_at < 300
+    print(f"training went on after step {resumed_at}")
     ours, theirs = (
         load_file(f"{place}/adapter/adapter_model.safetensors") for place in (run, undisturbed.root)
     )
@@ -113,3 +117,42 @@ def test_a_run_survives_its_nodes(undisturbed, nodes, tmp_path):
     print(f"adapters are {largest:.1e} apart")
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+def test_an_endpoint_survives_its_node(undisturbed, nodes):
+    port = free_port()
+    marks = [nodes.add("--num-cpus=4"), nodes.add("--num-cpus=4")]
+    job = start(nodes, "serve.py", Path(undisturbed.root), f"--serving.port={port}")
+    url = f"http://127.0.0.1:{port}/v1"
+    with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
+
+        def answers() -> dict[str, str] | None:
+            try:
+                return {name: ask(client, name) for name in ("expert", "improved")}
+            except (APIConnectionError, APIStatusError):
+                return None
+
+        wait_for(job, answers)
+        before = answers()
+        nodes.kill(busy(nodes, marks, "ServeReplica:lr_ray:LLMServer"))
+        killed_at, failed = time.monotonic(), 0
+        while (after := answers()) is None:
+            failed += 1
+            assert job.poll() is None, job.stdout.read()
+            assert time.monotonic() < killed_at + 240
+            time.sleep(0.5)
+    took = time.monotonic() - killed_at
+    print(
+        f"serving: both models answered {took:.0f} s after the kill; {failed} attempts failed before"
+    )
+    assert after == before
+    job.terminate()
+    assert job.wait(timeout=120) == 143
+
+
+def ask(client: OpenAI, model: str) -> str:
+    prompt = [{"role": "user", "content": "What is 12 + 7?"}]
+    answer = client.chat.completions.create(
+        model=model, messages=prompt, max_tokens=64, temperature=0
+    )
+    return answer.choices[0].message.content

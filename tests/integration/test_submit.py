@@ -3,15 +3,19 @@
 import json
 import re
 import subprocess
+import threading
 import time
+import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.nodes import RAY, Nodes
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
+SECRET_OF_HEAD, SECRET_OF_JOB = (f"hf_planted{uuid.uuid4().hex}" for _ in range(2))
 SMALL = [
     "--sampling.max_problems=64", "--sampling.batch_size=16", "--training.optimizer_steps=30",
     "--evaluation.max_problems=50",
@@ -20,7 +24,9 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    nodes = Nodes(tmp_path_factory.mktemp("submit"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", SECRET_OF_HEAD)
+        nodes = Nodes(tmp_path_factory.mktemp("submit"))
     yield nodes
     nodes.kill(nodes.head)
 
@@ -31,8 +37,9 @@ def ray(nodes, *arguments, within=400):
     )
 
 
-def submit(nodes, *arguments, wait=True, script="jobs/sample.py"):
+def submit(nodes, *arguments, wait=True, script="jobs/sample.py", env=None):
     options = [] if wait else ["--no-wait"]
+    options += ["--runtime-env", env] if env else []
     job = ["python", script, "--config", "demo", *arguments]
     return ray(nodes, "submit", *options, "--working-dir", str(ROOT), "--", *job)
 
@@ -63,18 +70,56 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(nodes, tmp_path):
     print(f"{len(kept)} of 20 shards were there, none was written again")
 
 
+@pytest.fixture(scope="module")
+def submitted(nodes, tmp_path_factory):
+    """The whole pipeline as a job whose environment has a secret, and command lines with the head's."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    (folder / "env.yaml").write_text(json.dumps({"env_vars": {"SOME_KEY": SECRET_OF_JOB}}))
+    arguments = ["--run", str(folder / "run"), *SMALL, f"--serving.port={free_port()}"]
+    told, ended = set(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(1):
+            for process in psutil.process_iter(["cmdline"]):
+                line = " ".join(process.info["cmdline"] or [])
+                if SECRET_OF_HEAD in line:
+                    told.add(line)
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        done = submit(
+            nodes, *arguments, script="jobs/full_pipeline.py", env=str(folder / "env.yaml")
+        )
+    finally:
+        ended.set()
+        watch.join()
+    return done, folder / "run", arguments, told
+
+
 @pytest.mark.long
-def test_the_whole_pipeline_runs_as_a_job(nodes, tmp_path):
-    run, script = tmp_path / "run", "jobs/full_pipeline.py"
-    arguments = ["--run", str(run), *SMALL, f"--serving.port={free_port()}"]
-    done = submit(nodes, *arguments, script=script)
+def test_the_whole_pipeline_runs_as_a_job(nodes, submitted):
+    done, run, arguments, _ = submitted
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "accuracy demo" in done.stdout
     summary = json.loads((run / "summary.json").read_text())
     assert summary["training"]["optimizer_steps"] == 30
-    again = submit(nodes, *arguments, script=script)
+    again = submit(nodes, *arguments, script="jobs/full_pipeline.py")
     assert again.returncode == 0
     assert "finished before; nothing to do" in again.stdout
+
+
+@pytest.mark.long
+def test_nothing_secret_is_written(nodes, submitted):
+    """A job's runtime environment is in Ray's own logs and command lines; the head's is nowhere."""
+    done, run, _, told = submitted
+    said = [path for path in run.rglob("*") if path.is_file()]
+    logs = [path for path in nodes.folder.glob("ray/session_latest/logs/**/*") if path.is_file()]
+    assert len(logs) > 40
+    for secret, files in ((SECRET_OF_JOB, said), (SECRET_OF_HEAD, said + logs)):
+        assert [path for path in files if secret.encode() in path.read_bytes()] == []
+        assert secret not in done.stdout + done.stderr
+    assert told == set()
 
 
 def test_a_job_that_cannot_start_fails(nodes, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from lr_ray.errors import StageError
-from lr_ray.sampling.guard import DEATHS_IN_A_ROW, Guard, Journal
+from lr_ray.sampling.guard import DEATHS_IN_A_ROW, Guard, SamplingJournal
 
 
 class EngineDiedError(BaseException):
@@ -29,7 +29,7 @@ class Engine:
     """Restarts a guard as Ray restarts an actor, until the batch is done."""
 
     def __init__(self, is_idle=True):
-        self.journal, self.restarts, self.is_idle = Journal(), 0, is_idle
+        self.journal, self.restarts, self.is_idle = SamplingJournal(), 0, is_idle
 
     def run(self, items, batch="b"):
         while True:
@@ -86,7 +86,7 @@ def test_engines_that_die_on_everything_end_the_stage():
 
 
 def test_a_node_lost_with_many_engines_is_no_reason_to_end_the_stage():
-    journal = Journal()
+    journal = SamplingJournal()
     for _ in range(2):
         for engine in range(16):
             journal.start(f"batch {engine}")
