@@ -3,26 +3,36 @@
 import contextlib
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from lr_ray import interrupts
+from lr_ray.errors import UserError
 from lr_ray.store import Run
 
 # Logical CPUs of a local cluster: the engines of a stage side by side, each thread-bound, plus tasks.
 _LOCAL_CPUS = 4
+_REACH_S = 10.0
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
-    """Connects, yields the folder of Ray's own logs, and disconnects; ends a cluster it started."""
+    """Connects, yields the folder of Ray's own logs, and disconnects; ends a cluster it started.
+
+    Raises UserError when RAY_ADDRESS names none that lets this process in.
+    """
+    check_address()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     options = {"log_to_driver": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"RAY_ADDRESS: {_why_not(error)}") from error
     else:
         cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
         # "local": not the cluster that somebody has started on this machine. Ray Train floods its log
@@ -35,6 +45,37 @@ def cluster() -> Iterator[str]:
         yield os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
     finally:
         ray.shutdown()
+
+
+def check_address() -> None:
+    """Raises UserError when RAY_ADDRESS is none to connect to; Ray itself would try for many minutes."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS: {address}: is for `ray job submit`; submit the job, or give the head's "
+            "host:6379"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # none, or "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS: {address}: {error.strerror or error}; start a cluster there, or unset it "
+            "for one of the job's own"
+        ) from None
+
+
+def _why_not(error: BaseException) -> str:
+    """One line of what `ray.init` says."""
+    address, causes = os.environ["RAY_ADDRESS"], str(error) + str(error.__cause__)
+    if "AuthToken" in causes:
+        return (
+            f"{address}: the cluster refuses this token, or its lack; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH as on its head"
+        )
+    return f"{address}: {str(error).strip().splitlines()[0]}"
 
 
 def start_helper(kind: type, run: Run) -> Any:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lr_ray import placement, report
 from lr_ray.cli import Command
+from lr_ray.cluster import check_address
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
@@ -109,6 +110,7 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
 
         load_tasks(config.evaluation)
         check_port(config.serving)
+    check_address()
     if "training" in stages:
         check_trackers(config.training.trackers)
     expert = resolve_model(config.models.expert, "models.expert")

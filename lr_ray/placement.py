@@ -5,6 +5,7 @@ pytest tests/integration/test_placement.py
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from lr_ray.store import Run
 Bundle = dict[str, float]
 _POLL_S = 2.0
 _PROBE_S = 30.0
+_STATUS_S = 10.0
+_SETTLE_S = 10.0
 
 
 def demands(config: Config, stage: str) -> dict[str, list[Bundle]]:
@@ -41,16 +44,19 @@ def await_room(
 ) -> None:
     """Returns when all bundles fit on the connected cluster at once; an autoscaler hears of them.
 
-    A cluster that the job started has what it has, and is not waited for. `on_waiting` is told once.
-    Raises StageError naming what has no room after `wait_s` seconds.
+    A cluster that the job started has what it has, and is not waited for. `on_waiting` is told once,
+    and once more when the autoscaler says that it cannot help. Raises StageError naming what has no
+    room after `wait_s` seconds.
     """
     from ray.util import placement_group, remove_placement_group
 
     bundles = [bundle for part in wanted.values() for bundle in part if bundle]
     if not bundles:
         return
-    deadline = time.monotonic() + (wait_s if os.environ.get("RAY_ADDRESS") else 2 * _POLL_S)
-    told = False
+    wait_s = wait_s if os.environ.get("RAY_ADDRESS") else 2 * _POLL_S
+    deadline = time.monotonic() + wait_s
+    told = refused = False
+    _settle(bundles)
     group = placement_group(bundles)
     try:
         while not group.wait(_POLL_S):
@@ -58,10 +64,45 @@ def await_room(
             if time.monotonic() > deadline:
                 raise StageError(_no_room(wanted, wait_s))
             if not told:
-                on_waiting(f"waiting for nodes with room for {_listed(wanted)}")
+                on_waiting(f"waiting {wait_s:.0f} s for nodes with room for {_listed(wanted)}")
             told = True
+            if not refused and _is_refused(group):
+                refused = True
+                on_waiting("no node type that the autoscaler may still start has room for that")
     finally:
         remove_placement_group(group)
+
+
+def _settle(bundles: Sequence[Bundle]) -> None:
+    """Gives the actors of the stage before a moment to end: a group that waits starts nodes."""
+    import ray
+
+    needed: Counter[str] = Counter()
+    for bundle in bundles:
+        needed.update(bundle)
+
+    def there(resources: Mapping[str, float]) -> bool:
+        return all(resources.get(name, 0) >= amount for name, amount in needed.items())
+
+    deadline = time.monotonic() + _SETTLE_S
+    while there(ray.cluster_resources()) and not there(ray.available_resources()):
+        if time.monotonic() > deadline:
+            return
+        interrupts.again()
+        time.sleep(_SETTLE_S / 50)
+
+
+def _is_refused(group: Any) -> bool:
+    """Whether the cluster has an autoscaler that can start no nodes for a placement group."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    status = GetClusterStatusReply()
+    client = GcsClient(ray.get_runtime_context().gcs_address)
+    status.ParseFromString(client.get_cluster_status(timeout_s=_STATUS_S))
+    requests = status.autoscaling_state.infeasible_gang_resource_requests
+    return any(request.details.startswith(group.id.hex()) for request in requests)
 
 
 def check_visible(run: Run) -> None:

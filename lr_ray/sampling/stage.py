@@ -6,7 +6,7 @@ Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/i
 import logging
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -126,6 +126,7 @@ def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
     context.target_max_block_size = None  # a batch stays whole, and its files have one name
+    context.execution_options.resource_limits = _limits(work.config)
     journal = start_helper(SamplingJournal, work.run)
     build = _contrast if work.config.sampling.method == "contrast" else _rejection
     shards = build(work, todo, journal)
@@ -154,16 +155,12 @@ def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
 
 def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     """The dataset of `rows.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
-    import ray.data
-
     sampling, kept = work.config.sampling, work.keep_trajectories or work.trajectories
     footer = trajectories.made_with(sampling, work.exchange) if kept else {}
     if work.trajectories:
         blocks = trajectories.plan(work.trajectories, todo, footer)
         arguments = (work.trajectories, work.run)
-        return ray.data.from_arrow(blocks).map_batches(
-            trajectories.read, fn_args=arguments, **_TASK
-        )
+        return _blocks(blocks).map_batches(trajectories.read, fn_args=arguments, **_TASK)
     solved = _batches(todo, sampling.batch_size).map_batches(
         ExpertSampler,
         fn_constructor_args=(work.expert, work.config, room, work.run, journal),
@@ -191,10 +188,15 @@ def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
 
 def _batches(todo: NDArray, size: int) -> Any:
     """The dataset of problem indices, a block a batch."""
-    import ray.data
-
     starts = range(0, len(todo), size)
-    return ray.data.from_arrow([pa.table({"index": todo[i : i + size]}) for i in starts])
+    return _blocks([pa.table({"index": todo[i : i + size]}) for i in starts])
+
+
+def _blocks(tables: Sequence[pa.Table]) -> Any:
+    """`from_arrow` would start a task a table, and an autoscaler nodes for so many tasks."""
+    from ray.data.read_api import from_blocks
+
+    return from_blocks(list(tables))
 
 
 def _exchange(config: Config, expert: str) -> dict[str, Any]:
@@ -210,6 +212,19 @@ def _exchange(config: Config, expert: str) -> dict[str, Any]:
         "amateur_dtype": sampling.amateur.dtype,
         "head_dtype": "model",  # lm_head in each engine's own data type, its softmax in float32
     }
+
+
+def _limits(config: Config) -> Any:
+    """Engines, and a CPU each for the tasks between them: Ray Data would ask for nodes for more."""
+    from ray.data import ExecutionResources
+
+    pools = [(config.sampling.expert.max_engines, config.resources.expert)]
+    if config.sampling.method == "contrast":
+        pools.append((config.sampling.amateur.max_engines, config.resources.amateur))
+    return ExecutionResources.for_limits(
+        cpu=sum(engines * (place.cpus + 1) for engines, place in pools),
+        gpu=sum(engines * place.gpus for engines, place in pools),
+    )
 
 
 def _pool(pool: Pool, place: Place) -> dict[str, Any]:

@@ -52,9 +52,12 @@ class Nodes:
 
     def count(self) -> dict[str, int]:
         """Nodes that the autoscaler has running, by type."""
-        raylets = (p for p in self.alive(self.head) if p.name() == "raylet")
-        types = (p.environ().get("RAY_NODE_TYPE_NAME") for p in raylets)
-        return dict(Counter(name for name in types if name))
+        found: Counter[str] = Counter()
+        for process in self.alive(self.head):
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "raylet" and "RAY_NODE_TYPE_NAME" in process.environ():
+                    found[process.environ()["RAY_NODE_TYPE_NAME"]] += 1
+        return dict(found)
 
     def _autoscaler(self, types: dict) -> tuple[list[str], dict[str, str]]:
         """Arguments and environment of a head that scales."""
@@ -73,7 +76,7 @@ class Nodes:
             "cluster_name": "lr-ray-test",
             "provider": provider,
             "max_workers": 8,
-            "idle_timeout_minutes": 0.1,
+            "idle_timeout_minutes": 0.25,
             "head_node_type": "ray.head.default",
             **{f"{part}setup_commands": [] for part in ("", "head_", "worker_")},
             "available_node_types": {"ray.head.default": head, **types},
@@ -81,7 +84,6 @@ class Nodes:
         file = self.folder / "autoscaling.json"
         file.write_text(json.dumps(config | {"cluster_synced_files": []}))
         return [f"--autoscaling-config={file}"], {
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,

@@ -11,6 +11,7 @@ import pytest
 from lr_ray.errors import StageError
 from lr_ray.placement import await_room
 from tests.integration.nodes import Nodes
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, str(ROOT / "jobs/sample.py"), "--config", "demo"]
@@ -47,11 +48,11 @@ def nodes(tmp_path_factory):
     nodes.kill(nodes.head)
 
 
-def job_on(nodes, *arguments):
+def job_on(nodes, *arguments, env=None):
     started = time.monotonic()
     done = subprocess.run(
         [*JOB, *arguments],
-        env=nodes.env | {"RAY_ADDRESS": nodes.address},
+        env=nodes.env | {"RAY_ADDRESS": nodes.address} | (env or {}),
         capture_output=True,
         text=True,
         timeout=100,
@@ -67,9 +68,28 @@ def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
         "--resources.expert.custom", '{"lr_ray_expert": 1}',
     )  # fmt: skip
     assert done.returncode == 1
-    assert "waiting for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)" in done.stdout
+    assert "waiting 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)" in done.stdout
     assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expert" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"RAY_ADDRESS": "127.0.0.1:FREE"}, r"RAY_ADDRESS: 127\.0\.0\.1:\d+: Connection refused; start"),
+        ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, r"RAY_ADDRESS: .*: is for `ray job submit`; submit"),
+        ({"RAY_AUTH_TOKEN_PATH": "OTHER"}, r"RAY_ADDRESS: .*refuses this token"),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_lets_nobody_in_is_named(nodes, tmp_path, env, said):
+    (tmp_path / "other").write_text("f" * 32)
+    filled = {
+        name: value.replace("FREE", str(free_port())).replace("OTHER", str(tmp_path / "other"))
+        for name, value in env.items()
+    }
+    done = job_on(nodes, "--run", str(tmp_path / "run"), env=filled)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.fullmatch(rf"error: {said}.*\n", done.stderr), done.stderr
 
 
 def test_a_run_that_another_node_does_not_see_is_refused(nodes, tmp_path):
