@@ -72,17 +72,21 @@ def nodes(tmp_path_factory):
     nodes.kill(nodes.head)
 
 
-def test_what_no_node_type_has_is_told_and_starts_none(nodes, tmp_path):
-    command = [sys.executable, str(ROOT / "jobs/sample.py"), *OPTIONS, "--resources.wait_s=15"]
-    command += ["--run", str(tmp_path / "run"), '--resources.expert.custom={"lr_ray_expart": 1}']
-    done = subprocess.run(
-        command,
+def job_on(nodes, run, *arguments, within):
+    command = [sys.executable, str(ROOT / "jobs/sample.py"), *OPTIONS, "--run", str(run)]
+    return subprocess.run(
+        [*command, *arguments],
         env=nodes.env | {"RAY_ADDRESS": nodes.address},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=within,
         cwd=ROOT,
     )
+
+
+def test_what_no_node_type_has_is_told_and_starts_none(nodes, tmp_path):
+    asked = ["--resources.wait_s=15", '--resources.expert.custom={"lr_ray_expart": 1}']
+    done = job_on(nodes, tmp_path / "run", *asked, within=60)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "no node type that the autoscaler may still start has room for that" in done.stdout
     assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expart" in done.stderr
@@ -136,3 +140,16 @@ def test_nodes_come_for_the_pipeline_and_go_after_it(nodes, tmp_path):
         for column in ("prompt_token_ids", "completion_token_ids", "finish_reason"):
             assert row[column] == expected[problem_id][column]
         assert row["kl"] == pytest.approx(expected[problem_id]["kl"], abs=1e-5)
+
+
+def test_a_pool_grows_by_a_node(nodes, tmp_path):
+    watch = Watch(nodes)
+    asked = ["--sampling.max_problems=3000", "--sampling.batch_size=32"]
+    asked += ["--sampling.expert.max_engines=2", *PLACES]
+    try:
+        done = job_on(nodes, tmp_path / "run", *asked, within=400)
+    finally:
+        seen = watch.end()
+        print("\n".join(" ".join(map(str, line)) for line in seen))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert [max(line[kind] for line in seen) for kind in (1, 2)] == [2, 1]
