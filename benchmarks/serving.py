@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lr_ray import embedded, serving
 from lr_ray.cluster import cluster
-from lr_ray.config import Place, Serving
+from lr_ray.config import Place, Resources, Serving
 from lr_ray.serving.application import model_options
 
 NAME = "expert"
@@ -36,7 +36,7 @@ REQUEST_S = 300
 @contextlib.contextmanager
 def ours(model: str, settings: Serving, place: Place) -> Iterator[str]:
     with cluster():
-        url = serving.start({NAME: model}, settings, place)
+        url = serving.start({NAME: model}, settings, Resources(server=place))
         try:
             yield url
         finally:

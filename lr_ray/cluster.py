@@ -50,19 +50,20 @@ def cluster() -> Iterator[str]:
 def check_address() -> None:
     """Raises UserError when RAY_ADDRESS is none to connect to; Ray itself would try for many minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
+    if "://" in address:  # of the dashboard, or of Ray Client
         raise UserError(
-            f"RAY_ADDRESS: {address}: is for `ray job submit`; submit the job, or give the head's "
-            "host:6379"
+            f"RAY_ADDRESS: {address}: a job runs on a node of the cluster; submit it (ray job submit), "
+            "or give the head's host:6379"
         )
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():  # none, or "auto"
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"RAY_ADDRESS: {address}: {error.strerror or error}; start a cluster there, or unset it "
+            f"RAY_ADDRESS: {address}: {reason}; start a cluster there, or unset it "
             "for one of the job's own"
         ) from None
 
@@ -75,7 +76,7 @@ def _why_not(error: BaseException) -> str:
             f"{address}: the cluster refuses this token, or its lack; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH as on its head"
         )
-    return f"{address}: {str(error).strip().splitlines()[0]}"
+    return f"{address}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 
 def start_helper(kind: type, run: Run) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from lr_ray.store import Run
 
 _DESCRIPTIONS = {
-    "done": "Units of the stage that are done: problems, optimizer steps, models or answers.",
+    "done": "Units of the stage that are done: problems, optimizer steps or answers.",
     "total": "Units of the stage in all.",
     "rate": "Units a second since the job began the stage.",
     "kept_step_share": "Kept steps among those scored, in [0, 1].",
@@ -24,16 +24,15 @@ class StageMetrics:
     def __init__(self, run: Run, stage: str) -> None:
         self._run, self._stage = run.location, stage
         self._gauges: dict[str, Any] = {}
-        self._first: tuple[float, int] | None = None
+        self._started = time.monotonic()
+        self._before: int | None = None  # done, as of the first call
 
     def progress(self, done: int, total: int) -> None:
-        """Sets `done`, `total` and, from the second call on, `rate`."""
-        now = time.monotonic()
-        self.set(done=done, total=total)
-        if self._first is None:
-            self._first = now, done
-        elif now > self._first[0]:
-            self.set(rate=(done - self._first[1]) / (now - self._first[0]))
+        """Sets `done`, `total` and `rate`, which does not count what the first call finds done."""
+        if self._before is None:
+            self._before = done
+        rate = (done - self._before) / max(time.monotonic() - self._started, 1e-3)
+        self.set(done=done, total=total, rate=rate)
 
     def set(self, **values: float) -> None:
         """Sets gauges by the names of `_DESCRIPTIONS`."""

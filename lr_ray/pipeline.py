@@ -225,8 +225,9 @@ def _evaluate(job: Job) -> None:
             url = serving.start(
                 models,
                 job.config.serving,
-                job.config.resources.server,
+                job.config.resources,
                 on_progress=progress.update_of,
+                on_waiting=lambda said: job.console.print(f"serving    {said}"),
             )
         ready = time.monotonic()
         job.console.print(f"serving    {url} ready in {ready - started:.1f} s")

@@ -54,9 +54,9 @@ def await_room(
     if not bundles:
         return
     wait_s = wait_s if os.environ.get("RAY_ADDRESS") else 2 * _POLL_S
-    deadline = time.monotonic() + wait_s
     told = refused = False
     _settle(bundles)
+    deadline = time.monotonic() + wait_s
     group = placement_group(bundles)
     try:
         while not group.wait(_POLL_S):
@@ -64,7 +64,7 @@ def await_room(
             if time.monotonic() > deadline:
                 raise StageError(_no_room(wanted, wait_s))
             if not told:
-                on_waiting(f"waiting {wait_s:.0f} s for nodes with room for {_listed(wanted)}")
+                on_waiting(f"waiting up to {wait_s:.0f} s for nodes with room for {_listed(wanted)}")
             told = True
             if not refused and _is_refused(group):
                 refused = True
@@ -93,14 +93,17 @@ def _settle(bundles: Sequence[Bundle]) -> None:
 
 
 def _is_refused(group: Any) -> bool:
-    """Whether the cluster has an autoscaler that can start no nodes for a placement group."""
+    """Whether the cluster's autoscaler has said that it can start no nodes for a placement group."""
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
     status = GetClusterStatusReply()
     client = GcsClient(ray.get_runtime_context().gcs_address)
-    status.ParseFromString(client.get_cluster_status(timeout_s=_STATUS_S))
+    try:
+        status.ParseFromString(client.get_cluster_status(timeout_s=_STATUS_S))
+    except ray.exceptions.RayError:
+        return False  # the head is busy; it is asked again
     requests = status.autoscaling_state.infeasible_gang_resource_requests
     return any(request.details.startswith(group.id.hex()) for request in requests)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lr_ray import serving
-from lr_ray.config import Evaluation, Place, Serving
+from lr_ray.config import Evaluation, Resources, Serving
 from lr_ray.evaluation.answers import Answer, Question
 from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.stage import ServedModel, questions
@@ -42,7 +42,7 @@ class Replies:
 def ask_all(
     pending: Sequence[Asked],
     settings: Serving,
-    place: Place,
+    resources: Resources,
     stop_token_ids: Sequence[int],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generator[tuple[Asked, Replies]]:
@@ -62,7 +62,7 @@ def ask_all(
     for group in groups(pending):
         started = time.monotonic()
         served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(a.path for a in group))}
-        url = serving.start({name: path for path, name in served.items()}, settings, place)
+        url = serving.start({name: path for path, name in served.items()}, settings, resources)
         try:
             starting = time.monotonic() - started
             for alike in _alike(group):  # their engines work side by side

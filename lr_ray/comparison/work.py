@@ -174,7 +174,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
             replies = ask_all(
                 pending,
                 config.serving,
-                config.resources.server,
+                config.resources,
                 stop_token_ids(bench.expert),
                 progress.update_of,
             )

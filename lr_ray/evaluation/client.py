@@ -1,6 +1,6 @@
 """Asks models behind any OpenAI-compatible endpoint, under identical conditions.
 
-pytest tests/integration/test_evaluation.py
+pytest tests/integration/endpoint/test_evaluation.py
 """
 
 import asyncio

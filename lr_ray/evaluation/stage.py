@@ -1,6 +1,6 @@
 """The evaluation stage: every model asked every task, answers graded. The caller stores the tables.
 
-pytest tests/integration/test_evaluation.py
+pytest tests/integration/endpoint/test_evaluation.py
 """
 
 from collections.abc import Callable, Iterable, Sequence

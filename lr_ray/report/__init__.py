@@ -1,6 +1,6 @@
 """A run's figures for people: on the terminal at the end of a job, and as a page in the run.
 
-pytest tests/unit/test_report.py
+pytest tests/unit/test_results.py
 """
 
 from lr_ray.report.page import write_page

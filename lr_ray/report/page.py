@@ -1,6 +1,6 @@
 """report.html: what a run found, on one page without scripts or outside files.
 
-pytest tests/unit/test_report.py
+pytest tests/unit/test_results.py
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """A run's figures and changed answers as a person reads them at the end of a job.
 
-pytest tests/unit/test_report.py
+pytest tests/unit/test_results.py
 """
 
 from typing import Any

@@ -40,7 +40,7 @@ from lr_ray.store import Run
 Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
 
 _log = logging.getLogger(__name__)
-_TASK: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
+_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,11 @@ def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
             fn_constructor_args=(work.amateur, work.config, room, journal),
             **_pool(sampling.amateur, work.config.resources.amateur),
         )
-        .map_batches(write_contrast, fn_args=(work.run, work.config, work.exchange), **_TASK)
+        .map_batches(
+            write_contrast,
+            fn_args=(work.run, work.config, work.exchange),
+            **_tasks(work.config),
+        )
     )
 
 
@@ -160,14 +164,18 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     if work.trajectories:
         blocks = trajectories.plan(work.trajectories, todo, footer)
         arguments = (work.trajectories, work.run)
-        return _blocks(blocks).map_batches(trajectories.read, fn_args=arguments, **_TASK)
+        return _blocks(blocks).map_batches(
+            trajectories.read, fn_args=arguments, **_tasks(work.config)
+        )
     solved = _batches(todo, sampling.batch_size).map_batches(
         ExpertSampler,
         fn_constructor_args=(work.expert, work.config, room, work.run, journal),
         **_pool(sampling.expert, work.config.resources.expert),
     )
     if work.keep_trajectories:
-        solved = solved.map_batches(trajectories.save, fn_args=(work.run, footer), **_TASK)
+        solved = solved.map_batches(
+            trajectories.save, fn_args=(work.run, footer), **_tasks(work.config)
+        )
     return solved
 
 
@@ -182,7 +190,7 @@ def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
             fn_constructor_args=(work.expert, work.config, room, work.run, journal),
             **_pool(sampling.expert, work.config.resources.expert),
         )
-        .map_batches(write_right, fn_args=arguments, **_TASK)
+        .map_batches(write_right, fn_args=arguments, **_tasks(work.config))
     )
 
 
@@ -214,17 +222,29 @@ def _exchange(config: Config, expert: str) -> dict[str, Any]:
     }
 
 
+def _pools(config: Config) -> list[tuple[Pool, Place]]:
+    sampling, resources = config.sampling, config.resources
+    both = [(sampling.expert, resources.expert), (sampling.amateur, resources.amateur)]
+    return both if sampling.method == "contrast" else both[:1]
+
+
 def _limits(config: Config) -> Any:
-    """Engines, and a CPU each for the tasks between them: Ray Data would ask for nodes for more."""
+    """All engines, and a CPU each for the tasks between them: Ray Data would ask for nodes for more."""
     from ray.data import ExecutionResources
 
-    pools = [(config.sampling.expert.max_engines, config.resources.expert)]
-    if config.sampling.method == "contrast":
-        pools.append((config.sampling.amateur.max_engines, config.resources.amateur))
+    pools = _pools(config)
     return ExecutionResources.for_limits(
-        cpu=sum(engines * (place.cpus + 1) for engines, place in pools),
-        gpu=sum(engines * place.gpus for engines, place in pools),
+        cpu=sum(pool.max_engines * (place.cpus + 1) for pool, place in pools),
+        gpu=sum(pool.max_engines * place.gpus for pool, place in pools),
     )
+
+
+def _tasks(config: Config) -> dict[str, Any]:
+    """Options of small tasks. Without a bound of theirs, Ray Data would set the engines' CPUs aside."""
+    from ray.data import TaskPoolStrategy
+
+    most = max(pool.max_engines for pool, _ in _pools(config))
+    return {"compute": TaskPoolStrategy(most), **_BLOCKS}
 
 
 def _pool(pool: Pool, place: Place) -> dict[str, Any]:
@@ -232,7 +252,7 @@ def _pool(pool: Pool, place: Place) -> dict[str, Any]:
 
     return {
         "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
-        **_TASK,
+        **_BLOCKS,
         **place.options(),
         "runtime_env": {"env_vars": engine_env(place.gpus)},
     }

@@ -1,7 +1,7 @@
 """The Serve application: one deployment a model, and one ingress replica before them.
 
 Built by `endpoint.start`, and by `serve deploy cluster/serve.yaml` through `build`.
-pytest tests/integration/test_serving.py
+pytest tests/integration/endpoint/test_serving.py
 """
 
 import contextlib
@@ -160,7 +160,7 @@ def cpu_engine(llm_config: Any) -> Any:
 
 @contextlib.contextmanager
 def _loggers_kept() -> Iterator[None]:
-    """Importing `ray.serve.llm` replaces the root logger's handlers and level; puts them back."""
+    """Puts back the root logger, which importing `ray.serve.llm` changes, and Serve's level."""
     root, serve = logging.getLogger(), logging.getLogger("ray.serve")
     handlers, levels = list(root.handlers), (root.level, serve.level)
     try:

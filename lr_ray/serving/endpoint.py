@@ -1,6 +1,6 @@
 """Several models behind one OpenAI-compatible application, with `ray.serve.llm`.
 
-pytest tests/integration/test_serving.py
+pytest tests/integration/endpoint/test_serving.py
 """
 
 import errno
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lr_ray import interrupts
-from lr_ray.config import Place, Serving
+from lr_ray.config import Place, Resources, Serving
 from lr_ray.errors import StageError, UserError
 from lr_ray.placement import await_room
 from lr_ray.serving.application import LOGS, build_application, rank_bundles
@@ -54,30 +54,34 @@ def base_url(serving: Serving) -> str:
 def start(
     models: dict[str, str],
     serving: Serving,
-    place: Place,
+    resources: Resources,
     timeout_s: float = START_TIMEOUT_S,
     on_progress: Callable[[int, int], None] | None = None,
+    on_waiting: Callable[[str], None] = lambda said: None,
     key: str | None = None,
 ) -> str:
     """Starts Serve on the connected Ray cluster and returns the base URL once all models answer.
 
     `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
-    to the Ray session's. `on_progress` gets (models ready, models). With a `key`, requests need it.
-    Raises StageError when Serve already runs on the cluster, when a model cannot be started, or
-    after `timeout_s` seconds; whatever was started is shut down by then.
+    to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` what nodes are
+    waited for. With a `key`, requests need it. Raises StageError when Serve already runs on the
+    cluster, when there is no room after `resources.wait_s` seconds, when a model cannot be started,
+    or `timeout_s` seconds after there was room; whatever was started is shut down by then.
     """
     from ray import serve
 
     if serve.status().proxies:
         raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
-    deadline = time.monotonic() + timeout_s
+    place = resources.server
     try:
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": serving.host, "port": serving.port},
             logging_config=LOGS,
         )
-        await_room({"server": _bundles(serving, place) * len(models)}, timeout_s)
+        wanted = {"server": _bundles(serving, place) * len(models)}
+        await_room(wanted, resources.wait_s, on_waiting)
+        deadline = time.monotonic() + timeout_s
         application = build_application(models, serving, place, key)
         target = serve.RunTarget(target=application, name=APPLICATION, logging_config=LOGS)
         serve.run_many(

@@ -1,6 +1,6 @@
 """What stands before the endpoint: key, limits, and the end of service. Plain ASGI.
 
-Exercised by `pytest tests/unit/test_serving_guard.py tests/integration/test_serving.py`.
+Exercised by `pytest tests/unit/test_serving_guard.py tests/integration/endpoint/test_serving.py`.
 """
 
 import hashlib

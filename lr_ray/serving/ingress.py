@@ -1,6 +1,6 @@
 """The ingress: `ray.serve.llm`'s own, with our guard, errors in OpenAI's form, and health.
 
-pytest tests/integration/test_serving.py
+pytest tests/integration/endpoint/test_serving.py
 """
 
 import asyncio

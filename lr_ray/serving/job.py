@@ -1,6 +1,6 @@
 """`jobs/serve.py`: an endpoint until Ctrl-C or SIGTERM, over a run's two models or any directories.
 
-pytest tests/integration/test_serving_job.py
+pytest tests/integration/endpoint/test_serving.py
 """
 
 import os
@@ -58,7 +58,8 @@ def _serve(models: dict[str, str], settings: Serving, resources: Resources, log:
     key = os.environ.get(KEY_VARIABLE)
     with quiet_others(log) as console, cluster():
         console.print(f"serving    starting {', '.join(models)}")
-        url = serving.start(models, settings, resources.server, key=key)
+        say = lambda said: console.print(f"serving    {said}")  # noqa: E731
+        url = serving.start(models, settings, resources, on_waiting=say, key=key)
         locked = f"key from {KEY_VARIABLE}" if key else "no key"
         console.print(f"serving    {url}  models: {', '.join(models)}  {locked}  (Ctrl-C ends it)")
         with interrupts.patience(settings.drain_s):

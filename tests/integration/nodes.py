@@ -8,12 +8,14 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from tests.ports import free_port
 
+ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 MARK = "LR_RAY_TEST_NODE"
 
@@ -45,6 +47,24 @@ class Nodes:
             f"--ray-client-server-port={free_port()}", f"--num-cpus={head_cpus}", *autoscaling,
             env=env,
         )  # fmt: skip
+
+    @contextlib.contextmanager
+    def job(self, script: str, *arguments: str) -> Iterator[subprocess.Popen]:
+        """A job of ours whose driver is a process here, in the cluster; ended on leaving."""
+        driver = subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / script), *arguments],
+            env=self.env | {"RAY_ADDRESS": self.address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        try:
+            yield driver
+        finally:
+            if driver.poll() is None:
+                driver.terminate()
+                driver.communicate(timeout=120)
 
     def add(self, *arguments: str, within: tuple[str, ...] = ()) -> str:
         """Starts a worker node, by the command `within` if there is one. Returns its mark."""

@@ -8,16 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from lr_ray.store import Run
-from tests.integration.nodes import RAY, Nodes
-from tests.integration.test_node_loss import rows
+from tests.integration.nodes import RAY, ROOT, Nodes
+from tests.integration.supervision import assert_same
 from tests.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 OPTIONS = [
     "--config", "demo", "--sampling.max_problems=160", "--sampling.batch_size=8",
     "--training.optimizer_steps=80",
@@ -25,7 +23,7 @@ OPTIONS = [
 MEMORY = 300 * 2**20
 TYPES = {
     name: {
-        "resources": {"CPU": 2, f"lr_ray_{name}": 1, "object_store_memory": MEMORY},
+        "resources": {"CPU": 5, f"lr_ray_{name}": 1, "object_store_memory": MEMORY},
         "node_config": {},
         "min_workers": 0,
         "max_workers": 2,
@@ -72,24 +70,13 @@ def nodes(tmp_path_factory):
     nodes.kill(nodes.head)
 
 
-def job_on(nodes, run, *arguments, within):
-    command = [sys.executable, str(ROOT / "jobs/sample.py"), *OPTIONS, "--run", str(run)]
-    return subprocess.run(
-        [*command, *arguments],
-        env=nodes.env | {"RAY_ADDRESS": nodes.address},
-        capture_output=True,
-        text=True,
-        timeout=within,
-        cwd=ROOT,
-    )
-
-
 def test_what_no_node_type_has_is_told_and_starts_none(nodes, tmp_path):
     asked = ["--resources.wait_s=15", '--resources.expert.custom={"lr_ray_expart": 1}']
-    done = job_on(nodes, tmp_path / "run", *asked, within=60)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "no node type that the autoscaler may still start has room for that" in done.stdout
-    assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expart" in done.stderr
+    with nodes.job("sample.py", *OPTIONS, "--run", str(tmp_path / "run"), *asked) as job:
+        said, _ = job.communicate(timeout=60)
+    assert job.returncode == 1, said
+    assert "no node type that the autoscaler may still start has room for that" in said
+    assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expart" in said
     assert nodes.count() == {}
 
 
@@ -134,22 +121,18 @@ def test_nodes_come_for_the_pipeline_and_go_after_it(nodes, tmp_path):
     local = tmp_path / "local"
     command = [sys.executable, str(ROOT / "jobs/sample.py"), *OPTIONS, "--run", str(local)]
     subprocess.run(command, check=True, timeout=400, cwd=ROOT)
-    there, expected = rows(Run(str(run))), rows(Run(str(local)))
-    assert there.keys() == expected.keys()
-    for problem_id, row in there.items():
-        for column in ("prompt_token_ids", "completion_token_ids", "finish_reason"):
-            assert row[column] == expected[problem_id][column]
-        assert row["kl"] == pytest.approx(expected[problem_id]["kl"], abs=1e-5)
+    assert_same(Run(str(run)), Run(str(local)))
 
 
 def test_a_pool_grows_by_a_node(nodes, tmp_path):
     watch = Watch(nodes)
     asked = ["--sampling.max_problems=3000", "--sampling.batch_size=32"]
-    asked += ["--sampling.expert.max_engines=2", *PLACES]
+    asked += ["--sampling.expert.max_engines=2", *PLACES, "--resources.expert.cpus=4"]
     try:
-        done = job_on(nodes, tmp_path / "run", *asked, within=400)
+        with nodes.job("sample.py", *OPTIONS, "--run", str(tmp_path / "run"), *asked) as job:
+            said, _ = job.communicate(timeout=400)
     finally:
         seen = watch.end()
         print("\n".join(" ".join(map(str, line)) for line in seen))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert job.returncode == 0, said[-3000:]
     assert [max(line[kind] for line in seen) for kind in (1, 2)] == [2, 1]

@@ -76,8 +76,11 @@ def interrupted_then_finished(tmp_path_factory):
             if text.startswith(line):
                 break
         time.sleep({"sampling": 8, "evaluation": 0}.get(line.split()[0], 4))
-        running = marked(mark)
-        alive, told = len(running), [p.cmdline() for p in running if SECRET in str(p.cmdline())]
+        running, told = marked(mark), []
+        alive = len(running)
+        for one in running:
+            with contextlib.suppress(psutil.Error):
+                told += [one.cmdline()] if SECRET in " ".join(one.cmdline()) else []
         (os.killpg if group else os.kill)(process.pid, signal_number)
         sent = time.monotonic()
         code = process.wait(timeout=60)

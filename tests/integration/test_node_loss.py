@@ -11,9 +11,9 @@ import torch
 from openai import APIConnectionError, APIStatusError, OpenAI
 from safetensors.torch import load_file
 
-from lr_ray.sampling.rows import SUPERVISION
 from lr_ray.store import Run
 from tests.integration.nodes import Nodes
+from tests.integration.supervision import assert_same
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -39,23 +39,6 @@ def nodes(tmp_path_factory):
     nodes = Nodes(tmp_path_factory.mktemp("loss"), head_cpus=0)
     yield nodes
     nodes.kill(nodes.head)
-
-
-def rows(run: Run) -> dict[str, dict]:
-    table = run.read_tables(run.shards("supervision"), SUPERVISION)
-    return {row["problem_id"]: row for row in table.to_pylist()}
-
-
-def start(nodes, script: str, run: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "jobs" / script), *OPTIONS, "--run", str(run), *arguments]
-    return subprocess.Popen(
-        command,
-        env=nodes.env | {"RAY_ADDRESS": nodes.address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
 
 
 def wait_for(job: subprocess.Popen, there, within: float = 240) -> None:
@@ -84,27 +67,22 @@ def finish(job: subprocess.Popen, killed_at: float, what: str) -> None:
 def test_a_run_survives_its_nodes(undisturbed, nodes, tmp_path):
     run = tmp_path / "run"
     first, second = nodes.add("--num-cpus=4"), nodes.add("--num-cpus=4")
-    job = start(nodes, "sample.py", run)
-    wait_for(job, lambda: len(list(run.glob("supervision/part-*"))) >= 2)
-    lost = busy(nodes, [first, second], "MapBatches(ExpertSampler)")
-    kept = {path: path.stat().st_mtime_ns for path in run.glob("supervision/part-*")}
-    nodes.kill(lost)
-    finish(job, time.monotonic(), f"sampling, {len(kept)} of 20 shards there")
-    there, expected = rows(Run(str(run))), rows(undisturbed)
-    assert there.keys() == expected.keys()
-    for problem_id, row in there.items():
-        for column in ("prompt_token_ids", "completion_token_ids", "finish_reason"):
-            assert row[column] == expected[problem_id][column]
-        assert row["kl"] == pytest.approx(expected[problem_id]["kl"], abs=1e-5)
+    with nodes.job("sample.py", *OPTIONS, "--run", str(run)) as job:
+        wait_for(job, lambda: len(list(run.glob("supervision/part-*"))) >= 2)
+        lost = busy(nodes, [first, second], "MapBatches(ExpertSampler)")
+        kept = {path: path.stat().st_mtime_ns for path in run.glob("supervision/part-*")}
+        nodes.kill(lost)
+        finish(job, time.monotonic(), f"sampling, {len(kept)} of 20 shards there")
+    assert_same(Run(str(run)), undisturbed)
     assert [p for p, at in kept.items() if p.stat().st_mtime_ns != at] == []
 
     left = second if lost == first else first
     other = nodes.add("--num-cpus=4")
-    job = start(nodes, "train.py", run)
     registered = run / "checkpoints/checkpoint_manager_snapshot.json"
-    wait_for(job, lambda: registered.exists() and "step-" in registered.read_text())
-    nodes.kill(busy(nodes, [left, other], "TrainWorker"))
-    finish(job, time.monotonic(), "training")
+    with nodes.job("train.py", *OPTIONS, "--run", str(run)) as job:
+        wait_for(job, lambda: registered.exists() and "step-" in registered.read_text())
+        nodes.kill(busy(nodes, [left, other], "TrainWorker"))
+        finish(job, time.monotonic(), "training")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 301))
     resumed_at = max(line["resumed_at"] for line in lines)
@@ -117,14 +95,19 @@ def test_a_run_survives_its_nodes(undisturbed, nodes, tmp_path):
     print(f"adapters are {largest:.1e} apart")
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+    for mark in (left, other):
+        nodes.kill(mark)
 
 
 def test_an_endpoint_survives_its_node(undisturbed, nodes):
     port = free_port()
     marks = [nodes.add("--num-cpus=4"), nodes.add("--num-cpus=4")]
-    job = start(nodes, "serve.py", Path(undisturbed.root), f"--serving.port={port}")
+    serving = ("serve.py", *OPTIONS, "--run", undisturbed.root, f"--serving.port={port}")
     url = f"http://127.0.0.1:{port}/v1"
-    with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
+    with (
+        nodes.job(*serving) as job,
+        OpenAI(base_url=url, api_key="none", max_retries=0, timeout=30) as client,
+    ):
 
         def answers() -> dict[str, str] | None:
             try:
@@ -141,13 +124,13 @@ def test_an_endpoint_survives_its_node(undisturbed, nodes):
             assert job.poll() is None, job.stdout.read()
             assert time.monotonic() < killed_at + 240
             time.sleep(0.5)
-    took = time.monotonic() - killed_at
-    print(
-        f"serving: both models answered {took:.0f} s after the kill; {failed} attempts failed before"
-    )
-    assert after == before
-    job.terminate()
-    assert job.wait(timeout=120) == 143
+        took = time.monotonic() - killed_at
+        print(
+            f"serving: both models answered {took:.0f} s after the kill; {failed} attempts failed before"
+        )
+        assert after == before
+        job.terminate()
+        assert job.wait(timeout=120) == 143
 
 
 def ask(client: OpenAI, model: str) -> str:

@@ -68,7 +68,7 @@ def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
         "--resources.expert.custom", '{"lr_ray_expert": 1}',
     )  # fmt: skip
     assert done.returncode == 1
-    assert "waiting 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)" in done.stdout
+    assert "waiting up to 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)" in done.stdout
     assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expert" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -77,7 +77,7 @@ def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
     ("env", "said"),
     [
         ({"RAY_ADDRESS": "127.0.0.1:FREE"}, r"RAY_ADDRESS: 127\.0\.0\.1:\d+: Connection refused; start"),
-        ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, r"RAY_ADDRESS: .*: is for `ray job submit`; submit"),
+        ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, r"RAY_ADDRESS: .*submit it \(ray job submit\), or give"),
         ({"RAY_AUTH_TOKEN_PATH": "OTHER"}, r"RAY_ADDRESS: .*refuses this token"),
     ],
 )  # fmt: skip

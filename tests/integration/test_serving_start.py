@@ -3,7 +3,7 @@
 import pytest
 
 from lr_ray import embedded, serving
-from lr_ray.config import Place, Serving
+from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError
 from tests.ports import free_port
 
@@ -15,7 +15,7 @@ def test_serve_that_runs_already_is_left_alone(ray_cluster):
     try:
         with pytest.raises(StageError, match="already runs"):
             serving.start(
-                {"expert": str(embedded.expert_path())}, Serving(port=free_port()), Place()
+                {"expert": str(embedded.expert_path())}, Serving(port=free_port()), Resources()
             )
         assert serve.status().proxies
     finally:
