@@ -23,7 +23,7 @@ OPTIONS = [
 MEMORY = 300 * 2**20
 TYPES = {
     name: {
-        "resources": {"CPU": 5, f"lr_ray_{name}": 1, "object_store_memory": MEMORY},
+        "resources": {"CPU": 8, f"lr_ray_{name}": 1, "object_store_memory": MEMORY},
         "node_config": {},
         "min_workers": 0,
         "max_workers": 2,
