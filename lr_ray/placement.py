@@ -64,7 +64,9 @@ def await_room(
             if time.monotonic() > deadline:
                 raise StageError(_no_room(wanted, wait_s))
             if not told:
-                on_waiting(f"waiting up to {wait_s:.0f} s for nodes with room for {_listed(wanted)}")
+                on_waiting(
+                    f"waiting up to {wait_s:.0f} s for nodes with room for {_listed(wanted)}"
+                )
             told = True
             if not refused and _is_refused(group):
                 refused = True

@@ -68,7 +68,10 @@ def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
         "--resources.expert.custom", '{"lr_ray_expert": 1}',
     )  # fmt: skip
     assert done.returncode == 1
-    assert "waiting up to 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)" in done.stdout
+    assert (
+        "waiting up to 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)"
+        in done.stdout
+    )
     assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expert" in done.stderr
     assert "Traceback" not in done.stderr
 
