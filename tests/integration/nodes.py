@@ -75,8 +75,11 @@ class Nodes:
         found: Counter[str] = Counter()
         for process in self.alive(self.head):
             with contextlib.suppress(psutil.Error):
-                if process.name() == "raylet" and "RAY_NODE_TYPE_NAME" in process.environ():
-                    found[process.environ()["RAY_NODE_TYPE_NAME"]] += 1
+                parent = process.parent()
+                if process.name() != "raylet" or (parent and parent.name() == "raylet"):
+                    continue  # a worker between fork and exec is called so too
+                if kind := process.environ().get("RAY_NODE_TYPE_NAME"):
+                    found[kind] += 1
         return dict(found)
 
     def _autoscaler(self, types: dict) -> tuple[list[str], dict[str, str]]:
