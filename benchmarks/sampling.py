@@ -105,7 +105,7 @@ def run_stage(config: Config, folder: Path) -> dict[str, float]:
         ended.set()
         watcher.join()
     # From when each engine has finished a batch: several may finish their first at once.
-    warm, last = seen[config.sampling.expert.max_engines], seen[-1]
+    warm, last = seen[config.sampling.expert.most], seen[-1]
     steps = last[1] - warm[1]
     return {
         "rate": 1000 * (last[0] - warm[0]) / steps if steps else float("nan"),

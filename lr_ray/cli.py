@@ -18,7 +18,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic_settings import CliSettingsSource
 
 from lr_ray import interrupts
-from lr_ray.config import Config, Tree, merge, read_tree, resolve
+from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run, read_asked
 
@@ -77,6 +77,13 @@ def parse(
     parser.add_argument(
         "--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>"
     )
+    if "resources" in kind.model_fields:
+        parser.add_argument(
+            "--device",
+            choices=("auto", "cpu"),
+            default="auto",
+            help="cpu: no process gets a GPU (sets resources.*.gpus to 0)",
+        )
     if add_options:
         add_options(parser)
     source: CliSettingsSource[Any] = CliSettingsSource(
@@ -93,7 +100,10 @@ def parse(
     default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
     run = Run(known.run or os.path.join("runs", default))
     overrides: dict[str, Any] = source()
-    tree = merge(_base(known, run, kind, defaults), overrides)
+    base = _base(known, run, kind, defaults)
+    if getattr(known, "device", None) == "cpu":
+        base = merge(base, {"resources": {role: {"gpus": 0} for role in ROLES}})
+    tree = merge(base, overrides)
     return Command(resolve(tree, kind), name, run, known)
 
 

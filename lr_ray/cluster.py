@@ -21,12 +21,16 @@ _REACH_S = 10.0
 def cluster() -> Iterator[str]:
     """Connects, yields the folder of Ray's own logs, and disconnects; ends a cluster it started.
 
-    Raises UserError when RAY_ADDRESS names none that lets this process in.
+    Within another one, it is that one. Raises UserError when RAY_ADDRESS names none that lets this
+    process in.
     """
     check_address()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    if ray.is_initialized():
+        yield _logs()
+        return
     options = {"log_to_driver": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
         try:
@@ -42,9 +46,15 @@ def cluster() -> Iterator[str]:
         )
     interrupts.install()  # Ray puts its own there
     try:
-        yield os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
+        yield _logs()
     finally:
         ray.shutdown()
+
+
+def _logs() -> str:
+    import ray
+
+    return os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
 
 
 def check_address() -> None:

@@ -4,10 +4,12 @@ Jobs are thin calls of `execute`. A stage whose part of summary.json is there is
 never run again.
 """
 
+import contextlib
+import os
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +22,8 @@ from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.metrics import StageMetrics
 from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
+from lr_ray.placement.arrange import settings
+from lr_ray.placement.site import Site, site
 from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin
@@ -45,6 +49,7 @@ class Job:
     amateur: str | None
     console: Console
     summary: dict[str, Any]
+    site: Site = field(default_factory=Site)
     sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.stage.sample`
 
 
@@ -67,14 +72,20 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
                 raise UserError(
                     f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
                 )
-        expert, amateur = check(config, todo)
         log = run.log_path()
-        print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
-        with quiet_others(log) as console:
-            if "sampling" in todo:
-                read_source(run, config)
-            begin(run, config, facts(config, expert, amateur))
-            _run_stages(Job(config, run, expert, amateur, console, summary), todo, started)
+        head = f"config     {command.config_name}\nrun        {run.location}\nlog        {log}"
+        with site(config, todo) as there:
+            expert, amateur = check(config, todo)
+            print(head)
+            with quiet_others(log) as console:
+                arranged = there.arranged(config, todo)
+                told = report.placement_line(config, arranged, there.models, there.cards, todo)
+                console.print(f"placement  {told}")
+                if "sampling" in todo:
+                    read_source(run, config)
+                begin(run, config, facts(config, expert, amateur))
+                job = Job(config, run, expert, amateur, console, summary, there)
+                _run_stages(job, todo, started)
         report.print_summary(Console(highlight=False), run, summary)
     return 0
 
@@ -134,6 +145,10 @@ def _run_stages(job: Job, stages: list[str], started: float) -> None:
     before = job.summary.get("seconds_total", 0.0)
     with cluster() as ray_logs:
         job.console.print(f"ray logs   {ray_logs}")
+        if not os.environ.get("RAY_ADDRESS"):  # nobody will start other nodes
+            for stage in stages:
+                for wanted in placement.demands(job.site.arranged(job.config, [stage]), stage):
+                    placement.check_room(stage, wanted)
         for stage in stages:
             run_stage(job, stage)
             job.summary["seconds_total"] = before + time.monotonic() - started
@@ -148,12 +163,17 @@ def run_stage(job: Job, stage: str) -> None:
         job.run.remove("answers")  # an evaluation that was interrupted asked an older model
     job.run.write_json("summary.json", job.summary)
     placement.check_visible(job.run)
-    placement.await_room(
-        placement.demands(job.config, stage),
-        job.config.resources.wait_s,
-        lambda said: job.console.print(f"{stage:<10} {said}"),
-    )
-    _STAGES[stage](job)
+    config = job.site.arranged(job.config, [stage])
+    if stage != "evaluation":  # serving waits by itself
+        for wanted in placement.demands(config, stage):
+            placement.await_room(
+                wanted,
+                config.resources.wait_s,
+                lambda said: job.console.print(f"{stage:<10} {said}"),
+            )
+    if config != job.config:
+        job.summary.setdefault("placement", {})[stage] = settings(config, stage)
+    _STAGES[stage](replace(job, config=config))
     job.run.write_json("summary.json", job.summary)
     if stage == "evaluation":
         job.run.remove("answers")  # the tables hold them all
@@ -182,8 +202,17 @@ def _sample(job: Job) -> None:
             if facts.steps_scored:
                 metrics.set(kept_step_share=facts.steps_kept / facts.steps_scored)
 
+        def on_decoded(done: int, total: int) -> None:
+            progress.update_of(done, total, "decoded; the amateur scores them afterwards")
+
         result = sample(
-            job.run, job.config, job.expert, job.amateur, on_progress, **job.sampling_options
+            job.run,
+            job.config,
+            job.expert,
+            job.amateur,
+            on_progress,
+            on_decoded=on_decoded,
+            **job.sampling_options,
         )
     job.summary["sampling"] = result
     job.console.print("sampling   " + report.sampling_line(result))
@@ -212,42 +241,47 @@ def _train(job: Job) -> None:
 
 
 def _evaluate(job: Job) -> None:
-    from lr_ray import serving
     from lr_ray.evaluation.job import run_evaluation
     from lr_ray.evaluation.stage import ServedModel
     from lr_ray.models import stop_token_ids
 
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:
-        models = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
-        job.console.print("serving    starting expert and improved expert")
-        with StageProgress(job.console, "serving", len(models), "models") as progress:
-            url = serving.start(
-                models,
-                job.config.serving,
-                job.config.resources,
-                on_progress=progress.update_of,
-                on_waiting=lambda said: job.console.print(f"serving    {said}"),
-            )
-        ready = time.monotonic()
-        job.console.print(f"serving    {url} ready in {ready - started:.1f} s")
-        try:
-            # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
-            served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in models.items()]
-            stops = stop_token_ids(job.expert)
-            parts = run_evaluation(
-                job.run,
-                job.console,
-                url,
-                served,
-                job.config.evaluation,
-                stops,
-                on_asked=StageMetrics(job.run, "evaluation").progress,
-            )
-        finally:
-            serving.stop()
+        paths = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
+        # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
+        served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in paths.items()]
+        together = job.config.resources.evaluation != "apart"
+        parts = run_evaluation(
+            job.run,
+            job.console,
+            [served] if together else [[model] for model in served],
+            lambda group: _serving(job, {model.name: paths[model.name] for model in group}),
+            job.config.evaluation,
+            stop_token_ids(job.expert),
+            on_asked=StageMetrics(job.run, "evaluation").progress,
+        )
     job.summary |= parts
-    job.summary["serving"] = {"seconds": ready - started}
+
+
+@contextlib.contextmanager
+def _serving(job: Job, models: dict[str, str]) -> Iterator[str]:
+    """The base URL of an endpoint of the model directories, which ends with the context."""
+    from lr_ray import serving
+
+    started = time.monotonic()
+    job.console.print(f"serving    starting {' and '.join(models)}")
+    with StageProgress(job.console, "serving", len(models), "models") as progress:
+        url = serving.start(
+            models,
+            job.config.serving,
+            job.config.resources,
+            on_progress=progress.update_of,
+            on_waiting=lambda said: job.console.print(f"serving    {said}"),
+        )
+    try:
+        job.console.print(f"serving    {url} ready in {time.monotonic() - started:.1f} s")
+        yield url
+    finally:
+        serving.stop()
 
 
 _STAGES = {"sampling": _sample, "training": _train, "evaluation": _evaluate}

@@ -19,7 +19,6 @@ from lr_ray.evaluation.stage import ServedModel, questions
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.store import Run
 
-AT_ONCE = 2  # models in memory
 Answers = dict[str, list[Answer]]  # of each task
 
 
@@ -59,7 +58,7 @@ def ask_all(
         on_progress(done, total)
 
     on_progress(0, total)
-    for group in groups(pending):
+    for group in groups(pending, 1 if resources.evaluation == "apart" else 2):
         started = time.monotonic()
         served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(a.path for a in group))}
         url = serving.start({name: path for path, name in served.items()}, settings, resources)
@@ -76,10 +75,10 @@ def ask_all(
             serving.stop()
 
 
-def groups(pending: Sequence[Asked]) -> list[list[Asked]]:
+def groups(pending: Sequence[Asked], at_once: int = 2) -> list[list[Asked]]:
     """Those of as many directories together as are in memory at once, in order."""
     paths = list(dict.fromkeys(asked.path for asked in pending))
-    batches = [paths[i : i + AT_ONCE] for i in range(0, len(paths), AT_ONCE)]
+    batches = [paths[i : i + at_once] for i in range(0, len(paths), at_once)]
     return [[asked for asked in pending if asked.path in batch] for batch in batches]
 
 

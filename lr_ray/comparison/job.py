@@ -30,7 +30,8 @@ from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import load_tasks, task_names
-from lr_ray.pipeline import check, facts, read_source
+from lr_ray.pipeline import STAGES, check, facts, read_source
+from lr_ray.placement.site import Site, site
 from lr_ray.store import SCHEMA_VERSION, Run, begin
 
 TABLE, PAGE = "comparison.json", "comparison.md"
@@ -85,11 +86,16 @@ def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
 
 
 def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
+    with site(command.config, STAGES) as there:
+        _work_at(there, command, grid, plan, asked)
+
+
+def _work_at(there: Site, command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
     from lr_ray.cluster import cluster
 
     config, run, started = command.config, command.run, time.monotonic()
     cells = checks.unfinished(run, plan)
-    expert, amateur = check(config, ("sampling", "training", "evaluation"))
+    expert, amateur = check(config, STAGES)
     amateurs = checks.check_sources(plan, expert)
     if amateur:  # not where the config samples by rejection
         amateurs[config.models.amateur] = amateur
@@ -104,7 +110,7 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
             read_source(run.child(source.folder), source.config)
         begin(run, config, facts(config, expert, amateur))
         run.write_json(checks.ASKED, asked)
-        bench = Bench(run, config, grid, plan, expert, amateurs, console)
+        bench = Bench(run, config, grid, plan, expert, amateurs, console, there)
         failed: dict[str, str] = {}
         if cells:
             with cluster() as ray_logs:

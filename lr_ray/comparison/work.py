@@ -27,6 +27,7 @@ from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.models import stop_token_ids
 from lr_ray.pipeline import Job, facts, run_stage
+from lr_ray.placement.site import Site
 from lr_ray.store import Run, begin
 
 AMATEURS = "models.amateur"  # a sweep of these asks them too
@@ -44,11 +45,16 @@ class Bench:
     expert: str
     amateurs: dict[str, str]  # directories by the config's names
     console: Console
+    site: Site
+
+    def arranged(self, config: Config) -> Config:
+        """With the places of an evaluation."""
+        return self.site.arranged(config, ["evaluation"])
 
     def job(self, folder: str, config: Config) -> Job:
         run = self.run.child(folder)
         amateur = self.amateurs.get(config.models.amateur)
-        return Job(config, run, self.expert, amateur, self.console, summary_of(run))
+        return Job(config, run, self.expert, amateur, self.console, summary_of(run), self.site)
 
     def begin(self, job: Job, **more: Any) -> None:
         job.run.create()
@@ -153,7 +159,7 @@ def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
 
 def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     """Asks the expert, unless it has answered, and every cell's model that has not."""
-    config = bench.config
+    config = bench.arranged(bench.config)
     todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
     untrained = [c for c in todo if not _trained(bench, c)]
     with tempfile.TemporaryDirectory() as cache:
@@ -164,11 +170,12 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
         }
         pending = _references(bench)
         pending += [
-            Asked(c.name, models.get(c.name, bench.expert), c.config.evaluation)
+            Asked(c.name, models.get(c.name, bench.expert), bench.arranged(c.config).evaluation)
             for c in todo
             if c.name in models or c.config.evaluation.prefill != config.evaluation.prefill
         ]
-        bench.console.print(f"serving    {len(pending)} to be asked, two models at a time")
+        at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
+        bench.console.print(f"serving    {len(pending)} to be asked, {at_a_time} at a time")
         by_name = {cell.name: cell for cell in todo}
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
             replies = ask_all(
@@ -196,7 +203,7 @@ def _trained(bench: Bench, cell: Cell) -> bool:
 
 def _references(bench: Bench) -> list[Asked]:
     """The expert, and a sweep's amateurs, as far as they have not answered."""
-    evaluation = bench.config.evaluation
+    evaluation = bench.arranged(bench.config).evaluation
     asked = [Asked("expert", bench.expert, evaluation)]
     if bench.grid.x == AMATEURS:
         asked += [

@@ -5,7 +5,7 @@ immediate. `python jobs/full_pipeline.py --help` lists every field.
 """
 
 from lr_ray.config.reading import merge, preset_names, read_tree, resolve
-from lr_ray.config.resources import Place, Resources
+from lr_ray.config.resources import ROLES, Place, Resources
 from lr_ray.config.sections import (
     Data,
     Evaluation,
@@ -16,9 +16,18 @@ from lr_ray.config.sections import (
     Serving,
     Training,
 )
-from lr_ray.config.tree import Config, EndpointConfig, ServeConfig, Tree, flatten, value_at
+from lr_ray.config.tree import (
+    Config,
+    EndpointConfig,
+    ServeConfig,
+    Tree,
+    flatten,
+    unflatten,
+    value_at,
+)
 
 __all__ = [
+    "ROLES",
     "Config",
     "Data",
     "EndpointConfig",
@@ -38,5 +47,6 @@ __all__ = [
     "preset_names",
     "read_tree",
     "resolve",
+    "unflatten",
     "value_at",
 ]

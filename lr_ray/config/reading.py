@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from lr_ray.config.resources import AUTO, NUMBER
 from lr_ray.config.tree import Config, Tree
 from lr_ray.errors import UserError
 
@@ -65,7 +66,7 @@ def resolve(tree: dict[str, Any], kind: type[Kind] = Config) -> Kind:  # type: i
 
 
 def _explain(error: Any, kind: type[Tree]) -> str:
-    path = [str(part) for part in error["loc"]]
+    path = [str(part) for part in error["loc"] if part not in (AUTO, NUMBER)]
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
         known = _keys_at(path[:-1], kind)

@@ -1,8 +1,24 @@
-"""What each kind of process asks the cluster for: the one section that differs from laptop to cluster."""
+"""What each kind of process asks the cluster for: the one section that differs from laptop to cluster.
 
-from typing import Annotated, Any, Self
+`auto` stands for what `lr_ray.placement.arrange` chooses by the models' sizes and the GPUs there are. A
+config that has been through it holds numbers only, and stages see no other.
+"""
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+AUTO: Literal["auto"] = "auto"
+ROLES = ("expert", "amateur", "trainer", "server")
+NUMBER = "number"  # tag of the other branch, as it stands in pydantic's errors
 
 
 class Section(BaseModel):
@@ -15,13 +31,30 @@ def _whole_or_shared(gpus: float) -> float:
     return gpus
 
 
-Gpus = Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)]
+def auto_or(kind: Any) -> Any:
+    """The type of a field that is `auto` or of `kind`."""
+    either = Annotated[Literal["auto"], Tag(AUTO)] | Annotated[kind, Tag(NUMBER)]
+    return Annotated[either, Discriminator(lambda value: AUTO if value == AUTO else NUMBER)]
+
+
+if TYPE_CHECKING:  # stages see numbers only
+    Gpus = float
+else:
+    Gpus = auto_or(Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)])
 
 
 class Place(Section):
     gpus: Gpus = Field(
-        default=1,
-        description="GPUs: 0 is CPU only, a fraction shares one, 2 or more split the model.",
+        default=cast(float, AUTO),
+        description="GPUs: 0 is CPU only, a fraction shares one, 2 or more split the model; auto "
+        "chooses by the models' sizes and the GPUs there are.",
+    )
+    cache_gb: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e4,
+        description="GB (1e9 bytes) of each GPU for an engine's keys and values; null leaves it to "
+        "gpus: auto, or to vLLM, which takes 0.9 of the share. Trainers have none.",
     )
     cpus: float = Field(default=1, ge=0, le=256, description="CPUs.")
     memory_gb: float | None = Field(
@@ -54,6 +87,15 @@ class Resources(Section):
     amateur: Place = Field(default=Place(), description="An engine of the amateur.")
     trainer: Place = Field(default=Place(), description="A training worker.")
     server: Place = Field(default=Place(), description="A replica of a served model.")
+    sampling: Literal["auto", "together", "apart"] = Field(
+        default=AUTO,
+        description="Whether expert and amateur hold their GPUs together, or one after the other with "
+        "the trajectories kept on disk in between.",
+    )
+    evaluation: Literal["auto", "together", "apart"] = Field(
+        default=AUTO,
+        description="Whether both models are served together, or one after the other.",
+    )
     wait_s: float = Field(
         default=900.0,
         ge=0,
@@ -64,6 +106,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _asks(self) -> Self:
         for name in ("trainer", "server"):  # Ray places these by what they ask for
-            if not getattr(self, name).bundle():
+            place = getattr(self, name)
+            if place.gpus != AUTO and not place.bundle():
                 raise ValueError(f"{name} asks for nothing; give it cpus or gpus")
         return self

@@ -1,10 +1,17 @@
 """The sections of the config: every field with its bounds, default and meaning."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from lr_ray.config.resources import Section
+from lr_ray.config.resources import AUTO, Section, auto_or
+
+if TYPE_CHECKING:
+    Processes: TypeAlias = int | Literal["auto"]
+    Concurrency: TypeAlias = int | Literal["auto"]
+else:
+    Processes = auto_or(Annotated[int, Field(ge=1, le=1024)])
+    Concurrency = auto_or(Annotated[int, Field(ge=1, le=4096)])
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -57,12 +64,20 @@ class Data(Section):
 
 class Pool(Section):
     min_engines: int = Field(default=1, ge=1, le=1024, description="Engines kept at least.")
-    max_engines: int = Field(default=1, ge=1, le=1024, description="Engines grown to at most.")
+    max_engines: Processes = Field(
+        default=AUTO,
+        description="Engines grown to at most; auto takes the GPUs there are, on CPUs min_engines.",
+    )
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
+
+    @property
+    def most(self) -> int:
+        """`max_engines`, or what `auto` is where no GPU is."""
+        return self.min_engines if self.max_engines == AUTO else self.max_engines
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_engines > self.max_engines:
+        if self.min_engines > self.most:
             raise ValueError(f"min_engines = {self.min_engines} exceeds max_engines")
         return self
 
@@ -152,7 +167,11 @@ class Training(Section):
     dtype: Dtype = Field(default="bfloat16", description="Data type of the frozen weights.")
     lora: Lora = Lora()
     zero_stage: int = Field(default=2, ge=2, le=3, description="DeepSpeed ZeRO stage, 2 or 3.")
-    num_workers: int = Field(default=1, ge=1, le=1024, description="Data-parallel workers.")
+    num_workers: Processes = Field(
+        default=AUTO,
+        description="Data-parallel workers; auto takes the GPUs there are, with at least four of a "
+        "batch's items each, and one on CPUs.",
+    )
     min_workers: int | None = Field(
         default=None,
         ge=1,
@@ -173,9 +192,15 @@ class Training(Section):
         "their own environment variables.",
     )
 
+    @property
+    def workers(self) -> int:
+        """`num_workers`, or what `auto` is where no GPU is."""
+        return 1 if self.num_workers == AUTO else self.num_workers
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_workers is not None and self.min_workers > self.num_workers:
+        given = self.num_workers != AUTO
+        if given and self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers = {self.min_workers} exceeds num_workers")
         return self
 
@@ -183,8 +208,10 @@ class Training(Section):
 class Serving(Section):
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to bind.")
-    min_replicas: int = Field(
-        default=1, ge=1, le=1024, description="Replicas of each model, at least."
+    min_replicas: Processes = Field(
+        default=AUTO,
+        description="Replicas of each model, at least; auto is one, and in an evaluation of a run as "
+        "many as the GPUs have room for.",
     )
     max_replicas: int | None = Field(
         default=None,
@@ -213,9 +240,14 @@ class Serving(Section):
         description="Seconds that requests under way have to finish when the endpoint ends.",
     )
 
+    @property
+    def replicas(self) -> int:
+        """`min_replicas`, or what `auto` is for an endpoint of any models."""
+        return 1 if self.min_replicas == AUTO else self.min_replicas
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+        if self.max_replicas is not None and self.replicas > self.max_replicas:
             raise ValueError(f"min_replicas = {self.min_replicas} exceeds max_replicas")
         return self
 
@@ -257,7 +289,10 @@ class Evaluation(Section):
     temperature: float = Field(
         default=0.0, ge=0, le=2, description="0 is greedy; several samples need more."
     )
-    concurrency: int = Field(default=64, ge=1, le=4096, description="Requests under way at once.")
+    concurrency: Concurrency = Field(
+        default=AUTO,
+        description="Requests under way at once; auto is 256 a replica on GPUs, else 64.",
+    )
     timeout_s: float = Field(
         default=600.0,
         gt=0,
@@ -269,6 +304,11 @@ class Evaluation(Section):
         ge=0,
         description="Seed of the demo's problems, subsets, samples and the bootstrap.",
     )
+
+    @property
+    def at_once(self) -> int:
+        """`concurrency`, or what `auto` is where no GPU is."""
+        return 64 if self.concurrency == AUTO else self.concurrency
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:

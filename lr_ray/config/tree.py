@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from lr_ray.config.resources import Resources
+from lr_ray.config.resources import AUTO, Resources
 from lr_ray.config.sections import (
     Data,
     Evaluation,
@@ -52,7 +53,8 @@ class Config(Tree):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name in ("amateur", "trainer"):
-            if getattr(self.resources, name).gpus > 1:
+            gpus = getattr(self.resources, name).gpus
+            if gpus != AUTO and gpus > 1:
                 raise ValueError(f"resources.{name}.gpus must be at most 1: its model is not split")
         if self.evaluation.max_new_tokens >= self.serving.max_model_len:
             raise ValueError(
@@ -106,6 +108,18 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested tree of dotted names and their values."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        section = tree
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return tree
 
 
 def value_at(tree: Any, name: str) -> Any:

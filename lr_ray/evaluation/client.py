@@ -135,7 +135,7 @@ async def _ask(
     ) as client:
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(evaluation.concurrency, len(questions))):
+                for _ in range(min(evaluation.at_once, len(questions))):
                     group.create_task(worker(client))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None

@@ -3,9 +3,10 @@
 python jobs/evaluate.py --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
 """
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from lr_ray.errors import UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.results import changed, macro, summarise
-from lr_ray.evaluation.stage import ServedModel, evaluate
+from lr_ray.evaluation.stage import Serve, ServedModel, evaluate
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.store import SCHEMA_VERSION, Run, read_asked
 from lr_ray.versions import versions
@@ -27,19 +28,29 @@ from lr_ray.versions import versions
 def run_evaluation(
     run: Run,
     console: Console,
-    base_url: str,
-    models: Sequence[ServedModel],
+    groups: Sequence[Sequence[ServedModel]],
+    serve: Serve,
     evaluation: Evaluation,
     stop_token_ids: Sequence[int] = (),
     on_asked: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Asks, grades, writes evaluation/ and returns the parts of summary.json.
+    """Asks each group of models while `serve` has it up, grades and writes evaluation/.
 
-    `accuracy` (see `results.summarise`), `accuracy_mean` with several tasks, and `evaluation`:
-    answers, seconds, and the conditions that all models were asked under. `on_asked` gets (answers,
-    answers in all).
+    Returns the parts of summary.json: `accuracy` (see `results.summarise`), `accuracy_mean` with several
+    tasks, `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the
+    conditions that all models were asked under. `on_asked` gets (answers, answers in all).
     """
-    started, labels = time.monotonic(), [model.label for model in models]
+    started, labels = time.monotonic(), [model.label for group in groups for model in group]
+    starting = 0.0
+
+    @contextlib.contextmanager
+    def timed(group: Sequence[ServedModel]) -> Iterator[str]:
+        nonlocal starting
+        begun = time.monotonic()
+        with serve(group) as url:
+            starting += time.monotonic() - begun
+            yield url
+
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
 
         def show(done: int, total: int) -> None:
@@ -52,8 +63,8 @@ def run_evaluation(
             return StageProgress(console, "grading", 0, "answers")
 
         tables = evaluate(
-            base_url,
-            models,
+            groups,
+            timed,
             evaluation,
             run,
             show,
@@ -66,8 +77,8 @@ def run_evaluation(
         run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
         accuracy[name] = summarise(table, labels, evaluation.seed)
     count = sum(len(labels) * table.num_rows for table in tables.values())
-    seconds = time.monotonic() - started
-    parts: dict[str, Any] = {"accuracy": accuracy}
+    seconds = time.monotonic() - started - starting
+    parts: dict[str, Any] = {"accuracy": accuracy, "serving": {"seconds": starting}}
     if len(tables) > 1:
         parts["accuracy_mean"] = macro(tables, labels, evaluation.seed)
     conditions = evaluation.model_dump(
@@ -103,7 +114,9 @@ def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
             for name in config.models
         ]
         with quiet_others(log) as console:
-            summary |= run_evaluation(run, console, config.endpoint, models, config.evaluation)
+            there = lambda group: contextlib.nullcontext(config.endpoint)  # noqa: E731
+            summary |= run_evaluation(run, console, [models], there, config.evaluation)
+            del summary["serving"]  # somebody else's
         summary["seconds_total"] = time.monotonic() - started
         run.write_json("summary.json", summary)
         run.remove(answers.FOLDER)  # the tables hold them all

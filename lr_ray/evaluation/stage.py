@@ -4,6 +4,7 @@ pytest tests/integration/endpoint/test_evaluation.py
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -30,11 +31,13 @@ class ServedModel:
 
 
 Progress = Callable[[int, int], None]
+# Models that are up at once, and what makes them so: a context whose value is their base URL.
+Serve = Callable[[Sequence[ServedModel]], AbstractContextManager[str]]
 
 
 def evaluate(
-    base_url: str,
-    models: Sequence[ServedModel],
+    groups: Sequence[Sequence[ServedModel]],
+    serve: Serve,
     evaluation: Evaluation,
     run: Run,
     on_asked: Progress = lambda done, total: None,
@@ -43,11 +46,11 @@ def evaluate(
 ) -> dict[str, pa.Table]:
     """For each task its table (see `grade`).
 
-    Answers are kept in the run as they come, and those that are there are not asked again. Both
-    progress functions get (answers, answers in all). Raises UserError when a benchmark cannot be
-    read, before anything is asked, and StageError when the endpoint fails for good.
+    Each group of models is served and asked in turn, unless its answers are all there: answers are kept
+    in the run as they come. Both progress functions get (answers, answers in all). Raises UserError when
+    a benchmark cannot be read, before anything is asked, and StageError when an endpoint fails for good.
     """
-    tasks = load_tasks(evaluation)
+    tasks, models = load_tasks(evaluation), [model for group in groups for model in group]
     asked = {
         (task.name, model.label): questions(task, model, evaluation, stop_token_ids)
         for task in tasks
@@ -67,8 +70,13 @@ def evaluate(
             on_asked(done, total - repeated)
 
         on_asked(done, total - repeated)
-        if missing:
-            ask(base_url, list(missing.values()), evaluation, on_answer)
+        for group in groups:
+            names = {model.label for model in group}
+            theirs = [asked[of] for of in asked if of[1] in names]
+            keys = {question.key for some in theirs for question in some}
+            if todo := [question for key, question in missing.items() if key in keys]:
+                with serve(group) as url:
+                    ask(url, todo, evaluation, on_answer)
         given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
     graded = 0
 

@@ -4,6 +4,7 @@ pytest tests/unit/test_results.py
 """
 
 from lr_ray.report.page import write_page
+from lr_ray.report.placement import placement_line
 from lr_ray.report.terminal import print_summary, sampling_line, training_line
 
-__all__ = ["print_summary", "sampling_line", "training_line", "write_page"]
+__all__ = ["placement_line", "print_summary", "sampling_line", "training_line", "write_page"]

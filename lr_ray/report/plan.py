@@ -1,74 +1,93 @@
-"""`--plan`: what a run would ask for, as lines for people, and its duration by measured rates.
+"""`--plan`: what a run would ask for, as lines for people.
 
 python jobs/full_pipeline.py --config qwen2.5-math-1.5b --plan [--gpus 8] [--rates RUN]
 """
 
+import itertools
 import math
-import re
-from typing import Any
 
-from lr_ray import plan
 from lr_ray.cli import Command
-from lr_ray.config import Config, flatten, value_at
+from lr_ray.config import Config
 from lr_ray.errors import UserError
-from lr_ray.pipeline import STAGES
-from lr_ray.store import Run, read_asked
+from lr_ray.placement import arrange, find_models, needs, wants_gpus
+from lr_ray.placement.arrange import STAGES
+from lr_ray.placement.cards import Cards, local, pretended
+from lr_ray.placement.needs import Processes
+from lr_ray.placement.sizes import Models
+from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.problems.sources import open_source
+from lr_ray.report.rates import NO_RATES, durations
+from lr_ray.store import Run
 
 NOUNS = {"expert": "engine", "amateur": "engine", "trainer": "worker", "server": "replica"}
-# What seconds depend on beside what they are scaled by.
-UNSCALED = re.compile(
-    r"(max_new_tokens|top_k|dtype|batch_size|batch_by|zero_stage|training\.method)$"
-    r"|^resources\.\w+\.(gpus|cpus|accelerator)$"
-)
 COUNT = ("", "thousand", "million", "billion")
-NO_RATES = (
-    "not known: there are no measured rates; a small run on the same hardware gives some: this command "
-    "with --run SMALL --sampling.max_problems 50 --evaluation.max_problems 50 in place of --plan, and "
-    "then with --plan --rates SMALL"
-)
+_ROW_BYTES = 40  # of a step in supervision/ and scores/ together, measured on the demo and SmolLM2
+_CHECKPOINTS = 3  # there at once
 
 
 def lines(command: Command[Config]) -> list[tuple[str, str]]:
-    """Label and text of each line of the plan.
+    """Label and text of each line of the plan; a line of what does not fit is labelled "!".
 
-    Raises UserError for models, benchmarks or rates that cannot be read, and rates of other models.
+    Raises UserError for models, problems, benchmarks or rates that cannot be read, and rates of other
+    models.
     """
     config, options = command.config, command.options
-    gpu = 1e9 * (options.gpu_memory_gb or 80)
-    there = gpus(options.gpus) if options.gpus else "any number of GPUs"
-    told = [("plan", f"{command.config_name}, on {there} of {gpu / 1e9:g} GB")]
-    models: plan.Models = {"expert": None, "amateur": None}
-    roles = ["expert"] if config.sampling.method == "rejection" else list(models)
-    for role in roles:
-        name = getattr(config.models, role)
-        found = plan.find_model(name, f"models.{role}")
-        if isinstance(found, plan.Model):
-            models[role] = found
-            counted = f"{amount(found.parameters, COUNT)} parameters"
-            found = f"{name}: {counted}, reads {found.context} tokens"
-        told.append((role, found))
-    answers = plan.answers(config)
-    stages = plan.stages(config, models)
-    for stage, processes in stages.items():
-        least, most = plan.at_once(processes), plan.at_once(processes, most=True)
+    cards, there = _cards(config, options.gpus, options.gpu_memory_gb)
+    told = [("plan", f"{command.config_name}, {there}")]
+    models, unknown = find_models(config)
+    for role, model in models.items():
+        if model:
+            size = f"{amount(model.parameters, COUNT)} parameters"
+            name = getattr(config.models, role)
+            told.append((role, f"{name}: {size}, reads {model.context} tokens"))
+        elif role in unknown:
+            told.append((role, unknown[role]))
+    (problems, counted), asked = how_many(config), answers(config)
+    wrong, largest = warnings(config, models), {}
+    for stage in STAGES:
+        try:
+            config = arrange(config, models, cards, [stage])
+        except UserError as error:
+            told.append((stage, "does not fit"))
+            wrong.append(str(error))
+            continue
+        processes = needs.processes(config, models, stage)
+        way = needs.together(config, stage)
+        least, most = (needs.at_once(processes, way, more) for more in (False, True))
         grown = f", up to {most}" if most > least else ""
-        told.append((stage, f"{gpus(least)} at once{grown}"))
+        told.append(
+            (stage, f"{gpus(least)} at once{grown}" + ("" if way else ", one after the other"))
+        )
         for process in processes:
-            told += _processes(process, gpu)
-        told.append(("", _amounts(config, models, stage, answers)))
-    needed = {stage: plan.at_once(processes) for stage, processes in stages.items()}
-    largest = max(needed.values())
-    where = " and ".join(stage for stage, count in needed.items() if count == largest > 0)
-    told.append(("largest", f"{gpus(largest)} at once" + (f", in {where}" if where else "")))
+            told += _processes(process, cards.memory)
+        said = f"{'' if counted else 'at most '}{problems} problems"
+        told.append(("", _amounts(config, models, stage, problems, asked, said)))
+        largest[stage] = most
+    at_most = max(largest.values(), default=0)
+    where = " and ".join(stage for stage, count in largest.items() if count == at_most > 0)
+    told.append(("largest", f"{gpus(at_most)} at once" + (f", in {where}" if where else "")))
+    told += [("disk", text) for text in disk(config, models, problems)]
     told += (
-        durations(config, Run(options.rates), answers)
-        if options.rates
-        else [("duration", NO_RATES)]
+        durations(config, Run(options.rates), asked) if options.rates else [("duration", NO_RATES)]
     )
-    return told + [("!", line) for line in plan.warnings(config, models, options.gpus, gpu)]
+    return told + [("!", line) for line in wrong]
 
 
-def _processes(process: plan.Processes, gpu: float) -> list[tuple[str, str]]:
+def _cards(config: Config, count: int | None, memory_gb: float | None) -> tuple[Cards, str]:
+    """The GPUs that the plan is for, and how they are said."""
+    memory = 1e9 * (memory_gb or 80)
+    if not wants_gpus(config):
+        return pretended(count or 0, memory), "on CPUs alone"
+    here = local()
+    if count is None and memory_gb is None and here.count:
+        return here, f"on {here} of this machine"
+    cards = pretended(count or 1, memory)
+    nodes = f" in {len(cards.nodes)} nodes" if len(cards.nodes) > 1 else ""
+    other = "" if count else "; --gpus N and --gpu-memory-gb G plan for others"
+    return cards, f"on {cards}{nodes}{other}"
+
+
+def _processes(process: Processes, gpu: float) -> list[tuple[str, str]]:
     """How many, what each asks for, and what its memory holds."""
     role, noun = process.role, NOUNS[process.role]
     each, models = (2, " of each of 2 models") if role == "server" else (1, "")
@@ -82,35 +101,40 @@ def _processes(process: plan.Processes, gpu: float) -> list[tuple[str, str]]:
     told = [(f"  {role}", f"{count}; each asks for {', '.join(asked) or 'nothing'}")]
     if process.weights is None:
         return told
-    weights = f"weights {amount(process.weights)} in {process.dtype}"
+    on_gpu = process.place.gpus > 0
+    parts = [f"weights {amount(process.weights)} in {process.dtype}"]
     if role == "trainer":
-        state = f"AdamW's state {amount(process.state)}"
-        return [*told, ("", f"{weights}, {state}; gradients and activations come on top")]
-    sequence = process.sequence * process.token
-    cache = f"cache {amount(process.token)} a token, {amount(sequence)} a sequence of "
-    cache += f"{process.sequence} tokens"
-    if process.place.gpus:
-        left = max(0.0, process.room(gpu) - process.weights)
-        weights += f" leave {amount(left)} of {amount(process.room(gpu))}"
-        cache += f": room for {left // sequence:.0f}"
-    return [*told, ("", f"{weights}; {cache}")]
+        parts.append(f"AdamW's state and gradients {amount(process.state)}")
+    if on_gpu:
+        parts.append(f"activations and buffers about {amount(process.overhead)}")
+    if process.token:
+        cache = 1e9 * (process.place.cache_gb or 0) if on_gpu else process.wanted
+        usual = process.usual * process.token
+        parts.append(
+            f"cache {amount(cache)}, {cache // usual:.0f} sequences of {process.usual} tokens"
+        )
+    room = f"; in {amount(process.room(gpu))} of each GPU" if on_gpu else ""
+    return [*told, ("", ", ".join(parts) + room)]
 
 
-def _amounts(config: Config, models: plan.Models, stage: str, answers: int | None) -> str:
-    """How much a stage has to do."""
+def _amounts(
+    config: Config, models: Models, stage: str, problems: int, answers: int | None, said: str
+) -> str:
+    """How much a stage has to do; `said` are the problems in words."""
     sampling, training, expert = config.sampling, config.training, models["expert"]
     if stage == "sampling":
-        problems = f"at most {sampling.max_problems} problems in {plan.shards(config)} shards, "
-        tokens = sampling.max_problems * sampling.max_new_tokens
+        shards = math.ceil(problems / sampling.batch_size)
+        said += f" in {shards} shards, "
+        tokens = problems * sampling.max_new_tokens
         if sampling.method == "rejection":
-            return problems + f"{amount(tokens * sampling.rejection.samples, COUNT)} tokens decoded"
+            drawn = tokens * sampling.rejection.samples
+            return said + f"at most {amount(drawn, COUNT)} tokens decoded"
         k = min(sampling.top_k, expert.rows) if expert else sampling.top_k
-        return (
-            problems + f"{amount(tokens, COUNT)} tokens decoded, {amount(8 * tokens * k)} exchanged"
-        )
+        exchanged = amount(8 * tokens * k)
+        return said + f"at most {amount(tokens, COUNT)} tokens decoded, {exchanged} exchanged"
     if stage == "training":
         unit = "kept steps" if training.batch_by == "step" else "trajectories"
-        counted = f"{amount(plan.trained(config, expert), COUNT)} " if expert else ""
+        counted = f"{amount(needs.trained(config, expert), COUNT)} " if expert else ""
         steps = f"{training.optimizer_steps} optimizer steps of {training.batch_size} {unit}"
         return f"{steps}; {counted}trained parameters, by method {training.method}"
     if answers is None:
@@ -122,56 +146,60 @@ def _amounts(config: Config, models: plan.Models, stage: str, answers: int | Non
     return f"at most {answers} answers, {amount(tokens, COUNT)} tokens decoded"
 
 
-def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, str]]:
-    """The seconds of a finished run, scaled; whatever else differs is named.
-
-    Sampling by problems / expert engines, training's loop by optimizer steps / workers, evaluation by
-    answers / replicas; starting the endpoint and training's processes takes what it took.
-    Raises UserError for a run that is not finished, or of other models.
-    """
-    asked, summary = read_asked(run)["config"], run.read_json("summary.json")
-    ours, where = config.model_dump(mode="json"), f"--rates {run.location}"
-    for name in ("models.expert", "models.amateur", "sampling.method"):
-        if value_at(asked, name) != value_at(ours, name):
-            theirs = f"{value_at(asked, name)}, not {value_at(ours, name)}"
-            raise UserError(f"{where}: was measured with {name} = {theirs}")
-    for part in (*STAGES, "serving"):
-        if part not in summary:
-            raise UserError(f"{where}: {part} is not finished")
-    try:
-        seconds = _scaled(config, asked, summary, answers)
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{where}: no rates in run.json and summary.json: {error!r}") from None
-    text = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
-    text += f"; {sum(seconds.values()):.0f} s" if answers is not None else "; without evaluation"
-    there, told = flatten(asked), [("duration", f"rough, from {run.location}: {text}")]
-    known = {name: value for name, value in flatten(ours).items() if UNSCALED.search(name)}
-    for said, names in (
-        ("not scaled for another", [k for k in known if k in there and there[k] != known[k]]),
-        ("which does not say", sorted({k.rpartition(".")[0] for k in known if k not in there})),
-    ):
-        told += [("", f"{said} {', '.join(names)}")] if names else []
-    return told
+def how_many(config: Config) -> tuple[int, bool]:
+    """Problems to sample, and whether they were counted, as rows of files are; else at most so many."""
+    most = config.sampling.max_problems
+    source = open_source(config.data)
+    if not source.inputs:
+        return most, False
+    return sum(1 for _ in itertools.islice(source.rows(), most)), True
 
 
-def _scaled(
-    config: Config, asked: dict[str, Any], summary: dict[str, Any], answers: int | None
-) -> dict[str, float]:
-    sampled, trained, evaluated = (summary[stage] for stage in STAGES)
-    engines = value_at(asked, "sampling.expert.max_engines") / config.sampling.expert.max_engines
-    replicas = value_at(asked, "serving.min_replicas") / config.serving.min_replicas
-    problems = config.sampling.max_problems / sampled["problems"]
-    steps = config.training.optimizer_steps / (trained["optimizer_steps"] - trained["resumed_at"])
-    workers = trained["workers"] / config.training.num_workers
-    loop = trained["loop_seconds"]
-    seconds = {
-        "sampling": sampled["seconds"] * problems * engines,
-        "training": trained["seconds"] - loop + loop * steps * workers,
-        "starting the endpoint": summary["serving"]["seconds"],
+def answers(config: Config) -> int | None:
+    """Answers that both models are asked for, at most; None when benchmarks of the hub say how many."""
+    from lr_ray.evaluation.tasks import load_tasks
+
+    asked, each = config.evaluation, 2 * config.evaluation.samples
+    hub = asked.data_dir is None and any(name in BENCHMARKS for name in asked.benchmarks)
+    if not hub:
+        return each * sum(len(task.rows) for task in load_tasks(asked))
+    tasks = len(asked.benchmarks) * len(asked.shots)
+    return asked.max_problems and each * tasks * asked.max_problems
+
+
+def disk(config: Config, models: Models, problems: int) -> list[str]:
+    """Bytes of the run directory, with trajectories where they are kept between the two models."""
+    expert = models["expert"]
+    if expert is None:
+        return []
+    sampling = config.sampling
+    steps = problems * sampling.max_new_tokens
+    size = 4 if config.training.dtype == "float32" else 2
+    parts = {
+        "shards": float(_ROW_BYTES * steps),
+        "merged model": float(expert.parameters * size),
+        "checkpoints": float(_CHECKPOINTS * 12 * needs.trained(config, expert)),
     }
-    if answers is not None:
-        seconds["evaluation"] = evaluated["seconds"] * answers / evaluated["answers"] * replicas
-    return seconds
+    if config.resources.sampling == "apart" and sampling.method == "contrast":
+        parts["trajectories"] = 8.0 * steps * min(sampling.top_k, expert.rows)
+    listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
+    return [f"at most about {amount(sum(parts.values()))} in the run directory: {listed}"]
+
+
+def warnings(config: Config, models: Models) -> list[str]:
+    """A line for each length that cannot work."""
+    said = []
+    contexts = [model.context for model in models.values() if model]
+    tokens, served, expert = config.sampling.max_new_tokens, config.serving, models["expert"]
+    if contexts and tokens >= min(contexts):
+        room = min(contexts)
+        said.append(f"sampling.max_new_tokens = {tokens} leaves no room for a prompt in {room}")
+    if expert and served.max_model_len > expert.context:
+        said.append(
+            f"serving.max_model_len = {served.max_model_len} exceeds the {expert.context} tokens "
+            "that the expert reads"
+        )
+    return said
 
 
 def gpus(count: int) -> str:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lr_ray.config import Config, Place, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
-from lr_ray.sampling import trajectories
+from lr_ray.sampling import trajectories as kept_trajectories
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler
@@ -65,13 +65,16 @@ def sample(
     *,
     keep_trajectories: bool = False,
     trajectories: Run | None = None,
+    on_decoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Writes the shards that are missing, and returns the `sampling` part of the summary.
 
-    `keep_trajectories` writes the expert's into `trajectories/`, each with its top-K log-probabilities;
-    `trajectories` is a finished run that has kept its own: they are scored, and no expert starts.
-    Raises StageError when an engine fails for good or too many problems are rejected, UserError when
-    `trajectories` does not fit the config. Method rejection needs no amateur.
+    With `resources.sampling: apart` the expert decodes all problems before the amateur scores them;
+    `on_decoded` gets (problems decoded, problems). The rows are the same. `keep_trajectories` writes the
+    expert's into `trajectories/`, each with its top-K log-probabilities; `trajectories` is a finished run
+    that has kept its own: they are scored, and no expert starts. Raises StageError when an engine fails
+    for good or too many problems are rejected, UserError when `trajectories` does not fit the config.
+    Method rejection needs no amateur.
     """
     started = time.monotonic()
     total = stage_problems(run, config)
@@ -90,6 +93,7 @@ def sample(
 
     check(facts + unusable)
     if len(todo):
+        work = _decode_first(work, total, todo, on_decoded) if _is_apart(work) else work
         with closing(_shards(work, todo)) as shards:
             for name, shard in shards:
                 facts += shard
@@ -103,6 +107,8 @@ def sample(
     if not finished.all():
         raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
     remove_leftovers(run)
+    if _is_apart(work) and not keep_trajectories:
+        run.remove(kept_trajectories.FOLDER)
     counts = asdict(facts + unusable)
     return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
 
@@ -119,7 +125,14 @@ def write_contrast(
 
 def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
     """Samples the problems of the run at `todo`; yields each shard's name and facts when it is written."""
-    import ray
+    journal = _prepare(work)
+    build = _contrast if work.config.sampling.method == "contrast" else _rejection
+    for row in _rows(build(work, todo, journal)):
+        yield row.pop("shard"), Facts(**row)
+
+
+def _prepare(work: Work) -> Any:
+    """Settings of Ray Data for the stage's datasets, and its journal."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -127,14 +140,44 @@ def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
     context.max_consecutive_actor_init_deaths = 3
     context.target_max_block_size = None  # a batch stays whole, and its files have one name
     context.execution_options.resource_limits = _limits(work.config)
-    journal = start_helper(SamplingJournal, work.run)
-    build = _contrast if work.config.sampling.method == "contrast" else _rejection
-    shards = build(work, todo, journal)
+    return start_helper(SamplingJournal, work.run)
+
+
+def _rows(dataset: Any) -> Generator[dict[str, Any]]:
+    import ray
+
     try:
-        for row in shards.iter_rows():
-            yield row.pop("shard"), Facts(**row)
+        yield from dataset.iter_rows()
     except ray.exceptions.RayError as error:
         raise StageError(f"sampling failed: {_reason(error)}") from error
+
+
+def _is_apart(work: Work) -> bool:
+    """Whether the two models hold their GPUs one after the other."""
+    config = work.config
+    apart = config.resources.sampling == "apart" and config.sampling.method == "contrast"
+    return apart and work.trajectories in (None, work.run)
+
+
+def _decode_first(
+    work: Work, total: int, todo: NDArray, on_decoded: Callable[[int, int], None]
+) -> Work:
+    """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there."""
+    footer = kept_trajectories.made_with(work.config.sampling, work.exchange)
+    there = kept_trajectories.decoded(work.run, footer, total)
+    missing = todo[~there[todo]]
+    done = total - len(missing)
+    on_decoded(done, total)
+    if len(missing):
+        room = shared_context(work.expert, str(work.amateur))
+        decoding = _solved(work, missing, room, _prepare(work)).map_batches(
+            kept_trajectories.save_alone, fn_args=(work.run, footer), **_tasks(work.config)
+        )
+        with closing(_rows(decoding)) as rows:
+            for row in rows:
+                done += row["decoded"]
+                on_decoded(done, total)
+    return replace(work, trajectories=work.run)
 
 
 def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
@@ -159,24 +202,30 @@ def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
 
 def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     """The dataset of `rows.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
-    sampling, kept = work.config.sampling, work.keep_trajectories or work.trajectories
-    footer = trajectories.made_with(sampling, work.exchange) if kept else {}
+    kept = work.keep_trajectories or work.trajectories
+    footer = kept_trajectories.made_with(work.config.sampling, work.exchange) if kept else {}
     if work.trajectories:
-        blocks = trajectories.plan(work.trajectories, todo, footer)
+        blocks = kept_trajectories.plan(work.trajectories, todo, footer)
         arguments = (work.trajectories, work.run)
         return _blocks(blocks).map_batches(
-            trajectories.read, fn_args=arguments, **_tasks(work.config)
+            kept_trajectories.read, fn_args=arguments, **_tasks(work.config)
         )
-    solved = _batches(todo, sampling.batch_size).map_batches(
+    solved = _solved(work, todo, room, journal)
+    if work.keep_trajectories:
+        solved = solved.map_batches(
+            kept_trajectories.save, fn_args=(work.run, footer), **_tasks(work.config)
+        )
+    return solved
+
+
+def _solved(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
+    """The dataset of `rows.TRAJECTORY` as the expert decodes them."""
+    sampling = work.config.sampling
+    return _batches(todo, sampling.batch_size).map_batches(
         ExpertSampler,
         fn_constructor_args=(work.expert, work.config, room, work.run, journal),
         **_pool(sampling.expert, work.config.resources.expert),
     )
-    if work.keep_trajectories:
-        solved = solved.map_batches(
-            trajectories.save, fn_args=(work.run, footer), **_tasks(work.config)
-        )
-    return solved
 
 
 def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
@@ -234,8 +283,8 @@ def _limits(config: Config) -> Any:
 
     pools = _pools(config)
     return ExecutionResources.for_limits(
-        cpu=sum(pool.max_engines * (place.cpus + 1) for pool, place in pools),
-        gpu=sum(pool.max_engines * place.gpus for pool, place in pools),
+        cpu=sum(pool.most * (place.cpus + 1) for pool, place in pools),
+        gpu=sum(pool.most * place.gpus for pool, place in pools),
     )
 
 
@@ -243,7 +292,7 @@ def _tasks(config: Config) -> dict[str, Any]:
     """Options of small tasks. Without a bound of theirs, Ray Data would set the engines' CPUs aside."""
     from ray.data import TaskPoolStrategy
 
-    most = max(pool.max_engines for pool, _ in _pools(config))
+    most = max(pool.most for pool, _ in _pools(config))
     return {"compute": TaskPoolStrategy(most), **_BLOCKS}
 
 
@@ -251,7 +300,7 @@ def _pool(pool: Pool, place: Place) -> dict[str, Any]:
     from ray.data import ActorPoolStrategy
 
     return {
-        "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
+        "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.most),
         **_BLOCKS,
         **place.options(),
         "runtime_env": {"env_vars": engine_env()},

@@ -1,10 +1,12 @@
-"""The expert's trajectories on disk, so that several amateurs can score one decoding.
+"""The expert's trajectories on disk: for several amateurs to score one decoding, or one amateur later.
 
 Exercised by `pytest tests/unit/test_trajectories.py` and `pytest tests/integration/test_sampling.py`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from lr_ray.config import Sampling
 from lr_ray.errors import StageError, UserError
 from lr_ray.problems import read_problems
 from lr_ray.sampling.rows import TRAJECTORY
-from lr_ray.sampling.shards import footers, holders, put, shard_name
+from lr_ray.sampling.shards import footers, put, shard_name
 from lr_ray.store import Run
 
 FOLDER = "trajectories"
@@ -32,8 +34,23 @@ def made_with(sampling: Sampling, exchange: dict[str, Any]) -> dict[str, Any]:
 def save(batch: pa.Table, run: Run, footer: dict[str, Any]) -> pa.Table:
     """Writes a batch's `rows.TRAJECTORY`, errors among them, and hands the batch on."""
     run.check_owner()
-    put(run, FOLDER, shard_name(batch["index"].to_numpy()), batch, footer)
+    index = batch["index"].to_numpy()
+    put(run, FOLDER, shard_name(index), batch, {"problems": index.tolist(), **footer})
     return batch
+
+
+def save_alone(batch: pa.Table, run: Run, footer: dict[str, Any]) -> dict[str, list[Any]]:
+    """Writes a batch as `save` does, and returns how many problems it has in a list of one."""
+    return {"decoded": [save(batch, run, footer).num_rows]}
+
+
+def decoded(run: Run, footer: Mapping[str, Any], total: int) -> NDArray[np.bool_]:
+    """Which of a run's problems have trajectories that were made with the settings of `footer`."""
+    there = np.zeros(total, bool)
+    for said in footers(run, FOLDER).values():
+        if all(said.get(key) == value for key, value in footer.items()):
+            there[said["problems"]] = True
+    return there
 
 
 def plan(source: Run, todo: NDArray, footer: dict[str, Any]) -> list[pa.Table]:
@@ -43,17 +60,17 @@ def plan(source: Run, todo: NDArray, footer: dict[str, Any]) -> list[pa.Table]:
     settings.
     """
     where = f"--run {source.location}"
-    made = {name.rsplit("/", 1)[1]: said for name, said in footers(source, FOLDER).items()}
     wanted, blocks = set(todo.tolist()), []
-    for name, problems in holders(source).items():
-        here = sorted(wanted.intersection(problems))
-        if name not in made or not here:
+    for name, made in footers(source, FOLDER).items():
+        here = sorted(wanted.intersection(made["problems"]))
+        if not here:
             continue
-        differing = [key for key, value in footer.items() if made[name].get(key) != value]
+        differing = [key for key, value in footer.items() if made.get(key) != value]
         if differing:
             raise UserError(f"{where}: trajectories were made with another {', '.join(differing)}")
         wanted.difference_update(here)
-        blocks.append(pa.table({"index": here, "name": [name] * len(here)}))
+        file = name.rsplit("/", 1)[1]
+        blocks.append(pa.table({"index": here, "name": [file] * len(here)}))
     if wanted:
         raise UserError(
             f"{where}: has no trajectories of {len(wanted)} of {len(todo)} problems; "

@@ -14,6 +14,8 @@ from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.models import resolve_model
+from lr_ray.placement.needs import replica_bundles
+from lr_ray.sampling.engine import on_cpu
 from lr_ray.serving.guard import digest
 
 KEY_VARIABLE = "LR_RAY_API_KEY"
@@ -71,7 +73,7 @@ def build_application(
 
 def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[str, Any]:
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
-    on_gpu = place.gpus > 0
+    on_gpu = not on_cpu()
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -82,6 +84,8 @@ def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[
         ranks = max(1, int(place.gpus))
         share = min(place.gpus, 1.0)
         engine |= {"tensor_parallel_size": ranks, "gpu_memory_utilization": 0.9 * share}
+        if place.cache_gb:
+            engine["kv_cache_memory_bytes"] = int(1e9 * place.cache_gb)
     else:
         engine |= {
             "enforce_eager": True,
@@ -95,9 +99,13 @@ def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "RAYLLM_VLLM_ENGINE_CLS": "lr_ray.serving.application.cpu_engine",
         }
+    if (
+        0 < place.gpus < 1
+    ):  # ray.llm tells it to a task that prepares the replica, not to the replica
+        environment["VLLM_RAY_PER_WORKER_GPUS"] = f"{place.gpus:g}"
     return {
         "model_loading_config": {"model_id": name, "model_source": path},
-        "placement_group_config": {"bundles": rank_bundles(place)},
+        "placement_group_config": {"bundles": replica_bundles(place)},
         "deployment_config": {
             **_replicas(serving),
             "max_constructor_retry_count": _CONSTRUCTOR_TRIES,
@@ -111,18 +119,12 @@ def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[
     }
 
 
-def rank_bundles(place: Place) -> list[dict[str, float]]:
-    """A replica's bundles, one for each GPU that its model is split over."""
-    ranks = max(1, int(place.gpus))
-    return [{name: amount / ranks for name, amount in place.bundle().items()}] * ranks
-
-
 def _replicas(serving: Serving) -> dict[str, Any]:
-    if serving.max_replicas in (None, serving.min_replicas):
-        return {"num_replicas": serving.min_replicas}
+    if serving.max_replicas in (None, serving.replicas):
+        return {"num_replicas": serving.replicas}
     return {
         "autoscaling_config": {
-            "min_replicas": serving.min_replicas,
+            "min_replicas": serving.replicas,
             "max_replicas": serving.max_replicas,
             "target_ongoing_requests": serving.replica_requests,
         }

@@ -12,8 +12,8 @@ from typing import Any
 from lr_ray import interrupts
 from lr_ray.config import Place, Resources, Serving
 from lr_ray.errors import StageError, UserError
-from lr_ray.placement import await_room
-from lr_ray.serving.application import LOGS, build_application, rank_bundles
+from lr_ray.placement import await_room, replica_bundles
+from lr_ray.serving.application import LOGS, build_application
 
 APPLICATION = "lr_ray"
 START_TIMEOUT_S = 900.0
@@ -99,7 +99,7 @@ def start(
 
 def _bundles(serving: Serving, place: Place) -> list[dict[str, float]]:
     """What the replicas of a model ask for at first, one bundle a GPU."""
-    return rank_bundles(place) * serving.min_replicas
+    return replica_bundles(place) * serving.replicas
 
 
 def stop() -> None:

@@ -3,6 +3,7 @@
 pytest tests/integration/endpoint/test_serving.py
 """
 
+import contextlib
 import os
 import tempfile
 import time
@@ -16,6 +17,9 @@ from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import fits_context, resolve_model
 from lr_ray.pipeline import facts
+from lr_ray.placement.arrange import for_serving
+from lr_ray.placement.site import connected
+from lr_ray.placement.sizes import Model, find_model
 from lr_ray.serving.application import KEY_VARIABLE
 from lr_ray.store import begin
 
@@ -56,7 +60,13 @@ def _serve(models: dict[str, str], settings: Serving, resources: Resources, log:
     for name, path in models.items():
         fits_context(path, settings.max_model_len, name)
     key = os.environ.get(KEY_VARIABLE)
-    with quiet_others(log) as console, cluster():
+    with contextlib.ExitStack() as stack:
+        if resources.server.gpus != 0:
+            found = stack.enter_context(connected())
+            place = for_serving(settings, resources.server, _largest(models), len(models), found)
+            resources = resources.model_copy(update={"server": place})
+        console = stack.enter_context(quiet_others(log))
+        stack.enter_context(cluster())
         console.print(f"serving    starting {', '.join(models)}")
         say = lambda said: console.print(f"serving    {said}")  # noqa: E731
         url = serving.start(models, settings, resources, on_waiting=say, key=key)
@@ -68,6 +78,13 @@ def _serve(models: dict[str, str], settings: Serving, resources: Resources, log:
                     time.sleep(_WAIT_S)
             finally:
                 _end(console, settings)
+
+
+def _largest(models: dict[str, str]) -> Model | None:
+    """The size by which the models are placed; None where that of one is not known."""
+    found = [find_model(path, f"models.{name}") for name, path in models.items()]
+    known = [model for model in found if isinstance(model, Model)]
+    return max(known, key=lambda m: m.parameters) if len(known) == len(found) else None
 
 
 def _end(console: Console, settings: Serving) -> None:

@@ -86,7 +86,7 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
 
     training, place = config.training, config.resources.trainer
     on_gpu = place.gpus > 0
-    most, least = training.num_workers, training.min_workers
+    most, least = training.workers, training.min_workers
     return TorchTrainer(
         train_loop,
         train_loop_config={

@@ -10,31 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lr_ray import interrupts
-from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 from lr_ray.lock import NOTE
+from lr_ray.placement.needs import Bundle
 from lr_ray.store import Run
 
-Bundle = dict[str, float]
 _POLL_S = 2.0
 _PROBE_S = 30.0
 _STATUS_S = 10.0
 _SETTLE_S = 10.0
-
-
-def demands(config: Config, stage: str) -> dict[str, list[Bundle]]:
-    """What must fit at once for a stage to begin: bundles by the name in `resources`."""
-    resources, sampling, training = config.resources, config.sampling, config.training
-    if stage == "sampling":
-        found = {"expert": [resources.expert.bundle()] * sampling.expert.min_engines}
-        if sampling.method == "contrast":
-            found["amateur"] = [resources.amateur.bundle()] * sampling.amateur.min_engines
-        return found
-    if stage == "training":
-        return {
-            "trainer": [resources.trainer.bundle()] * (training.min_workers or training.num_workers)
-        }
-    return {}  # serving waits by itself
 
 
 def await_room(
@@ -73,6 +57,30 @@ def await_room(
                 on_waiting("no node type that the autoscaler may still start has room for that")
     finally:
         remove_placement_group(group)
+
+
+def check_room(stage: str, wanted: Mapping[str, Sequence[Bundle]]) -> None:
+    """Raises UserError when the nodes that are there could not hold all bundles at once, were they idle."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    bundles = [bundle for part in wanted.values() for bundle in part if bundle]
+    if not hold(nodes, bundles):
+        raise UserError(f"{stage}: {_no_room(wanted, None)}")
+
+
+def hold(nodes: Sequence[Mapping[str, float]], bundles: Sequence[Bundle]) -> bool:
+    """Whether nodes of these resources hold the bundles: the largest first, each where it first fits."""
+    left = [dict(node) for node in nodes]
+    for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0))):
+        for node in left:
+            if all(node.get(name, 0) + 1e-4 >= amount for name, amount in bundle.items()):
+                for name, amount in bundle.items():
+                    node[name] -= amount
+                break
+        else:
+            return False
+    return True
 
 
 def _settle(bundles: Sequence[Bundle]) -> None:
@@ -147,7 +155,8 @@ def _sees(run: Run) -> bool:
     return run.exists(NOTE) and run.read_json(NOTE)["token"] == run.token
 
 
-def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float) -> str:
+def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float | None) -> str:
+    """Which bundle no node has, or that there is no room for all; `wait_s` without one was not waited."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -159,6 +168,11 @@ def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float) -> str:
                     f"{'; '.join(_said(node) for node in nodes) or 'none'}; change resources.{name}, "
                     "or start such nodes"
                 )
+    if wait_s is None:
+        return (
+            f"resources: no room for {_listed(wanted)} at once; there are "
+            f"{'; '.join(_said(node) for node in nodes)}; ask for fewer or smaller ones"
+        )
     return (
         f"resources: no room for {_listed(wanted)} at once after {wait_s:.0f} s; free some, start "
         "nodes, or wait longer (resources.wait_s)"

@@ -1,0 +1,27 @@
+"""Who runs where: what stages need, which GPUs there are, and what `auto` makes of them.
+
+sizes     how large the models are
+needs     the processes of each stage, and the memory that each takes
+cards     the GPUs of this machine or of the connected cluster
+arrange   the pure function from the three to a config without `auto`
+room      whether the connected cluster has room, and sees the run
+"""
+
+from lr_ray.placement.arrange import arrange, wants_gpus
+from lr_ray.placement.cards import Cards
+from lr_ray.placement.needs import demands, replica_bundles
+from lr_ray.placement.room import await_room, check_room, check_visible
+from lr_ray.placement.sizes import Models, find_models
+
+__all__ = [
+    "Cards",
+    "Models",
+    "arrange",
+    "await_room",
+    "check_room",
+    "check_visible",
+    "demands",
+    "find_models",
+    "replica_bundles",
+    "wants_gpus",
+]

@@ -1,0 +1,197 @@
+"""What `auto` means: a config's placement chosen by the models' sizes and the GPUs there are.
+
+A pure function. For each stage it goes through ways to place the stage, the best first, and takes the first
+that fits: both models at once (side by side on one GPU, or a GPU each where there are several), else one
+after the other. Numbers that the config states stay. `pytest tests/unit/placement/test_arrange.py`
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lr_ray.config import Config, Place, Serving, value_at
+from lr_ray.config.resources import AUTO
+from lr_ray.errors import UserError
+from lr_ray.placement import needs, ways
+from lr_ray.placement.cards import Cards
+from lr_ray.placement.needs import Processes
+from lr_ray.placement.sizes import Model, Models
+from lr_ray.placement.ways import Values, gpus_of, is_auto, with_values
+
+STAGES = ("sampling", "training", "evaluation")
+_ROLES = {
+    "sampling": ("expert", "amateur"), "training": ("trainer",), "evaluation": ("server",)
+}  # fmt: skip
+_WAYS = {
+    "sampling": ways.sampling, "training": ways.training, "evaluation": ways.evaluation
+}  # fmt: skip
+
+
+def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] = STAGES) -> Config:
+    """The config with numbers for what is `auto` in the given stages.
+
+    Raises UserError where no GPU is and one is asked for, and where a stage fits in no way.
+    """
+    for stage in stages:
+        config = _arrange(config, models, cards, stage)
+    return config
+
+
+def wants_gpus(config: Config, stages: Sequence[str] = STAGES) -> bool:
+    """Whether a process of the stages asks for GPUs, or leaves it to `auto`."""
+    places = [getattr(config.resources, role) for stage in stages for role in roles(config, stage)]
+    return any(place.gpus != 0 for place in places)
+
+
+def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config:
+    if not wants_gpus(config, [stage]):
+        return config
+    if not cards.count:
+        if cards.fixed:
+            raise UserError(NO_GPU)
+        cards = replace(cards, nodes=(8,))  # nodes that an autoscaler may start
+        return _first_fit(config, models, cards, stage) or config
+    found = _first_fit(config, models, cards, stage)
+    if found is None:
+        raise UserError(_no_way(config, models, cards, stage))
+    return found
+
+
+NO_GPU = (
+    "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, and "
+    "jobs/doctor.py says what is missing for a GPU"
+)
+
+
+def roles(config: Config, stage: str) -> tuple[str, ...]:
+    """The sections of `resources` that a stage's processes are of."""
+    only = stage == "sampling" and config.sampling.method == "rejection"
+    return ("expert",) if only else _ROLES[stage]
+
+
+def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
+    for values in _WAYS[stage](config, models, cards):
+        found = with_values(config, values)
+        if fits(found, models, cards, stage):
+            return with_values(found, _caches(found, models, cards, stage))
+    return None
+
+
+def fits(config: Config, models: Models, cards: Cards, stage: str) -> bool:
+    """Whether a stage of a config without `auto` has its GPUs, and each process its memory."""
+    return _fit(needs.processes(config, models, stage), needs.together(config, stage), cards)
+
+
+def _fit(processes: Sequence[Processes], together: bool, cards: Cards) -> bool:
+    split = max((p.place.gpus for p in processes), default=0)
+    there = needs.at_once(processes, together) <= cards.count or not cards.fixed
+    return there and split <= cards.largest_node and all(p.fits(cards.memory) for p in processes)
+
+
+def settings(config: Config, stage: str) -> Values:
+    """The settings that `arrange` may choose for a stage, with their values."""
+    names = [f"resources.{role}.gpus" for role in roles(config, stage)]
+    names += {
+        "sampling": [
+            "resources.sampling",
+            *(f"sampling.{r}.{m}_engines" for r in roles(config, stage) for m in ("min", "max")),
+        ],
+        "training": [
+            "training.num_workers",
+            "training.zero_stage",
+            "training.micro_batch_tokens",
+            "training.gradient_checkpointing",
+        ],
+        "evaluation": ["resources.evaluation", "serving.min_replicas", "evaluation.concurrency"],
+    }[stage]
+    tree = config.model_dump(mode="json")
+    return {name: value_at(tree, name) for name in names}
+
+
+def changes(config: Config, arranged: Config, stage: str) -> Values:
+    """Settings of a stage that differ between a config and what was arranged of it."""
+    before = settings(config, stage)
+    return {n: value for n, value in settings(arranged, stage).items() if value != before[n]}
+
+
+def for_serving(
+    serving: Serving, place: Place, model: Model | None, served: int, cards: Cards
+) -> Place:
+    """The place of each replica of `served` models (of the size of `model`) that are up together.
+
+    Raises UserError where no GPU is and one is asked for, and where they do not fit.
+    """
+    if place.gpus == 0:
+        return place
+    if not cards.count:
+        if cards.fixed:
+            raise UserError(NO_GPU)
+        cards = replace(cards, nodes=(8,))
+    shares = gpus_of(place, model, cards)
+    if place.gpus == AUTO and cards.count == 1 and served > 1:
+        shares = [math.floor(100 / served) / 100] if model else []
+    for share in shares:
+        p = needs.servers(serving, place.model_copy(update={"gpus": share}), model, served)
+        if _fit([p], True, cards):
+            return p.place.model_copy(update={"cache_gb": _cache(p, cards)})
+    least = needs.servers(serving, place.model_copy(update={"gpus": 1}), model, served)
+    raise UserError(
+        f"serving: {served} models do not fit on {cards} with resources.server.gpus {_plain(place.gpus)} "
+        f"({_said(least)}); serve fewer, or give --device cpu"
+    )
+
+
+def _caches(config: Config, models: Models, cards: Cards, stage: str) -> Values:
+    """A stated cache for each engine, so that none measures memory while another takes some."""
+    if stage == "training":
+        return {}
+    values: Values = {}
+    for p in needs.processes(config, models, stage):
+        values[f"resources.{p.role}.cache_gb"] = _cache(p, cards)
+    return values
+
+
+def _cache(p: Processes, cards: Cards) -> float | None:
+    """GB for keys and values: those stated, else of 256 sequences where there is room for them."""
+    if p.weights is None or not p.place.gpus or p.place.cache_gb:
+        return p.place.cache_gb
+    return math.floor(min(p.wanted, p.room(cards.memory) - p.fixed) / 1e7) / 100
+
+
+def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:
+    """Why a stage does not fit, with the least that it takes and what would do."""
+    fields = ", ".join(
+        f"resources.{role}.gpus {_plain(getattr(config.resources, role).gpus)}"
+        for role in roles(config, stage)
+    )
+    auto = {f"resources.{role}.gpus": AUTO for role in roles(config, stage)}
+    auto |= {f"resources.{stage}": AUTO} if stage != "training" else {}
+    free = with_values(config, auto | {"training.num_workers": AUTO, "serving.min_replicas": AUTO}
+                       | {f"sampling.{role}.max_engines": AUTO for role in ("expert", "amateur")}
+                       | {f"sampling.{role}.min_engines": 1 for role in ("expert", "amateur")})  # fmt: skip
+    found = _first_fit(free, models, cards, stage)
+    said = f"{stage} does not fit on {cards} with {fields}{_least(config, models, stage)}"
+    if found is None:
+        return f"{said}; it takes more GPUs or larger ones, or --device cpu"
+    flags = " ".join(f"--{n} {_plain(v)}" for n, v in changes(config, found, stage).items())
+    return f"{said}; it fits with {flags}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _least(config: Config, models: Models, stage: str) -> str:
+    """The memory that each process takes where it has a GPU to itself."""
+    whole = with_values(
+        config, {f"resources.{r}.gpus": 1 for r in roles(config, stage) if is_auto(config, r)}
+    )
+    said = [_said(p) for p in needs.processes(whole, models, stage) if p.weights is not None]
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _said(p: Processes) -> str:
+    return (
+        f"{p.role}: {p.needed / 1e9:.3g} GB at least, {(p.weights or 0) / 1e9:.3g} of them weights"
+    )

@@ -1,0 +1,98 @@
+"""The GPUs that there are: of this machine, of the connected cluster, or as a plan assumes them.
+
+Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.py`.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lr_ray.doctor.facts import Gpu, gpus
+
+_PROBE_S = 30.0
+# Bytes of a GPU by Ray's names, a little less than is sold: what a driver reports.
+_KNOWN = {
+    "H200": 140e9, "H100": 80e9, "A100-80G": 80e9, "A100-40G": 40e9, "A100": 40e9, "L40S": 45e9,
+    "L40": 45e9, "A10G": 23e9, "A10": 23e9, "L4": 23e9, "T4": 15e9, "V100": 16e9, "RTX-4090": 24e9,
+}  # fmt: skip
+_ASSUMED = 24e9  # bytes, where nothing says more
+
+
+@dataclass(frozen=True)
+class Cards:
+    """GPUs by node, each of `memory` bytes: those of the smallest.
+
+    `fixed`: no other nodes will come. `measured`: the driver said how large they are.
+    """
+
+    nodes: tuple[int, ...]
+    memory: float
+    fixed: bool = True
+    measured: bool = True
+
+    @property
+    def count(self) -> int:
+        return sum(self.nodes)
+
+    @property
+    def largest_node(self) -> int:
+        return max(self.nodes, default=0)
+
+    def __str__(self) -> str:
+        size = f"{self.memory / 1e9:.3g} GB" + ("" if self.measured else " (assumed)")
+        if not self.count:
+            return "no GPU"
+        return f"{self.count} GPU{'s' * (self.count > 1)} of {size}"
+
+
+NONE = Cards((), 0)
+
+
+def local() -> Cards:
+    """Those of this machine that CUDA_VISIBLE_DEVICES leaves."""
+    found = gpus()
+    return Cards((len(found),) if found else (), min((g.memory_bytes for g in found), default=0))
+
+
+def of_cluster() -> Cards:
+    """Those of the connected cluster's nodes; it may get others, unless the job started it."""
+    import ray
+
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
+    counts = tuple(sorted((int(n["Resources"]["GPU"]) for n in nodes), reverse=True))
+    sizes = _measured([n["NodeID"] for n in nodes]) or _named([n["Resources"] for n in nodes])
+    fixed = not os.environ.get("RAY_ADDRESS")
+    return Cards(counts, min(sizes, default=_ASSUMED), fixed, bool(sizes))
+
+
+def _measured(nodes: Sequence[str]) -> list[int]:
+    """Bytes of each GPU of the nodes, by their drivers; nothing where a driver is silent."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    asked = [
+        ray.remote(gpus)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        .remote()
+        for node in nodes
+        if node != here
+    ]
+    found: list[list[Gpu]] = [gpus()] if here in nodes else []
+    try:
+        found += ray.get(asked, timeout=_PROBE_S)
+    except ray.exceptions.RayError:
+        return []  # a node went away, or is slow
+    return [gpu.memory_bytes for of_node in found for gpu in of_node]
+
+
+def _named(resources: Sequence[dict[str, float]]) -> list[float]:
+    """Bytes of each node's kind of GPU, by the name that Ray gives it."""
+    names = [n.partition(":")[2] for r in resources for n in r if n.startswith("accelerator_type:")]
+    return [_KNOWN[name] for name in names if name in _KNOWN]
+
+
+def pretended(count: int, memory: float, per_node: int = 8) -> Cards:
+    """`count` GPUs in nodes of up to `per_node`, as a plan is told."""
+    full, rest = divmod(count, per_node)
+    return Cards((per_node,) * full + (rest,) * (rest > 0), memory)

@@ -1,0 +1,234 @@
+"""The processes of each stage, and the GPU memory that each takes. Nothing is started or downloaded.
+
+GB are 1e9 bytes, bytes are of each GPU of a process. Of its share of a GPU an engine takes 0.9 at most,
+as vLLM does by default. Exercised by `pytest tests/unit/placement`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lr_ray.config import Config, Place, Serving
+from lr_ray.config.resources import AUTO
+from lr_ray.placement.sizes import Model, Models
+from lr_ray.training.memory import activation_bytes, head_bytes
+
+Bundle = dict[str, float]
+
+USABLE = 0.9  # of an engine's share of a GPU
+PROMPT_TOKENS = 512  # of a prompt, where caches are sized: system turn, problem and template
+ANSWER_TOKENS = 1024  # likewise of prompt and answer in an evaluation
+SEQUENCES = 256  # at once in an engine on a GPU, for which a cache has room where it can
+_FEWEST = 16  # sequences that must have room
+_STATE_BYTES = 16  # a trained weight's float32 copy, two moments of AdamW and gradient
+# CUDA's context, cuBLAS and NCCL buffers; captured graphs of engines that decode.
+_CONTEXT_BYTES, _GRAPH_BYTES = 0.8e9, 1.0e9
+_BATCHED_TOKENS = 8192  # of one forward of an engine (vLLM's default on most GPUs)
+_WORKSPACE_BYTES = 1.5e9  # of training: temporaries of a backward, the allocator's gaps
+_SCORED_ROWS = 1024  # rows whose logits exist at once (sampling.scorer_model)
+_LOGIT_BYTES = 10  # of a scored or sampled logit: bfloat16, float32, and a float32 temporary
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Alike processes of a stage. `role` is their section of `resources`.
+
+    `weights` is None when the architecture is not known. `overhead` is all that is neither weights,
+    trained state nor cache: context, activations, logits, captured graphs.
+    """
+
+    role: str
+    place: Place
+    least: int
+    most: int
+    dtype: str
+    weights: float | None
+    overhead: float = 0
+    state: float = 0  # of the optimizer
+    token: float = 0  # keys and values of a token
+    sequence: int = 0  # tokens of the longest sequence, which must have room
+    usual: int = 0  # tokens of a usual one
+
+    def room(self, gpu: float) -> float:
+        """Bytes of 0.9 of its share of each of its GPUs of `gpu` bytes."""
+        return USABLE * min(1.0, self.place.gpus) * gpu
+
+    @property
+    def fewest(self) -> float:
+        """Bytes of the smallest cache that does: the longest sequence, or 16 usual ones."""
+        return self.token * max(self.sequence, _FEWEST * self.usual)
+
+    @property
+    def wanted(self) -> float:
+        """Bytes of a cache of 256 usual sequences."""
+        return max(self.fewest, self.token * SEQUENCES * self.usual)
+
+    @property
+    def fixed(self) -> float:
+        """Bytes of everything but the cache."""
+        return (self.weights or 0) + self.overhead + self.state
+
+    @property
+    def needed(self) -> float:
+        """Bytes of a GPU without which it does not run: with the cache that the config states, if any."""
+        stated = self.place.cache_gb
+        return self.fixed + (1e9 * stated if stated else self.fewest)
+
+    def fits(self, gpu: float) -> bool:
+        """Whether its share of a GPU of `gpu` bytes has room; True on CPU and where nothing is known."""
+        return self.weights is None or not self.place.gpus or self.needed <= self.room(gpu)
+
+
+def at_once(stage: Sequence[Processes], together: bool, most: bool = False) -> int:
+    """GPUs that a stage has to have at once for its fewest (or most) processes; shares fill GPUs up.
+
+    Not `together`, its kinds of processes follow one another.
+    """
+    if not together:
+        return max((at_once([kind], True, most) for kind in _kinds(stage)), default=0)
+    wanted = [p.place.gpus for p in stage for _ in range(p.most if most else p.least)]
+    shared: list[float] = []
+    for share in sorted((gpus for gpus in wanted if 0 < gpus < 1), reverse=True):
+        index = next((i for i, used in enumerate(shared) if used + share <= 1.00001), None)
+        if index is None:
+            shared.append(share)
+        else:
+            shared[index] += share
+    return len(shared) + sum(int(gpus) for gpus in wanted if gpus >= 1)
+
+
+def _kinds(stage: Sequence[Processes]) -> list[Processes]:
+    """What follows one another: the roles, and of the served models each."""
+    return [
+        replace(p, least=p.least // 2, most=p.most // 2) if p.role == "server" else p for p in stage
+    ]
+
+
+def processes(config: Config, models: Models, stage: str) -> list[Processes]:
+    """Those of a stage in which nothing is `auto`; of both served models in one row."""
+    if stage == "sampling":
+        return sampling(config, models)
+    if stage == "training":
+        return [trainers(config, models)]
+    return [servers(config.serving, config.resources.server, models["expert"], 2)]
+
+
+def sampling(config: Config, models: Models) -> list[Processes]:
+    """The engines, expert first."""
+    asked = config.sampling
+    rejection = asked.method == "rejection"
+    contexts = [m.context for m in models.values() if m]
+    longest = min(contexts, default=0)
+    usual = min(PROMPT_TOKENS + asked.max_new_tokens, longest)
+    engines = []
+    for role in ("expert",) if rejection else ("expert", "amateur"):
+        pool, place, model = getattr(asked, role), getattr(config.resources, role), models[role]
+        engine = Processes(role, place, pool.min_engines, pool.most, pool.dtype, None)
+        if model:
+            scored = min(_SCORED_ROWS, asked.max_new_tokens) if role == "amateur" else 0
+            engine = _sized(engine, model, scored)
+            engine = replace(engine, sequence=longest, usual=usual)
+        engines.append(engine)
+    return engines
+
+
+def servers(serving: Serving, place: Place, model: Model | None, served: int) -> Processes:
+    """The replicas of `served` models of one size."""
+    least, most = serving.replicas, serving.max_replicas or serving.replicas
+    found = Processes("server", place, served * least, served * most, serving.dtype, None)
+    if model is None:
+        return found
+    usual = min(ANSWER_TOKENS, serving.max_model_len)
+    return replace(_sized(found, model, 0), sequence=serving.max_model_len, usual=usual)
+
+
+def _sized(engine: Processes, model: Model, scored_rows: int) -> Processes:
+    """With the memory of an engine of the model, split over its GPUs. One that scores captures no graph."""
+    ranks = max(1, int(engine.place.gpus))
+    size = _bytes_of(engine.dtype)
+    logits = (scored_rows or SEQUENCES) * model.rows * _LOGIT_BYTES
+    forward = _BATCHED_TOKENS * size * (4 * model.hidden + 2 * model.intermediate / ranks)
+    graphs = 0 if scored_rows else _GRAPH_BYTES
+    return replace(
+        engine,
+        weights=model.parameters * size / ranks,
+        overhead=_CONTEXT_BYTES + graphs + forward + logits,
+        token=model.cache * size / min(ranks, model.kv_heads),
+    )
+
+
+def trainers(config: Config, models: Models) -> Processes:
+    """The training workers. Their fewest divide what a ZeRO stage partitions."""
+    asked, model = config.training, models["expert"]
+    least = asked.min_workers or asked.workers
+    found = Processes("trainer", config.resources.trainer, least, asked.workers, asked.dtype, None)
+    if model is None:
+        return found
+    size = _bytes_of(asked.dtype)
+    by_step = asked.batch_by == "step"
+    kept = asked.batch_size if by_step else asked.batch_size * config.sampling.max_new_tokens
+    activations = activation_bytes(
+        hidden=model.hidden,
+        intermediate=model.intermediate,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        lora_targets=asked.lora.targets if asked.method == "lora" else (),
+        tokens=asked.micro_batch_tokens,
+        dtype_bytes=size,
+        checkpointing=asked.gradient_checkpointing,
+    )
+    return replace(
+        found,
+        weights=model.parameters * size / (least if asked.zero_stage == 3 else 1),
+        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + activations + head_bytes(model.rows, kept),
+        state=trained(config, model) * _STATE_BYTES / least,
+    )
+
+
+def trained(config: Config, expert: Model) -> int:
+    """Trained parameters: all, or rank * (inputs + outputs) of each layer among LoRA's targets."""
+    if config.training.method == "full":
+        return expert.parameters
+    lora = config.training.lora
+    return sum(lora.rank * expert.lora.get(target, 0) for target in lora.targets)
+
+
+def shards(config: Config) -> int:
+    """Supervision shards, at most: one a batch of problems."""
+    return math.ceil(config.sampling.max_problems / config.sampling.batch_size)
+
+
+def demands(config: Config, stage: str) -> list[dict[str, list[Bundle]]]:
+    """What must fit at once for a stage to begin, in turn for what follows one another.
+
+    Bundles by the name in `resources`.
+    """
+    resources, asked = config.resources, config.sampling
+    if stage == "sampling":
+        found = {"expert": [resources.expert.bundle()] * asked.expert.min_engines}
+        if asked.method == "contrast":
+            found["amateur"] = [resources.amateur.bundle()] * asked.amateur.min_engines
+    elif stage == "training":
+        workers = config.training.min_workers or config.training.workers
+        found = {"trainer": [resources.trainer.bundle()] * workers}
+    else:
+        served = 2 if together(config, stage) else 1
+        found = {"server": replica_bundles(resources.server) * config.serving.replicas * served}
+    return [found] if together(config, stage) else [{role: b} for role, b in found.items()]
+
+
+def replica_bundles(place: Place) -> list[Bundle]:
+    """A replica's bundles, one for each GPU that its model is split over."""
+    ranks = max(1, int(place.gpus))
+    return [{name: amount / ranks for name, amount in place.bundle().items()}] * ranks
+
+
+def together(config: Config, stage: str) -> bool:
+    """Whether a stage's kinds of processes hold their GPUs at once; `auto` is where nothing was arranged."""
+    return getattr(config.resources, stage, AUTO) != "apart"
+
+
+def _bytes_of(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2

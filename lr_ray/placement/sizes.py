@@ -1,0 +1,136 @@
+"""How large models are, from their config.json or a table of known ones; no weights are read.
+
+GB are 1e9 bytes. Exercised by `pytest tests/unit/placement/test_sizes.py`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lr_ray.config import Config
+from lr_ray.errors import UserError
+from lr_ray.models import resolve_model
+
+_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+           "intermediate_size", "vocab_size", "tie_word_embeddings", "max_position_embeddings")  # fmt: skip
+_MATH = (1536, 28, 12, 2, 8960, 151936, True, 4096)
+_MATH_7B = (3584, 28, 28, 4, 18944, 152064, False, 4096)
+_MATH_72B = (8192, 80, 64, 8, 29568, 152064, False, 4096)
+# From the models' published config.json.
+_HUB = {
+    "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 4864, 151936, True, 32768),
+    "Qwen/Qwen2.5-Math-1.5B": _MATH,
+    "Qwen/Qwen2.5-Math-1.5B-Instruct": _MATH,
+    "Qwen/Qwen2.5-Math-7B": _MATH_7B,
+    "Qwen/Qwen2.5-Math-7B-Instruct": _MATH_7B,
+    "Qwen/Qwen2.5-Math-72B": _MATH_72B,
+    "Qwen/Qwen2.5-Math-72B-Instruct": _MATH_72B,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (*_MATH[:6], False, 131072),
+}
+_KINDS = ("qwen2", "qwen3", "llama", "mistral")
+_QKV, _MLP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj", "down_proj"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An architecture. `cache`: keys and values of a token; `lora`: inputs + outputs, of all layers."""
+
+    parameters: int
+    rows: int  # of the output layer
+    context: int  # tokens
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    cache: int
+    lora: dict[str, int]
+
+
+Models = dict[str, Model | None]  # expert and amateur; None for one that is not known
+
+
+def describe(config: dict[str, Any]) -> Model:
+    """The model of a config.json of Qwen2, Qwen3, Llama or Mistral. Raises KeyError for a missing field."""
+    hidden, layers, heads, inner, rows = (config[_FIELDS[i]] for i in (0, 1, 2, 4, 5))
+    head_dim, kind = config.get("head_dim") or hidden // heads, config["model_type"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    wide, narrow = heads * head_dim, kv_heads * head_dim
+    shapes = dict.fromkeys(_QKV, (hidden, narrow)) | {"q_proj": (hidden, wide)}
+    shapes |= dict.fromkeys(_MLP, (hidden, inner)) | {"down_proj": (inner, hidden)}
+    shapes["o_proj"] = (wide, hidden)
+    biased = (
+        _QKV if kind == "qwen2" else _QKV | {"o_proj"} if config.get("attention_bias") else set()
+    )
+    biased = biased | (_MLP if config.get("mlp_bias") else set())
+    layer = sum(i * o + (o if name in biased else 0) for name, (i, o) in shapes.items())
+    layer += 2 * hidden + (2 * head_dim if kind == "qwen3" else 0)  # norms
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return Model(
+        parameters=tables * rows * hidden + layers * layer + hidden,
+        rows=rows,
+        context=config["max_position_embeddings"],
+        hidden=hidden,
+        intermediate=inner,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        cache=2 * layers * narrow,
+        lora={name: layers * (i + o) for name, (i, o) in shapes.items()},
+    )
+
+
+def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
+    """The architecture behind a reference, or a line on why its size is not known.
+
+    `fetch` asks the Hugging Face hub for the config.json of a model that is not here. Raises UserError
+    naming `field` for a config.json that cannot be read.
+    """
+    embedded = reference.startswith("embedded:")
+    folder = Path(resolve_model(reference, field) if embedded else reference).expanduser()
+    file: Path | None = folder / "config.json"
+    if not folder.is_dir():
+        if reference in _HUB:
+            return describe(dict(zip(_FIELDS, _HUB[reference], strict=True), model_type="qwen2"))
+        file = _fetched(reference) if fetch else None
+    if file is None or not file.is_file():
+        return f"{field}: {folder}/config.json is not here, and nothing is downloaded; left out of the plan"
+    try:
+        config = json.loads(file.read_text())
+        if config["model_type"] not in _KINDS:
+            kind = config["model_type"]
+            return f"{field}: {file}: cannot count parameters of {kind}; left out of the plan"
+        return describe(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{field}: {file}: no usable architecture: {error!r}") from None
+
+
+def _fetched(reference: str) -> Path | None:
+    """config.json of a hub model; None where it is not to be had, which the fetch of weights explains."""
+    from huggingface_hub import hf_hub_download
+
+    if reference.count("/") != 1:
+        return None
+    try:
+        return Path(hf_hub_download(reference, "config.json"))
+    except Exception:  # the hub raises its own, requests' and httpx' kinds
+        return None
+
+
+def find_models(config: Config, fetch: bool = False) -> tuple[Models, dict[str, str]]:
+    """The config's models by role, and a line by role for those whose size is not known.
+
+    Method rejection has no amateur.
+    """
+    models: Models = {"expert": None, "amateur": None}
+    unknown = {}
+    for role in ["expert"] if config.sampling.method == "rejection" else list(models):
+        found = find_model(getattr(config.models, role), f"models.{role}", fetch)
+        if isinstance(found, Model):
+            models[role] = found
+        else:
+            unknown[role] = found
+    return models, unknown

@@ -1,0 +1,189 @@
+"""The ways to place each stage, the best first: values of settings, of which the first that fits is taken.
+
+A value of None leaves a setting as it is. `pytest tests/unit/placement/test_arrange.py`
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from lr_ray.config import Config, Place, merge, resolve, unflatten
+from lr_ray.config.resources import AUTO
+from lr_ray.placement import needs
+from lr_ray.placement.cards import Cards
+from lr_ray.placement.needs import SEQUENCES, USABLE
+from lr_ray.placement.sizes import Model, Models
+
+_ITEMS_A_WORKER = 4  # of a batch: with fewer, a GPU waits for launches rather than works
+_LEAST_MICRO_BATCH = 2048  # tokens
+_SPARE = 0.97  # of a GPU that two engines share, so that rounded shares fit
+
+Values = dict[str, Any]  # of settings, by dotted names
+
+
+def with_values(config: Config, values: Values) -> Config:
+    """The config with other values of settings."""
+    given = unflatten({name: value for name, value in values.items() if value is not None})
+    return resolve(merge(config.model_dump(mode="json"), given))
+
+
+def sampling(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    if config.sampling.method == "rejection":
+        yield from _alone(config, models, cards)
+        return
+    for way in _ways(config.resources.sampling):
+        ours = (
+            _together(config, models, cards) if way == "together" else _alone(config, models, cards)
+        )
+        for values in ours:
+            yield {"resources.sampling": way, **values}
+
+
+def _ways(asked: str) -> tuple[str, ...]:
+    return ("together", "apart") if asked == AUTO else (asked,)
+
+
+def _alone(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    """Each role with all GPUs to itself."""
+    splits = gpus_of(config.resources.expert, models["expert"], cards)
+    for split in splits:
+        values = _pool(config, "expert", split, _count(cards, split), cards)
+        if config.sampling.method == "contrast":
+            amateur = gpus_of(config.resources.amateur, None, cards)[0]
+            values |= _pool(config, "amateur", amateur, _count(cards, amateur), cards)
+        yield values
+
+
+def _together(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    places = config.resources.expert, config.resources.amateur
+    if all(place.gpus != AUTO for place in places):
+        yield {}
+    elif cards.count == 1:
+        yield from _side_by_side(config, models, cards)
+    else:
+        yield from _a_gpu_each(config, models, cards)
+
+
+def _side_by_side(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    """Two engines on one GPU, each with a share for its weights and its part of the cache."""
+    whole = with_values(config, {"resources.expert.gpus": 1, "resources.amateur.gpus": 1})
+    pair = needs.sampling(whole, models)
+    if any(p.weights is None for p in pair):
+        return  # nothing says that both fit
+    room = _SPARE * USABLE * cards.memory
+    left = room - sum(p.fixed + p.fewest for p in pair)
+    if left < 0:
+        return
+    more = sum(p.wanted - p.fewest for p in pair)
+    part = min(1.0, left / more) if more else 0.0
+    values: Values = {}
+    for p in pair:
+        cache = p.fewest + part * (p.wanted - p.fewest)
+        share = math.ceil(100 * (p.fixed + cache) / (USABLE * cards.memory)) / 100
+        values[f"resources.{p.role}.gpus"] = share if is_auto(config, p.role) else None
+        if share == 1:
+            return
+    for role, other in (("expert", "amateur"), ("amateur", "expert")):
+        stated = getattr(config.resources, other).gpus
+        if stated != AUTO and stated < 1:
+            values[f"resources.{role}.gpus"] = round(1 - stated, 2)
+    yield values
+
+
+def _a_gpu_each(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    """Whole GPUs, shared out by the models' sizes: decoding and scoring are bound by reading weights."""
+    expert, amateur = models["expert"], models["amateur"]
+    large, small = (m.parameters if m else 1 for m in (expert, amateur))
+    each = gpus_of(config.resources.amateur, None, cards)[0]
+    for split in gpus_of(config.resources.expert, expert, cards):
+        if split + each > cards.count:
+            continue
+        wanted = round(cards.count * large / (large + small) / split)
+        count = min(max(1, wanted), int((cards.count - each) // split), _count(cards, split))
+        ours = _pool(config, "expert", split, count, cards)
+        yield ours | _pool(
+            config, "amateur", each, int((cards.count - split * count) // each), cards
+        )
+
+
+def _pool(config: Config, role: str, gpus: float, engines: int, cards: Cards) -> Values:
+    """An engine's GPUs, and as many engines as there is room and work for; all at once where GPUs stay."""
+    pool = getattr(config.sampling, role)
+    values: Values = {f"resources.{role}.gpus": gpus if is_auto(config, role) else None}
+    if pool.max_engines == AUTO and cards.measured | cards.fixed:
+        most = max(pool.min_engines, min(engines, needs.shards(config)))
+        values[f"sampling.{role}.max_engines"] = most
+        values[f"sampling.{role}.min_engines"] = most if cards.fixed else None
+    return values
+
+
+def is_auto(config: Config, role: str) -> bool:
+    return bool(getattr(config.resources, role).gpus == AUTO)
+
+
+def gpus_of(place: Place, model: Model | None, cards: Cards) -> list[float]:
+    """GPUs that an engine may take: those stated, else those that its model can be split over."""
+    if place.gpus != AUTO:
+        return [place.gpus]
+    return [float(n) for n in splits(model, cards.largest_node)]
+
+
+def splits(model: Model | None, most: int) -> list[int]:
+    """GPUs that vLLM can split a model over, fewest first; one for a model that is not known."""
+    if model is None:
+        return [1]
+    heads, kv = model.heads, model.kv_heads
+    return [n for n in range(1, most + 1) if not heads % n and not (kv % n and n % kv)]
+
+
+def _count(cards: Cards, split: float) -> int:
+    """Engines of so many GPUs that all nodes have room for."""
+    return sum(int(node // split) for node in cards.nodes) if split else 1
+
+
+def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    """Fewer tokens a forward, then gradient checkpointing, then ZeRO 3 over all GPUs, as memory wants it."""
+    asked, auto = config.training, config.resources.trainer.gpus == AUTO
+    place: Values = {"resources.trainer.gpus": 1 if auto else None}
+    useful = max(1, min(cards.count, asked.batch_size // _ITEMS_A_WORKER))
+    workers = [useful, cards.count] if asked.num_workers == AUTO else [asked.workers]
+    if not auto:
+        yield place | {"training.num_workers": workers[0] if asked.num_workers == AUTO else None}
+        return
+    sizes = [asked.micro_batch_tokens]
+    while sizes[-1] // 2 >= _LEAST_MICRO_BATCH:
+        sizes.append(sizes[-1] // 2)
+    for zero, count in dict.fromkeys(
+        [(asked.zero_stage, workers[0]), (3, workers[0]), (3, workers[-1])]
+    ):
+        for checkpointing in dict.fromkeys((asked.gradient_checkpointing, True)):
+            for tokens in sizes:
+                yield place | {
+                    "training.num_workers": count,
+                    "training.zero_stage": zero,
+                    "training.gradient_checkpointing": checkpointing,
+                    "training.micro_batch_tokens": tokens,
+                }
+
+
+def evaluation(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
+    place = config.resources.server
+    for way in _ways(config.resources.evaluation):
+        served = 2 if way == "together" else 1
+        shares = gpus_of(place, models["expert"], cards)
+        if way == "together" and place.gpus == AUTO and cards.count == 1:
+            shares = [0.5] if models["expert"] else []
+        for share in shares:
+            replicas = 1 if share < 1 else max(1, _count(cards, share) // served)
+            if config.serving.max_replicas:
+                replicas = min(replicas, config.serving.max_replicas)
+            auto = config.serving.min_replicas == AUTO
+            at_once = min(config.serving.max_requests, served * SEQUENCES * replicas, 4096)
+            yield {
+                "resources.evaluation": way,
+                "resources.server.gpus": share if place.gpus == AUTO else None,
+                "serving.min_replicas": replicas if auto else None,
+                "evaluation.concurrency": (
+                    at_once if config.evaluation.concurrency == AUTO else None
+                ),
+            }

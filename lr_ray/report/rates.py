@@ -1,0 +1,86 @@
+"""How long a planned run takes, by the seconds that another one measured.
+
+pytest tests/unit/test_plan.py
+"""
+
+import re
+from typing import Any
+
+from lr_ray.config import Config, flatten, merge, resolve, unflatten, value_at
+from lr_ray.errors import UserError
+from lr_ray.store import Run, read_asked
+
+# What seconds depend on beside what they are scaled by.
+UNSCALED = re.compile(
+    r"(max_new_tokens|top_k|dtype|batch_size|batch_by|zero_stage|training\.method)$"
+    r"|^resources\.\w+\.(gpus|cpus|accelerator)$"
+)
+NO_RATES = (
+    "not known: there are no measured rates; a small run on the same hardware gives some: this command "
+    "with --run SMALL --sampling.max_problems 50 --evaluation.max_problems 50 in place of --plan, and "
+    "then with --plan --rates SMALL"
+)
+
+
+def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, str]]:
+    """The seconds of a run's finished stages, scaled; whatever else differs is named.
+
+    Sampling by problems / expert engines, training's loop by optimizer steps / workers, evaluation by
+    answers / replicas; starting the endpoint and training's processes takes what it took.
+    Raises UserError for a run that has not even sampled, or of other models.
+    """
+    asked, summary = read_asked(run)["config"], run.read_json("summary.json")
+    ours, where = config.model_dump(mode="json"), f"--rates {run.location}"
+    for name in ("models.expert", "models.amateur", "sampling.method"):
+        if value_at(asked, name) != value_at(ours, name):
+            theirs = f"{value_at(asked, name)}, not {value_at(ours, name)}"
+            raise UserError(f"{where}: was measured with {name} = {theirs}")
+    if "sampling" not in summary:
+        raise UserError(f"{where}: sampling is not finished")
+    try:
+        seconds = _scaled(config, _with_placement(asked, summary), summary, answers)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{where}: no rates in run.json and summary.json: {error!r}") from None
+    text = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
+    missing = [part for part in ("training", "evaluation") if part not in seconds]
+    text += f"; {sum(seconds.values()):.0f} s"
+    text += f" without {' and '.join(missing)}" if missing else ""
+    there, told = flatten(asked), [("duration", f"rough, from {run.location}: {text}")]
+    known = {name: value for name, value in flatten(ours).items() if UNSCALED.search(name)}
+    for said, names in (
+        ("not scaled for another", [k for k in known if k in there and there[k] != known[k]]),
+        ("which does not say", sorted({k.rpartition(".")[0] for k in known if k not in there})),
+    ):
+        told += [("", f"{said} {', '.join(names)}")] if names else []
+    return told
+
+
+def _with_placement(asked: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """The config with what was chosen for its `auto` when the run was made."""
+    for values in summary.get("placement", {}).values():
+        asked = merge(asked, unflatten(values))
+    return asked
+
+
+def _scaled(
+    config: Config, asked: dict[str, Any], summary: dict[str, Any], answers: int | None
+) -> dict[str, float]:
+    """Seconds of the stages that the measured run has finished."""
+    was: Config = resolve(asked)
+    sampled = summary["sampling"]
+    engines = was.sampling.expert.most / config.sampling.expert.most
+    problems = config.sampling.max_problems / sampled["problems"]
+    seconds = {"sampling": sampled["seconds"] * problems * engines}
+    if trained := summary.get("training"):
+        made = trained["optimizer_steps"] - trained["resumed_at"]
+        steps = config.training.optimizer_steps / made
+        workers = trained["workers"] / config.training.workers
+        loop = trained["loop_seconds"]
+        seconds["training"] = trained["seconds"] - loop + loop * steps * workers
+    if evaluated := summary.get("evaluation"):
+        seconds["starting the endpoint"] = summary["serving"]["seconds"]
+        if answers is not None:
+            replicas = was.serving.replicas / config.serving.replicas
+            share = answers / evaluated["answers"]
+            seconds["evaluation"] = evaluated["seconds"] * share * replicas
+    return seconds

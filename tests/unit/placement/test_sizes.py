@@ -1,0 +1,74 @@
+"""Parameters, caches and LoRA sizes of architectures, against known models and weights on disk."""
+
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from lr_ray import embedded
+from lr_ray.errors import UserError
+from lr_ray.placement.sizes import Model, describe, find_model
+
+ROOT = Path(__file__).parents[3]
+SMOLLM2 = ROOT / ".cache/smollm2/expert"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen/Qwen2.5-0.5B", 494_032_768),
+        ("Qwen/Qwen2.5-Math-1.5B", 1_543_714_304),
+        ("Qwen/Qwen2.5-Math-7B", 7_615_616_512),
+        ("Qwen/Qwen2.5-Math-72B", 72_706_203_648),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1_777_088_000),
+    ],
+)
+def test_parameters_of_known_models(name, parameters):
+    model = find_model(name, "models.expert")
+    assert isinstance(model, Model)
+    assert model.parameters == parameters
+
+
+@pytest.mark.parametrize("folder", [embedded.expert_path(), embedded.amateur_path(), SMOLLM2])
+def test_parameters_are_those_of_the_weights_on_disk(folder):
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pytest.skip(f"{folder.parent.name} is not here")
+    total = 0
+    for file in files:
+        with safe_open(file, "np") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                count = 1
+                for size in weights.get_slice(name).get_shape():
+                    count *= size
+                total += count
+    model = find_model(str(folder), "models.expert")
+    assert isinstance(model, Model)
+    assert model.parameters == total
+
+
+def test_biases_norms_and_head_size_of_other_kinds():
+    base = {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "intermediate_size": 16, "vocab_size": 10, "max_position_embeddings": 32, "model_type": "llama",
+    }  # fmt: skip
+    plain = describe(base)  # q, o 8x8; k, v 8x4; MLP 3 of 8x16; norms 3 of 8; two tables
+    assert plain.parameters == 2 * 64 + 2 * 32 + 3 * 128 + 3 * 8 + 2 * 80
+    assert plain.cache == 2 * 4
+    biased = describe({**base, "attention_bias": True, "mlp_bias": True})
+    assert biased.parameters - plain.parameters == (8 + 4 + 4 + 8) + (16 + 16 + 8)
+    assert describe({**base, "model_type": "qwen2"}).parameters - plain.parameters == 8 + 4 + 4
+    assert describe({**base, "model_type": "qwen3"}).parameters - plain.parameters == 2 * 4
+    wide = describe({**base, "head_dim": 8})
+    assert wide.parameters - plain.parameters == 2 * 64 + 2 * 32
+
+
+def test_unusable_architectures(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "gpt2"}')
+    assert "cannot count parameters of gpt2" in find_model(str(tmp_path), "models.expert")
+    for text in ('{"model_type": "qwen2"}', "[", "[]"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"models\.expert: .*config\.json: no usable") as error:
+            find_model(str(tmp_path), "models.expert")
+        assert "\n" not in str(error.value)
