@@ -4,6 +4,7 @@ Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/i
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -23,7 +24,7 @@ from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
-from lr_ray.sampling.expert import ExpertSampler
+from lr_ray.sampling.expert import ExpertSampler, most_sequences, sequences
 from lr_ray.sampling.guard import SamplingJournal
 from lr_ray.sampling.label import Facts, supervise
 from lr_ray.sampling.rejection import SolutionSampler, check_answers, write_right
@@ -127,6 +128,8 @@ def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
     context.max_consecutive_actor_init_deaths = 3
     context.target_max_block_size = None  # a batch stays whole, and its files have one name
     context.execution_options.resource_limits = _limits(work.config)
+    # An actor takes no more batches than it works on: a pool grows when all of its actors are full.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     journal = start_helper(SamplingJournal, work.run)
     build = _contrast if work.config.sampling.method == "contrast" else _rejection
     shards = build(work, todo, journal)
@@ -147,7 +150,9 @@ def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
         .map_batches(
             AmateurScorer,
             fn_constructor_args=(work.amateur, work.config, room, journal),
-            **_pool(sampling.amateur, work.config.resources.amateur),
+            **_pool(
+                sampling.amateur, work.config.resources.amateur, _at_once(work.config, todo, 1)
+            ),
         )
         .map_batches(
             write_contrast,
@@ -170,7 +175,7 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     solved = _batches(todo, sampling.batch_size).map_batches(
         ExpertSampler,
         fn_constructor_args=(work.expert, work.config, room, work.run, journal),
-        **_pool(sampling.expert, work.config.resources.expert),
+        **_pool(sampling.expert, work.config.resources.expert, _at_once(work.config, todo)),
     )
     if work.keep_trajectories:
         solved = solved.map_batches(
@@ -188,7 +193,7 @@ def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
         .map_batches(
             SolutionSampler,
             fn_constructor_args=(work.expert, work.config, room, work.run, journal),
-            **_pool(sampling.expert, work.config.resources.expert),
+            **_pool(sampling.expert, work.config.resources.expert, _at_once(work.config, todo)),
         )
         .map_batches(write_right, fn_args=arguments, **_tasks(work.config))
     )
@@ -247,15 +252,33 @@ def _tasks(config: Config) -> dict[str, Any]:
     return {"compute": TaskPoolStrategy(most), **_BLOCKS}
 
 
-def _pool(pool: Pool, place: Place) -> dict[str, Any]:
+def _pool(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
+    """Options of actors that each work on `at_once` batches, in threads."""
     from ray.data import ActorPoolStrategy
 
     return {
-        "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
+        "compute": ActorPoolStrategy(
+            min_size=pool.min_engines,
+            max_size=pool.max_engines,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,
+        ),
         **_BLOCKS,
         **place.options(),
         "runtime_env": {"env_vars": engine_env(place.gpus)},
     }
+
+
+def _at_once(config: Config, todo: NDArray, full: int | None = None) -> int:
+    """Batches that an actor works on at once: those that fill its engine, and two that follow them.
+
+    Not more than its share of all, or the engine that is ready first would take the others'.
+    """
+    full = full or math.ceil(most_sequences(config) / sequences(config))
+    engines = max(pool.max_engines for pool, _ in _pools(config))
+    share = math.ceil(math.ceil(len(todo) / config.sampling.batch_size) / engines)
+    return max(1, min(full + 2, share))
 
 
 def _reason(error: Exception) -> str:
