@@ -176,6 +176,8 @@ def _sample(job: Job) -> None:
     with StageProgress(job.console, "sampling", total, "problems", metrics.progress) as progress:
 
         def on_progress(problems: int, facts: Facts) -> None:
+            if progress.first is None and facts.trajectories:
+                job.console.print(f"sampling   goes on after {facts.problems} of them")
             rejected = f", {facts.rejected} rejected" if facts.rejected else ""
             note = f"{facts.steps_kept}/{facts.steps_scored} steps kept{rejected}"
             progress.update_of(facts.problems, problems, note)
@@ -183,7 +185,13 @@ def _sample(job: Job) -> None:
                 metrics.set(kept_step_share=facts.steps_kept / facts.steps_scored)
 
         result = sample(
-            job.run, job.config, job.expert, job.amateur, on_progress, **job.sampling_options
+            job.run,
+            job.config,
+            job.expert,
+            job.amateur,
+            on_progress,
+            on_activity=progress.show,
+            **job.sampling_options,
         )
     job.summary["sampling"] = result
     job.console.print("sampling   " + report.sampling_line(result))

@@ -110,9 +110,17 @@ class Solver(ABC):
 
 def sequences(config: Config) -> int:
     """Sequences that a batch of problems is decoded in."""
+    return config.sampling.batch_size * _samples(config)
+
+
+def most_tokens(config: Config) -> int:
+    """Tokens that are generated of a problem at most."""
+    return config.sampling.max_new_tokens * _samples(config)
+
+
+def _samples(config: Config) -> int:
     sampling = config.sampling
-    each = sampling.rejection.samples if sampling.method == "rejection" else 1
-    return sampling.batch_size * each
+    return sampling.rejection.samples if sampling.method == "rejection" else 1
 
 
 def most_sequences(config: Config) -> int:

@@ -22,9 +22,10 @@ from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling import trajectories
+from lr_ray.sampling.activity import Observer, OnActivity, watching
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
-from lr_ray.sampling.expert import ExpertSampler, most_sequences, sequences
+from lr_ray.sampling.expert import ExpertSampler, most_sequences, most_tokens, sequences
 from lr_ray.sampling.guard import SamplingJournal
 from lr_ray.sampling.label import Facts, supervise
 from lr_ray.sampling.rejection import SolutionSampler, check_answers, write_right
@@ -66,8 +67,11 @@ def sample(
     *,
     keep_trajectories: bool = False,
     trajectories: Run | None = None,
+    on_activity: OnActivity = lambda note, seconds_left: None,
 ) -> dict[str, Any]:
     """Writes the shards that are missing, and returns the `sampling` part of the summary.
+
+    `on_progress` is called with each shard, `on_activity` every second, from another thread.
 
     `keep_trajectories` writes the expert's into `trajectories/`, each with its top-K log-probabilities;
     `trajectories` is a finished run that has kept its own: they are scored, and no expert starts.
@@ -91,7 +95,7 @@ def sample(
 
     check(facts + unusable)
     if len(todo):
-        with closing(_shards(work, todo)) as shards:
+        with closing(_shards(work, todo, on_activity)) as shards:
             for name, shard in shards:
                 facts += shard
                 _log.info(
@@ -118,7 +122,7 @@ def write_contrast(
     return write_shard(run, name, labelled, exchange, scored.scores, sampling.plausibility)
 
 
-def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
+def _shards(work: Work, todo: NDArray, on_activity: OnActivity) -> Generator[tuple[str, Facts]]:
     """Samples the problems of the run at `todo`; yields each shard's name and facts when it is written."""
     import ray
     import ray.data
@@ -133,9 +137,11 @@ def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
     journal = start_helper(SamplingJournal, work.run)
     build = _contrast if work.config.sampling.method == "contrast" else _rejection
     shards = build(work, todo, journal)
+    observer = Observer(len(todo), most_tokens(work.config))
     try:
-        for row in shards.iter_rows():
-            yield row.pop("shard"), Facts(**row)
+        with watching(journal, observer, on_activity):
+            for row in shards.iter_rows():
+                yield row.pop("shard"), Facts(**row)
     except ray.exceptions.RayError as error:
         raise StageError(f"sampling failed: {_reason(error)}") from error
 
