@@ -1,6 +1,7 @@
 """The sampling actors called in turn in one process, without Ray: what the stage is compared with."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,17 @@ PARTS = ("expert", "amateur", "label")
 def model_paths(config: Config) -> tuple[str, str]:
     names = config.models
     return resolve_model(names.expert, "expert"), resolve_model(names.amateur, "amateur")
+
+
+class Told:
+    """In the place of the stage's journal: what the engine last said of itself."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+        self.tell = self
+
+    def remote(self, engine: str, said: dict[str, Any]) -> None:
+        self.said |= said
 
 
 class InProcess:

@@ -4,12 +4,14 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 
 @contextlib.contextmanager
@@ -42,10 +44,20 @@ def quiet_others(log_path: str) -> Iterator[Console]:
         terminal.close()
 
 
+def rate(a_second: float) -> str:
+    """Three digits, whatever their size."""
+    return f"{a_second:.0f}" if a_second >= 100 else f"{a_second:.3g}"
+
+
 class StageProgress:
-    """A bar on a terminal, else a line now and then; `note` is shown behind it."""
+    """A bar on a terminal, else a line now and then; `note` is shown behind it, and the time left.
+
+    Any thread may call it.
+    """
 
     LINE_EVERY = 5.0  # seconds
+    QUIET_LINE_EVERY = 15.0  # while nothing more is done
+    LEFT_AFTER = 5.0  # seconds of work that time left is told from
 
     def __init__(
         self,
@@ -58,13 +70,17 @@ class StageProgress:
         """`on_update` gets (done, total) of every update."""
         self.console, self.stage, self.total, self.unit = console, stage, total, unit
         self.on_update = on_update
-        self.done, self.last_line = 0, time.monotonic()  # as of the last line
+        self.done = 0
+        self.notes, self.left = ("", ""), ""  # of what is done, and of what is under way
+        self.told_left = False  # by `show`
+        self.first: tuple[int, float] | None = None  # done before, and when that was told
+        self.line_done, self.last_line = 0, time.monotonic()  # as of the last line
+        self.lock = threading.Lock()
         self.bar = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
-            TimeRemainingColumn(),
             console=console,
             transient=True,
             redirect_stdout=False,  # or libraries would write to the terminal after all
@@ -81,17 +97,40 @@ class StageProgress:
         self.bar.stop()
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` of `total` units are finished."""
+        """`done` of `total` units are finished; the first call says how many were before."""
         self.on_update(done, self.total)
-        self.bar.update(self.task, completed=done, note=f"{self.unit}  {note}")
         now = time.monotonic()
-        due = now - self.last_line >= self.LINE_EVERY and done > self.done
-        if due and not self.console.is_terminal:
-            self.last_line, self.done = now, done
-            self.console.print(f"{self.stage:<10} {done}/{self.total} {self.unit}  {note}".rstrip())
+        with self.lock:
+            self.done = done
+            self.first = self.first or (done, now)
+            self.notes = note, self.notes[1]
+            before, started = self.first
+            if not self.told_left and done > before and now - started >= self.LEFT_AFTER:
+                each = (now - started) / (done - before)
+                self.left = _left((self.total - done) * each)
+            self._draw(now)
 
     def update_of(self, done: int, total: int, note: str = "") -> None:
         """As `update`, for work whose total is known only once it runs."""
         self.bar.update(self.task, total=total)
         self.total = total
         self.update(done, note)
+
+    def show(self, note: str, seconds_left: float | None) -> None:
+        """What is under way, and when all will be done if the work itself can tell (None: not yet)."""
+        with self.lock:
+            self.notes, self.told_left = (self.notes[0], note), True
+            self.left = "" if seconds_left is None else _left(seconds_left)
+            self._draw(time.monotonic())
+
+    def _draw(self, now: float) -> None:
+        text = "  ".join(part for part in (self.unit, *self.notes, self.left) if part)
+        self.bar.update(self.task, completed=self.done, note=text)
+        every = self.LINE_EVERY if self.done > self.line_done else self.QUIET_LINE_EVERY
+        if now - self.last_line >= every and not self.console.is_terminal:
+            self.last_line, self.line_done = now, self.done
+            self.console.print(f"{self.stage:<10} {self.done}/{self.total} {text}")
+
+
+def _left(seconds: float) -> str:
+    return f"{timedelta(seconds=round(seconds))} left"

@@ -196,6 +196,8 @@ def _sample(job: Job) -> None:
     with StageProgress(job.console, "sampling", total, "problems", metrics.progress) as progress:
 
         def on_progress(problems: int, facts: Facts) -> None:
+            if progress.first is None and facts.trajectories:
+                job.console.print(f"sampling   goes on after {facts.problems} of them")
             rejected = f", {facts.rejected} rejected" if facts.rejected else ""
             note = f"{facts.steps_kept}/{facts.steps_scored} steps kept{rejected}"
             progress.update_of(facts.problems, problems, note)
@@ -212,6 +214,7 @@ def _sample(job: Job) -> None:
             job.amateur,
             on_progress,
             on_decoded=on_decoded,
+            on_activity=progress.show,
             **job.sampling_options,
         )
     job.summary["sampling"] = result

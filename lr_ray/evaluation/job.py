@@ -14,7 +14,7 @@ from rich.console import Console
 from lr_ray import report
 from lr_ray.cli import Command
 from lr_ray.config import EndpointConfig, Evaluation
-from lr_ray.console import StageProgress, quiet_others
+from lr_ray.console import StageProgress, quiet_others, rate
 from lr_ray.errors import UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
@@ -89,7 +89,7 @@ def run_evaluation(
         "seconds": seconds,
         "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
     }
-    console.print(f"evaluation {count} answers, {seconds:.1f} s, {count / seconds:.0f}/s")
+    console.print(f"evaluation {count} answers, {seconds:.1f} s, {rate(count / seconds)}/s")
     return parts
 
 

@@ -1,6 +1,7 @@
 """The amateur's side of sampling: its log-probabilities at the tokens that the expert named."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lr_ray.config import Config
 from lr_ray.models import architecture, vocabulary_rows
 from lr_ray.sampling.engine import start_engine
 from lr_ray.sampling.guard import guard_of
+from lr_ray.sampling.loop import start_loop
 from lr_ray.sampling.rows import lists
 from lr_ray.sampling.scorer_model import scorer_architecture
 
@@ -22,7 +24,8 @@ class AmateurScorer:
     def __init__(self, model: str, config: Config, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
         self.vocabulary, self.context = vocabulary_rows(model), context
-        self.engine = start_engine(
+        start = partial(
+            start_engine,
             model,
             config.sampling.amateur,
             config.resources.amateur,
@@ -33,7 +36,9 @@ class AmateurScorer:
                 "head_dtype": "model",  # as the expert's
             },
         )
-        self.guard = guard_of(self.engine, journal)
+        self.loop = start_loop("amateur", model, journal, start)
+        self.engine = self.loop.engine.llm
+        self.guard = guard_of(self.loop, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""
@@ -45,6 +50,7 @@ class AmateurScorer:
         ]
         todo = [i for i, error in enumerate(errors) if error is None]
         first = batch["index"][0].as_py()
+        self.loop.rank(first)
         scored = self.guard.run(
             f"amateur {first}+{batch.num_rows}", todo, lambda rows: self.score(batch, rows)
         )
@@ -79,16 +85,12 @@ class AmateurScorer:
                 for name in ("prompt_token_ids", "completion_token_ids", "counts", "topk_token_ids")
             )
             tokens = np.concatenate([prompt, completion])[:-1].tolist()
-            requests.append({"prompt_token_ids": tokens})
+            requests.append(tokens)
             wanted = {
                 "first": len(prompt) - 1,
                 "counts": counts.astype("<i4").tobytes(),
                 "ids": ids.astype("<i4").tobytes(),
             }
             params.append(PoolingParams(task="token_classify", extra_kwargs=wanted))
-        if not requests:
-            return []
-        outputs = self.engine.encode(
-            requests, params, pooling_task="token_classify", use_tqdm=False
-        )
+        outputs = self.loop.run(requests, params)
         return [output.outputs.data.float().cpu().numpy().ravel() for output in outputs]

@@ -1,8 +1,10 @@
 """The expert's side of sampling: greedy trajectories with their top-K log-probabilities."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,9 @@ from lr_ray.models import (
 )
 from lr_ray.problems import read_problems
 from lr_ray.sampling import logprobs
-from lr_ray.sampling.engine import start_engine
+from lr_ray.sampling.engine import on_cpu, start_engine
 from lr_ray.sampling.guard import guard_of
+from lr_ray.sampling.loop import start_loop
 from lr_ray.sampling.rows import TRAJECTORY, lists
 from lr_ray.store import Run
 
@@ -48,20 +51,32 @@ class Solver(ABC):
         """`context`: tokens of prompt and completion there is room for; `options` are the engine's."""
         self.sampling, self.run = config.sampling, run
         self.tokenizer = load_tokenizer(model)
+        self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.max_new_tokens
-        place = config.resources.expert
-        self.engine = start_engine(model, self.sampling.expert, place, context, **options)
-        self.guard = guard_of(self.engine, journal)
+        start = partial(
+            start_engine,
+            model,
+            self.sampling.expert,
+            config.resources.expert,
+            context,
+            max_num_seqs=most_sequences(config),
+            **options,
+        )
+        self.loop = start_loop("expert", model, journal, start)
+        self.engine = self.loop.engine.llm
+        self.guard = guard_of(self.loop, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Column `index` to the columns of `table`; unusable problems get an error."""
         rows = batch["index"].to_numpy()
+        self.loop.rank(int(rows[0]))
         problems = read_problems(self.run, rows)
         prompts: list[list[int]] = []
         results: list[Any] = []
         for text in problems["problem"].to_pylist():
-            ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
+            with self.tokenizing:
+                ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
             prompts.append(ids)
             results.append(self._unusable(ids))
         items = self.items(problems, prompts)
@@ -93,17 +108,43 @@ class Solver(ABC):
         return None
 
 
+def sequences(config: Config) -> int:
+    """Sequences that a batch of problems is decoded in."""
+    return config.sampling.batch_size * _samples(config)
+
+
+def most_tokens(config: Config) -> int:
+    """Tokens that are generated of a problem at most."""
+    return config.sampling.max_new_tokens * _samples(config)
+
+
+def _samples(config: Config) -> int:
+    sampling = config.sampling
+    return sampling.rejection.samples if sampling.method == "rejection" else 1
+
+
+def most_sequences(config: Config) -> int:
+    """Sequences that an engine of the expert decodes at once.
+
+    A GPU reads its weights once a step, for however many. On CPU a batch's own number is enough, and
+    keeps the cache of `engine.CPU_ENV` sufficient.
+    """
+    return min(sequences(config), 256) if on_cpu() else min(max(sequences(config), 256), 1024)
+
+
 class ExpertSampler(Solver):
     """Rows of the run's problems in, trajectories (columns of `rows.TRAJECTORY`) out."""
 
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         logprobs.install()
         sampling = config.sampling
         rows = vocabulary_rows(model)
         self.k = min(sampling.top_k, rows)
         greedy = {"temperature": 0, "flat_logprobs": True, "detokenize": False}
+        greedy |= {"output_kind": RequestOutputKind.FINAL_ONLY}
         self.params = SamplingParams(
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=stop_token_ids(model),
@@ -119,7 +160,8 @@ class ExpertSampler(Solver):
     def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
         """Decodes greedily, and gives each step at least its whole plausible set."""
         solved = []
-        for prompt, output in zip(prompts, self._generate(prompts, self.params), strict=True):
+        outputs = self.loop.run(prompts, [self.params] * len(prompts))
+        for prompt, output in zip(prompts, (o.outputs[0] for o in outputs), strict=True):
             steps = output.logprobs
             solved.append(
                 Trajectory(
@@ -149,8 +191,10 @@ class ExpertSampler(Solver):
                 # Twice the bound: in bfloat16 a forward in another batch has another top.
                 params.append(self.one_step(min(self.vocabulary, 2 * int(bound) + 1)))
         wider: list[dict[int, Step]] = [{} for _ in solved]
-        for (place, step), output in zip(places, self._generate(prefixes, params), strict=True):
-            ids, values = output.logprobs.token_ids[0], output.logprobs.logprobs[0]
+        outputs = self.loop.run(prefixes, params, counted=False)
+        for (place, step), output in zip(places, outputs, strict=True):
+            found = output.outputs[0].logprobs
+            ids, values = found.token_ids[0], found.logprobs[0]
             size = max(self.k, int((values >= values[0] + threshold).sum()))
             if size == len(ids) < self.vocabulary:
                 raise ValueError(f"plausible set of step {step} reaches beyond {size} tokens")
@@ -158,13 +202,6 @@ class ExpertSampler(Solver):
         for trajectory, steps in zip(solved, wider, strict=True):
             if steps:
                 _replace(trajectory, self.k, steps)
-
-    def _generate(self, prompts: Sequence[list[int]], params: Any) -> list[Any]:
-        if not prompts:
-            return []
-        requests = [{"prompt_token_ids": ids} for ids in prompts]
-        outputs = self.engine.generate(requests, params, use_tqdm=False)
-        return [output.outputs[0] for output in outputs]
 
 
 def _replace(trajectory: Trajectory, k: int, wider: dict[int, Step]) -> None:

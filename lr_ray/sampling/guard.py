@@ -1,21 +1,25 @@
 """What happens when an engine fails: the batch is tried again, and a problem that is to blame is found.
 
 A killed process takes its knowledge along, so starts are noted in a small actor of the driver's
-(`SamplingJournal`). A batch that was started twice in vain is worked on one problem at a time; a problem that
-was started twice alone is given up, and the others go on. Exercised by
+(`SamplingJournal`). Batches share an engine, and all that are in it when it dies were started in vain. Such a
+batch is started once more with the engine to itself, so that only the guilty one dies again; a batch
+that was started twice in vain is worked on one problem at a time, alone too. A problem that was started twice
+in vain is given up, and the others go on. Exercised by
 `pytest tests/unit/test_guard.py tests/integration/test_faults.py`.
 """
 
+import contextlib
 import os
 import sys
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lr_ray.errors import StageError
+from lr_ray.sampling.loop import EngineLoop
 
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
@@ -31,6 +35,11 @@ class SamplingJournal:
         self.starts: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
         self.deaths = 0
+        self.engines: dict[str, dict[str, Any]] = {}  # what each last said of itself
+
+    def in_vain(self, batch: str) -> bool:
+        """Whether the batch was started and did not finish."""
+        return self.starts[batch] > 0
 
     def start(self, batch: str) -> int:
         """Earlier starts of the batch. Raises StageError when engines die and nothing gets done."""
@@ -60,32 +69,81 @@ class SamplingJournal:
         if by_engine:
             self.deaths = 0
 
+    def tell(self, engine: str, said: dict[str, Any]) -> None:
+        """Adds to what an engine says of itself, with the time of it."""
+        there = self.engines.setdefault(engine, {})
+        there.update(said, at=time.monotonic())
+
+    def told(self) -> list[dict[str, Any]]:
+        """What each engine has said, `age` seconds ago."""
+        now = time.monotonic()
+        return [{**said, "age": now - said["at"]} for said in self.engines.values()]
+
+
+class Gate:
+    """Batches that share an engine, and those that need it for themselves, which go first."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.inside = self.alone = 0  # batches in the engine; those that want it or have it alone
+
+    @contextlib.contextmanager
+    def enter(self, alone: bool) -> Iterator[None]:
+        with self.changed:
+            self.alone += alone
+            self.changed.wait_for(lambda: self.inside == 0 if alone else self.alone == 0)
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.inside -= 1
+                self.alone -= alone
+                self.changed.notify_all()
+
 
 class Guard:
-    """One actor's way to try again without an end."""
+    """One actor's way to try again without an end. Its batches run in threads."""
 
     def __init__(
         self,
         ask: Callable[..., Any],
-        is_idle: Callable[[], bool],
+        is_sound: Callable[[], bool],
         end: Callable[[int], Any] = os._exit,
     ) -> None:
-        """`ask(method, ...)` calls the journal; `is_idle()`: the engine has no request under way."""
-        self.ask, self.is_idle, self.end = ask, is_idle, end
+        """`ask(method, ...)` calls the journal; `is_sound()`: the engine has not failed."""
+        self.ask, self.is_sound, self.end, self.gate = ask, is_sound, end, Gate()
 
     def run(self, batch: str, items: Sequence[Any], work: Work) -> list[Any]:
         """`work` on all items at once; where it fails for one, that one's place holds the reason.
 
         `work` raises ValueError for items that the engine does not take in. After anything else this
-        process ends, and Ray starts the batch again in a new one.
+        process ends, and Ray starts its batches again in a new one.
         """
-        if self.ask("start", batch) < STARTS:
-            try:
-                done = work(items)
-                self.ask("finish", batch)
+        refused = False
+        if not self.ask("in_vain", batch):
+            with self.gate.enter(alone=False):
+                done = self._together(batch, items, work)
+            if done is not None:
                 return done
-            except Exception as error:
-                self._end_unless_refused(batch, error)
+            refused = True
+        with self.gate.enter(alone=True):
+            done = None if refused else self._together(batch, items, work)
+            return self._one_by_one(batch, items, work) if done is None else done
+
+    def _together(self, batch: str, items: Sequence[Any], work: Work) -> list[Any] | None:
+        """None: the batch is to be worked on one problem at a time."""
+        if self.ask("start", batch) >= STARTS:
+            return None
+        try:
+            done = work(items)
+        except Exception as error:
+            self._end_unless_refused(batch, error)
+            return None
+        self.ask("finish", batch)
+        return done
+
+    def _one_by_one(self, batch: str, items: Sequence[Any], work: Work) -> list[Any]:
         results = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
         self.ask("finish", batch, False)
         return results
@@ -104,21 +162,21 @@ class Guard:
 
     def _end_unless_refused(self, name: str, error: Exception) -> None:
         """An engine that raised in the middle of its work is not trusted with more."""
-        if isinstance(error, ValueError) and self.is_idle():
+        if isinstance(error, ValueError) and self.is_sound():
             return
         traceback.print_exc()
         self.ask("failed", name, _line(error))
         self.end(1)
 
 
-def guard_of(engine: Any, journal: Any) -> Guard:
-    """The guard of an actor's `vllm.LLM`, with the stage's journal actor."""
+def guard_of(loop: EngineLoop, journal: Any) -> Guard:
+    """The guard of an actor's engine, with the stage's journal actor."""
     import ray
 
-    _end_with(engine)
+    _end_with(loop.engine.llm)
     return Guard(
         lambda method, *arguments: ray.get(getattr(journal, method).remote(*arguments)),
-        lambda: not engine.llm_engine.has_unfinished_requests(),
+        lambda: loop.is_sound,
     )
 
 

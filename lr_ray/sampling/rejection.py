@@ -41,6 +41,7 @@ class SolutionSampler(Solver):
 
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         sampling = config.sampling
         self.params = lambda problem_id: SamplingParams(
@@ -50,6 +51,7 @@ class SolutionSampler(Solver):
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=stop_token_ids(model),
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         super().__init__(model, config, context, run, journal)
 
@@ -57,11 +59,8 @@ class SolutionSampler(Solver):
         return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))
 
     def solve(self, items: Sequence[tuple[str, list[int]]]) -> list[Solutions]:
-        if not items:
-            return []
-        requests = [{"prompt_token_ids": prompt} for _, prompt in items]
         params = [self.params(problem_id) for problem_id, _ in items]
-        outputs = self.engine.generate(requests, params, use_tqdm=False)
+        outputs = self.loop.run([prompt for _, prompt in items], params)
         return [
             Solutions(
                 prompt,

@@ -4,6 +4,7 @@ Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/i
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -21,9 +22,10 @@ from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems
 from lr_ray.sampling import trajectories as kept_trajectories
+from lr_ray.sampling.activity import Observer, OnActivity, watching
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
-from lr_ray.sampling.expert import ExpertSampler
+from lr_ray.sampling.expert import ExpertSampler, most_sequences, most_tokens, sequences
 from lr_ray.sampling.guard import SamplingJournal
 from lr_ray.sampling.label import Facts, supervise
 from lr_ray.sampling.rejection import SolutionSampler, check_answers, write_right
@@ -65,9 +67,12 @@ def sample(
     *,
     keep_trajectories: bool = False,
     trajectories: Run | None = None,
+    on_activity: OnActivity = lambda note, seconds_left: None,
     on_decoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Writes the shards that are missing, and returns the `sampling` part of the summary.
+
+    `on_progress` is called with each shard, `on_activity` every second, from another thread.
 
     With `resources.sampling: apart` the expert decodes all problems before the amateur scores them;
     `on_decoded` gets (problems decoded, problems). The rows are the same. `keep_trajectories` writes the
@@ -93,8 +98,9 @@ def sample(
 
     check(facts + unusable)
     if len(todo):
-        work = _decode_first(work, total, todo, on_decoded) if _is_apart(work) else work
-        with closing(_shards(work, todo)) as shards:
+        if _is_apart(work):
+            work = _decode_first(work, total, todo, on_activity, on_decoded)
+        with closing(_shards(work, todo, on_activity)) as shards:
             for name, shard in shards:
                 facts += shard
                 _log.info(
@@ -123,12 +129,15 @@ def write_contrast(
     return write_shard(run, name, labelled, exchange, scored.scores, sampling.plausibility)
 
 
-def _shards(work: Work, todo: NDArray) -> Generator[tuple[str, Facts]]:
+def _shards(work: Work, todo: NDArray, on_activity: OnActivity) -> Generator[tuple[str, Facts]]:
     """Samples the problems of the run at `todo`; yields each shard's name and facts when it is written."""
     journal = _prepare(work)
     build = _contrast if work.config.sampling.method == "contrast" else _rejection
-    for row in _rows(build(work, todo, journal)):
-        yield row.pop("shard"), Facts(**row)
+    observer = Observer(len(todo), most_tokens(work.config))
+    rows = _rows(build(work, todo, journal), journal, observer, on_activity)
+    with closing(rows):
+        for row in rows:
+            yield row.pop("shard"), Facts(**row)
 
 
 def _prepare(work: Work) -> Any:
@@ -140,14 +149,18 @@ def _prepare(work: Work) -> Any:
     context.max_consecutive_actor_init_deaths = 3
     context.target_max_block_size = None  # a batch stays whole, and its files have one name
     context.execution_options.resource_limits = _limits(work.config)
+    # An actor takes no more batches than it works on: a pool grows when all of its actors are full.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     return start_helper(SamplingJournal, work.run)
 
 
-def _rows(dataset: Any) -> Generator[dict[str, Any]]:
+def _rows(dataset: Any, journal: Any, observer: Observer, on_activity: OnActivity) -> Any:
+    """The dataset's rows as they come, while `on_activity` hears of what the engines do."""
     import ray
 
     try:
-        yield from dataset.iter_rows()
+        with watching(journal, observer, on_activity):
+            yield from dataset.iter_rows()
     except ray.exceptions.RayError as error:
         raise StageError(f"sampling failed: {_reason(error)}") from error
 
@@ -160,7 +173,11 @@ def _is_apart(work: Work) -> bool:
 
 
 def _decode_first(
-    work: Work, total: int, todo: NDArray, on_decoded: Callable[[int, int], None]
+    work: Work,
+    total: int,
+    todo: NDArray,
+    on_activity: OnActivity,
+    on_decoded: Callable[[int, int], None],
 ) -> Work:
     """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there."""
     footer = kept_trajectories.made_with(work.config.sampling, work.exchange)
@@ -170,10 +187,12 @@ def _decode_first(
     on_decoded(done, total)
     if len(missing):
         room = shared_context(work.expert, str(work.amateur))
-        decoding = _solved(work, missing, room, _prepare(work)).map_batches(
+        journal = _prepare(work)
+        decoding = _solved(work, missing, room, journal).map_batches(
             kept_trajectories.save_alone, fn_args=(work.run, footer), **_tasks(work.config)
         )
-        with closing(_rows(decoding)) as rows:
+        observer = Observer(len(missing), most_tokens(work.config))
+        with closing(_rows(decoding, journal, observer, on_activity)) as rows:
             for row in rows:
                 done += row["decoded"]
                 on_decoded(done, total)
@@ -185,18 +204,16 @@ def _contrast(work: Work, todo: NDArray, journal: Any) -> Any:
     sampling = work.config.sampling
     assert work.amateur is not None
     room = shared_context(work.expert, work.amateur)
-    return (
-        _trajectories(work, todo, room, journal)
-        .map_batches(
-            AmateurScorer,
-            fn_constructor_args=(work.amateur, work.config, room, journal),
-            **_pool(sampling.amateur, work.config.resources.amateur),
-        )
-        .map_batches(
-            write_contrast,
-            fn_args=(work.run, work.config, work.exchange),
-            **_tasks(work.config),
-        )
+    scored = _on_engines(
+        _trajectories(work, todo, room, journal),
+        AmateurScorer,
+        (work.amateur, work.config, room, journal),
+        _pool(sampling.amateur, work.config.resources.amateur, _at_once(work.config, todo, 1)),
+    )
+    return scored.map_batches(
+        write_contrast,
+        fn_args=(work.run, work.config, work.exchange),
+        **_tasks(work.config),
     )
 
 
@@ -221,10 +238,11 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
 def _solved(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     """The dataset of `rows.TRAJECTORY` as the expert decodes them."""
     sampling = work.config.sampling
-    return _batches(todo, sampling.batch_size).map_batches(
+    return _on_engines(
+        _batches(todo, sampling.batch_size),
         ExpertSampler,
-        fn_constructor_args=(work.expert, work.config, room, work.run, journal),
-        **_pool(sampling.expert, work.config.resources.expert),
+        (work.expert, work.config, room, work.run, journal),
+        _pool(sampling.expert, work.config.resources.expert, _at_once(work.config, todo)),
     )
 
 
@@ -232,15 +250,24 @@ def _rejection(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by grading the expert's sampled solutions."""
     sampling, room = work.config.sampling, context_length(work.expert)
     arguments = (work.run, work.config, work.expert, work.exchange)
-    return (
-        _batches(todo, sampling.batch_size)
-        .map_batches(
-            SolutionSampler,
-            fn_constructor_args=(work.expert, work.config, room, work.run, journal),
-            **_pool(sampling.expert, work.config.resources.expert),
-        )
-        .map_batches(write_right, fn_args=arguments, **_tasks(work.config))
+    solved = _on_engines(
+        _batches(todo, sampling.batch_size),
+        SolutionSampler,
+        (work.expert, work.config, room, work.run, journal),
+        _pool(sampling.expert, work.config.resources.expert, _at_once(work.config, todo)),
     )
+    return solved.map_batches(write_right, fn_args=arguments, **_tasks(work.config))
+
+
+def _on_engines(
+    dataset: Any, engine: type, arguments: tuple[Any, ...], pool: dict[str, Any]
+) -> Any:
+    """The dataset through a pool of actors, a whole block at a time.
+
+    `map_batches` refuses whole blocks of unknown size where GPUs are asked for, lest they do not fit
+    in memory; ours are batches of a stated size. What it calls after that check does not.
+    """
+    return dataset.map_batches_internal(engine, fn_constructor_args=arguments, **pool)
 
 
 def _batches(todo: NDArray, size: int) -> Any:
@@ -296,15 +323,33 @@ def _tasks(config: Config) -> dict[str, Any]:
     return {"compute": TaskPoolStrategy(most), **_BLOCKS}
 
 
-def _pool(pool: Pool, place: Place) -> dict[str, Any]:
+def _pool(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
+    """Options of actors that each work on `at_once` batches, in threads."""
     from ray.data import ActorPoolStrategy
 
     return {
-        "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.most),
+        "compute": ActorPoolStrategy(
+            min_size=pool.min_engines,
+            max_size=pool.most,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,
+        ),
         **_BLOCKS,
         **place.options(),
         "runtime_env": {"env_vars": engine_env()},
     }
+
+
+def _at_once(config: Config, todo: NDArray, full: int | None = None) -> int:
+    """Batches that an actor works on at once: those that fill its engine, and two that follow them.
+
+    Not more than its share of all, or the engine that is ready first would take the others'.
+    """
+    full = full or math.ceil(most_sequences(config) / sequences(config))
+    engines = max(pool.most for pool, _ in _pools(config))
+    share = math.ceil(math.ceil(len(todo) / config.sampling.batch_size) / engines)
+    return max(1, min(full + 2, share))
 
 
 def _reason(error: Exception) -> str:

@@ -52,8 +52,8 @@ def test_the_build_of_vllm_says_where_engines_run(monkeypatch, installed, cpu):
 def test_nothing_that_generates_needs_nvcc(build, gpus):
     place, pool = Place(gpus=gpus), Pool()
     environments = {
-        "expert": _pool(pool, place)["runtime_env"]["env_vars"],
-        "amateur": _pool(pool, place)["runtime_env"]["env_vars"],
+        "expert": _pool(pool, place, 1)["runtime_env"]["env_vars"],
+        "amateur": _pool(pool, place, 1)["runtime_env"]["env_vars"],
         "server": model_options("m", MODEL, Serving(), place)["runtime_env"]["env_vars"],
     }
     for role, environment in environments.items():

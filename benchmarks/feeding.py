@@ -1,0 +1,96 @@
+"""How full an expert's engine is kept: a batch at a time, several in flight, and everything at once.
+
+    python benchmarks/feeding.py --pair embedded --problems 512
+    python benchmarks/feeding.py --pair smollm2 --problems 192 --data-dir DIR   # DIR/gsm8k/train.jsonl
+
+One process, one engine, no Ray; the ways take turns over the same problems. Throughput is that of one
+`LLM.generate` of everything, in the same round. Empty is the share of the engine's room (the sequences
+that it decodes at once) without a sequence, over all of a way's seconds.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from in_process import Told, model_paths
+from sampling import configure
+
+from lr_ray.models import render_prompt, shared_context
+from lr_ray.problems import read_problems, stage_problems
+from lr_ray.sampling.expert import ExpertSampler
+from lr_ray.store import Run
+
+AT_ONCE = "everything at once"
+
+
+class Feeder:
+    """An expert's engine and the prompts that it is fed with."""
+
+    def __init__(self, args: argparse.Namespace, folder: str) -> None:
+        config, run = configure(args.pair, args.problems, args.data_dir), Run(folder)
+        stage_problems(run, config)
+        paths, self.told = model_paths(config), Told()
+        self.sampler = ExpertSampler(paths[0], config, shared_context(*paths), run, self.told)
+        self.size = config.sampling.batch_size
+        texts = read_problems(run, np.arange(args.problems))["problem"].to_pylist()
+        system = config.sampling.system_prompt
+        self.prompts = [render_prompt(self.sampler.tokenizer, text, system) for text in texts]
+
+    def feed(self, in_flight: int) -> None:
+        """All prompts, in batches of which so many are worked on at once."""
+
+        def batch(start: int) -> None:
+            self.sampler.loop.rank(start)
+            self.sampler.solve(self.prompts[start : start + self.size])
+
+        with ThreadPoolExecutor(in_flight) as threads:
+            list(threads.map(batch, range(0, len(self.prompts), self.size)))
+
+    def at_once(self) -> None:
+        requests = [{"prompt_token_ids": ids} for ids in self.prompts]
+        self.sampler.engine.generate(requests, self.sampler.params, use_tqdm=False)
+
+    def measure(self, work: Callable[[], None]) -> tuple[float, float]:
+        """Seconds, and the share of the engine's room that was empty."""
+        self.sampler.engine.llm_engine.reset_prefix_cache()
+        before, started = self.told.said.get("filled_s", 0.0), time.monotonic()
+        work()
+        seconds = time.monotonic() - started
+        time.sleep(0.1)  # the loop tells once it has nothing to do
+        return seconds, 1 - (self.told.said["filled_s"] - before) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", choices=("embedded", "smollm2"), default="embedded")
+    parser.add_argument("--problems", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--data-dir", help="folder of gsm8k/train.jsonl, for --pair smollm2")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
+        feeder = Feeder(args, folder)
+        ways = {f"{n} in flight": (lambda n=n: feeder.feed(n)) for n in args.in_flight}
+        ways[AT_ONCE] = feeder.at_once
+        feeder.feed(1)  # warms up
+        rounds = []
+        for _ in range(args.rounds):
+            rounds.append({name: feeder.measure(work) for name, work in ways.items()})
+            print(
+                {name: f"{seconds:.1f} s" for name, (seconds, _) in rounds[-1].items()}, flush=True
+            )
+    room = feeder.sampler.loop.engine.room
+    print(f"{args.pair}, {args.problems} problems, batches of {feeder.size}, room for {room}")
+    for name in ways:
+        ratio = statistics.median(r[AT_ONCE][0] / r[name][0] for r in rounds)
+        empty = statistics.median(r[name][1] for r in rounds)
+        told = "" if name == AT_ONCE else f", {empty:.0%} of the room empty"
+        print(f"{name:20} {ratio:.2f} of the throughput at once{told}")
+
+
+if __name__ == "__main__":
+    main()

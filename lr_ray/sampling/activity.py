@@ -1,0 +1,142 @@
+"""What the engines of a running stage are doing, from what each last told the journal.
+
+Exercised by `pytest tests/unit/test_activity.py`.
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lr_ray.console import rate
+
+OnActivity = Callable[
+    [str, float | None], None
+]  # a note, and the seconds left where they are known
+
+_LOOK_EVERY_S = 1.0
+_ANSWER_WITHIN_S = 10.0
+_WINDOW_S = 15.0  # that a rate is made of
+_FIRST_S = 10.0  # of work before time left is told
+_GONE_S = 60.0  # an engine that was at work and has said nothing for so long has died
+Told = list[dict[str, Any]]
+
+
+class Pace:
+    """How fast a count has grown of late."""
+
+    def __init__(self) -> None:
+        self.seen: deque[tuple[float, float]] = deque()
+
+    def add(self, count: float, now: float) -> None:
+        if not self.seen and not count:
+            return
+        self.seen.append((now, count))
+        while len(self.seen) > 2 and self.seen[1][0] <= now - _WINDOW_S:
+            self.seen.popleft()
+
+    @property
+    def a_second(self) -> float | None:
+        """None: not known yet."""
+        if len(self.seen) < 2:
+            return None
+        (start, before), (now, count) = self.seen[0], self.seen[-1]
+        return max(0.0, count - before) / (now - start)
+
+
+class Observer:
+    """Makes a note of what successive looks at the engines show."""
+
+    def __init__(self, problems: int, most_tokens: int, now: float | None = None) -> None:
+        """`problems` that the engines are to do, each of `most_tokens` generated ones at most."""
+        self.problems, self.most_tokens = problems, most_tokens
+        self.started = time.monotonic() if now is None else now
+        self.working: float | None = None  # since
+        self.tokens, self.scored = Pace(), Pace()
+
+    def look(self, told: Told, now: float | None = None) -> tuple[str, float | None]:
+        """A note for the progress line, and the seconds left once they can be told."""
+        now = time.monotonic() if now is None else now
+        first = "expert" if any(e["role"] == "expert" for e in told) else "amateur"
+        decoded = _sums([e for e in told if e["role"] == first])
+        scored = _sums([e for e in told if e["role"] == "amateur"])
+        self.tokens.add(decoded["tokens"] + decoded["under_way"], now)
+        self.scored.add(scored["finished"], now)
+        starting = _starting(told)
+        if not self.tokens.seen:
+            return f"{starting or 'starting engines'}, {now - self.started:.0f} s", None
+        self.working = self.working or now
+        speed = self.tokens.a_second
+        inside = decoded["inside"] + (scored["inside"] if first == "expert" else 0)
+        parts = [f"{rate(speed)} tokens/s"] if speed else []
+        parts += [f"{inside} in flight"] if inside else []
+        parts += [starting] if starting else []
+        left = None
+        if now - self.working >= _FIRST_S:
+            left = self._left(decoded, scored if first == "expert" else None)
+        return ", ".join(parts), left
+
+    def _left(self, decoded: dict[str, int], scored: dict[str, int] | None) -> float | None:
+        """Seconds until the slower pool is through, at its pace of late."""
+        finished, speed = decoded["finished"], self.tokens.a_second
+        if not finished or not speed or finished > self.problems:
+            return None
+        # Those that are finished so far are the short ones, so tokens of the others count too: the mean
+        # of an exponential distribution of which some draws are not over.
+        mean = (decoded["tokens"] + decoded["under_way"]) / finished
+        mean = min(mean, self.most_tokens) if scored is not None else decoded["tokens"] / finished
+        left = ((self.problems - finished) * mean - decoded["under_way"]) / speed
+        if scored and scored["finished"] and self.scored.a_second:
+            left = max(left, (self.problems - scored["finished"]) / self.scored.a_second)
+        return max(left, 0.0)
+
+
+def _sums(engines: Told) -> dict[str, int]:
+    """Over all engines; those that are gone have nothing under way."""
+    here = [e for e in engines if e["age"] < _GONE_S]
+    sums = {name: sum(e.get(name, 0) for e in engines) for name in ("finished", "tokens")}
+    return sums | {name: sum(e.get(name, 0) for e in here) for name in ("under_way", "inside")}
+
+
+def _starting(told: Told) -> str:
+    """How far the engines are whose role has none at work."""
+    parts = []
+    for role in ("expert", "amateur"):
+        engines = [e for e in told if e["role"] == role]
+        if not engines or any(e.get("inside") or e.get("finished") for e in engines):
+            continue
+        ready = [e for e in engines if e["state"] == "ready"]
+        if ready:
+            parts.append(f"{role} ready after {ready[0]['start_s']:.0f} s")
+        else:
+            parts.append(f"loading {role} ({_size(max(e['weights'] for e in engines))})")
+    return ", ".join(parts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
+@contextlib.contextmanager
+def watching(journal: Any, observer: Observer, on_activity: OnActivity) -> Iterator[None]:
+    """Asks the journal every second, in a thread of its own."""
+    import ray
+
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_EVERY_S):
+            with contextlib.suppress(ray.exceptions.RayError):
+                told = ray.get(journal.told.remote(), timeout=_ANSWER_WITHIN_S)
+                if not ended.is_set():
+                    on_activity(*observer.look(told))
+
+    thread = threading.Thread(target=watch, name="engines-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_LOOK_EVERY_S)
