@@ -50,11 +50,13 @@ def sampled(ray_cluster, tmp_path_factory) -> Sampled:
     return sample_demo(tmp_path_factory.mktemp("sampled"), options={"keep_trajectories": True})
 
 
-def sample_demo(folder: Path, data=None, options=None, **sampling) -> Sampled:
+def sample_demo(folder: Path, data=None, options=None, resources=None, **sampling) -> Sampled:
     from lr_ray.sampling.stage import sample
 
     config = demo_config(
-        sampling={"max_problems": 64, "batch_size": 16} | sampling, data=data or {}
+        sampling={"max_problems": 64, "batch_size": 16} | sampling,
+        data=data or {},
+        resources=resources or {},
     )
     run = Run(str(folder))
     progress: list = []

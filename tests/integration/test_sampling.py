@@ -259,6 +259,21 @@ def test_relabelled_scores_equal_the_rows_that_were_sampled(sampled, tmp_path):
     assert {k: part[k] for k in counts} == {k: sampled.summary[k] for k in counts}
 
 
+def test_decoding_first_and_scoring_after_gives_the_same_rows(ray_cluster, sampled, rows, tmp_path):
+    decoded = []
+    options = {"on_decoded": lambda *seen: decoded.append(seen)}
+    apart = sample_demo(tmp_path, options=options, resources={"sampling": "apart"})
+    assert decoded[0] == (0, 64)
+    assert decoded[-1] == (64, 64)
+    assert apart.run.shards("trajectories") == []  # nobody asked to keep them
+    table = apart.run.read_tables(apart.run.shards("supervision"), SUPERVISION).to_pylist()
+    assert {row["problem_id"] for row in table} == rows.keys()
+    for row in table:
+        other = rows[row["problem_id"]]
+        assert row["completion_token_ids"] == other["completion_token_ids"]
+        np.testing.assert_allclose(row["kl"], other["kl"], atol=1e-5)
+
+
 def test_rejection_keeps_the_right_solutions_whatever_the_batches(ray_cluster, tmp_path):
     asked = {"method": "rejection", "max_problems": 24, "rejection": {"samples": 3}}
     found = []
