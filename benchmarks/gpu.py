@@ -116,6 +116,8 @@ def run(name: str, args: argparse.Namespace, file: Path) -> Record:
         command += ["--pair", *map(str, args.pair)]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = QUIET | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    if args.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     started, code = time.monotonic(), None
     with group(command, environment) as process, contextlib.suppress(subprocess.TimeoutExpired):
         code = process.wait(seconds)

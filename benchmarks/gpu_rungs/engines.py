@@ -45,14 +45,6 @@ def apart(work: Callable[..., Any], *args: Any) -> Any:
         return process.submit(work, *args).result()
 
 
-def wrong_device(device: str) -> str | None:
-    """Why this vLLM cannot run on the device, or None. For a process of its own: it imports vLLM."""
-    from vllm.platforms import current_platform
-
-    kind = current_platform.device_type or "no device that it knows"
-    return None if kind == device else f"this vLLM is built for {kind}, and the device is {device}"
-
-
 def configure(
     expert: str, amateur: str, dtype: str, device: str, problems: int = 1, new_tokens: int = 128
 ) -> Any:

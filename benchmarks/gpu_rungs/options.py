@@ -15,7 +15,7 @@ NEEDS = {
 }
 RUNGS = tuple(NEEDS)
 # Seconds of ten minutes; the rest is for starting and ending the processes.
-SHARES = {"training": 80, "scoring": 80, "precision": 50, "sampling": 110, "pipeline": 250}
+SHARES = {"training": 75, "scoring": 95, "precision": 45, "sampling": 145, "pipeline": 220}
 
 # Of expert and amateur; names of `SIZES` in benchmarks/training.py.
 SHAPES = {

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .engines import apart, wrong_device
+from .machine import wrong_engines
 from .options import HUB, Options
 from .pairs import real_pair
 from .record import Record
@@ -23,7 +23,7 @@ GRACE_S = 20
 
 
 def measure(record: Record, options: Options) -> None:
-    reason = apart(wrong_device, options.device)
+    reason = wrong_engines(options.device)
     if reason:
         record.skip(reason)
         return

@@ -4,8 +4,9 @@ Trajectories are the expert's greedy ones in float32; every form then reads the 
 step is compared with itself. KL and labels are the oracle's, over the whole vocabulary.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,6 @@ class Step:
     label: dict[int, float]  # empty where the step is not kept
 
 
-@dataclass
-class Found:
-    """One form's steps, over all trajectories in turn."""
-
-    steps: list[Step] = field(default_factory=list)
-
-
 def measure(record: Record, options: Options) -> None:
     pair = real_pair(options) or smollm2_pair()
     threshold = 0.1 if options.tiny and not options.pair else 0.4  # the demo's, the paper's
@@ -49,8 +43,8 @@ def measure(record: Record, options: Options) -> None:
         record.note("random weights: says nothing about real KL; give --pair EXPERT AMATEUR")
         models = [random_float32(size, options.device) for size in SHAPES[options.size]]
         trajectories = random_tokens(models[0].config.vocab_size, count)
-    found = {"float32": Found(), NARROW: Found(), WIDE_HEAD: Found()}
-    narrow = [narrowed(model) for model in models]
+    found: dict[str, list[Step]] = {"float32": [], NARROW: [], WIDE_HEAD: []}
+    narrow = [copy.deepcopy(model).to(torch.bfloat16) for model in models]
     wide = [model.lm_head for model in models]
     for number, (prompt, completion) in enumerate(trajectories):
         if number and record.left(0.9) < 0:
@@ -62,9 +56,9 @@ def measure(record: Record, options: Options) -> None:
             for model, head in zip(narrow, wide, strict=True)
         ]
         for form, both in zip(found, (exact, ours, mixed), strict=True):
-            found[form].steps += steps_of(*both, threshold)
+            found[form] += steps_of(*both, threshold)
     for form in (NARROW, WIDE_HEAD):
-        record.row(form, **compared(found[form].steps, found["float32"].steps, threshold))
+        record.row(form, **compared(found[form], found["float32"], threshold))
 
 
 def solved(expert: Any, pair: Pair, count: int) -> list[Tokens]:
@@ -116,14 +110,6 @@ def random_tokens(vocabulary: int, count: int) -> list[Tokens]:
 
     tokens = [t.token_ids.tolist() for t in random_trajectories(vocabulary, count)]
     return [(ids[:-NEW_TOKENS], ids[-NEW_TOKENS:]) for ids in tokens]
-
-
-def narrowed(model: Any) -> Any:
-    """A bfloat16 copy."""
-    with torch.device(model.device):
-        copy = type(model)(model.config)
-    copy.load_state_dict(model.state_dict())
-    return copy.to(torch.bfloat16).eval()
 
 
 @torch.inference_mode()

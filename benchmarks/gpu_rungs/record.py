@@ -1,6 +1,7 @@
 """What a rung found, kept on disk as it is found, so that a rung that is stopped keeps its figures."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -73,7 +74,9 @@ class Record:
     def _save(self) -> None:
         if self._file:
             self.seconds = time.monotonic() - self._started
-            self._file.write_text(json.dumps(asdict(self)))
+            fresh = self._file.with_suffix(".unfinished")
+            fresh.write_text(json.dumps(asdict(self)))
+            os.replace(fresh, self._file)  # a process that is killed leaves the last whole one
 
 
 def read(file: Path) -> Record:

@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from .engines import Sampled, Scored, apart, sample_by_engines, score_by_engine, wrong_device
+from .engines import Sampled, Scored, apart, sample_by_engines, score_by_engine
+from .machine import wrong_engines
 from .options import Options
 from .pairs import Pair, random_pair, real_pair
 from .record import Record
@@ -13,7 +14,7 @@ TOLERANCE = 1e-3  # nats
 
 
 def measure(record: Record, options: Options) -> None:
-    reason = apart(wrong_device, options.device)
+    reason = wrong_engines(options.device)
     if reason:
         record.skip(reason)
         return

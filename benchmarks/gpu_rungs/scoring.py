@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .machine import missing
+from .machine import missing, wrong_engines
 from .options import ENGINES, NEW_TOKENS, SHAPES, TOP_K, Options
 from .record import Record
 
@@ -105,9 +105,9 @@ def by_transformers(
 
 def by_vllm(record: Record, options: Options, folder: str, asked: Sequence[Asked]) -> None:
     """The scorer's engine on the same weights; at size tiny the embedded amateur's, which vLLM takes."""
-    from .engines import apart, score_by_engine, wrong_device
+    from .engines import apart, score_by_engine
 
-    reason = apart(wrong_device, options.device)
+    reason = wrong_engines(options.device)
     if reason:
         record.skip(f"the vLLM scorer: {reason}")
         return

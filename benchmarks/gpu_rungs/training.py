@@ -42,6 +42,9 @@ def measure(record: Record, options: Options) -> None:
     drawn = plan([len(t.steps) for t in work.trajectories], BATCH, 0, "step")
     batches = list(itertools.islice(drawn, MOST.get(options.size, 60)))
     work.model.train()
+    if options.device == "cuda":
+        known = f"{options.peak_tflops:g} TFLOP/s" if options.peak_tflops else "unknown"
+        record.note(f"mfu is of the card's dense bfloat16 peak: {known} (--peak-tflops)")
 
     def in_turns() -> None:
         spent = time_forms(record, work, list(FORMS), batches, 0.45)
