@@ -34,13 +34,14 @@ class Step:
 def measure(record: Record, options: Options) -> None:
     pair = real_pair(options) or smollm2_pair()
     threshold = 0.1 if options.tiny and not options.pair else 0.4  # the demo's, the paper's
-    count = 3 if options.tiny else 32
+    count, whose = 3 if options.tiny else 32, ""
     if pair:
         record.note(f"weights: {pair.name}; steps above {threshold:g} nats are kept")
         models = [load_float32(path, options.device) for path in (pair.expert, pair.amateur)]
         trajectories = solved(models[0], pair, count)
     else:
-        record.note("random weights: says nothing about real KL; give --pair EXPERT AMATEUR")
+        whose = ", random weights: nothing about real KL"
+        record.note("no real weights were found; give --pair EXPERT AMATEUR")
         models = [random_float32(size, options.device) for size in SHAPES[options.size]]
         trajectories = random_tokens(models[0].config.vocab_size, count)
     found: dict[str, list[Step]] = {"float32": [], NARROW: [], WIDE_HEAD: []}
@@ -58,7 +59,7 @@ def measure(record: Record, options: Options) -> None:
         for form, both in zip(found, (exact, ours, mixed), strict=True):
             found[form] += steps_of(*both, threshold)
     for form in (NARROW, WIDE_HEAD):
-        record.row(form, **compared(found[form], found["float32"], threshold))
+        record.row(form + whose, **compared(found[form], found["float32"], threshold))
 
 
 def solved(expert: Any, pair: Pair, count: int) -> list[Tokens]:

@@ -2,14 +2,17 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.gpu_rungs import machine, options, record, table
+from benchmarks.gpu_rungs import machine, options, precision, record, table
 from benchmarks.gpu_rungs.options import NEEDS, SHARES
 from benchmarks.gpu_rungs.precision import Step, compared, steps_of, until_stop
 from benchmarks.gpu_rungs.record import Record
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,21 @@ def test_vocabularies_of_unlike_size_are_compared_where_both_have_rows():
 def test_completion_ends_with_its_first_stop_token():
     assert until_stop([5, 2, 7, 2], {2, 9}) == [5, 2]
     assert until_stop([5, 6], {2}) == [5, 6]
+
+
+def test_random_weights_are_called_what_they_are(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # benchmarks/training.py would leave it behind
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for name in ("real_pair", "smollm2_pair"):
+        monkeypatch.setattr(precision, name, lambda *_: None)
+    ours = Record("precision", 600.0)
+    precision.measure(ours, options.Options("tiny", "cpu", None, None, None))
+    assert [row["what"] for row in ours.rows] == [
+        f"{form}, random weights: nothing about real KL"
+        for form in ("bfloat16", "bfloat16, lm_head in float32")
+    ]
+    assert all(row["steps"] == 3 * options.NEW_TOKENS for row in ours.rows)
+    assert ours.notes == ["no real weights were found; give --pair EXPERT AMATEUR"]
 
 
 def test_dtype_is_bfloat16_on_a_gpu_alone():
