@@ -19,6 +19,7 @@ from .record import Record
 from .scoring import load_float32
 
 PLAUSIBILITY = 0.2
+AT_ONCE = 8  # problems decoded
 NARROW = "bfloat16"
 WIDE_HEAD = "bfloat16, lm_head in float32"
 Tokens = tuple[list[int], list[int]]  # prompt and completion
@@ -38,7 +39,7 @@ def measure(record: Record, options: Options) -> None:
     if pair:
         record.note(f"weights: {pair.name}; steps above {threshold:g} nats are kept")
         models = [load_float32(path, options.device) for path in (pair.expert, pair.amateur)]
-        trajectories = solved(models[0], pair, count)
+        trajectories = solved(record, models[0], pair, count)
     else:
         whose = ", random weights: nothing about real KL"
         record.note("no real weights were found; give --pair EXPERT AMATEUR")
@@ -62,8 +63,8 @@ def measure(record: Record, options: Options) -> None:
         record.row(form + whose, **compared(found[form], found["float32"], threshold))
 
 
-def solved(expert: Any, pair: Pair, count: int) -> list[Tokens]:
-    """Greedy solutions of generated problems, the end of the turn included."""
+def solved(record: Record, expert: Any, pair: Pair, count: int) -> list[Tokens]:
+    """Greedy solutions of generated problems, as many as half of the rung's time allows."""
     from transformers import AutoTokenizer
 
     from lr_ray.embedded import generate
@@ -76,8 +77,17 @@ def solved(expert: Any, pair: Pair, count: int) -> list[Tokens]:
         prompts.append(list(prompt["input_ids"]))
     ends = expert.generation_config.eos_token_id or []
     stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    longest = max(map(len, prompts))
-    pad = tokenizer.eos_token_id
+    made: list[Tokens] = []
+    for start in range(0, count, AT_ONCE):
+        if made and record.left(0.5) < 0:
+            break
+        made += decode(expert, prompts[start : start + AT_ONCE], stops)
+    return made
+
+
+def decode(expert: Any, prompts: list[list[int]], stops: set[int]) -> list[Tokens]:
+    """Greedy completions, each with the token that ended it."""
+    longest, pad = max(map(len, prompts)), min(stops)
     ids_BT = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
     mask_BT = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     with torch.inference_mode():
@@ -89,8 +99,8 @@ def solved(expert: Any, pair: Pair, count: int) -> list[Tokens]:
             pad_token_id=pad,
             eos_token_id=sorted(stops),
         )
-    made = out_BT[:, longest:].tolist()
-    return [(p, until_stop(completion, stops)) for p, completion in zip(prompts, made, strict=True)]
+    ends = [until_stop(completion, stops) for completion in out_BT[:, longest:].tolist()]
+    return list(zip(prompts, ends, strict=True))
 
 
 def until_stop(completion: list[int], stops: set[int]) -> list[int]:
