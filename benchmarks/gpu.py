@@ -124,7 +124,7 @@ def run(name: str, args: argparse.Namespace, file: Path) -> Record:
     record = read(file) if file.exists() else Record(name, seconds)
     record.seconds = time.monotonic() - started
     if code is None:
-        record.failed.append(f"stopped after its {seconds:.0f} s; the figures above are complete")
+        record.failed.append(f"stopped after its {seconds:.0f} s; what it had found is kept")
     elif code:
         record.status = "failed"
         record.failed.append(f"its process exited with {code}")
