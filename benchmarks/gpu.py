@@ -117,7 +117,8 @@ def run(name: str, args: argparse.Namespace, file: Path) -> Record:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = QUIET | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if args.device == "cpu":
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # as workers have
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment.setdefault("OMP_NUM_THREADS", "1")  # as workers and engines have
     started, code = time.monotonic(), None
     with group(command, environment) as process, contextlib.suppress(subprocess.TimeoutExpired):
         code = process.wait(seconds)
