@@ -24,5 +24,5 @@ def models_work(command: Command[ServeConfig]) -> int:
 if __name__ == "__main__":
     description = " ".join(__doc__.split())
     if any(argument.split("=")[0] == "--models" for argument in sys.argv):
-        main(description, models_work, kind=ServeConfig, defaults={})
-    main(description, work)
+        main(description, models_work, kind=ServeConfig, defaults={}, resumes=False)
+    main(description, work, resumes=False)

@@ -130,14 +130,15 @@ def main(
     add_options: Options | None = None,
     kind: type[Tree] = Config,
     defaults: dict[str, Any] | None = None,
+    resumes: bool = True,
 ) -> NoReturn:
-    """Runs a job's `work` on the parsed command line and exits with its code."""
-    raise SystemExit(
-        guarded(lambda: work(parse(description, sys.argv[1:], add_options, kind, defaults)))
-    )
+    """Runs a job's `work` on the parsed command line and exits with its code (see `guarded`)."""
+    job = lambda: work(parse(description, sys.argv[1:], add_options, kind, defaults))  # noqa: E731
+    raise SystemExit(guarded(job, resumes))
 
 
-def guarded(job: Callable[[], int]) -> int:
+def guarded(job: Callable[[], int], resumes: bool = True) -> int:
+    """The exit code of a job. `resumes`: the same command goes on where an interrupted one was."""
     interrupts.install()
     try:
         try:
@@ -152,7 +153,8 @@ def guarded(job: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        going_on = "; the same command goes on where it was" if resumes else ""
+        print(f"interrupted{going_on}", file=sys.stderr)
         return 130
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:

@@ -16,7 +16,7 @@ from .record import Record
 JOB = Path(__file__).parents[2] / "jobs/full_pipeline.py"
 STAGES = ("sampling", "training", "serving", "evaluation")
 # Both engines, then the trainer, then both served models share one card.
-ON_A_GPU = {"expert": 0.5, "amateur": 0.5, "trainer": 1, "server": 0.5}
+ROLES = ("expert", "amateur", "trainer", "server")
 PRESETS = {"1.5b": "qwen2.5-math-1.5b", "7b": "qwen2.5-math-7b"}
 LEAST_S = 60  # of the budget, below which the second run is not begun
 GRACE_S = 20
@@ -65,7 +65,7 @@ def paper(record: Record, options: Options, run_folder: Path) -> None:
 def run(record: Record, options: Options, name: str, asked: list[str], run_folder: Path) -> None:
     """The job with what is left of the budget; its stages' seconds."""
     if options.device == "cuda":
-        asked = asked + [f"--resources.{role}.gpus={gpus}" for role, gpus in ON_A_GPU.items()]
+        asked = asked + [f"--resources.{role}.gpus=auto" for role in ROLES]
     command = [sys.executable, str(JOB), *asked, "--run", str(run_folder)]
     output = run_folder.with_suffix(".out")
     with output.open("w") as stream:

@@ -35,6 +35,7 @@ class AmateurScorer:
                 "architectures": [scorer_architecture(architecture(model))],
                 "head_dtype": "model",  # as the expert's
             },
+            enforce_eager=True,  # a few large forwards: compiling and capturing would take longer
         )
         self.loop = start_loop("amateur", model, journal, start)
         self.engine = self.loop.engine.llm
