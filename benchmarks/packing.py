@@ -48,7 +48,7 @@ class Work:
             items = [Trajectory(t.token_ids[: s.row + 1], (s,), t.index) for t, s in whole]
             items.sort(key=lambda item: -len(item.token_ids))
         budget = 1 if form == "single" else self.training.micro_batch_tokens
-        return share(items, 0, 1, budget)
+        return share(items, 0, 1, budget, not self.loss.packs)
 
     def backward(self, form: str, pairs: np.ndarray) -> None:
         """Adds the gradient of the batch's mean loss."""

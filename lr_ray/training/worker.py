@@ -91,7 +91,8 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         for step, pairs in _batches(supervision, training, progress.steps):
             begun = time.monotonic()
             packed = pack(supervision, pairs)
-            mine = share(packed, rank, workers, training.micro_batch_tokens)
+            padded = not engine.loss.packs
+            mine = share(packed, rank, workers, training.micro_batch_tokens, padded)
             figures = engine.step(step, [collate(items) for items in mine], len(pairs))
             _check_finite(figures, step)
             row = {"step": step + 1, **figures, "label_entropy": label_entropy(packed)}

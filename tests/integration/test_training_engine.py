@@ -74,7 +74,7 @@ def worker(rank: int, workers: int, port: int, folder: str) -> None:
     packed = pack(items, pairs)
     found: dict = {}
     for zero, micro, twice in SPLITS:
-        tokens = {1: 10_000, 4: 55}[micro]
+        tokens = {1: 10_000, 4: 50}[micro]
         asked = training(zero_stage=zero, micro_batch_tokens=tokens, gradient_checkpointing=twice)
         model.HEAD_ROWS = 4 if twice else 256
         engine = Engine(EXPERT, asked)
