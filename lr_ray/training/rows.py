@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,45 +23,61 @@ _MOST_PADDED = 2  # times the tokens that attention may get at once
 class Padded:
     """B neighbouring rows of N tokens together, as `[B, T, ...]` with padding on the right."""
 
-    def __init__(self, start: int, lengths: Sequence[int], device: torch.device) -> None:
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.rows, self.longest = len(lengths), max(lengths)
-        self.tokens = slice(start, start + sum(lengths))
-        self.place_N: Tensor | None = None  # in [B * T]; of rows of one length none is needed
-        if min(lengths) < self.longest:
-            places = [torch.arange(n) + i * self.longest for i, n in enumerate(lengths)]
-            self.place_N = torch.cat(places).to(device)
+        self.tokens = sum(lengths)
+        self.is_full = min(lengths) == self.longest
+        if not self.is_full:
+            is_token_BT = np.arange(self.longest) < np.array(lengths)[:, None]
+            place_N = np.flatnonzero(is_token_BT)
+            token_BT = np.zeros(is_token_BT.size, np.int64)
+            token_BT[place_N] = np.arange(self.tokens)
+            self.place_N, self.token_BT = (
+                torch.from_numpy(index).to(device) for index in (place_N, token_BT)
+            )
 
     def pad(self, x: Tensor) -> Tensor:
-        """`[N, ...]` to `[B, T, ...]`, with zeros in the padding."""
-        if self.place_N is not None:
-            size = (self.rows * self.longest, *x.shape[1:])
-            x = x.new_zeros(size).index_copy(0, self.place_N, x)
+        """`[N, ...]` to `[B, T, ...]`, with the first token in the padding."""
+        if not self.is_full:
+            x = _Pad.apply(x, self.token_BT, self.place_N)
         return x.reshape(self.rows, self.longest, *x.shape[1:])
 
     def unpad(self, x: Tensor) -> Tensor:
         """`[B, T, ...]` to `[N, ...]`."""
         x = x.flatten(0, 1)
-        return x if self.place_N is None else _Select.apply(x, self.place_N)
+        return x if self.is_full else _Unpad.apply(x, self.place_N)
 
 
-class _Select(torch.autograd.Function):
-    """`index_select` along the first axis for an index without repeats, whose backward adds nothing up."""
+class _Pad(torch.autograd.Function):
+    """Leaves the gradients of the padding out, which are zero where no real token sees it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
+    def forward(ctx: Any, x: Tensor, token_BT: Tensor, place_N: Tensor) -> Tensor:
+        ctx.save_for_backward(place_N)
+        return x.index_select(0, token_BT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """`index_select`, whose backward knows that no place is taken twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place_N: Tensor) -> Tensor:
+        ctx.save_for_backward(place_N)
         ctx.size = x.shape
-        return x.index_select(0, index)
+        return x.index_select(0, place_N)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.size).index_copy_(0, index, gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient.new_zeros(ctx.size).index_copy_(0, ctx.saved_tensors[0], gradient), None
 
 
 def together(lengths: Sequence[int], device: torch.device) -> Padded:
     """All rows as one padded tensor."""
-    return Padded(0, lengths, device)
+    return Padded(lengths, device)
 
 
 def in_groups(lengths: Sequence[int], device: torch.device) -> list[Padded]:
@@ -72,8 +89,7 @@ def in_groups(lengths: Sequence[int], device: torch.device) -> list[Padded]:
             runs[-1] = run
         else:
             runs.append([length])
-    starts = [sum(map(sum, runs[:i])) for i in range(len(runs))]
-    return [Padded(start, run, device) for start, run in zip(starts, runs, strict=True)]
+    return [Padded(run, device) for run in runs]
 
 
 def install(model: Any) -> bool:
@@ -106,11 +122,12 @@ def _attention(
 
     if groups is None:
         return attend(module, query, key, value, attention_mask, **options)
+    heads = [x.shape[1] for x in (query, key, value)]
+    # Together, so that they are padded at once.
+    mixed = torch.cat([x.transpose(1, 2).squeeze(0) for x in (query, key, value)], dim=1)
+    pieces = [mixed] if len(groups) == 1 else mixed.split([group.tokens for group in groups])
     parts = []
-    for group in groups:
-        padded = [
-            group.pad(x.transpose(1, 2)[0, group.tokens]).transpose(1, 2)
-            for x in (query, key, value)
-        ]
+    for group, piece in zip(groups, pieces, strict=True):
+        padded = group.pad(piece).transpose(1, 2).split(heads, dim=1)
         parts.append(group.unpad(attend(module, *padded, None, **options)[0]))
-    return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None], None
+    return (torch.cat(parts) if len(parts) > 1 else parts[0])[None], None

@@ -88,6 +88,7 @@ def worker(rank: int, workers: int, port: int, folder: str) -> None:
             "loss": loss,
             "parts": len(parts),
             "gradient": gradients(engine),
+            "bucket": engine.deepspeed.optimizer.reduce_bucket_size,
         }
         engine.deepspeed.step()
         for number in (1, 2):
@@ -165,6 +166,8 @@ def test_gradient_is_the_oracles(found, expected, workers, split):
     relative = (difference.norm() / size).item()
     print(f"{workers} workers, ZeRO {zero}, {got['parts']} micro-batches each: {relative:.1e}")
     assert relative < 1e-4
+    # DeepSpeed's buffer for gradients is as large as what is trained.
+    assert got["bucket"] == sum(g.numel() for g in gradients.values())
 
 
 def test_full_fine_tuning_moves_every_weight_as_plain_adamw_does(folder):
