@@ -110,7 +110,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         run.check_owner()
         run.write_lines(METRICS, progress.rows)  # which an attempt killed at its end had not
         figures = _counts(supervision, training, progress)
-        figures["merge_logit_gap"] = _export(spec, weights, scratch)
+        figures["merge_logit_gap"] = _export(spec, weights, scratch, engine.device)
     return figures | {"loop_seconds": time.monotonic() - started, "workers": workers}
 
 
@@ -181,11 +181,11 @@ def _counts(supervision: Supervision, training: Training, progress: Progress) ->
     }
 
 
-def _export(spec: dict[str, Any], weights: dict[str, Any], scratch: str) -> float:
+def _export(spec: dict[str, Any], weights: dict[str, Any], scratch: str, device: Any) -> float:
     from lr_ray.training.export import export
 
     run, target = spec["run"], Path(scratch, "export")
-    gap = export(weights, spec["expert"], spec["name"], target, spec["training"])
+    gap = export(weights, spec["expert"], spec["name"], target, spec["training"], device)
     for folder in sorted(target.iterdir()):
         run.put_folder(str(folder), folder.name)
     return gap
