@@ -10,6 +10,7 @@ Needs torch, transformers and peft; neither Ray, vLLM, DeepSpeed, pyarrow nor py
 import itertools
 import resource
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lr_ray import oracle
+from lr_ray.training import dropout, rows
 from lr_ray.training.batches import Trajectory, collate, pack, share
 from lr_ray.training.model import PackedLoss, to_tensors
 
@@ -48,7 +51,7 @@ class Work:
             items = [Trajectory(t.token_ids[: s.row + 1], (s,), t.index) for t, s in whole]
             items.sort(key=lambda item: -len(item.token_ids))
         budget = 1 if form == "single" else self.training.micro_batch_tokens
-        return share(items, 0, 1, budget)
+        return share(items, 0, 1, budget, not self.loss.packs)
 
     def backward(self, form: str, pairs: np.ndarray) -> None:
         """Adds the gradient of the batch's mean loss."""
@@ -67,11 +70,16 @@ class Work:
         self.backward(form, pairs)
         return torch.cat([weight.grad.flatten().float() for weight in self.weights])
 
-    def tokens(self, form: str, batches: Sequence[np.ndarray]) -> tuple[int, int]:
-        """Tokens forwarded, without and with padding."""
+    def lengths(self, form: str, batches: Sequence[np.ndarray]) -> list[list[int]]:
+        """Tokens of each row of each micro-batch."""
         parts = [part for pairs in batches for part in self.micro_batches(form, pairs)]
-        lengths = [[len(item.token_ids) for item in part] for part in parts]
-        return sum(map(sum, lengths)), sum(max(part) * len(part) for part in lengths)
+        return [[len(item.token_ids) for item in part] for part in parts]
+
+    def tokens(self, form: str, batches: Sequence[np.ndarray]) -> tuple[int, int]:
+        """Tokens forwarded, without and with padding; that inside attention is not counted."""
+        lengths = self.lengths(form, batches)
+        padded = sum if self.loss.packs or form == "single" else lambda part: max(part) * len(part)
+        return sum(map(sum, lengths)), sum(map(padded, lengths))
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -170,9 +178,64 @@ def compare(work: Work, batches: Sequence[np.ndarray], by: str, peak_tflops: flo
             f"  packed against {form}: {fewer:.2f} times fewer tokens, {faster:.2f} times as fast, "
             f"speed ratio / token ratio {faster / fewer:.2f}"
         )
+    print_padding(work, batches)
     rate = flops(work, batches) / seconds["packed"] / 1e12
     share = f", {rate / peak_tflops:.1%} of {peak_tflops:g}" if peak_tflops else ""
     print(f"  packed  {rate:.3f} TFLOP/s{share}", flush=True)
+
+
+def print_padding(work: Work, batches: Sequence[np.ndarray]) -> None:
+    """Of the packed form's rows, had they been padded on the right in these micro-batches."""
+    lengths = work.lengths("packed", batches)
+    tokens = sum(map(sum, lengths))
+    padded = sum(max(part) * len(part) for part in lengths)
+    groups = [group for part in lengths for group in rows.in_groups(part, torch.device("cpu"))]
+    inside = sum(group.rows * group.longest for group in groups)
+    _, forwarded = work.tokens("packed", batches)
+    print(
+        f"  padding {1 - tokens / forwarded:.1%} of what is forwarded ({1 - tokens / padded:.1%} with "
+        f"rows padded to the longest), {1 - tokens / inside:.1%} inside attention; "
+        f"{len(lengths) / len(batches):.1f} micro-batches an optimizer step",
+        flush=True,
+    )
+
+
+class Calls(TorchDispatchMode):
+    """Counts operator calls that compute something: on a GPU, each starts a kernel or a few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = operator.name()
+        if not operator.is_view and not name.startswith(("aten::empty", "aten::detach")):
+            self.of[name] += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def print_calls(work: Work, pairs: np.ndarray, p: float = 0.05) -> None:
+    """Operator calls of one packed micro-batch, without dropout and with it."""
+    (items, *_) = work.micro_batches("packed", pairs)
+    tensors = to_tensors(collate(items), work.device)
+    found = []
+    for probability in (p, 0.0):  # leaves the work without dropout, as it came
+        work.loss.draw = dropout.install(work.model, probability, work.training.seed)
+        with Calls() as forward:
+            loss, _ = work.loss(tensors)
+        with Calls() as backward:
+            loss.backward()
+        found.append((forward.of.total(), backward.of.total()))
+    work.model.zero_grad()
+    (forward_with, backward_with), (forward_calls, backward_calls) = found
+    print(
+        f"operator calls of a micro-batch of {len(items)} trajectories: forward {forward_calls}, "
+        f"backward {backward_calls}; dropout adds {forward_with - forward_calls} and "
+        f"{backward_with - backward_calls}",
+        flush=True,
+    )
 
 
 def print_gradients(work: Work, pairs: np.ndarray) -> None:

@@ -9,7 +9,8 @@ dropout in float32 and on one thread a process:
 
 1. Both ways of filling a batch, each on the same batches: seconds of an optimizer step (gradient,
    clipping, AdamW) and tokens forwarded, packed and not (`benchmarks/packing.py` says what is compared),
-   how speed gains against tokens, and how far the gradients are apart.
+   how speed gains against tokens, the share of padding, the operator calls of a micro-batch (which stand
+   for a GPU's kernel launches), and how far the gradients are apart.
 2. `lr_ray.training.stage.train` on a local Ray cluster with 1 and 2 workers, ZeRO 2 and 3: the median
    of `seconds` in metrics.jsonl without the first two rows, and what Ray Train takes around its loop.
 3. A plain torch loop (the same packed loss, clipping, AdamW) over the same batches: what DeepSpeed and
@@ -36,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: as a training wor
 
 import numpy as np
 import torch
-from packing import Work, compare, print_gradients
+from packing import Work, compare, print_calls, print_gradients
 
 from lr_ray.training.batches import Step, Trajectory, plan
 from lr_ray.training.model import PackedLoss, load_expert, with_lora
@@ -199,7 +200,9 @@ def compare_forms(args: argparse.Namespace, work: Work) -> None:
         ("trajectory", args.trajectories, args.trajectory_steps),
     ):
         compare(work, batches_of(work, by, size, steps), by, args.peak_tflops)
-    print_gradients(work, batches_of(work, "step", args.batch_size, 1)[0])
+    first = batches_of(work, "step", args.batch_size, 1)[0]
+    print_calls(work, first)
+    print_gradients(work, first)
 
 
 def measure_pair(args: argparse.Namespace, folder: Path) -> None:

@@ -37,14 +37,13 @@ class Trajectories(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Right-padded arrays of one forward over B trajectories, S kept steps, L label entries."""
+    """Arrays of one forward: N tokens of B trajectories in a row, S kept steps, L label entries."""
 
-    token_ids_BT: Ints
-    mask_BT: Ints
+    token_ids_N: Ints
+    position_N: Ints  # of a token in its trajectory
     index_B: Ints  # which trajectory of the supervision a row is
-    length_B: Ints  # its tokens without padding
-    step_batch_S: Ints  # which row a kept step is of
-    step_row_S: Ints  # which of its positions predicts the step
+    length_B: Ints  # its tokens
+    step_token_S: Ints  # which of the N tokens predicts a kept step
     label_step_L: Ints  # which kept step a label entry is of
     label_id_L: Ints
     label_weight_L: NDArray[np.float32]
@@ -87,45 +86,53 @@ def pack(trajectories: Trajectories, pairs: Ints) -> list[Trajectory]:
 
 
 def share(
-    batch: Sequence[Trajectory], rank: int, workers: int, micro_batch_tokens: int
+    batch: Sequence[Trajectory],
+    rank: int,
+    workers: int,
+    micro_batch_tokens: int,
+    padded: bool = False,
 ) -> list[list[Trajectory]]:
-    """This worker's micro-batches. All workers get the same number, as each reduces gradients."""
-    shares = [_cut(batch[r::workers], micro_batch_tokens) for r in range(workers)]
+    """This worker's micro-batches. All workers get the same number, as each reduces gradients.
+
+    Each stays within `micro_batch_tokens`, if need be as one trajectory alone; `padded` counts what
+    padding the rows to one length takes too.
+    """
+    shares = [_cut(batch[r::workers], micro_batch_tokens, padded) for r in range(workers)]
     most = max(len(micro_batches) for micro_batches in shares)
     return shares[rank] + [[]] * (most - len(shares[rank]))
 
 
-def _cut(items: Sequence[Trajectory], budget: int) -> list[list[Trajectory]]:
-    """Runs of items, longest first, whose padded size stays within the budget of tokens."""
+def _cut(items: Sequence[Trajectory], budget: int, padded: bool) -> list[list[Trajectory]]:
+    """Runs of items, longest first, whose size stays within the budget of tokens."""
     cuts: list[list[Trajectory]] = []
     for item in items:
-        if cuts and len(cuts[-1][0].token_ids) * (len(cuts[-1]) + 1) <= budget:
+        if cuts and _tokens([*cuts[-1], item], padded) <= budget:
             cuts[-1].append(item)
         else:
             cuts.append([item])
     return cuts
 
 
+def _tokens(items: Sequence[Trajectory], padded: bool) -> int:
+    lengths = [len(item.token_ids) for item in items]
+    return max(lengths) * len(lengths) if padded else sum(lengths)
+
+
 def collate(items: Sequence[Trajectory]) -> MicroBatch:
     """Arrays of one forward. No items give one padding token and no label: a loss of zero."""
-    length = max((len(p.token_ids) for p in items), default=1)
-    token_ids = np.zeros((max(len(items), 1), length), np.int64)
-    mask = np.zeros_like(token_ids)
-    mask[:, 0] = 1  # a row without any token would have no softmax
-    for i, item in enumerate(items):
-        token_ids[i, : len(item.token_ids)] = item.token_ids
-        mask[i, : len(item.token_ids)] = 1
+    rows = [item.token_ids for item in items] or [np.zeros(1, np.int64)]
+    lengths = np.array([len(row) for row in rows], np.int64)
+    starts = np.cumsum(lengths) - lengths
     steps = [(i, step) for i, item in enumerate(items) for step in item.steps]
     sizes = [len(step.token_ids) for _, step in steps]
     ids = [step.token_ids for _, step in steps]
     weights = [step.weights for _, step in steps]
     return MicroBatch(
-        token_ids,
-        mask,
+        np.concatenate(rows).astype(np.int64),
+        np.concatenate([np.arange(n) for n in lengths]),
         np.array([item.index for item in items] or [0], np.int64),
-        np.array([len(item.token_ids) for item in items] or [1], np.int64),
-        np.array([i for i, _ in steps], np.int64),
-        np.array([step.row for _, step in steps], np.int64),
+        lengths,
+        np.array([starts[i] + step.row for i, step in steps], np.int64),
         np.repeat(np.arange(len(steps)), sizes).astype(np.int64),
         np.concatenate([np.empty(0, np.int64), *ids]).astype(np.int64),
         np.concatenate([np.empty(0, np.float32), *weights]).astype(np.float32),

@@ -1,7 +1,8 @@
 """What training keeps in memory besides weights: an estimate from a model's shape, without torch.
 
-It counts what autograd keeps of a packed forward of a Llama or Qwen2 under PyTorch's own kernels. What
-the backward holds for a moment (about three times `intermediate` a token) comes on top.
+It counts what autograd keeps of a packed forward of a Llama or Qwen2 under PyTorch's own kernels. On top
+come what the backward holds for a moment (about three times `intermediate` a token) and the padding
+inside attention, which may double attention's part where rows differ in length.
 Exercised by `pytest tests/unit/test_memory.py`.
 """
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lr_ray.errors import StageError
-from lr_ray.training import dropout
+from lr_ray.training import dropout, rows
 from lr_ray.training.batches import MicroBatch
 
 if TYPE_CHECKING:  # benchmarks/training.py --random-weights runs where pydantic is not installed
@@ -87,7 +87,10 @@ class Head(nn.Module):
 
 
 class PackedLoss(nn.Module):
-    """Sum over kept steps of -sum_a v(a) log pi(a | c), the paper's training loss before its mean."""
+    """Sum over kept steps of -sum_a v(a) log pi(a | c), the paper's training loss before its mean.
+
+    `packs` says whether the model takes its rows one after another (see `rows`) or padded.
+    """
 
     def __init__(self, model: Any, training: Training) -> None:
         super().__init__()
@@ -95,6 +98,7 @@ class PackedLoss(nn.Module):
         is_lora = training.method == "lora"
         self.draw = dropout.install(model, training.lora.dropout if is_lora else 0, training.seed)
         causal = model.get_base_model() if is_lora else model
+        self.packs = rows.install(causal)
         self.body, self.head = causal.model, Head(causal.lm_head)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -104,17 +108,31 @@ class PackedLoss(nn.Module):
 
         Takes the tensors of a `MicroBatch`, by field name.
         """
-        self.draw.index_B = micro_batch["index_B"].tolist()
-        self.draw.length_B = micro_batch["length_B"].tolist()
-        hidden_BTH = self.body(
-            input_ids=micro_batch["token_ids_BT"],
-            attention_mask=micro_batch["mask_BT"],
-            use_cache=False,
-        ).last_hidden_state
-        rows_SH = hidden_BTH[micro_batch["step_batch_S"], micro_batch["step_row_S"]]
+        rows_SH = self._hidden(micro_batch)[micro_batch["step_token_S"]]
         labels = [micro_batch[f"label_{name}_L"] for name in ("step", "id", "weight")]
         return self.head(rows_SH, *labels)
 
+    def _hidden(self, micro_batch: dict[str, Tensor]) -> Tensor:
+        """Hidden states `[N, H]` of the micro-batch's tokens."""
+        ids_N = micro_batch["token_ids_N"]
+        index_B, length_B = micro_batch["index_B"].tolist(), micro_batch["length_B"].tolist()
+        if not self.packs:
+            padded = rows.together(length_B, ids_N.device)
+            self.draw.start(index_B, length_B, padded.pad)
+            # Causal and padded on the right, so no mask is needed.
+            found = self.body(input_ids=padded.pad(ids_N), use_cache=False)
+            return padded.unpad(found.last_hidden_state)
+        self.draw.start(index_B, length_B, lambda numbers_NH: numbers_NH[None])
+        found = self.body(
+            input_ids=ids_N[None],
+            position_ids=micro_batch["position_N"][None],
+            use_cache=False,
+            groups=rows.in_groups(length_B, ids_N.device),
+        )
+        return found.last_hidden_state[0]
+
 
 def to_tensors(micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor]:
-    return {k: torch.from_numpy(np.asarray(v)).to(device) for k, v in vars(micro_batch).items()}
+    """By field name; those of whole rows stay on the CPU, where Python reads them."""
+    tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in vars(micro_batch).items()}
+    return {k: v if k.endswith("_B") else v.to(device) for k, v in tensors.items()}

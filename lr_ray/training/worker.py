@@ -91,7 +91,8 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         for step, pairs in _batches(supervision, training, progress.steps):
             begun = time.monotonic()
             packed = pack(supervision, pairs)
-            mine = share(packed, rank, workers, training.micro_batch_tokens)
+            padded = not engine.loss.packs
+            mine = share(packed, rank, workers, training.micro_batch_tokens, padded)
             figures = engine.step(step, [collate(items) for items in mine], len(pairs))
             _check_finite(figures, step)
             row = {"step": step + 1, **figures, "label_entropy": label_entropy(packed)}
@@ -109,7 +110,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         run.check_owner()
         run.write_lines(METRICS, progress.rows)  # which an attempt killed at its end had not
         figures = _counts(supervision, training, progress)
-        figures["merge_logit_gap"] = _export(spec, weights, scratch)
+        figures["merge_logit_gap"] = _export(spec, weights, scratch, engine.device)
     return figures | {"loop_seconds": time.monotonic() - started, "workers": workers}
 
 
@@ -180,11 +181,11 @@ def _counts(supervision: Supervision, training: Training, progress: Progress) ->
     }
 
 
-def _export(spec: dict[str, Any], weights: dict[str, Any], scratch: str) -> float:
+def _export(spec: dict[str, Any], weights: dict[str, Any], scratch: str, device: Any) -> float:
     from lr_ray.training.export import export
 
     run, target = spec["run"], Path(scratch, "export")
-    gap = export(weights, spec["expert"], spec["name"], target, spec["training"])
+    gap = export(weights, spec["expert"], spec["name"], target, spec["training"], device)
     for folder in sorted(target.iterdir()):
         run.put_folder(str(folder), folder.name)
     return gap

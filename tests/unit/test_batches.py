@@ -58,26 +58,34 @@ def test_pack_joins_steps_of_a_trajectory_and_cuts_after_the_last():
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("budget", [1, 12, 1000])
-def test_shares_cover_the_batch_with_equal_counts(workers, budget):
+@pytest.mark.parametrize("padded", [False, True])
+def test_shares_cover_the_batch_with_equal_counts(workers, budget, padded):
     batch = [Trajectory(np.arange(n, dtype=np.int32), (step(n - 1),)) for n in (9, 7, 7, 4, 2)]
-    shares = [share(batch, rank, workers, budget) for rank in range(workers)]
+    shares = [share(batch, rank, workers, budget, padded) for rank in range(workers)]
     assert len({len(s) for s in shares}) == 1
     lengths = sorted(len(p.token_ids) for s in shares for micro in s for p in micro)
     assert lengths == [2, 4, 7, 7, 9]
     for micro in (m for s in shares for m in s if len(m) > 1):
-        assert max(len(p.token_ids) for p in micro) * len(micro) <= budget
+        sizes = [len(p.token_ids) for p in micro]
+        assert (max(sizes) * len(micro) if padded else sum(sizes)) <= budget
 
 
-def test_collate_pads_right_and_flattens_labels():
+def test_padding_counts_only_where_rows_are_padded():
+    batch = [Trajectory(np.arange(n, dtype=np.int32), (step(n - 1),)) for n in (9, 5, 4)]
+    assert [len(m) for m in share(batch, 0, 1, 18)] == [3]
+    assert [len(m) for m in share(batch, 0, 1, 18, padded=True)] == [2, 1]
+
+
+def test_collate_joins_rows_and_flattens_labels():
     items = [
         Trajectory(np.array([5, 6, 7], np.int32), (step(1), step(2, (9,), (1.0,)))),
         Trajectory(np.array([8, 9], np.int32), (step(1),)),
     ]
     batch = collate(items)
-    assert batch.token_ids_BT.tolist() == [[5, 6, 7], [8, 9, 0]]
-    assert batch.mask_BT.tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch.step_batch_S.tolist() == [0, 0, 1]
-    assert batch.step_row_S.tolist() == [1, 2, 1]
+    assert batch.token_ids_N.tolist() == [5, 6, 7, 8, 9]
+    assert batch.position_N.tolist() == [0, 1, 2, 0, 1]
+    assert batch.length_B.tolist() == [3, 2]
+    assert batch.step_token_S.tolist() == [1, 2, 4]
     assert batch.label_step_L.tolist() == [0, 0, 1, 2, 2]
     assert batch.label_id_L.tolist() == [1, 2, 9, 1, 2]
     assert batch.label_weight_L.sum() == pytest.approx(3)
@@ -85,6 +93,6 @@ def test_collate_pads_right_and_flattens_labels():
 
 def test_collate_of_nothing_is_one_padding_token():
     batch = collate([])
-    assert batch.token_ids_BT.shape == (1, 1)
+    assert batch.token_ids_N.shape == batch.position_N.shape == (1,)
     assert (batch.index_B.tolist(), batch.length_B.tolist()) == ([0], [1])
-    assert len(batch.step_row_S) == len(batch.label_weight_L) == 0
+    assert len(batch.step_token_S) == len(batch.label_weight_L) == 0

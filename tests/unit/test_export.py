@@ -1,5 +1,7 @@
 """The exported model is what was trained, rounded once; a merge that lost the adapter is refused."""
 
+import os
+
 import pytest
 import torch
 from peft import LoraModel
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError
+from lr_ray.training import export as export_module
 from lr_ray.training.export import export
 from lr_ray.training.model import load_expert
 
@@ -55,3 +58,14 @@ def test_a_merge_without_the_adapter_is_refused(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)
     with pytest.raises(StageError, match=r"merging moved the logits by 0\.\d+ of their"):
         export(weights(0.02), EXPERT, "embedded:expert", tmp_path, training(dtype))
+
+
+def test_all_cores_take_part_and_the_workers_threads_come_back(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    threads, probe = [], export_module._probe
+    monkeypatch.setattr(
+        export_module, "_probe", lambda m: threads.append(torch.get_num_threads()) or probe(m)
+    )
+    export(weights(), EXPERT, "embedded:expert", tmp_path, training("float32"))
+    assert set(threads) == {len(os.sched_getaffinity(0))}
+    assert torch.get_num_threads() == 1
