@@ -17,6 +17,7 @@ from lr_ray.cli import Command
 from lr_ray.cluster import check_address
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
+from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
 from lr_ray.metrics import StageMetrics
 from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
@@ -67,6 +68,7 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
                 raise UserError(
                     f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
                 )
+        check_config(config, todo, run)
         expert, amateur = check(config, todo)
         log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")

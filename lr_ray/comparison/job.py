@@ -25,12 +25,13 @@ from lr_ray.comparison.work import (
 )
 from lr_ray.config import Config
 from lr_ray.console import quiet_others
+from lr_ray.doctor import check_config
 from lr_ray.errors import StageError
 from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import load_tasks, task_names
-from lr_ray.pipeline import check, facts, read_source
+from lr_ray.pipeline import STAGES, check, facts, read_source
 from lr_ray.store import SCHEMA_VERSION, Run, begin
 
 TABLE, PAGE = "comparison.json", "comparison.md"
@@ -89,7 +90,8 @@ def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> No
 
     config, run, started = command.config, command.run, time.monotonic()
     cells = checks.unfinished(run, plan)
-    expert, amateur = check(config, ("sampling", "training", "evaluation"))
+    check_config(config, STAGES, run)
+    expert, amateur = check(config, STAGES)
     amateurs = checks.check_sources(plan, expert)
     if amateur:  # not where the config samples by rejection
         amateurs[config.models.amateur] = amateur
