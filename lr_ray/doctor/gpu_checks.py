@@ -9,8 +9,9 @@ from lr_ray.doctor.facts import Facts
 from lr_ray.doctor.finding import Finding, Findings, Level, Need, gb, listed
 
 # The oldest driver branch that runs a CUDA major version (CUDA release notes, minor version
-# compatibility). The GPU lock's torch is built with CUDA 13.
+# compatibility).
 DRIVERS = {12: 525, 13: 580}
+LOCKED_CUDA = "13.0"  # of the torch in requirements/gpu.txt
 # torch 2.13.0+cu130 has kernels for sm_75 and newer (torch._C._cuda_getArchFlags()).
 CAPABILITY = (7, 5)
 # vllm/platforms/cuda.py check_if_supports_dtype.
@@ -73,12 +74,16 @@ def _capability(name: str, capability: tuple[int, int], need: Need) -> Findings:
 
 
 def driver(facts: Facts, need: Need) -> Findings:
-    if not facts.seen.gpus or facts.torch is None or facts.torch.cuda is None:
+    """Against the installed torch's CUDA; where that is a CPU build, against the GPU lock's."""
+    if not facts.seen.gpus:
         return
-    version, cuda = facts.seen.gpus[0].driver, int(facts.torch.cuda.split(".")[0])
-    least = DRIVERS.get(cuda, 0)
-    said = f"torch {facts.torch.version} is built with CUDA {facts.torch.cuda}"
-    if int(version.split(".")[0]) >= least or facts.seen.cuda >= cuda:
+    version, torch = facts.seen.gpus[0].driver, facts.torch
+    cuda = torch.cuda if torch and torch.cuda else LOCKED_CUDA
+    major = int(cuda.split(".")[0])
+    least = DRIVERS.get(major, 0)
+    whose = "this" if torch and torch.cuda else "the GPU lock's"
+    said = f"{whose} torch is built with CUDA {cuda}"
+    if int(version.split(".")[0]) >= least or facts.seen.cuda >= major:
         yield Finding("ok", "driver", f"{version}; {said}")
         return
     what = f"{version} is older than {least}, and {said}"

@@ -106,7 +106,7 @@ def visible(uuids: Sequence[str], asked: str | None) -> list[int]:
 def _by_library(nvml: Any, asked: str | None) -> Seen:
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     driver = _text(nvml.nvmlSystemGetDriverVersion())
-    cuda = nvml.nvmlSystemGetCudaDriverVersion() // 1000  # a compatibility package's, where one is
+    cuda = _cuda(nvml)
     if asked and asked.startswith("MIG-"):
         parts = list(_mig(nvml, handles, asked))
         return Seen(tuple(_gpu(nvml, part, whole, driver) for part, whole in parts), cuda=cuda)
@@ -114,6 +114,14 @@ def _by_library(nvml: Any, asked: str | None) -> Seen:
     chosen = [handles[i] for i in visible(uuids, asked)]
     found = tuple(_gpu(nvml, handle, handle, driver) for handle in chosen)
     return Seen(found, len(handles) - len(found), cuda)
+
+
+def _cuda(nvml: Any) -> int:
+    """Of the installed libcuda, which may be newer than the driver (CUDA's compatibility packages)."""
+    try:
+        return int(nvml.nvmlSystemGetCudaDriverVersion()) // 1000
+    except nvml.NVMLError:
+        return 0
 
 
 def _mig(nvml: Any, handles: Sequence[Any], asked: str) -> Iterator[tuple[Any, Any]]:
