@@ -72,6 +72,7 @@ class Facts:
     cards: int  # NVIDIA cards on the PCI bus
     compiler: str | None
     headers: bool  # Python.h
+    lscpu: bool
     torch: Torch | None
     engines: tuple[str, ...]  # distributions of vLLM
     differing: tuple[Differing, ...] | None  # None: not looked at
@@ -112,6 +113,7 @@ def gather(
         cards=cards_on_bus(),
         compiler=_compiler(environ),
         headers=_headers(),
+        lscpu=shutil.which("lscpu", path=environ.get("PATH")) is not None,
         torch=_torch(),
         engines=found,
         differing=differing(found) if versions else None,

