@@ -6,7 +6,6 @@ pytest tests/unit/test_doctor.py
 import contextlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -138,26 +137,24 @@ def _muted() -> Any:
 
 
 def _grouped(found: Found) -> tuple[list[str], list[tuple[list[str], list[Finding]]]]:
-    """Nodes whose findings are as here, and the others, alike ones together.
-
-    Free bytes differ everywhere: of findings that are ok, only a GPU's count.
-    """
-    here = _key(found[_HERE][1])
+    """Nodes that are as this one, and the others, alike ones together."""
+    here = _key(*found[_HERE])
     alike: list[str] = []
     others: dict[Any, tuple[list[str], list[Finding]]] = {}
-    nodes: Mapping[str, Any] = {name: part for name, part in found.items() if name != _HERE}
-    for name, (_, findings) in nodes.items():
-        key = _key(findings)
-        if key == here:
-            alike.append(name)
-        else:
+    for name, (facts, findings) in found.items():
+        key = _key(facts, findings)
+        if key != here:
             others.setdefault(key, ([], findings))[0].append(name)
+        elif name != _HERE:
+            alike.append(name)
     return alike, list(others.values())
 
 
-def _key(findings: list[Finding]) -> tuple[Finding, ...]:
-    telling = [f for f in findings if f.label != "RAY_ADDRESS"]
-    return tuple(f for f in telling if f.level != "ok" or f.label in ("gpu", "driver", "torch"))
+def _key(facts: Facts | None, findings: list[Finding]) -> Any:
+    """What makes nodes alike: GPUs, torch and what is not ok; free bytes differ everywhere."""
+    gpus = [(g.name, g.memory_bytes, g.driver) for g in facts.seen.gpus] if facts else None
+    wrong = tuple(f for f in findings if f.level != "ok" and f.label != "RAY_ADDRESS")
+    return str(gpus), facts and facts.torch, wrong
 
 
 def _lines(say: Any, findings: list[Finding]) -> None:
