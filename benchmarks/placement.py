@@ -7,10 +7,9 @@ Nothing is started or downloaded: sizes come from the models' config.json. GB ar
 
 import itertools
 
-from lr_ray.config import Config, read_tree, resolve
+from lr_ray.config import STAGES, Config, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
-from lr_ray.placement.arrange import STAGES
 from lr_ray.placement.cards import Cards, pretended
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Models

@@ -17,8 +17,9 @@ from rich.console import Console
 from lr_ray import placement, report
 from lr_ray.cli import Command
 from lr_ray.cluster import check_address
-from lr_ray.config import Config
+from lr_ray.config import STAGES, Config
 from lr_ray.console import StageProgress, quiet_others
+from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
 from lr_ray.metrics import StageMetrics
 from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
@@ -30,7 +31,6 @@ from lr_ray.store import Run, begin
 from lr_ray.training.trackers import check_trackers
 from lr_ray.versions import versions
 
-STAGES = ("sampling", "training", "evaluation")
 # Parts of summary.json that a stage writes.
 _PARTS = {
     "sampling": ("sampling",),
@@ -72,6 +72,7 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
                 raise UserError(
                     f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
                 )
+        check_config(config, todo, run)
         log = run.log_path()
         head = f"config     {command.config_name}\nrun        {run.location}\nlog        {log}"
         with site(config, todo) as there:

@@ -21,11 +21,10 @@ from lr_ray import lock
 from lr_ray.comparison.checks import ASKED, summary_of
 from lr_ray.comparison.grid import read_grid
 from lr_ray.comparison.plan import make_plan
-from lr_ray.config import Config, Evaluation, resolve, value_at
+from lr_ray.config import STAGES, Config, Evaluation, resolve, value_at
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.pipeline import STAGES
 from lr_ray.problems import INDEX
 from lr_ray.report.page import PAGE
 from lr_ray.sampling.shards import FOLDERS

@@ -23,14 +23,15 @@ from lr_ray.comparison.work import (
     sample_sources,
     train_cells,
 )
-from lr_ray.config import Config
+from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
+from lr_ray.doctor import check_config
 from lr_ray.errors import StageError
 from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import load_tasks, task_names
-from lr_ray.pipeline import STAGES, check, facts, read_source
+from lr_ray.pipeline import check, facts, read_source
 from lr_ray.placement.site import Site, site
 from lr_ray.store import SCHEMA_VERSION, Run, begin
 
@@ -86,6 +87,7 @@ def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
 
 
 def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
+    check_config(command.config, STAGES, command.run)
     with site(command.config, STAGES) as there:
         _work_at(there, command, grid, plan, asked)
 

@@ -17,17 +17,21 @@ from lr_ray.config.sections import (
     Training,
 )
 from lr_ray.config.tree import (
+    STAGES,
     Config,
     EndpointConfig,
     ServeConfig,
     Tree,
     flatten,
+    roles_of,
     unflatten,
+    uses_gpus,
     value_at,
 )
 
 __all__ = [
     "ROLES",
+    "STAGES",
     "Config",
     "Data",
     "EndpointConfig",
@@ -47,6 +51,8 @@ __all__ = [
     "preset_names",
     "read_tree",
     "resolve",
+    "roles_of",
     "unflatten",
+    "uses_gpus",
     "value_at",
 ]

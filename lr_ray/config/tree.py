@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -62,6 +62,24 @@ class Config(Tree):
                 f"prompt in serving.max_model_len = {self.serving.max_model_len}"
             )
         return self
+
+
+STAGES = ("sampling", "training", "evaluation")
+_STAGE_ROLES = {
+    "sampling": ("expert", "amateur"), "training": ("trainer",), "evaluation": ("server",)
+}  # fmt: skip
+
+
+def roles_of(config: Config, stage: str) -> tuple[str, ...]:
+    """The sections of `resources` that a stage's processes are of. Method rejection has no amateur."""
+    only = stage == "sampling" and config.sampling.method == "rejection"
+    return ("expert",) if only else _STAGE_ROLES[stage]
+
+
+def uses_gpus(config: Config, stages: Sequence[str] = STAGES) -> bool:
+    """Whether a process of the stages asks for GPUs, or leaves it to `auto`."""
+    roles = [role for stage in stages for role in roles_of(config, stage)]
+    return any(getattr(config.resources, role).gpus != 0 for role in roles)
 
 
 class EndpointConfig(Tree):

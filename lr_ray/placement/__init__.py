@@ -7,7 +7,7 @@ arrange   the pure function from the three to a config without `auto`
 room      whether the connected cluster has room, and sees the run
 """
 
-from lr_ray.placement.arrange import arrange, wants_gpus
+from lr_ray.placement.arrange import arrange
 from lr_ray.placement.cards import Cards
 from lr_ray.placement.needs import demands, replica_bundles
 from lr_ray.placement.room import await_room, check_room, check_visible
@@ -23,5 +23,4 @@ __all__ = [
     "demands",
     "find_models",
     "replica_bundles",
-    "wants_gpus",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lr_ray.config import Config, Place, Serving, value_at
+from lr_ray.config import STAGES, Config, Place, Serving, roles_of, uses_gpus, value_at
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
 from lr_ray.placement import needs, ways
@@ -19,10 +19,6 @@ from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Model, Models
 from lr_ray.placement.ways import Values, gpus_of, is_auto, with_values
 
-STAGES = ("sampling", "training", "evaluation")
-_ROLES = {
-    "sampling": ("expert", "amateur"), "training": ("trainer",), "evaluation": ("server",)
-}  # fmt: skip
 _WAYS = {
     "sampling": ways.sampling, "training": ways.training, "evaluation": ways.evaluation
 }  # fmt: skip
@@ -38,14 +34,8 @@ def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] 
     return config
 
 
-def wants_gpus(config: Config, stages: Sequence[str] = STAGES) -> bool:
-    """Whether a process of the stages asks for GPUs, or leaves it to `auto`."""
-    places = [getattr(config.resources, role) for stage in stages for role in roles(config, stage)]
-    return any(place.gpus != 0 for place in places)
-
-
 def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config:
-    if not wants_gpus(config, [stage]):
+    if not uses_gpus(config, [stage]):
         return config
     if not cards.count:
         if cards.fixed:
@@ -62,12 +52,6 @@ NO_GPU = (
     "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, and "
     "jobs/doctor.py says what is missing for a GPU"
 )
-
-
-def roles(config: Config, stage: str) -> tuple[str, ...]:
-    """The sections of `resources` that a stage's processes are of."""
-    only = stage == "sampling" and config.sampling.method == "rejection"
-    return ("expert",) if only else _ROLES[stage]
 
 
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
@@ -91,11 +75,11 @@ def _fit(processes: Sequence[Processes], together: bool, cards: Cards) -> bool:
 
 def settings(config: Config, stage: str) -> Values:
     """The settings that `arrange` may choose for a stage, with their values."""
-    names = [f"resources.{role}.gpus" for role in roles(config, stage)]
+    names = [f"resources.{role}.gpus" for role in roles_of(config, stage)]
     names += {
         "sampling": [
             "resources.sampling",
-            *(f"sampling.{r}.{m}_engines" for r in roles(config, stage) for m in ("min", "max")),
+            *(f"sampling.{r}.{m}_engines" for r in roles_of(config, stage) for m in ("min", "max")),
         ],
         "training": [
             "training.num_workers",
@@ -163,9 +147,9 @@ def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:
     """Why a stage does not fit, with the least that it takes and what would do."""
     fields = ", ".join(
         f"resources.{role}.gpus {_plain(getattr(config.resources, role).gpus)}"
-        for role in roles(config, stage)
+        for role in roles_of(config, stage)
     )
-    auto = {f"resources.{role}.gpus": AUTO for role in roles(config, stage)}
+    auto = {f"resources.{role}.gpus": AUTO for role in roles_of(config, stage)}
     auto |= {f"resources.{stage}": AUTO} if stage != "training" else {}
     free = with_values(config, auto | {"training.num_workers": AUTO, "serving.min_replicas": AUTO}
                        | {f"sampling.{role}.max_engines": AUTO for role in ("expert", "amateur")}
@@ -185,7 +169,7 @@ def _plain(value: Any) -> str:
 def _least(config: Config, models: Models, stage: str) -> str:
     """The memory that each process takes where it has a GPU to itself."""
     whole = with_values(
-        config, {f"resources.{r}.gpus": 1 for r in roles(config, stage) if is_auto(config, r)}
+        config, {f"resources.{r}.gpus": 1 for r in roles_of(config, stage) if is_auto(config, r)}
     )
     said = [_said(p) for p in needs.processes(whole, models, stage) if p.weights is not None]
     return f" ({'; '.join(said)})" if said else ""

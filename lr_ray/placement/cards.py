@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lr_ray.doctor.facts import Gpu, gpus
+from lr_ray.placement.nvidia import Gpu, gpus
 
 _PROBE_S = 30.0
 # Bytes of a GPU by Ray's names, a little less than is sold: what a driver reports.

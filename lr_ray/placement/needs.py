@@ -21,6 +21,9 @@ ANSWER_TOKENS = 1024  # likewise of prompt and answer in an evaluation
 SEQUENCES = 256  # at once in an engine on a GPU, for which a cache has room where it can
 _FEWEST = 16  # sequences that must have room
 _STATE_BYTES = 16  # a trained weight's float32 copy, two moments of AdamW and gradient
+_ROW_BYTES = 40  # of a step in supervision/ and scores/ together: the demo has 39
+_CHECKPOINTS = 3  # two are kept while the next is written
+_CHECKPOINT_BYTES = 12  # a trained weight and its two moments
 # CUDA's context, cuBLAS and NCCL buffers; captured graphs of engines that decode.
 _CONTEXT_BYTES, _GRAPH_BYTES = 0.8e9, 1.0e9
 _BATCHED_TOKENS = 8192  # of one forward of an engine (vLLM's default on most GPUs)
@@ -198,6 +201,22 @@ def trained(config: Config, expert: Model) -> int:
 def shards(config: Config) -> int:
     """Supervision shards, at most: one a batch of problems."""
     return math.ceil(config.sampling.max_problems / config.sampling.batch_size)
+
+
+def disk(config: Config, models: Models, problems: int) -> dict[str, float]:
+    """Bytes of a run directory's parts, at most; nothing where the expert is not known."""
+    expert, sampling = models["expert"], config.sampling
+    if expert is None:
+        return {}
+    steps = problems * sampling.max_new_tokens
+    parts = {
+        "shards": float(_ROW_BYTES * steps),
+        "merged model": float(expert.parameters * _bytes_of(config.training.dtype)),
+        "checkpoints": float(_CHECKPOINTS * _CHECKPOINT_BYTES * trained(config, expert)),
+    }
+    if not together(config, "sampling") and sampling.method == "contrast":
+        parts["trajectories"] = 8.0 * steps * min(sampling.top_k, expert.rows)
+    return parts
 
 
 def demands(config: Config, stage: str) -> list[dict[str, list[Bundle]]]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lr_ray.cluster import cluster
-from lr_ray.config import Config
+from lr_ray.config import Config, uses_gpus
 from lr_ray.placement import cards
-from lr_ray.placement.arrange import arrange, wants_gpus
+from lr_ray.placement.arrange import arrange
 from lr_ray.placement.cards import NONE, Cards
 from lr_ray.placement.sizes import Models, find_models
 
@@ -41,7 +41,7 @@ def connected() -> Iterator[Cards]:
 @contextlib.contextmanager
 def site(config: Config, stages: Sequence[str]) -> Iterator[Site]:
     """Where the stages would run. Raises UserError when one of them has no way to."""
-    if not wants_gpus(config, stages):
+    if not uses_gpus(config, stages):
         yield Site()
         return
     with connected() as found:

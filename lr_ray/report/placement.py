@@ -5,9 +5,9 @@ pytest tests/unit/placement/test_line.py
 
 from collections.abc import Sequence
 
-from lr_ray.config import Config
+from lr_ray.config import Config, uses_gpus
 from lr_ray.placement import needs
-from lr_ray.placement.arrange import changes, wants_gpus
+from lr_ray.placement.arrange import changes
 from lr_ray.placement.cards import Cards
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Models
@@ -19,7 +19,7 @@ def placement_line(
     asked: Config, arranged: Config, models: Models, cards: Cards, stages: Sequence[str]
 ) -> str:
     """What was arranged for the stages of a config, and how to choose otherwise."""
-    if not wants_gpus(asked, stages):
+    if not uses_gpus(asked, stages):
         return "on the CPUs, as resources.*.gpus is 0"
     parts = [_stage(asked, arranged, models, stage) for stage in stages]
     where = str(cards) if cards.count else "GPU nodes to come"

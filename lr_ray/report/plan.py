@@ -7,10 +7,9 @@ import itertools
 import math
 
 from lr_ray.cli import Command
-from lr_ray.config import Config
+from lr_ray.config import STAGES, Config, uses_gpus
 from lr_ray.errors import UserError
-from lr_ray.placement import arrange, find_models, needs, wants_gpus
-from lr_ray.placement.arrange import STAGES
+from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Models
@@ -21,8 +20,6 @@ from lr_ray.store import Run
 
 NOUNS = {"expert": "engine", "amateur": "engine", "trainer": "worker", "server": "replica"}
 COUNT = ("", "thousand", "million", "billion")
-_ROW_BYTES = 40  # of a step in supervision/ and scores/ together, measured on the demo and SmolLM2
-_CHECKPOINTS = 3  # there at once
 
 
 def lines(command: Command[Config]) -> list[tuple[str, str]]:
@@ -66,7 +63,11 @@ def lines(command: Command[Config]) -> list[tuple[str, str]]:
     at_most = max(largest.values(), default=0)
     where = " and ".join(stage for stage, count in largest.items() if count == at_most > 0)
     told.append(("largest", f"{gpus(at_most)} at once" + (f", in {where}" if where else "")))
-    told += [("disk", text) for text in disk(config, models, problems)]
+    parts = needs.disk(config, models, problems)
+    if parts:
+        listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
+        total = amount(sum(parts.values()))
+        told.append(("disk", f"at most about {total} in the run directory: {listed}"))
     told += (
         durations(config, Run(options.rates), asked) if options.rates else [("duration", NO_RATES)]
     )
@@ -76,7 +77,7 @@ def lines(command: Command[Config]) -> list[tuple[str, str]]:
 def _cards(config: Config, count: int | None, memory_gb: float | None) -> tuple[Cards, str]:
     """The GPUs that the plan is for, and how they are said."""
     memory = 1e9 * (memory_gb or 80)
-    if not wants_gpus(config):
+    if not uses_gpus(config):
         return pretended(count or 0, memory), "on CPUs alone"
     here = local()
     if count is None and memory_gb is None and here.count:
@@ -165,25 +166,6 @@ def answers(config: Config) -> int | None:
         return each * sum(len(task.rows) for task in load_tasks(asked))
     tasks = len(asked.benchmarks) * len(asked.shots)
     return asked.max_problems and each * tasks * asked.max_problems
-
-
-def disk(config: Config, models: Models, problems: int) -> list[str]:
-    """Bytes of the run directory, with trajectories where they are kept between the two models."""
-    expert = models["expert"]
-    if expert is None:
-        return []
-    sampling = config.sampling
-    steps = problems * sampling.max_new_tokens
-    size = 4 if config.training.dtype == "float32" else 2
-    parts = {
-        "shards": float(_ROW_BYTES * steps),
-        "merged model": float(expert.parameters * size),
-        "checkpoints": float(_CHECKPOINTS * 12 * needs.trained(config, expert)),
-    }
-    if config.resources.sampling == "apart" and sampling.method == "contrast":
-        parts["trajectories"] = 8.0 * steps * min(sampling.top_k, expert.rows)
-    listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
-    return [f"at most about {amount(sum(parts.values()))} in the run directory: {listed}"]
 
 
 def warnings(config: Config, models: Models) -> list[str]:

@@ -14,6 +14,7 @@ from lr_ray import interrupts, serving
 from lr_ray.cli import Command
 from lr_ray.config import Config, Resources, ServeConfig, Serving
 from lr_ray.console import quiet_others
+from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
 from lr_ray.models import fits_context, resolve_model
 from lr_ray.pipeline import facts
@@ -32,6 +33,7 @@ def serve_run(command: Command[Config]) -> int:
     if not run.exists("summary.json") or "training" not in run.read_json("summary.json"):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
     serving.check_port(config.serving)
+    check_serving(config.resources, config.serving, run)
     expert = resolve_model(config.models.expert, "models.expert")
     with run.lock(shared=True):
         begin(run, config, facts(config, expert, None))
@@ -47,6 +49,7 @@ def serve_models(command: Command[ServeConfig]) -> int:
     """Serves model directories, of no run. Ends by an interruption only."""
     config = command.config
     serving.check_port(config.serving)
+    check_serving(config.resources, config.serving)
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")

@@ -110,3 +110,33 @@ def test_a_run_that_another_node_does_not_see_is_refused(nodes, tmp_path):
         nodes.kill(other)
     assert done.returncode == 2, done.stdout + done.stderr
     assert re.search(r"is not seen on node [\d.]+; give a path", done.stderr)
+
+
+def test_the_doctor_tells_the_node_that_differs(nodes, tmp_path):
+    """One node of three has a GPU with an old driver, by the nvidia-smi on its PATH."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU-1, NVIDIA L4, 23034, 22000, 8.9, 570.86.15'\n")
+    smi.chmod(0o755)
+    with_gpu = ("env", f"PATH={tmp_path}:{nodes.env['PATH']}")
+    others = [nodes.add("--num-cpus=1", within=within) for within in ((), with_gpu)]
+    try:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "jobs/doctor.py")],
+            env=nodes.env | {"RAY_ADDRESS": nodes.address},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            cwd=ROOT,
+        )
+    finally:
+        for other in others:
+            nodes.kill(other)
+    assert done.returncode == 0, done.stdout + done.stderr
+    here, node = done.stdout.split("\n\n")[:2]
+    assert f"ok    RAY_ADDRESS  {nodes.address}, 3 nodes" in here
+    assert "ok    gpu          none" in here
+    assert "      nodes        2 as here: " in here
+    assert node.startswith("      node         ")
+    assert "1 x NVIDIA L4, 24.2 GB" in node
+    assert "warn  driver       570.86.15 is older than 580" in node
+    assert "warn  torch        " in node

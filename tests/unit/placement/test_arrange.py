@@ -6,11 +6,11 @@ import shlex
 import pytest
 
 from lr_ray.cli import parse
-from lr_ray.config import Config, Place, Serving, resolve
+from lr_ray.config import STAGES, Config, Place, Serving, resolve
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
-from lr_ray.placement.arrange import STAGES, for_serving
+from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import NONE, Cards, pretended
 from lr_ray.placement.sizes import Models
 

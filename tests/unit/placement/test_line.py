@@ -3,8 +3,8 @@
 import pytest
 
 from lr_ray.cli import parse
+from lr_ray.config import STAGES
 from lr_ray.placement import arrange, find_models
-from lr_ray.placement.arrange import STAGES
 from lr_ray.placement.cards import NONE, pretended
 from lr_ray.report import placement_line
 

@@ -1,6 +1,6 @@
 """The NVIDIA GPUs of this machine, asked of its driver without CUDA, torch or Ray.
 
-pytest tests/unit/test_doctor_gpus.py
+pytest tests/unit/placement/test_nvidia.py
 """
 
 import os
@@ -41,6 +41,7 @@ class Seen:
 
     gpus: tuple[Gpu, ...] = ()
     hidden: int = 0  # GPUs that CUDA_VISIBLE_DEVICES takes away
+    cuda: int = 0  # newest major version of CUDA that the driver runs; 0 where it does not tell
     trouble: str | None = None  # why a driver that is there does not answer
 
 
@@ -105,13 +106,22 @@ def visible(uuids: Sequence[str], asked: str | None) -> list[int]:
 def _by_library(nvml: Any, asked: str | None) -> Seen:
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     driver = _text(nvml.nvmlSystemGetDriverVersion())
+    cuda = _cuda(nvml)
     if asked and asked.startswith("MIG-"):
         parts = list(_mig(nvml, handles, asked))
-        return Seen(tuple(_gpu(nvml, part, whole, driver) for part, whole in parts))
+        return Seen(tuple(_gpu(nvml, part, whole, driver) for part, whole in parts), cuda=cuda)
     uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
     chosen = [handles[i] for i in visible(uuids, asked)]
     found = tuple(_gpu(nvml, handle, handle, driver) for handle in chosen)
-    return Seen(found, len(handles) - len(found))
+    return Seen(found, len(handles) - len(found), cuda)
+
+
+def _cuda(nvml: Any) -> int:
+    """Of the installed libcuda, which may be newer than the driver (CUDA's compatibility packages)."""
+    try:
+        return int(nvml.nvmlSystemGetCudaDriverVersion()) // 1000
+    except nvml.NVMLError:
+        return 0
 
 
 def _mig(nvml: Any, handles: Sequence[Any], asked: str) -> Iterator[tuple[Any, Any]]:

@@ -1,0 +1,73 @@
+"""What is needed, what is found about it, and how both are said."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lr_ray.doctor.facts import Facts, Folder
+
+Level = Literal["ok", "warn", "bad"]
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Need:
+    """What somebody wants to run. `gpu` None: whatever the installed vLLM is built for.
+
+    `dtypes` are of vLLM's engines. Bytes are what a run would write: into its directory, and into the
+    hub's cache.
+    """
+
+    gpu: bool | None = None
+    stages: tuple[str, ...] = ("sampling", "training", "evaluation")
+    dtypes: frozenset[str] = frozenset()
+    run_bytes: float = 0
+    hub_bytes: float = 0
+
+    def on_gpu(self, facts: Facts) -> bool:
+        """Whether engines are to run on this node's GPUs; never on a cluster's node without one."""
+        if facts.joins and not facts.seen.gpus:
+            return False
+        return "vllm" in facts.engines if self.gpu is None else self.gpu
+
+    @property
+    def engines(self) -> bool:
+        """Whether vLLM's engines are among it."""
+        return any(stage != "training" for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`bad` stops a run. `advice` is empty where there is nothing to do."""
+
+    level: Level
+    label: str
+    what: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.what}" + (f"; {self.advice}" if self.advice else "")
+
+
+Findings = Iterator[Finding]
+
+
+def room(label: str, folder: Folder, wanted: float, advice: str) -> Findings:
+    if folder.refuses:
+        what = f"{folder.path} cannot be written: {folder.refuses}"
+        yield Finding("bad", label, what, advice)
+    elif folder.free < wanted:
+        what = f"{folder.path} has {gb(folder.free)} free, and {gb(wanted)} are needed"
+        yield Finding("bad", label, what, advice)
+    else:
+        used = f", of which {gb(wanted)} may be used" if wanted >= 1e9 else ""
+        yield Finding("ok", label, f"{folder.path}, {gb(folder.free)} free{used}")
+
+
+def listed(texts: list[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
+
+
+def gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
