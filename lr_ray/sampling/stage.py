@@ -254,7 +254,7 @@ def _pool(pool: Pool, place: Place) -> dict[str, Any]:
         "compute": ActorPoolStrategy(min_size=pool.min_engines, max_size=pool.max_engines),
         **_BLOCKS,
         **place.options(),
-        "runtime_env": {"env_vars": engine_env(place.gpus)},
+        "runtime_env": {"env_vars": engine_env()},
     }
 
 

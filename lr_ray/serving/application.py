@@ -73,7 +73,11 @@ def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
     on_gpu = place.gpus > 0
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
-    environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles with nvcc, which a machine may lack
+    }
     if on_gpu:
         ranks = max(1, int(place.gpus))
         share = min(place.gpus, 1.0)

