@@ -41,11 +41,12 @@ def tokens() -> list[tuple[list[int], list[int]]]:
 
 
 @cache
-def model_of(role: str, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(MODELS[role], dtype=dtype).eval()
+def model_of(role: str, dtype: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(MODELS[role], dtype=getattr(torch, dtype)).eval()
 
 
-def by_transformers(role: str, dtype: torch.dtype, prompt: list[int], completion: list[int]):
+@cache
+def by_transformers(role: str, dtype: str, prompt: tuple[int, ...], completion: tuple[int, ...]):
     """[T, V] log-probabilities at the steps of the completion, normalised in float64."""
     with torch.inference_mode():
         tokens = torch.tensor([prompt + completion[:-1]])
@@ -110,8 +111,9 @@ def test_log_probabilities_are_those_of_transformers(answers, asked, role, dtype
     for prompt, completion, steps, ids, values in steps_of(
         role, asked[role], answers[role][dtype, mode]
     ):
-        exact = by_transformers(role, torch.float64, prompt, completion)[steps, ids]
-        own = by_transformers(role, getattr(torch, dtype), prompt, completion)[steps, ids]
+        tokens = tuple(prompt), tuple(completion)
+        exact = by_transformers(role, "float64", *tokens)[steps, ids]
+        own = by_transformers(role, dtype, *tokens)[steps, ids]
         ours.append(np.abs(values - exact))
         theirs.append(np.abs(own - exact))
     ours, theirs = np.concatenate(ours), np.concatenate(theirs)
@@ -131,7 +133,7 @@ def test_the_expert_is_greedy_and_names_the_most_probable_tokens(answers, asked,
     for prompt, (completion, counts, ids, values) in zip(
         asked["expert"], answers["expert"]["float32", mode], strict=True
     ):
-        exact = by_transformers("expert", torch.float64, prompt, completion)
+        exact = by_transformers("expert", "float64", tuple(prompt), tuple(completion))
         assert completion == exact.argmax(1).tolist()
         assert len(counts) <= NEW_TOKENS
         ends = np.cumsum(counts)
