@@ -49,7 +49,7 @@ def engine_options(
     else:
         device = {
             "tensor_parallel_size": max(1, int(place.gpus)),
-            "gpu_memory_utilization": 0.9 * min(place.gpus, 1),
+            "gpu_memory_utilization": 0.9 * min(place.gpus or 1, 1),
         }
     return {
         "model": model,

@@ -69,7 +69,9 @@ def test_a_cpu_build_is_one_eager_rank_whatever_ray_believes_in(monkeypatch, gpu
     assert engine.CPU_ENV.items() <= engine.engine_env().items()
 
 
-@pytest.mark.parametrize(("gpus", "ranks", "share"), [(0.5, 1, 0.45), (1, 1, 0.9), (2, 2, 0.9)])
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "share"), [(0, 1, 0.9), (0.5, 1, 0.45), (1, 1, 0.9), (2, 2, 0.9)]
+)
 def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share):
     pretend(monkeypatch, {"vllm": "0.29.0"})
     options = engine.engine_options("m", Pool(), Place(gpus=gpus), 256, max_logprobs=9)
