@@ -52,11 +52,11 @@ class Feeder:
 
     def at_once(self) -> None:
         requests = [{"prompt_token_ids": ids} for ids in self.prompts]
-        self.sampler.engine.generate(requests, self.sampler.params, use_tqdm=False)
+        self.sampler.loop.engine.llm.generate(requests, self.sampler.params, use_tqdm=False)
 
     def measure(self, work: Callable[[], None]) -> tuple[float, float]:
         """Seconds, and the share of the engine's room that was empty."""
-        self.sampler.engine.llm_engine.reset_prefix_cache()
+        self.sampler.loop.engine.llm.llm_engine.reset_prefix_cache()
         before, started = self.told.said.get("filled_s", 0.0), time.monotonic()
         work()
         seconds = time.monotonic() - started
