@@ -44,7 +44,7 @@ KINDS = {
 def log_probabilities(rng: np.random.Generator) -> np.ndarray:
     """[STEPS, K] float32, most probable first; a share of them lies beyond K."""
     scores = np.sort(2 * rng.gumbel(size=(STEPS, K)), axis=1)[:, ::-1]
-    scores[:, 0] += 3
+    scores[:, 0] += 0.5
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True)) + 0.001
     return scores.astype(np.float32)
 
@@ -143,7 +143,7 @@ class Meter(threading.Thread):
 
 def configure(problems: int, engines: int) -> Config:
     pool = {"min_engines": engines, "max_engines": engines}
-    sampling = {"max_problems": problems, "top_k": K, "max_new_tokens": STEPS, "kl_threshold": 6.0}
+    sampling = {"max_problems": problems, "top_k": K, "max_new_tokens": STEPS, "kl_threshold": 0.85}
     sampling |= {"expert": pool, "amateur": pool}
     places = {"expert": {"gpus": 0, "cpus": 0.1}, "amateur": {"gpus": 0, "cpus": 0.1}}
     return resolve(merge(read_tree("demo"), {"sampling": sampling, "resources": places}))
