@@ -158,8 +158,8 @@ def measure(problems: int, engines: int, folder: Path) -> None:
 
     with cluster():
         summary = stage.sample(Run(str(folder)), config, *model_paths(config), on_progress)
-    meter.ended.set()
-    meter.join()
+        meter.ended.set()
+        meter.join()  # it asks the cluster
     (start, before), (end, done) = seen[1], seen[-1]
     count, seconds = done - before, end - start
     total = sum(meter.cpu.values())
