@@ -81,9 +81,7 @@ def main() -> None:
         rounds = []
         for _ in range(args.rounds):
             rounds.append({name: feeder.measure(work) for name, work in ways.items()})
-            print(
-                {name: f"{seconds:.1f} s" for name, (seconds, _) in rounds[-1].items()}, flush=True
-            )
+            print({name: f"{found[0]:.1f} s" for name, found in rounds[-1].items()}, flush=True)
     room = feeder.sampler.loop.engine.room
     print(f"{args.pair}, {args.problems} problems, batches of {feeder.size}, room for {room}")
     for name in ways:
