@@ -77,7 +77,7 @@ def main() -> None:
         feeder = Feeder(args, folder)
         ways = {f"{n} in flight": (lambda n=n: feeder.feed(n)) for n in args.in_flight}
         ways[AT_ONCE] = feeder.at_once
-        feeder.feed(1)  # warms up
+        feeder.sampler.solve(feeder.prompts[: feeder.size])  # warms up
         rounds = []
         for _ in range(args.rounds):
             rounds.append({name: feeder.measure(work) for name, work in ways.items()})
