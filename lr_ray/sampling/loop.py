@@ -49,7 +49,10 @@ class VllmEngine:
         self.engine.add_request(name, tokens_input(token_ids), params)
 
     def step(self) -> list[Any]:
-        return [output for output in self.engine.step() if output.finished]
+        outputs = self.engine.step()
+        if not outputs and not self.engine.has_unfinished_requests():
+            raise RuntimeError("the engine has lost its requests")
+        return [output for output in outputs if output.finished]
 
     def abort(self, names: list[str]) -> None:
         self.engine.abort_request(names)
