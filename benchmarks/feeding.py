@@ -1,7 +1,9 @@
 """How full an expert's engine is kept: a batch at a time, several in flight, and everything at once.
 
     python benchmarks/feeding.py --pair embedded --problems 512
-    python benchmarks/feeding.py --pair smollm2 --problems 192 --data-dir DIR   # DIR/gsm8k/train.jsonl
+    python benchmarks/feeding.py --pair smollm2 --problems 48 --batch-size 12 --rounds 1 --data-dir DIR
+
+DIR holds gsm8k/train.jsonl.
 
 One process, one engine, no Ray; the ways take turns over the same problems. Throughput is told as a share
 of that of one `LLM.generate` of everything in the same round, by seconds and by CPU seconds, which other
@@ -33,6 +35,9 @@ class Feeder:
 
     def __init__(self, args: argparse.Namespace, folder: str) -> None:
         config, run = configure(args.pair, args.problems, args.data_dir), Run(folder)
+        if args.batch_size:
+            sampling = config.sampling.model_copy(update={"batch_size": args.batch_size})
+            config = config.model_copy(update={"sampling": sampling})
         stage_problems(run, config)
         paths, self.told = model_paths(config), Told()
         self.sampler = ExpertSampler(paths[0], config, shared_context(*paths), run, self.told)
@@ -70,6 +75,9 @@ def main() -> None:
     parser.add_argument("--pair", choices=("embedded", "smollm2"), default="embedded")
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--batch-size", type=int, help="problems a batch; the pair's own if not given"
+    )
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--data-dir", help="folder of gsm8k/train.jsonl, for --pair smollm2")
     args = parser.parse_args()
