@@ -1,10 +1,11 @@
-"""The sampling stage against the oracle's loop, against its own engines without Ray, and with 1 and 2.
+"""The sampling stage against the oracle's loop, and with 1 and 2 engines against one without Ray at a time.
 
     python benchmarks/sampling.py --pair embedded --problems 2000
     python benchmarks/sampling.py --pair smollm2 --problems 100 --data-dir DIR   # DIR/gsm8k/train.jsonl
     python benchmarks/sampling.py --pair embedded --memory 2000 20000
 
 Seconds are per 1000 scored steps, apart from start-up: from the end of each engine's first batch on.
+Without Ray, each engine gets everything in one call, and one works at a time.
 The oracle runs on as many threads as are fastest for the pair: one for the embedded pair, all for
 SmolLM2; each engine has one. Memory is the driver's resident set and the object store's content, the
 largest of readings every quarter of a second.
@@ -70,15 +71,12 @@ def run_oracle(config: Config, run: Run, problems: int, threads: int) -> tuple[f
 
 
 def run_bare(config: Config, run: Run, problems: int) -> dict[str, float]:
-    """Seconds per 1000 steps of both engines, called in turn in this process, and of the labels."""
-    engines = InProcess(config, run)
-    total, steps, size = dict.fromkeys(PARTS, 0.0), 0, config.sampling.batch_size
-    for start in range(0, problems, size):
-        labelled, seconds = engines.sample(np.arange(start, min(problems, start + size)))
-        if start:  # the first batch warms up
-            steps += labelled.facts.steps_scored
-            total = {part: total[part] + seconds[part] for part in PARTS}
-    return {part: 1000 * spent / steps for part, spent in total.items()}
+    """Seconds per 1000 steps of both engines and of the labels, each in one call with everything."""
+    engines, warm = InProcess(config, run), config.sampling.batch_size
+    engines.sample(np.arange(warm))
+    labelled, seconds = engines.sample(np.arange(warm, problems))
+    steps = labelled.facts.steps_scored
+    return {part: 1000 * spent / steps for part, spent in seconds.items()}
 
 
 def run_stage(config: Config, folder: Path) -> dict[str, float]:

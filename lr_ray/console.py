@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import IO
 
 from rich.console import Console
@@ -42,6 +43,33 @@ def quiet_others(log_path: str) -> Iterator[Console]:
             os.close(source)
         os.close(log)
         terminal.close()
+
+
+@contextlib.contextmanager
+def fetching(name: str, folder: Path, every_s: float = 10.0) -> Iterator[None]:
+    """Says what is fetched into `folder`, and how much of it is there, unless it is there at once.
+
+    On a terminal the hub's own bars say so.
+    """
+    started, ended = time.monotonic(), threading.Event()
+
+    def size() -> int:
+        return sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+
+    def tell() -> None:
+        before, pause = size(), min(2.0, every_s)
+        while not ended.wait(pause):
+            pause, seconds = every_s, time.monotonic() - started
+            with contextlib.suppress(OSError):  # a file has taken its final name
+                fetched = (size() - before) / 1e9
+                print(f"fetching   {name}  {fetched:.1f} GB, {seconds:.0f} s", flush=True)
+
+    if not sys.stderr.isatty():
+        threading.Thread(target=tell, name="fetching", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def rate(a_second: float) -> str:

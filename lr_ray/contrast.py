@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Exchange:
     amateur: Floats  # [M]
     counts: NDArray[np.int32]  # [N] tokens of each step, all above 0; their sum is M
 
-    @property
+    @cached_property
     def starts(self) -> NDArray[np.int64]:
         """[N] where each step's tokens begin."""
         return np.cumsum(self.counts, dtype=np.int64) - self.counts
@@ -66,14 +67,17 @@ def diverge(x: Exchange) -> Divergence:
     A lower bound of the full KL (grouping outcomes loses divergence), equal to it when the tokens are
     the whole vocabulary. NaN where a model gave NaN.
     """
-    known = ~(np.isneginf(x.amateur) | np.isneginf(x.expert))
-    log_p = np.where(known, x.expert, 0).astype(np.float64)
-    log_q = np.where(known, x.amateur, 0).astype(np.float64)
-    p, q = np.where(known, np.exp(log_p), 0), np.where(known, np.exp(log_q), 0)
+    unknown = np.flatnonzero((x.amateur == -np.inf) | (x.expert == -np.inf))
+    log_p, log_q = x.expert.astype(np.float64), x.amateur.astype(np.float64)
+    log_p[unknown] = log_q[unknown] = 0
+    p, q = np.exp(log_p), np.exp(log_q)
+    p[unknown] = q[unknown] = 0
     residual_p = np.maximum(1 - _sum(p, x), 0)
     residual_q = np.maximum(1 - _sum(q, x), 0)
     tail_p, tail_q = np.maximum(residual_p, _TAIL_FLOOR), np.maximum(residual_q, _TAIL_FLOOR)
-    kl = _sum(p * (log_p - log_q), x) + tail_p * np.log(tail_p / tail_q)
+    log_p -= log_q
+    log_p *= p  # in place: fresh memory costs more than the arithmetic
+    kl = _sum(log_p, x) + tail_p * np.log(tail_p / tail_q)
     return Divergence(*(v.astype(np.float32) for v in (np.maximum(kl, 0), residual_p, residual_q)))
 
 
@@ -161,4 +165,4 @@ def _sum(values_M: NDArray, x: Exchange) -> NDArray[np.float64]:
     """Sum over each step's tokens, float64 `[N]`."""
     if not len(x.counts):
         return np.zeros(0)
-    return np.add.reduceat(values_M.astype(np.float64), x.starts)
+    return np.add.reduceat(values_M.astype(np.float64, copy=False), x.starts)

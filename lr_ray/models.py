@@ -11,6 +11,7 @@ from typing import Any
 
 from lr_ray import embedded
 from lr_ray.config import Models
+from lr_ray.console import fetching
 from lr_ray.errors import UserError
 from lr_ray.sampling.scorer_model import ARCHITECTURES
 
@@ -46,9 +47,13 @@ def resolve_model(reference: str, field: str) -> str:
 
 def _download(reference: str, field: str) -> str:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
 
+    cache = Path(HF_HUB_CACHE, repo_folder_name(repo_id=reference, repo_type="model"), "blobs")
     try:
-        return snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
+        with fetching(reference, cache):
+            return snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -199,9 +199,10 @@ def _sample(job: Job) -> None:
         def on_progress(problems: int, facts: Facts) -> None:
             if progress.first is None and facts.trajectories:
                 job.console.print(f"sampling   goes on after {facts.problems} of them")
-            rejected = f", {facts.rejected} rejected" if facts.rejected else ""
-            note = f"{facts.steps_kept}/{facts.steps_scored} steps kept{rejected}"
-            progress.update_of(facts.problems, problems, note)
+            kept = f"{facts.steps_kept}/{facts.steps_scored} steps kept"
+            parts = [kept] if facts.steps_scored else []
+            parts += [f"{facts.rejected} rejected"] if facts.rejected else []
+            progress.update_of(facts.problems, problems, ", ".join(parts))
             if facts.steps_scored:
                 metrics.set(kept_step_share=facts.steps_kept / facts.steps_scored)
 

@@ -13,7 +13,7 @@ from lr_ray.config import Config
 from lr_ray.models import architecture, vocabulary_rows
 from lr_ray.sampling.engine import start_engine
 from lr_ray.sampling.guard import guard_of
-from lr_ray.sampling.loop import start_loop
+from lr_ray.sampling.loop import Engine, VllmEngine, start_loop
 from lr_ray.sampling.rows import lists
 from lr_ray.sampling.scorer_model import scorer_architecture
 
@@ -24,22 +24,33 @@ class AmateurScorer:
     def __init__(self, model: str, config: Config, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
         self.vocabulary, self.context = vocabulary_rows(model), context
-        start = partial(
-            start_engine,
-            model,
-            config.sampling.amateur,
-            config.resources.amateur,
-            context,
-            runner="pooling",
-            hf_overrides={
-                "architectures": [scorer_architecture(architecture(model))],
-                "head_dtype": "model",  # as the expert's
-            },
-            enforce_eager=True,  # a few large forwards: compiling and capturing would take longer
-        )
+        start = partial(self.start, model, config, context)
         self.loop = start_loop("amateur", model, journal, start)
-        self.engine = self.loop.engine.llm
         self.guard = guard_of(self.loop, journal)
+
+    def start(self, model: str, config: Config, context: int) -> Engine:
+        """The engine that the loop is to have."""
+        # The head's type is the expert's too.
+        overrides = {
+            "architectures": [scorer_architecture(architecture(model))],
+            "head_dtype": "model",
+        }
+        return VllmEngine(
+            start_engine(
+                model,
+                config.sampling.amateur,
+                config.resources.amateur,
+                context,
+                runner="pooling",
+                hf_overrides=overrides,
+                enforce_eager=True,  # a few large forwards: capturing graphs would take longer
+            )
+        )
+
+    @property
+    def engine(self) -> Any:
+        """The `vllm.LLM`."""
+        return self.loop.engine.llm
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""

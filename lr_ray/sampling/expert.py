@@ -23,7 +23,7 @@ from lr_ray.problems import read_problems
 from lr_ray.sampling import logprobs
 from lr_ray.sampling.engine import on_cpu, start_engine
 from lr_ray.sampling.guard import guard_of
-from lr_ray.sampling.loop import start_loop
+from lr_ray.sampling.loop import Engine, VllmEngine, start_loop
 from lr_ray.sampling.rows import TRAJECTORY, lists
 from lr_ray.store import Run
 
@@ -54,18 +54,15 @@ class Solver(ABC):
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.max_new_tokens
-        start = partial(
-            start_engine,
-            model,
-            self.sampling.expert,
-            config.resources.expert,
-            context,
-            max_num_seqs=most_sequences(config),
-            **options,
-        )
+        start = partial(self.start, model, config, context, **options)
         self.loop = start_loop("expert", model, journal, start)
-        self.engine = self.loop.engine.llm
         self.guard = guard_of(self.loop, journal)
+
+    def start(self, model: str, config: Config, context: int, **options: Any) -> Engine:
+        """The engine that the loop is to have."""
+        pool, place = config.sampling.expert, config.resources.expert
+        options |= {"max_num_seqs": most_sequences(config)}
+        return VllmEngine(start_engine(model, pool, place, context, **options))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Column `index` to the columns of `table`; unusable problems get an error."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lr_ray.errors import StageError
-from lr_ray.sampling.loop import EngineLoop
+from lr_ray.sampling.loop import EngineLoop, VllmEngine
 
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
@@ -173,7 +173,8 @@ def guard_of(loop: EngineLoop, journal: Any) -> Guard:
     """The guard of an actor's engine, with the stage's journal actor."""
     import ray
 
-    _end_with(loop.engine.llm)
+    if isinstance(loop.engine, VllmEngine):
+        _end_with(loop.engine.llm)
     return Guard(
         lambda method, *arguments: ray.get(getattr(journal, method).remote(*arguments)),
         lambda: loop.is_sound,

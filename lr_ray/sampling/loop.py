@@ -49,7 +49,10 @@ class VllmEngine:
         self.engine.add_request(name, tokens_input(token_ids), params)
 
     def step(self) -> list[Any]:
-        return [output for output in self.engine.step() if output.finished]
+        outputs = self.engine.step()
+        if not outputs and not self.engine.has_unfinished_requests():
+            raise RuntimeError("the engine has lost its requests")
+        return [output for output in outputs if output.finished]
 
     def abort(self, names: list[str]) -> None:
         self.engine.abort_request(names)
@@ -164,8 +167,8 @@ class EngineLoop:
         return call.results
 
 
-def start_loop(role: str, model: str, journal: Any, start: Callable[[], Any]) -> EngineLoop:
-    """The loop of an actor's `vllm.LLM`, which `start` builds; the journal is told how it goes."""
+def start_loop(role: str, model: str, journal: Any, start: Callable[[], Engine]) -> EngineLoop:
+    """The loop of an actor's engine, which `start` builds; the journal is told how it goes."""
     name = f"{role} {uuid.uuid4().hex}"
 
     def tell(**said: Any) -> None:
@@ -175,7 +178,7 @@ def start_loop(role: str, model: str, journal: Any, start: Callable[[], Any]) ->
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     tell(role=role, state="loading", weights=weights)
     began = time.monotonic()
-    loop = EngineLoop(lambda: VllmEngine(start()), lambda activity: tell(**asdict(activity)))
+    loop = EngineLoop(start, lambda activity: tell(**asdict(activity)))
     tell(state="ready", start_s=time.monotonic() - began)
     return loop
 

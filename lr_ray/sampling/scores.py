@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from lr_ray.contrast import Exchange, diverge, plausible
 from lr_ray.sampling.rows import PLAUSIBLE, SCORES, flat, rejected
 
-_ROWS_AT_ONCE = 16  # bounds the float64 temporaries
+_VALUES_AT_ONCE = (
+    1 << 18
+)  # float64 temporaries of 2 MB: beyond a core's cache they cost twice as much
 
 
 @dataclass
@@ -27,9 +29,11 @@ def score(batch: pa.Table, plausibility: float, k: int) -> Scored:
 
     `k` tokens were exchanged of each step, more where its plausible set reached beyond them.
     """
+    values = pc.sum(pc.list_value_length(batch["counts"])).as_py() * k
+    rows = max(1, _VALUES_AT_ONCE * batch.num_rows // max(1, values))
     parts = [
-        _score(batch.slice(start, _ROWS_AT_ONCE).combine_chunks(), plausibility, k)
-        for start in range(0, batch.num_rows, _ROWS_AT_ONCE)
+        _score(batch.slice(start, rows).combine_chunks(), plausibility, k)
+        for start in range(0, batch.num_rows, rows)
     ]
     return Scored(
         pa.concat_tables([p.scores for p in parts]),
@@ -40,8 +44,9 @@ def score(batch: pa.Table, plausibility: float, k: int) -> Scored:
 
 def _score(batch: pa.Table, plausibility: float, k: int) -> Scored:
     failed = batch["error"].is_valid()
-    bad, bad_index = rejected(batch, failed, batch["error"]), batch.filter(failed)["index"]
-    batch = batch.filter(batch["error"].is_null()).combine_chunks()
+    bad, bad_index = rejected(batch, failed, batch["error"]), batch["index"].filter(failed)
+    if len(bad_index):  # a filter copies everything
+        batch = batch.filter(batch["error"].is_null()).combine_chunks()
     lengths = pc.list_value_length(batch["completion_token_ids"]).to_numpy()
     starts = np.cumsum(lengths, dtype=np.int64) - lengths
     exchanged = ("topk_token_ids", "expert_logprobs", "amateur_logprobs", "counts")
@@ -73,8 +78,8 @@ def _score(batch: pa.Table, plausibility: float, k: int) -> Scored:
 
 
 def _plausible(x: Exchange, plausibility: float) -> pa.StructArray:
-    member = plausible(x, plausibility)
-    ends = np.cumsum(member, dtype=np.int64)[x.starts + x.counts - 1] if len(x.counts) else []
+    member = np.flatnonzero(plausible(x, plausibility))
+    ends = np.searchsorted(member, x.starts + x.counts)
     offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
     columns = (x.token_ids, x.expert, x.amateur)
     return pa.StructArray.from_arrays(

@@ -43,6 +43,7 @@ class Sampled:
     config: Config
     summary: dict
     progress: list
+    activity: list  # notes and seconds left
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,11 @@ def sample_demo(folder: Path, data=None, options=None, resources=None, **samplin
     )
     run = Run(str(folder))
     progress: list = []
-    on_progress = lambda *seen: progress.append(seen)  # noqa: E731
-    arguments = {"amateur": AMATEUR, "on_progress": on_progress} | (options or {})
-    summary = sample(run, config, EXPERT, **arguments)
-    return Sampled(run, config, summary, progress)
+    activity: list = []
+    arguments = {
+        "amateur": AMATEUR,
+        "on_progress": lambda *seen: progress.append(seen),
+        "on_activity": lambda *seen: activity.append(seen),
+    }
+    summary = sample(run, config, EXPERT, **arguments | (options or {}))
+    return Sampled(run, config, summary, progress, activity)

@@ -1,12 +1,13 @@
 """Progress lines where there is no terminal."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
 from lr_ray import console
-from lr_ray.console import StageProgress, rate
+from lr_ray.console import StageProgress, fetching, rate
 
 
 @pytest.fixture
@@ -76,3 +77,20 @@ def test_what_is_under_way_is_shown_before_anything_is_done(progress, clock, out
     assert lines(out)[2] == (
         "sampling   128/500 problems  9/100 steps kept  900 tokens/s, 64 in flight  0:01:02 left"
     )
+
+
+def test_what_is_fetched_is_told_while_it_takes_long(tmp_path, capsys):
+    (tmp_path / "before").write_bytes(bytes(10))
+    with fetching("org/model", tmp_path):
+        pass
+    assert capsys.readouterr().out == ""
+    said = ""
+    with fetching("org/model", tmp_path, every_s=0.02):
+        with open(tmp_path / "blob.incomplete", "wb") as blob:
+            blob.truncate(1_500_000_000)  # takes no room
+        deadline = time.monotonic() + 10
+        while "1.5 GB" not in said:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            said += capsys.readouterr().out
+    assert "fetching   org/model  1.5 GB, 0 s" in said

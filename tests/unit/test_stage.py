@@ -8,12 +8,34 @@ from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError
 from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
 from lr_ray.sampling.shards import remove_leftovers, survey
-from lr_ray.sampling.stage import write_contrast
+from lr_ray.sampling.stage import _at_once, write_contrast
 from lr_ray.store import Run
 from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch
 
 CONFIG = resolve(merge(read_tree("demo"), {}))
 EXCHANGE = {"top_k": K}
+
+
+@pytest.mark.parametrize(
+    ("problems", "engines", "gpus", "sampling", "batches"),
+    [
+        (2000, 1, 0, {}, 3),  # one that fills the engine, two that follow
+        (2000, 1, 1, {}, 6),  # four fill a GPU's
+        (2000, 1, 1, {"batch_size": 512}, 3),
+        (2000, 1, 1, {"method": "rejection"}, 3),  # four sequences a problem
+        (65, 1, 0, {}, 2),  # that is all
+        (320, 4, 1, {}, 2),  # an engine's share of five
+        (64, 2, 1, {}, 1),
+    ],
+)
+def test_an_engine_works_on_enough_batches_to_stay_full_and_leaves_others_theirs(
+    problems, engines, gpus, sampling, batches
+):
+    pool = {"min_engines": 1, "max_engines": engines}
+    sections = {"sampling": {"batch_size": 64, "expert": pool} | sampling}
+    sections["resources"] = {"expert": {"gpus": gpus}}
+    config = resolve(merge(read_tree("demo"), sections))
+    assert _at_once(config, np.arange(problems)) == batches
 
 
 def with_errors(table: pa.Table, *errors: str | None) -> pa.Table:
