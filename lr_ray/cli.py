@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 nothing started (usage, config, incompatible mod
 
 import argparse
 import difflib
+import io
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from pydantic_settings import CliSettingsSource
 
 from lr_ray import interrupts
 from lr_ray.config import Config, Tree, merge, read_tree, resolve
+from lr_ray.config.typed import typed_tree
 from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run, read_asked
 
@@ -79,21 +81,20 @@ def parse(
     )
     if add_options:
         add_options(parser)
-    source: CliSettingsSource[Any] = CliSettingsSource(
+    CliSettingsSource(  # adds an option for every field
         kind,  # type: ignore[arg-type]
         root_parser=parser,
-        cli_parse_args=argv,
+        cli_parse_args=False,
         cli_use_class_docs_for_groups=False,
         cli_avoid_json=True,
     )
-    known, _ = parser.parse_known_args(argv)
+    known = parser.parse_args(argv)
     if known.config is None and known.run is None and defaults is None:
         parser.error("give --config, --run or both")
     name = known.config or ("run" if defaults is None else "endpoint")
     default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
     run = Run(known.run or os.path.join("runs", default))
-    overrides: dict[str, Any] = source()
-    tree = merge(_base(known, run, kind, defaults), overrides)
+    tree = merge(_base(known, run, kind, defaults), typed_tree(kind, vars(known)))
     return Command(resolve(tree, kind), name, run, known)
 
 
@@ -129,6 +130,8 @@ def main(
 
 def guarded(job: Callable[[], int]) -> int:
     interrupts.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # texts may be beyond the locale's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return job()

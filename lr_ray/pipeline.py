@@ -22,7 +22,7 @@ from lr_ray.metrics import StageMetrics
 from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.problems import check_source
 from lr_ray.sampling.label import Facts
-from lr_ray.store import Run, begin
+from lr_ray.store import Run, begin, read_summary
 from lr_ray.training.trackers import check_trackers
 from lr_ray.versions import versions
 
@@ -56,7 +56,7 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
     with run.lock():
         if run.exists("run.json"):
             begin(run, config, None)
-        summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+        summary = read_summary(run)
         todo = [stage for stage in stages if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")

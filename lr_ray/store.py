@@ -88,13 +88,15 @@ class Run:
         return sorted(f"{folder}/{n}" for n in names if n.startswith("part-"))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Raises UserError when the file is missing or not JSON."""
+        """Raises UserError when the file is missing or no JSON object."""
         try:
-            with self.fs.open(self.path(name), "r") as stream:
-                return dict(json.load(stream))
-        except (OSError, ValueError) as error:
+            value = json.loads(self.fs.cat_file(self.path(name)))
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{self.location}/{name}: cannot be read: not a JSON object")
+        return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         self.write_bytes(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -186,6 +188,12 @@ class Run:
             if os.path.exists(temporary):
                 self.fs.rm(temporary, recursive=True)
             raise
+
+
+def read_summary(run: Run) -> dict[str, Any]:
+    """summary.json, empty where there is none; a part that is null counts as missing."""
+    summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+    return {part: value for part, value in summary.items() if value is not None}
 
 
 def read_asked(run: Run) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lr_ray.config.resources import Section
+from lr_ray.config.section import Section
+from lr_ray.config.typed import TYPED
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1), TYPED]
 
 
 class Models(Section):
@@ -250,8 +252,11 @@ class Evaluation(Section):
         min_length=1,
         description="Beginning of each answer, put in the models' mouths; our endpoint and vLLM's know how.",
     )
-    stop: list[str] = Field(
-        default=[], max_length=4, description="Strings that end an answer, whatever the model."
+    stop: list[Text] = Field(
+        default=[],
+        max_length=4,
+        description="Texts that end an answer, whatever the model: one each time the option is "
+        "given, or a JSON list of them.",
     )
     samples: int = Field(default=1, ge=1, le=1024, description="Answers a problem.")
     temperature: float = Field(

@@ -8,12 +8,12 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from lr_ray.config.resources import Resources
+from lr_ray.config.section import Section
 from lr_ray.config.sections import (
     Data,
     Evaluation,
     Models,
     Sampling,
-    Section,
     Serving,
     Training,
 )

@@ -20,7 +20,7 @@ from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.results import changed, macro, summarise
 from lr_ray.evaluation.stage import ServedModel, evaluate
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.store import SCHEMA_VERSION, Run, read_asked
+from lr_ray.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.versions import versions
 
 
@@ -88,7 +88,7 @@ def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
     run.create()
     with run.lock():
         _check_same(run, config)
-        summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+        summary = read_summary(run)
         if "accuracy" in summary:
             print(f"{run.location}: evaluation finished before; nothing to do")
             report.print_summary(Console(highlight=False), run, summary)

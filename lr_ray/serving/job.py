@@ -17,7 +17,7 @@ from lr_ray.errors import UserError
 from lr_ray.models import fits_context, resolve_model
 from lr_ray.pipeline import facts
 from lr_ray.serving.application import KEY_VARIABLE
-from lr_ray.store import begin
+from lr_ray.store import begin, read_summary
 
 _WAIT_S = 3600.0
 
@@ -25,7 +25,7 @@ _WAIT_S = 3600.0
 def serve_run(command: Command[Config]) -> int:
     """Serves a run's expert and improved expert. Ends by an interruption only."""
     config, run = command.config, command.run
-    if not run.exists("summary.json") or "training" not in run.read_json("summary.json"):
+    if "training" not in read_summary(run):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
     serving.check_port(config.serving)
     expert = resolve_model(config.models.expert, "models.expert")

@@ -22,7 +22,7 @@ from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Sampling, Training
 from lr_ray.errors import StageError
 from lr_ray.models import fingerprint, vocabulary_rows
-from lr_ray.store import Run
+from lr_ray.store import Run, read_summary
 from lr_ray.training.data import Supervision
 from lr_ray.training.trackers import Trackers
 
@@ -126,7 +126,7 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
             )
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(expert), scratch)
-    summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+    summary = read_summary(run)
     sampled = summary.get("sampling", {}).get("trajectories", supervision.trajectories)
     if supervision.trajectories != sampled:
         raise StageError(
