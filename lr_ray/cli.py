@@ -103,7 +103,7 @@ def _base(
 ) -> dict[str, Any]:
     """The tree below the command line's overrides."""
     if defaults is None:
-        tree = read_tree(known.config) if known.config else dict(read_asked(run)["config"])
+        tree = read_tree(known.config) if known.config else _asked(run, kind)
         if "endpoint" in tree:
             raise UserError(
                 f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
@@ -113,6 +113,20 @@ def _base(
         return defaults
     shared = {name for name in kind.model_fields if name not in ("endpoint", "models")}
     return {name: part for name, part in read_tree(known.config).items() if name in shared}
+
+
+def _asked(run: Run, kind: type[Tree]) -> dict[str, Any]:
+    """The config that a run was made with."""
+    asked = read_asked(run)
+    tree = dict(asked["config"])
+    unknown = [] if "endpoint" in tree else kind.unknown(tree)
+    if unknown:
+        version = asked.get("versions", {}).get("lr_ray", "another")
+        raise UserError(
+            f"--run {run.location}: was made by lr_ray {version}, whose {', '.join(unknown)} this "
+            "version does not know; go on with that version, or give --config"
+        )
+    return tree
 
 
 def main(

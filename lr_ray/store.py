@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray import lock
-from lr_ray.config import Config
+from lr_ray.config import Config, value_at
 from lr_ray.errors import StageError, UserError
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
@@ -199,7 +199,7 @@ def read_summary(run: Run) -> dict[str, Any]:
 def read_asked(run: Run) -> dict[str, Any]:
     """run.json. Raises UserError when it is missing or of another schema version."""
     asked = run.read_json("run.json")
-    if asked.get("schema_version") != SCHEMA_VERSION or "config" not in asked:
+    if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
     return asked
 
@@ -220,7 +220,7 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
     there = read_asked(run)
     differing = config.differences(there["config"])
     for role, model in facts["models"].items() if facts else ():
-        if there["models"][role]["fingerprint"] != model["fingerprint"]:
+        if value_at(there, f"models.{role}.fingerprint") != model["fingerprint"]:
             differing.append(f"model behind models.{role}")
     if differing:
         raise UserError(

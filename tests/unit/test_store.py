@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.sampling.rows import REJECTED
-from lr_ray.store import Run, begin
+from lr_ray.store import Run, begin, read_summary
 
 FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
 
@@ -91,6 +91,20 @@ def test_changed_config_is_refused_by_name(run):
     other = {"models": {"expert": {"fingerprint": "z"}, "amateur": {"fingerprint": "b"}}}
     with pytest.raises(UserError, match=r"model behind models\.expert"):
         begin(run, config(), other)
+
+
+def test_a_part_of_the_summary_that_is_null_is_missing(run):
+    assert read_summary(run) == {}
+    run.write_json("summary.json", {"sampling": None, "training": {"loss": 1}})
+    assert read_summary(run) == {"training": {"loss": 1}}
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", "{", "", '"a"', "[" * 100_000, "\xff"])
+def test_a_summary_that_is_no_object_is_one_line(run, text):
+    run.fs.pipe_file(run.path("summary.json"), text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"summary\.json: cannot be read: ") as error:
+        read_summary(run)
+    assert "\n" not in str(error.value)
 
 
 def test_unusable_locations_are_one_line(tmp_path):
