@@ -6,6 +6,7 @@ Files appear whole or not at all. Layout in the README; exercised by `pytest tes
 import contextlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from lr_ray.errors import StageError, UserError
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
 _JOB_FOLDER = "/runtime_resources/working_dir_files/"  # of Ray's session
 _FACTS = b"lr_ray"  # key in a Parquet footer
+_SHARD = re.compile(r"part-.*\.parquet")
 _NOT_WHOLE = (
     "not a whole shard; remove it, and summary.json if sampling was finished, and sample again"
 )
@@ -85,7 +87,8 @@ class Run:
         names = [
             str(path).rsplit("/", 1)[1] for path in self.fs.ls(self.path(folder), detail=False)
         ]
-        return sorted(f"{folder}/{n}" for n in names if n.startswith("part-"))
+        # Editors and copying tools leave part-1.parquet.swp, .part-1.parquet.Xa3 and the like.
+        return sorted(f"{folder}/{n}" for n in names if _SHARD.fullmatch(n))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises UserError when the file is missing or no JSON object."""

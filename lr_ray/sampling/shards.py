@@ -36,17 +36,32 @@ def survey(run: Run, total: int) -> tuple[NDArray[np.bool_], Facts]:
     Raises StageError when two shards hold the same problem.
     """
     finished, facts = np.zeros(total, bool), Facts()
-    for name, said in footers(run, *FOLDERS).items():
+    for name, said in checked_footers(run, *FOLDERS).items():
         if "problems" not in said:
             continue  # of rows that were no problem
         index = np.array(said["problems"], int)
-        if finished[index].any():
+        if index.max(initial=0) >= total:
             raise StageError(
-                f"{run.location}/{name}: holds problems that another shard holds; remove this file"
+                f"{run.location}/{name}: is of problem {index.max()}, and the run has {total}; "
+                "remove this file"
             )
         finished[index] = True
         facts += Facts(**said["facts"])
     return finished, facts
+
+
+def checked_footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
+    """The same as `footers`. Raises StageError when two shards hold the same problem."""
+    found, holder = footers(run, *folders), dict[int, str]()
+    for name, said in found.items():
+        for problem in said.get("problems", ()):
+            other = holder.setdefault(problem, name)
+            if other != name:
+                raise StageError(
+                    f"{run.location}/{name}: holds problems that another shard holds, "
+                    f"{other}; remove the one that is a copy"
+                )
+    return found
 
 
 def footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
@@ -63,7 +78,7 @@ def holders(run: Run) -> dict[str, list[int]]:
     those problems is not to be used.
     """
     done: dict[str, list[int]] = {}
-    for name, said in footers(run, *FOLDERS).items():
+    for name, said in checked_footers(run, *FOLDERS).items():
         if "problems" in said:
             done.setdefault(name.rsplit("/", 1)[1], []).extend(said["problems"])
     return done

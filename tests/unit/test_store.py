@@ -59,6 +59,17 @@ def test_interrupted_write_is_no_shard(run):
     assert run.shards("rejected") == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["part-1.parquet.swp", "part-1.parquet~", "part-1.parquet.bak", "part-1.parquet.crc", "part-1",
+     ".part-1.parquet.Xa3f", "Copy of part-1.parquet", "part-1.parquet.jsonl", "part-1.PARQUET"],
+)  # fmt: skip
+def test_what_editors_and_copies_leave_is_no_shard(run, name):
+    run.write_table("rejected/part-1.parquet", rejected("x"))
+    run.fs.pipe_file(run.path(f"rejected/{name}"), b"x")
+    assert run.shards("rejected") == ["rejected/part-1.parquet"]
+
+
 def test_truncated_shard_is_named(run):
     run.write_table("rejected/part-1.parquet", rejected("x"))
     with open(run.path("rejected/part-1.parquet"), "r+b") as file:
