@@ -81,12 +81,13 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
 
 def read_source(run: Run, config: Config) -> None:
     """Reads the source before run.json binds the run to it, so that a wrong one can be corrected."""
-    from lr_ray.problems import stage_problems
+    from lr_ray.problems import check_rows, stage_problems
     from lr_ray.sampling.rejection import check_answers
 
     if not run.exists("run.json"):
         run.remove("problems")  # of another source
     stage_problems(run, config)
+    check_rows(run, config)
     check_answers(run, config)
 
 

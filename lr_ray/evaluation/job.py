@@ -19,7 +19,7 @@ from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.results import changed, macro, summarise
 from lr_ray.evaluation.stage import ServedModel, evaluate
-from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.evaluation.tasks import load_tasks, repeated_rows
 from lr_ray.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.versions import versions
 
@@ -40,6 +40,9 @@ def run_evaluation(
     answers in all).
     """
     started, labels = time.monotonic(), [model.label for model in models]
+    repeated = repeated_rows(evaluation)
+    for name, repeats in repeated.items():
+        console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
 
         def show(done: int, total: int) -> None:
@@ -77,7 +80,7 @@ def run_evaluation(
         "answers": count,
         "seconds": seconds,
         "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
-    }
+    } | ({"repeated_rows": repeated} if repeated else {})
     console.print(f"evaluation {count} answers, {seconds:.1f} s, {count / seconds:.0f}/s")
     return parts
 

@@ -123,9 +123,12 @@ def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
 
 def _decoded(file: str, row: int, line: bytes) -> Raw:
     try:
-        return Raw(file, row, json.loads(line.decode(), parse_constant=_no_constant))
+        value = json.loads(line.decode(), parse_constant=_no_constant, object_pairs_hook=_once)
+        return Raw(file, row, value)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"
+    except _TwiceError as error:
+        reason = f"{error} is there twice; must be there once"
     except json.JSONDecodeError as error:
         reason = f"not JSON at character {error.pos + 1}: {error.msg}; must be one object a line"
     except RecursionError:
@@ -133,6 +136,18 @@ def _decoded(file: str, row: int, line: bytes) -> Raw:
     except ValueError as error:
         reason = f"not JSON: {one_line(error)}; must be one object a line"
     return Raw(file, row, None, reason)
+
+
+class _TwiceError(Exception):
+    """A key of an object that has it already."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(listed(name for name in found if names.count(name) > 1))
+    return found
 
 
 def _no_constant(name: str) -> Any:
@@ -146,10 +161,13 @@ def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
         whole = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         names = whole.schema_arrow.names
         if fields is not None:
-            if wrong := wrong_columns(whole.schema_arrow, fields):
-                raise StageError(f"{file.name}: {wrong}")
             wanted = {fields.problem, fields.id, fields.answer}
             names = [name for name in names if name in wanted]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            which = f"column {listed(twice)} is there twice; must be there once"
+            raise StageError(f"{file.name}: {which}")
+        if fields is not None and (wrong := wrong_columns(whole.schema_arrow, fields)):
+            raise StageError(f"{file.name}: {wrong}")
         for batch in whole.iter_batches(batch_size=_BATCH_ROWS, columns=names):
             columns = [_values(batch.column(name)) for name in names]
             for values in zip(*columns, strict=True):

@@ -19,7 +19,7 @@ from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Place, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
-from lr_ray.problems import INDEX, stage_problems
+from lr_ray.problems import INDEX, stage_problems, write_rejections
 from lr_ray.sampling import trajectories
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.engine import engine_env
@@ -103,6 +103,7 @@ def sample(
     if not finished.all():
         raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
     remove_leftovers(run)
+    write_rejections(run)
     counts = asdict(facts + unusable)
     return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
 
