@@ -21,6 +21,7 @@ from lr_ray.errors import UserError
 from lr_ray.metrics import StageMetrics
 from lr_ray.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.problems import check_source
+from lr_ray.prompts import check_expert
 from lr_ray.sampling.label import Facts
 from lr_ray.store import Run, begin, read_summary
 from lr_ray.training.trackers import check_trackers
@@ -115,6 +116,7 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     if "training" in stages:
         check_trackers(config.training.trackers)
     expert = resolve_model(config.models.expert, "models.expert")
+    check_expert(expert, config, stages)
     if "evaluation" in stages:
         fits_context(expert, config.serving.max_model_len, "the expert")
     if "sampling" not in stages:

@@ -5,14 +5,13 @@ pytest tests/integration/endpoint/test_serving.py
 """
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
+from lr_ray.model_files import text_config, whole_number
 from lr_ray.models import resolve_model
 from lr_ray.serving.guard import digest
 
@@ -127,16 +126,16 @@ def _replicas(serving: Serving) -> dict[str, Any]:
 
 def cpu_cache_bytes(path: str, serving: Serving) -> int:
     """Bytes of a CPU engine's key-value cache: never less than one full-length sequence needs."""
-    config = json.loads(Path(path, "config.json").read_text())
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    config = text_config(path)
+    heads = whole_number(path, "num_attention_heads")
+    head_dim = config.get("head_dim") or whole_number(path, "hidden_size") // heads
     row = (
         config.get("num_key_value_heads", heads)
         * head_dim
         * (4 if serving.dtype == "float32" else 2)
     )
     tokens = (serving.max_model_len // _CACHE_BLOCK_TOKENS + 1) * _CACHE_BLOCK_TOKENS
-    sequence = 2 * config["num_hidden_layers"] * row * tokens
+    sequence = 2 * whole_number(path, "num_hidden_layers") * row * tokens
     return int(max(sequence, min(_CPU_CACHE_SEQUENCES * sequence, _CPU_CACHE_BYTES)))
 
 
