@@ -16,6 +16,7 @@ from lr_ray import placement, report
 from lr_ray.cli import Command
 from lr_ray.cluster import check_address
 from lr_ray.config import Config
+from lr_ray.connection import check_environment
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.metrics import StageMetrics
@@ -108,10 +109,11 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     """
     if "evaluation" in stages:
         from lr_ray.evaluation.tasks import load_tasks
-        from lr_ray.serving import check_port
+        from lr_ray.serving import base_url, check_port
 
         load_tasks(config.evaluation)
         check_port(config.serving)
+        check_environment(base_url(config.serving))
     check_address()
     if "training" in stages:
         check_trackers(config.training.trackers)

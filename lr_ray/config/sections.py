@@ -183,7 +183,7 @@ class Training(Section):
 
 
 class Serving(Section):
-    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to bind.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to bind.")
     min_replicas: int = Field(
         default=1, ge=1, le=1024, description="Replicas of each model, at least."

@@ -50,6 +50,14 @@ def run_evaluation(
                 console.print(f"evaluation {done} of {total} answers are there from before")
             asking.update_of(done, total)
 
+        left_out: dict[str, list[str]] = {}
+
+        def say_left_out(model: str, field: str) -> None:
+            left_out.setdefault(model, []).append(field)
+            console.print(
+                f"evaluation {model}: asked without {field}, which its endpoint does not know"
+            )
+
         @functools.cache
         def grading() -> StageProgress:
             return StageProgress(console, "grading", 0, "answers")
@@ -62,6 +70,7 @@ def run_evaluation(
             show,
             lambda done, total: grading().update_of(done, total),
             stop_token_ids,
+            say_left_out,
         )
     accuracy = {}
     for name, table in tables.items():
@@ -80,7 +89,9 @@ def run_evaluation(
         "answers": count,
         "seconds": seconds,
         "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
-    } | ({"repeated_rows": repeated} if repeated else {})
+        **({"repeated_rows": repeated} if repeated else {}),
+        **({"left_out": left_out} if left_out else {}),
+    }
     console.print(f"evaluation {count} answers, {seconds:.1f} s, {count / seconds:.0f}/s")
     return parts
 
@@ -96,7 +107,7 @@ def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
             print(f"{run.location}: evaluation finished before; nothing to do")
             report.print_summary(Console(highlight=False), run, summary)
             return 0
-        check_endpoint(config.endpoint, config.models)
+        check_endpoint(config.endpoint, config.models, config.evaluation.max_new_tokens)
         load_tasks(config.evaluation)
         _begin(run, config)
         log = run.log_path()

@@ -40,12 +40,14 @@ def evaluate(
     on_asked: Progress = lambda done, total: None,
     on_graded: Progress = lambda done, total: None,
     stop_token_ids: Sequence[int] = (),
+    on_left_out: Callable[[str, str], None] = lambda model, field: None,
 ) -> dict[str, pa.Table]:
     """For each task its table (see `grade`).
 
     Answers are kept in the run as they come, and those that are there are not asked again. Both
-    progress functions get (answers, answers in all). Raises UserError when a benchmark cannot be
-    read, before anything is asked, and StageError when the endpoint fails for good.
+    progress functions get (answers, answers in all); `on_left_out` is that of `ask`. Raises UserError
+    when a benchmark cannot be read, before anything is asked, and StageError when the endpoint fails
+    for good.
     """
     tasks = load_tasks(evaluation)
     asked = {
@@ -68,7 +70,7 @@ def evaluate(
 
         on_asked(done, total - repeated)
         if missing:
-            ask(base_url, list(missing.values()), evaluation, on_answer)
+            ask(base_url, list(missing.values()), evaluation, on_answer, on_left_out)
         given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
     graded = 0
 

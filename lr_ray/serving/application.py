@@ -6,11 +6,11 @@ pytest tests/integration/endpoint/test_serving.py
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
+from lr_ray.connection import read_key
 from lr_ray.model_files import text_config, whole_number
 from lr_ray.models import resolve_model
 from lr_ray.serving.guard import digest
@@ -27,7 +27,7 @@ _CACHE_BLOCK_TOKENS = 128
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
-    key = os.environ.get(KEY_VARIABLE)
+    key = read_key(KEY_VARIABLE)
     return build_application(models, config.serving, config.resources.server, key)
 
 

@@ -3,7 +3,6 @@
 pytest tests/integration/endpoint/test_serving.py
 """
 
-import os
 import tempfile
 import time
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from lr_ray import interrupts, serving
 from lr_ray.cli import Command
 from lr_ray.config import Config, Resources, ServeConfig, Serving
+from lr_ray.connection import read_key
 from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import fits_context, resolve_model
@@ -27,6 +27,7 @@ def serve_run(command: Command[Config]) -> int:
     config, run = command.config, command.run
     if "training" not in read_summary(run):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
+    key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     expert = resolve_model(config.models.expert, "models.expert")
     with run.lock(shared=True):
@@ -35,27 +36,29 @@ def serve_run(command: Command[Config]) -> int:
         print(f"run        {run.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:
             models = {"expert": expert, "improved": run.local_folder("model", cache)}
-            _serve(models, config.serving, config.resources, log)
+            _serve(models, config.serving, config.resources, log, key)
     return 0
 
 
 def serve_models(command: Command[ServeConfig]) -> int:
     """Serves model directories, of no run. Ends by an interruption only."""
     config = command.config
+    key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
-    _serve(models, config.serving, config.resources, log)
+    _serve(models, config.serving, config.resources, log, key)
     return 0
 
 
-def _serve(models: dict[str, str], settings: Serving, resources: Resources, log: str) -> None:
+def _serve(
+    models: dict[str, str], settings: Serving, resources: Resources, log: str, key: str | None
+) -> None:
     from lr_ray.cluster import cluster
 
     for name, path in models.items():
         fits_context(path, settings.max_model_len, name)
-    key = os.environ.get(KEY_VARIABLE)
     with quiet_others(log) as console, cluster():
         console.print(f"serving    starting {', '.join(models)}")
         say = lambda said: console.print(f"serving    {said}")  # noqa: E731

@@ -177,14 +177,15 @@ def test_a_request_is_the_toolkits_conversation():
     assert (body["temperature"], body["max_tokens"], body["stop"]) == (0.5, 9, ["\n\n"])
     assert body["seed"] != request("1+1?", evaluation, (2, 5), (), sample=5)["seed"]
     assert body["extra_body"] == {
-        "stop_token_ids": [2, 5], "repetition_penalty": 1.0, "add_generation_prompt": False,
-        "continue_final_message": True,
+        "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": [2, 5],
+        "add_generation_prompt": False, "continue_final_message": True,
     }  # fmt: skip
 
 
-def test_a_greedy_request_for_any_endpoint_has_no_extension():
+def test_a_greedy_request_states_every_sampling_field():
     body = request("1+1?", Evaluation())
     assert body["temperature"] == 0
-    assert "extra_body" not in body
-    assert "seed" not in body
+    assert body["extra_body"] == {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert (body["top_p"], body["presence_penalty"], body["frequency_penalty"]) == (1, 0, 0)
+    assert (body["n"], body["seed"]) == (1, 0)
     assert [m["role"] for m in body["messages"]] == ["user"]
