@@ -54,7 +54,11 @@ def build_application(
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             deployments[name] = build_llm_deployment(LLMConfig(**options))
         cards[name] = ModelCard(
-            id=name, object="model", owned_by="lr_ray", permission=[], metadata={}
+            id=name,
+            object="model",
+            owned_by="lr_ray",
+            permission=[],
+            metadata={"max_model_len": serving.max_model_len},
         )
     ingress = serve.deployment(
         ingress_class(digest(key) if key else None, serving.max_requests),
