@@ -98,7 +98,7 @@ class Run:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
         if not isinstance(value, dict):
-            raise UserError(f"{self.location}/{name}: cannot be read: not a JSON object")
+            raise UserError(f"{self.location}/{name}: not a JSON object")
         return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
