@@ -123,7 +123,8 @@ def _source(name: str, evaluation: Evaluation) -> Source:
     if files.is_file_name(name) or files.has_glob(name):
         found, fields = tuple(files.find(name, "evaluation.benchmarks")), evaluation.fields
         convert = mapped(fields.problem, fields.id, fields.answer, "evaluation.fields")
-        return Source(lambda: files.read_all(found, fields), convert, f"{task_name(name, 0)}/")
+        rows = lambda: files.read_all(found, fields, "evaluation.fields")  # noqa: E731
+        return Source(rows, convert, f"{task_name(name, 0)}/")
     names = ["demo", *BENCHMARKS]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     raise UserError(

@@ -78,12 +78,12 @@ def has_glob(path: str) -> bool:
     return any(character in path for character in "*?[")
 
 
-def read(file: File, fields: Fields | None) -> Iterator[Raw]:
-    """All rows of a file: of Parquet the mapped columns, of JSONL every field.
+def read(file: File, fields: Fields | None, section: str = "data.fields") -> Iterator[Raw]:
+    """All rows of a file: of Parquet the columns of `fields`, set in `section`; of JSONL every field.
 
     Raises StageError when the file cannot be read on.
     """
-    rows = _parquet(file, fields) if file.is_parquet else _jsonl(file)
+    rows = _parquet(file, fields, section) if file.is_parquet else _jsonl(file)
     at = 0
     try:
         for raw in rows:
@@ -95,10 +95,12 @@ def read(file: File, fields: Fields | None) -> Iterator[Raw]:
         ) from None
 
 
-def read_all(files: Iterable[File], fields: Fields | None) -> Iterator[Raw]:
+def read_all(
+    files: Iterable[File], fields: Fields | None, section: str = "data.fields"
+) -> Iterator[Raw]:
     """The rows of the files, one after the other."""
     for file in files:
-        yield from read(file, fields)
+        yield from read(file, fields, section)
 
 
 def _jsonl(file: File) -> Iterator[Raw]:
@@ -154,7 +156,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
+def _parquet(file: File, fields: Fields | None, section: str) -> Iterator[Raw]:
     row = 0
     with file.fs.open(file.path, "rb") as stream:
         # Column chunks are then read a buffer at a time, whatever the size of the row groups.
@@ -166,7 +168,7 @@ def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             which = f"column {listed(twice)} is there twice; must be there once"
             raise StageError(f"{file.name}: {which}")
-        if fields is not None and (wrong := wrong_columns(whole.schema_arrow, fields)):
+        if fields is not None and (wrong := wrong_columns(whole.schema_arrow, fields, section)):
             raise StageError(f"{file.name}: {wrong}")
         for batch in whole.iter_batches(batch_size=_BATCH_ROWS, columns=names):
             columns = [_values(batch.column(name)) for name in names]
@@ -175,14 +177,14 @@ def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
                 yield _row(file.name, row, dict(zip(names, values, strict=True)))
 
 
-def wrong_columns(schema: pa.Schema, fields: Fields) -> str | None:
+def wrong_columns(schema: pa.Schema, fields: Fields, section: str) -> str | None:
     """What is wrong with a table's columns for this mapping, if anything."""
     for option, name in fields:
         optional = option == "answer" and name == Fields().answer
         if name is None or (optional and name not in schema.names):
             continue
         if name not in schema.names:
-            return f"no column {name!r}; set data.fields.{option} to one of {listed(schema.names)}"
+            return f"no column {name!r}; set {section}.{option} to one of {listed(schema.names)}"
         dtype = schema.field(name).type
         if pa.types.is_dictionary(dtype):
             dtype = dtype.value_type
@@ -191,9 +193,9 @@ def wrong_columns(schema: pa.Schema, fields: Fields) -> str | None:
         number |= (pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)) and option == "answer"
         if not good and not number:
             what = {"problem": "strings", "id": "strings or integers"}.get(
-                option, "strings or numbers (or set data.fields.answer to null)"
+                option, f"strings or numbers (or set {section}.answer to null)"
             )
-            return f"column {name!r} (data.fields.{option}) is {dtype}; must be {what}"
+            return f"column {name!r} ({section}.{option}) is {dtype}; must be {what}"
     return None
 
 

@@ -152,3 +152,12 @@ def test_a_column_twice_in_a_benchmark_of_ones_own_folder_is_named(tmp_path):
     file = files.File(fsspec.filesystem("file"), path)
     with pytest.raises(StageError, match="column 'question' is there twice"):
         list(files.read(file, None))
+
+
+def test_a_column_that_is_missing_is_set_where_the_file_is_named(tmp_path):
+    pq.write_table(pa.table({"question": ["a"]}), tmp_path / "rows.parquet")
+    path = str(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"no column 'problem'; set evaluation\.fields\.problem to"):
+        load_tasks(Evaluation(benchmarks=[path]))
+    with pytest.raises(UserError, match=r"no column 'problem'; set data\.fields\.problem to"):
+        check_source(config_of(path))
