@@ -57,8 +57,7 @@ def check_written(value: Any, annotation: Any) -> None:
         for item in items if get_origin(annotation) in (list, dict) else ():
             check_written(item, get_args(annotation)[-1])
     elif numbers_alone(annotation):
-        text = str(value).lower() if isinstance(value, bool | str) else ""
-        if text and not _NUMBER.fullmatch(text):
+        if isinstance(value, bool | str) and not _NUMBER.fullmatch(str(value)):
             raise PydanticCustomError("number", "must be a number, written as 100, 0.1 or 1e-4")
         if isinstance(value, int | str) and abs(Decimal(value)) >= 2**63:
             raise PydanticCustomError("number", "must be a number below 2**63")

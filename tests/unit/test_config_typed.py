@@ -49,7 +49,7 @@ def test_none_is_null_where_null_is_possible():
 
 
 @pytest.mark.parametrize(
-    "text", ["0100", "1_000", "8:00", "yes", "inf", "1e400", "9" * 5000, "None"]
+    "text", ["0100", "1_000", "8:00", "yes", "inf", "1e400", "9" * 5000, "None", ""]
 )
 def test_what_only_passes_for_a_number_is_one_line(text):
     with pytest.raises(UserError) as error:
