@@ -47,7 +47,8 @@ class KnownFields:
             return False
         for name in fields:
             self.left_out.append(name)
-            self.on_left_out(self.model, name)
+            if name != "max_tokens":  # which goes by its other name
+                self.on_left_out(self.model, name)
         return True
 
     def _blamed(self, sent: dict[str, Any], said: str) -> list[str]:

@@ -289,7 +289,9 @@ def test_extensions_are_left_out_together_where_none_is_named(endpoint):
 def test_the_other_name_of_the_limit_is_taken(endpoint):
     said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
     endpoint.refusals = [("max_tokens", 400, said)]
-    assert answers(endpoint, ["p"], max_new_tokens=9)[0].completion == "a says p"
+    told = []
+    (found,) = answers(endpoint, ["p"], lambda *of: told.append(of), max_new_tokens=9)
+    assert (found.completion, told) == ("a says p", [])
     assert endpoint.bodies[-1]["max_completion_tokens"] == 9
 
 
