@@ -13,7 +13,7 @@ from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import resolve_model
 from lr_ray.pipeline import facts
-from lr_ray.store import begin
+from lr_ray.store import begin, read_summary
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def work(command: Command) -> int:
 
     started = time.monotonic()
     config, run, out = command.config, command.run, command.options.out
-    if not run.exists("summary.json") or "sampling" not in run.read_json("summary.json"):
+    if "sampling" not in read_summary(run):
         raise UserError(f"--run {run.location}: sampling is not finished, and export needs it")
     if config.sampling.method == "rejection":
         raise UserError(

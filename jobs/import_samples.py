@@ -12,7 +12,7 @@ from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models import fingerprint, resolve_model
 from lr_ray.pipeline import void_from
-from lr_ray.store import Run, begin
+from lr_ray.store import Run, begin, read_summary
 from lr_ray.versions import versions
 
 
@@ -31,7 +31,7 @@ def work(command: Command) -> int:
     with run.lock():
         if run.exists("run.json"):
             begin(run, config, None)
-        summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+        summary = read_summary(run)
         if "sampling" in summary:
             raise UserError(f"--run {run.location}: has supervision already; give another --run")
         model = resolve_model(config.models.expert, "models.expert")

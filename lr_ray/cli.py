@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 nothing started (usage, config, incompatible mod
 
 import argparse
 import difflib
+import io
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from pydantic_settings import CliSettingsSource
 
 from lr_ray import interrupts
 from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
+from lr_ray.config.typed import typed_tree
 from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run, read_asked
 
@@ -86,24 +88,23 @@ def parse(
         )
     if add_options:
         add_options(parser)
-    source: CliSettingsSource[Any] = CliSettingsSource(
+    CliSettingsSource(  # adds an option for every field
         kind,  # type: ignore[arg-type]
         root_parser=parser,
-        cli_parse_args=argv,
+        cli_parse_args=False,
         cli_use_class_docs_for_groups=False,
         cli_avoid_json=True,
     )
-    known, _ = parser.parse_known_args(argv)
+    known = parser.parse_args(argv)
     if known.config is None and known.run is None and defaults is None:
         parser.error("give --config, --run or both")
     name = known.config or ("run" if defaults is None else "endpoint")
     default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
     run = Run(known.run or os.path.join("runs", default))
-    overrides: dict[str, Any] = source()
     base = _base(known, run, kind, defaults)
     if getattr(known, "device", None) == "cpu":
         base = merge(base, {"resources": {role: {"gpus": 0} for role in ROLES}})
-    tree = merge(base, overrides)
+    tree = merge(base, typed_tree(kind, vars(known)))
     return Command(resolve(tree, kind), name, run, known)
 
 
@@ -112,7 +113,7 @@ def _base(
 ) -> dict[str, Any]:
     """The tree below the command line's overrides."""
     if defaults is None:
-        tree = read_tree(known.config) if known.config else dict(read_asked(run)["config"])
+        tree = read_tree(known.config) if known.config else _asked(run, kind)
         if "endpoint" in tree:
             raise UserError(
                 f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
@@ -122,6 +123,20 @@ def _base(
         return defaults
     shared = {name for name in kind.model_fields if name not in ("endpoint", "models")}
     return {name: part for name, part in read_tree(known.config).items() if name in shared}
+
+
+def _asked(run: Run, kind: type[Tree]) -> dict[str, Any]:
+    """The config that a run was made with."""
+    asked = read_asked(run)
+    tree = dict(asked["config"])
+    unknown = [] if "endpoint" in tree else kind.unknown(tree)
+    if unknown:
+        version = asked.get("versions", {}).get("lr_ray", "another")
+        raise UserError(
+            f"--run {run.location}: was made by lr_ray {version}, whose {', '.join(unknown)} this "
+            "version does not know; go on with that version, or give --config"
+        )
+    return tree
 
 
 def main(
@@ -140,6 +155,8 @@ def main(
 def guarded(job: Callable[[], int], resumes: bool = True) -> int:
     """The exit code of a job. `resumes`: the same command goes on where an interrupted one was."""
     interrupts.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # texts may be beyond the locale's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return job()

@@ -4,7 +4,6 @@ Loads transformers on first use, never torch weights. Exercised by `pytest tests
 """
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,34 @@ from lr_ray import embedded
 from lr_ray.config import Models
 from lr_ray.console import fetching
 from lr_ray.errors import UserError
+from lr_ray.model_files import (
+    architecture,
+    check_files,
+    check_tokenizer,
+    context_length,
+    read_object,
+    vocabulary_rows,
+)
 from lr_ray.sampling.scorer_model import ARCHITECTURES
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 
+__all__ = [
+    "COMPANIONS",
+    "architecture",
+    "check_pair",
+    "check_room",
+    "context_length",
+    "fingerprint",
+    "fits_context",
+    "load_tokenizer",
+    "render_prompt",
+    "resolve_model",
+    "shared_context",
+    "stop_token_ids",
+    "vocabulary_rows",
+]
 _SAMPLED_BYTES = 1 << 20
 
 
@@ -36,12 +58,7 @@ def resolve_model(reference: str, field: str) -> str:
         if path.is_absolute() or reference.startswith(".") or reference.count("/") != 1:
             raise UserError(f"{field}: {reference}: no such directory (nor a Hugging Face id)")
         return _download(reference, field)
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"{field}: {reference}: no config.json; give a Hugging Face model directory"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise UserError(f"{field}: {reference}: no *.safetensors weights")
+    check_files(path, f"{field}: {reference}")
     return str(path.resolve())
 
 
@@ -53,12 +70,14 @@ def _download(reference: str, field: str) -> str:
     cache = Path(HF_HUB_CACHE, repo_folder_name(repo_id=reference, repo_type="model"), "blobs")
     try:
         with fetching(reference, cache):
-            return snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
+            path = snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{field}: {reference}: no such directory, and not to be had from the hub: {reason}"
         ) from None
+    check_files(Path(path), f"{field}: {reference} ({path})")
+    return path
 
 
 @cache
@@ -66,6 +85,7 @@ def load_tokenizer(path: str) -> Any:
     """The Hugging Face tokenizer of a model directory. Raises UserError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
+    check_tokenizer(Path(path), path)
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # tokenizers and transformers raise bare ones
@@ -75,26 +95,14 @@ def load_tokenizer(path: str) -> Any:
 
 def stop_token_ids(path: str) -> list[int]:
     """Ids that end a completion: the generation config's EOS tokens and the tokenizer's."""
-    ids = set()
-    config = Path(path, "generation_config.json")
-    if config.is_file():
-        eos = json.loads(config.read_text()).get("eos_token_id")
-        ids |= set(eos if isinstance(eos, list) else [eos])
-    ids.add(load_tokenizer(path).eos_token_id)
-    return sorted(i for i in ids if i is not None)
-
-
-def architecture(path: str) -> str:
-    return str(json.loads(Path(path, "config.json").read_text())["architectures"][0])
-
-
-def vocabulary_rows(path: str) -> int:
-    """Rows of the model's output layer: at least as many as the tokenizer has tokens."""
-    return int(json.loads(Path(path, "config.json").read_text())["vocab_size"])
-
-
-def context_length(path: str) -> int:
-    return int(json.loads(Path(path, "config.json").read_text())["max_position_embeddings"])
+    file = Path(path, "generation_config.json")
+    eos = read_object(file, path).get("eos_token_id") if file.is_file() else None
+    ids = {*(eos if isinstance(eos, list) else [eos]), load_tokenizer(path).eos_token_id} - {None}
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise UserError(
+            f"{path}: generation_config.json: eos_token_id = {eos!r}: must be token ids"
+        )
+    return sorted(ids)
 
 
 def render_prompt(tokenizer: Any, problem: str, system_prompt: str | None) -> list[int]:

@@ -18,6 +18,7 @@ from lr_ray import placement, report
 from lr_ray.cli import Command
 from lr_ray.cluster import check_address
 from lr_ray.config import STAGES, Config
+from lr_ray.connection import check_environment
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
@@ -26,8 +27,9 @@ from lr_ray.models import check_pair, check_room, fingerprint, fits_context, res
 from lr_ray.placement.arrange import settings
 from lr_ray.placement.site import Site, site
 from lr_ray.problems import check_source
+from lr_ray.prompts import check_expert
 from lr_ray.sampling.label import Facts
-from lr_ray.store import Run, begin
+from lr_ray.store import Run, begin, read_summary
 from lr_ray.training.trackers import check_trackers
 from lr_ray.versions import versions
 
@@ -61,7 +63,7 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
     with run.lock():
         if run.exists("run.json"):
             begin(run, config, None)
-        summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+        summary = read_summary(run)
         todo = [stage for stage in stages if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
@@ -93,12 +95,13 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
 
 def read_source(run: Run, config: Config) -> None:
     """Reads the source before run.json binds the run to it, so that a wrong one can be corrected."""
-    from lr_ray.problems import stage_problems
+    from lr_ray.problems import check_rows, stage_problems
     from lr_ray.sampling.rejection import check_answers
 
     if not run.exists("run.json"):
         run.remove("problems")  # of another source
     stage_problems(run, config)
+    check_rows(run, config)
     check_answers(run, config)
 
 
@@ -118,14 +121,16 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     """
     if "evaluation" in stages:
         from lr_ray.evaluation.tasks import load_tasks
-        from lr_ray.serving import check_port
+        from lr_ray.serving import base_url, check_port
 
         load_tasks(config.evaluation)
         check_port(config.serving)
+        check_environment(base_url(config.serving))
     check_address()
     if "training" in stages:
         check_trackers(config.training.trackers)
     expert = resolve_model(config.models.expert, "models.expert")
+    check_expert(expert, config, stages)
     if "evaluation" in stages:
         fits_context(expert, config.serving.max_model_len, "the expert")
     if "sampling" not in stages:

@@ -211,10 +211,7 @@ def _asked(run: Run) -> Found:
         if work["at_work"]:
             reason += f" yet; process {work['pid']} on {work['host']} is at work"
         raise UserError(f"--run {run.location}: no run there: {reason}")
-    try:
-        return read_asked(run)
-    except TypeError:
-        raise UserError(f"{run.location}/run.json: not a JSON object") from None
+    return read_asked(run)
 
 
 def _finished(run: Run, page: str, summary: Found) -> Found:

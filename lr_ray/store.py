@@ -6,6 +6,7 @@ Files appear whole or not at all. Layout in the README; exercised by `pytest tes
 import contextlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray import lock
-from lr_ray.config import Config
+from lr_ray.config import Config, value_at
 from lr_ray.errors import StageError, UserError
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
 _JOB_FOLDER = "/runtime_resources/working_dir_files/"  # of Ray's session
 _FACTS = b"lr_ray"  # key in a Parquet footer
+_SHARD = re.compile(r"part-.*\.parquet")
 _NOT_WHOLE = (
     "not a whole shard; remove it, and summary.json if sampling was finished, and sample again"
 )
@@ -85,16 +87,19 @@ class Run:
         names = [
             str(path).rsplit("/", 1)[1] for path in self.fs.ls(self.path(folder), detail=False)
         ]
-        return sorted(f"{folder}/{n}" for n in names if n.startswith("part-"))
+        # Editors and copying tools leave part-1.parquet.swp, .part-1.parquet.Xa3 and the like.
+        return sorted(f"{folder}/{n}" for n in names if _SHARD.fullmatch(n))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Raises UserError when the file is missing or not JSON."""
+        """Raises UserError when the file is missing or no JSON object."""
         try:
-            with self.fs.open(self.path(name), "r") as stream:
-                return dict(json.load(stream))
-        except (OSError, ValueError) as error:
+            value = json.loads(self.fs.cat_file(self.path(name)))
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{self.location}/{name}: not a JSON object")
+        return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         self.write_bytes(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -188,10 +193,16 @@ class Run:
             raise
 
 
+def read_summary(run: Run) -> dict[str, Any]:
+    """summary.json, empty where there is none; a part that is null counts as missing."""
+    summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+    return {part: value for part, value in summary.items() if value is not None}
+
+
 def read_asked(run: Run) -> dict[str, Any]:
     """run.json. Raises UserError when it is missing or of another schema version."""
     asked = run.read_json("run.json")
-    if asked.get("schema_version") != SCHEMA_VERSION or "config" not in asked:
+    if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
     return asked
 
@@ -212,7 +223,7 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
     there = read_asked(run)
     differing = config.differences(there["config"])
     for role, model in facts["models"].items() if facts else ():
-        if there["models"][role]["fingerprint"] != model["fingerprint"]:
+        if value_at(there, f"models.{role}.fingerprint") != model["fingerprint"]:
             differing.append(f"model behind models.{role}")
     if differing:
         raise UserError(

@@ -12,7 +12,7 @@ from lr_ray.config import merge, resolve, value_at
 from lr_ray.errors import UserError
 from lr_ray.models import check_pair, check_room, resolve_model
 from lr_ray.problems import check_source
-from lr_ray.store import Run, read_asked
+from lr_ray.store import Run, read_asked, read_summary
 
 ASKED = "grid.json"
 
@@ -102,4 +102,4 @@ def sampled(run: Run, source: Source) -> bool:
 
 
 def summary_of(run: Run) -> dict[str, Any]:
-    return run.read_json("summary.json") if run.exists("summary.json") else {}
+    return read_summary(run)

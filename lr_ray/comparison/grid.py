@@ -19,10 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lr_ray.config import Config, flatten, merge, resolve, value_at
+from lr_ray.config.reading import read_mapping
 from lr_ray.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -71,14 +71,8 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
     A relative models.amateur is looked for in the folder `amateurs`, by default the grid file's.
     Raises UserError naming the grid, the variant and the field.
     """
-    text, folder = _read(name_or_path)
+    tree, folder = _read(name_or_path)
     where = f"--grid {name_or_path}"
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{where}: must be a mapping with seeds and variants")
     try:
         file = _File.model_validate(tree)
     except ValidationError as error:
@@ -105,21 +99,19 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
     return Grid(_short(name_or_path), file.seeds, _swept(where, file.x, variants), file.x)
 
 
-def _read(name_or_path: str) -> tuple[str, str]:
-    """A grid's text and folder."""
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            return path.read_text(), str(path.parent)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--grid {name_or_path}: {error}") from None
-    if name_or_path not in grid_names():
-        raise UserError(
-            f"--grid {name_or_path}: no such grid; give a .yaml file or one of "
-            + ", ".join(grid_names())
-        )
-    preset = resources.files("lr_ray").joinpath("presets", "grids", f"{name_or_path}.yaml")
-    return preset.read_text(), "."
+def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
+    """A grid's tree, without its `x-` helpers, and its folder."""
+    path, folder = Path(name_or_path), str(Path(name_or_path).parent)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_path not in grid_names():
+            raise UserError(
+                f"--grid {name_or_path}: no such grid; give a .yaml file or one of "
+                + ", ".join(grid_names())
+            )
+        grids = resources.files("lr_ray").joinpath("presets", "grids")
+        path, folder = Path(str(grids.joinpath(f"{name_or_path}.yaml"))), "."
+    tree = read_mapping(path, "--grid", "a mapping with seeds and variants")
+    return {key: value for key, value in tree.items() if not key.startswith("x-")}, folder
 
 
 def _short(name_or_path: str) -> str:
@@ -148,6 +140,7 @@ def _variant(
     if not isinstance(untrained, bool):
         raise UserError(f"{where}: untrained = {untrained!r}: must be true or false")
     fields = flatten(over)
+    _check_once(where, over)
     for field in fields:
         if field in _SEEDED:
             raise UserError(f"{where}: {field} is set by the grid's seeds")
@@ -165,6 +158,14 @@ def _variant(
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
     return Variant(name, config, untrained, value)
+
+
+def _check_once(where: str, over: dict[str, Any]) -> None:
+    """Raises UserError for a field in both spellings, `a.b: 1` and `a: {b: 2}`."""
+    names = [name for key, value in over.items() for name in flatten({key: value})]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{where}: {', '.join(twice)} is there twice; give it once")
 
 
 def _nested(field: str, value: Any) -> dict[str, Any]:

@@ -164,6 +164,5 @@ def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
 
 
 def _show(run: Run, grid: Grid) -> None:
-    with run.fs.open(run.path(PAGE), "r") as page:
-        print(page.read())
+    print(run.fs.cat_file(run.path(PAGE)).decode())
     print(f"output     {run.location}/{PAGE}, {TABLE}{', comparison.svg' if grid.x else ''}")

@@ -5,11 +5,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from lr_ray.config.resources import AUTO, NUMBER
+from lr_ray.config.section import Section
 from lr_ray.config.tree import Config, Tree
+from lr_ray.config.yaml_text import YamlError, load, read_text
 from lr_ray.errors import UserError
 
 Kind = TypeVar("Kind", bound=Tree)
@@ -24,28 +25,27 @@ def read_tree(name_or_path: str) -> dict[str, Any]:
     """The raw tree of a preset or YAML file. Raises UserError when there is no such thing."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise UserError(f"--config {name_or_path}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"--config {name_or_path}: not UTF-8 text") from None
-    elif name_or_path in preset_names():
-        preset = resources.files("lr_ray").joinpath("presets", f"{name_or_path}.yaml")
-        text = preset.read_text()
-    else:
+        return read_mapping(path, "--config", "a mapping of sections")
+    if name_or_path not in preset_names():
         raise UserError(
             f"--config {name_or_path}: no such preset; give a .yaml file or one of "
             + ", ".join(preset_names())
         )
+    preset = resources.files("lr_ray").joinpath("presets", f"{name_or_path}.yaml")
+    return dict(load(preset.read_text(encoding="utf-8")))
+
+
+def read_mapping(path: Path, option: str, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file, an empty one of an empty file. Raises UserError naming `option`."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"--config {name_or_path}: not valid YAML: {where}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"--config {name_or_path}: must be a mapping of sections")
-    return tree
+        tree = load(read_text(path))
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror or error}") from None
+    except YamlError as error:
+        raise UserError(f"{option} {path}: {error}") from None
+    if tree is not None and not isinstance(tree, dict):
+        raise UserError(f"{option} {path}: must be {what}")
+    return tree or {}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -74,14 +74,23 @@ def _explain(error: Any, kind: type[Tree]) -> str:
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else ", ".join(known)
         return f"config: unknown key {name}; {hint if close else 'known here: ' + hint}"
     if error["type"] == "missing":
-        return f"config: {name} is missing; give --{name}"
+        below = [f"{name}.{field}" for field in _keys_at(path, kind, required=True)] or [name]
+        return f"config: {name} is missing; give {' and '.join(f'--{field}' for field in below)}"
     if error["type"] == "value_error":
         return f"config: {name + ': ' if name else ''}{error['ctx']['error']}"
-    return f"config: {name} = {error['input']!r}: {error['msg']}"
+    said = "must be a mapping of its fields" if error["type"] == "model_type" else error["msg"]
+    return f"config: {name} = {_shown(error['input'])}: {said}"
 
 
-def _keys_at(path: list[str], kind: type[Tree]) -> list[str]:
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _keys_at(path: list[str], kind: type[Tree], required: bool = False) -> list[str]:
+    """Names of the fields below `path`, only `required` ones if asked; none where it is no section."""
     model: Any = kind
     for part in path:
         model = model.model_fields[part].annotation
-    return list(model.model_fields)
+    fields = model.model_fields if isinstance(model, type) and issubclass(model, Section) else {}
+    return [name for name, field in fields.items() if field.is_required() or not required]

@@ -6,23 +6,13 @@ config that has been through it holds numbers only, and stages see no other.
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from lr_ray.config.section import Section
 
 AUTO: Literal["auto"] = "auto"
 ROLES = ("expert", "amateur", "trainer", "server")
 NUMBER = "number"  # tag of the other branch, as it stands in pydantic's errors
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 def _whole_or_shared(gpus: float) -> float:

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from lr_ray.config.resources import AUTO, Section, auto_or
+from lr_ray.config.resources import AUTO, auto_or
+from lr_ray.config.section import Section
+from lr_ray.config.typed import TYPED
 
 if TYPE_CHECKING:
     Processes: TypeAlias = int | Literal["auto"]
@@ -15,6 +17,7 @@ else:
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1), TYPED]
 
 
 class Models(Section):
@@ -206,7 +209,7 @@ class Training(Section):
 
 
 class Serving(Section):
-    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to bind.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to bind.")
     min_replicas: Processes = Field(
         default=AUTO,
@@ -282,8 +285,11 @@ class Evaluation(Section):
         min_length=1,
         description="Beginning of each answer, put in the models' mouths; our endpoint and vLLM's know how.",
     )
-    stop: list[str] = Field(
-        default=[], max_length=4, description="Strings that end an answer, whatever the model."
+    stop: list[Text] = Field(
+        default=[],
+        max_length=4,
+        description="Texts that end an answer, whatever the model: one each time the option is "
+        "given, or a JSON list of them.",
     )
     samples: int = Field(default=1, ge=1, le=1024, description="Answers a problem.")
     temperature: float = Field(

@@ -4,17 +4,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
 from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
 
 from lr_ray.config.resources import AUTO, Resources
+from lr_ray.config.section import Section
 from lr_ray.config.sections import (
     Data,
     Evaluation,
     Models,
     Sampling,
-    Section,
     Serving,
     Training,
 )
@@ -34,9 +35,21 @@ class Tree(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Dotted names of `identity` fields whose value in the dumped tree `other` is another."""
+        """Dotted names of `identity` fields whose value in the dumped tree `other` is another.
+
+        A field that `other` lacks, as an older version's tree may, has its default there.
+        """
         there = flatten(other)
-        return [name for name, value in self.identity().items() if there.get(name) != value]
+        return [
+            name
+            for name, value in self.identity().items()
+            if (there[name] if name in there else _default(type(self), name)) != value
+        ]
+
+    @classmethod
+    def unknown(cls, tree: dict[str, Any]) -> list[str]:
+        """Dotted names in `tree` of which this version has no field."""
+        return [name for name in flatten(tree) if _field(cls, name) is None]
 
 
 class Config(Tree):
@@ -117,6 +130,24 @@ _EXECUTION = re.compile(
     r"|^training\.(zero_stage|micro_batch_tokens|gradient_checkpointing|checkpoint_every|trackers)$"
     r"|\.(min_engines|max_engines|num_workers|min_workers)$|^resources\."
 )
+
+
+def _field(kind: Any, name: str) -> FieldInfo | None:
+    """The field of a dotted name, or the mapping that it is an entry of."""
+    field = None
+    for part in name.split("."):
+        if field is not None and get_origin(field.annotation) is dict:
+            return field
+        fields = getattr(kind, "model_fields", {})
+        if part not in fields:
+            return None
+        field, kind = fields[part], fields[part].annotation
+    return field
+
+
+def _default(kind: Any, name: str) -> Any:
+    field = _field(kind, name)
+    return field.get_default(call_default_factory=True) if field else None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

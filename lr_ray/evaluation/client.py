@@ -4,24 +4,36 @@ pytest tests/integration/endpoint/test_evaluation.py
 """
 
 import asyncio
-import os
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lr_ray.config import Evaluation
+from lr_ray.connection import OPENAI_KEY, async_client, check_environment, client, read_key, via
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer, Question
 from lr_ray.evaluation.examples import Example
+from lr_ray.evaluation.known_fields import KnownFields
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 # The client waits half a second after the first failure, then twice as long each time, up to eight:
 # about two minutes in all, in which a replica or a gateway is back.
 _RETRIES = 18
 _REFUSED_SHARE = 0.05  # of the questions; with more of them something else is wrong
 _REFUSED_FEW = 5
+_SAYS_NOTHING = ("Connection error", "Request timed out")
+# Every field that changes what is sampled, as if it were not there: neither a server's default nor a
+# model's generation config answers. The second are extensions of vLLM's that others share.
+_NEUTRAL: dict[str, Any] = {
+    "top_p": 1.0,
+    "n": 1,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+_NEUTRAL_EXTENSION: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 def request(
@@ -31,7 +43,7 @@ def request(
     examples: Sequence[Example] = (),
     sample: int = 0,
 ) -> dict[str, Any]:
-    """Body of a chat completion request without its model, whatever the model's own sampling defaults.
+    """Body of a chat completion request without its model, which states every sampling field.
 
     `stop_token_ids` end an answer in addition to the model's own EOS; they are an extension that
     vLLM's endpoints know, so leave them out for others. `sample` counts from 0 at a temperature.
@@ -45,36 +57,36 @@ def request(
     messages.append({"role": "user", "content": problem})
     if evaluation.prefill is not None:
         messages.append({"role": "assistant", "content": evaluation.prefill})
+    extension: dict[str, Any] = dict(_NEUTRAL_EXTENSION)
+    if stop_token_ids:
+        extension["stop_token_ids"] = list(stop_token_ids)
+    if evaluation.prefill is not None:
+        extension |= {"add_generation_prompt": False, "continue_final_message": True}
     body: dict[str, Any] = {
         "messages": messages,
         "temperature": evaluation.temperature,
         "max_tokens": evaluation.max_new_tokens,
+        "seed": (evaluation.seed * 100_003 + sample) % 2**63 if evaluation.temperature else 0,
+        **_NEUTRAL,
+        "extra_body": extension,
     }
     if evaluation.stop:
         body["stop"] = evaluation.stop
-    if evaluation.temperature > 0:
-        body |= {"top_p": 1.0, "seed": evaluation.seed * 100_003 + sample}
-    extension: dict[str, Any] = {}
-    if stop_token_ids:
-        # Some generation configs ask for a penalty, which would move the argmax.
-        extension = {"stop_token_ids": list(stop_token_ids), "repetition_penalty": 1.0}
-    if evaluation.prefill is not None:
-        extension |= {"add_generation_prompt": False, "continue_final_message": True}
-    if extension:
-        body["extra_body"] = extension
     return body
 
 
-def check_endpoint(base_url: str, models: Iterable[str]) -> None:
+def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1) -> None:
     """Raises UserError naming what is wrong when the endpoint cannot be asked for these models."""
-    from openai import AuthenticationError, NotFoundError, OpenAI, OpenAIError
+    from openai import AuthenticationError, NotFoundError, OpenAIError, Timeout
 
+    check_environment(base_url)
+    limits: dict[str, Any] = {"max_retries": 1, "timeout": Timeout(20, connect=5)}
     try:
-        with OpenAI(base_url=base_url, api_key=_key(), max_retries=2, timeout=20) as client:
-            served = {model.id for model in client.models.list()}
+        with client(base_url, read_key(OPENAI_KEY), **limits) as asking:
+            served = {model.id: model for model in asking.models.list()}
     except AuthenticationError:
         raise UserError(
-            f"--endpoint {base_url}: the key is not accepted; put the right one into {KEY_VARIABLE}"
+            f"--endpoint {base_url}: the key is not accepted; put the right one into {OPENAI_KEY}"
         ) from None
     except NotFoundError:
         raise UserError(
@@ -82,13 +94,26 @@ def check_endpoint(base_url: str, models: Iterable[str]) -> None:
             "with /v1"
         ) from None
     except (OpenAIError, ValueError) as error:
-        raise UserError(f"--endpoint {base_url}: does not answer: {_line(error)}") from None
+        reason = f"{_line(error)}{via(base_url)}"
+        raise UserError(f"--endpoint {base_url}: does not answer: {reason}") from None
+    except (AttributeError, TypeError):
+        raise UserError(
+            f"--endpoint {base_url}: its list of models is not the OpenAI API's; give the address of "
+            "an OpenAI-compatible API"
+        ) from None
     unknown = [model for model in models if model not in served]
     if unknown:
         raise UserError(
             f"--models {', '.join(unknown)}: not served at {base_url}; there are "
             f"{', '.join(sorted(served)) or 'none'}"
         )
+    for model in models:
+        room = getattr(served[model], "max_model_len", None)  # as vLLM's endpoints say
+        if isinstance(room, int) and max_new_tokens >= room:
+            raise UserError(
+                f"evaluation.max_new_tokens = {max_new_tokens} leaves no room for a prompt: {model} at "
+                f"{base_url} reads {room} tokens; give a smaller --evaluation.max_new_tokens"
+            )
 
 
 def ask(
@@ -96,15 +121,18 @@ def ask(
     questions: Sequence[Question],
     evaluation: Evaluation,
     on_answer: Callable[[Question, Answer], None],
+    on_left_out: Callable[[str, str], None] = lambda model, field: None,
 ) -> None:
     """Asks them all, and hands each answer over as it comes.
 
     At most `evaluation.concurrency` requests are under way. Connection errors, timeouts, 408, 409,
-    429 and 5xx are retried with back-off for about two minutes. A prompt that the endpoint refuses
-    (400, 413, 422) is an answer of its own, which is never right. Raises StageError when a request
-    fails for good, or one in twenty is refused. The key is read from OPENAI_API_KEY.
+    429 and 5xx are retried with back-off for about two minutes. A sampling field that the endpoint does
+    not know is left out of all requests to that model, and told once by `on_left_out`. A prompt that the
+    endpoint refuses (400, 413, 422) is an answer of its own, which is never right. Raises StageError when
+    a request fails for good, or one in twenty is refused, and UserError for a key that no header can
+    carry. The key is read from OPENAI_API_KEY.
     """
-    asyncio.run(_ask(base_url, questions, evaluation, on_answer))
+    asyncio.run(_ask(base_url, questions, evaluation, on_answer, on_left_out))
 
 
 async def _ask(
@@ -112,53 +140,71 @@ async def _ask(
     questions: Sequence[Question],
     evaluation: Evaluation,
     on_answer: Callable[[Question, Answer], None],
+    on_left_out: Callable[[str, str], None],
 ) -> None:
-    from openai import AsyncOpenAI
-
     waiting, refused = iter(questions), 0
     most_refused = max(_REFUSED_FEW, _REFUSED_SHARE * len(questions))
+    known = {question.model: KnownFields(question.model, on_left_out) for question in questions}
 
-    async def worker(client: "AsyncOpenAI") -> None:
+    async def worker(asking: "AsyncOpenAI") -> None:
         nonlocal refused
         for question in waiting:
-            answer = await _one(client, base_url, question, evaluation.prefill or "")
-            refused += answer.finish_reason == "refused"
+            answer = await _one(asking, base_url, question, known[question.model])
+            if answer.finish_reason == "refused":
+                refused += 1
+            elif evaluation.prefill:
+                answer = replace(answer, completion=evaluation.prefill + answer.completion)
             if refused > most_refused:
                 raise StageError(
                     f"evaluation: {base_url}: model {question.model} refused {refused} prompts, the "
-                    f"last with: {answer.completion}"
+                    f"last with: {answer.completion}{_advice(answer.completion, evaluation)}"
                 )
             on_answer(question, answer)
 
-    async with AsyncOpenAI(
-        base_url=base_url, api_key=_key(), max_retries=_RETRIES, timeout=evaluation.timeout_s
-    ) as client:
+    limits: dict[str, Any] = {"max_retries": _RETRIES, "timeout": evaluation.timeout_s}
+    async with async_client(base_url, read_key(OPENAI_KEY), **limits) as asking:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(evaluation.at_once, len(questions))):
-                    group.create_task(worker(client))
+                    group.create_task(worker(asking))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
 
-async def _one(client: "AsyncOpenAI", base_url: str, question: Question, prefill: str) -> Answer:
+async def _one(
+    asking: "AsyncOpenAI", base_url: str, question: Question, known: KnownFields
+) -> Answer:
     from openai import APIStatusError, OpenAIError
 
-    try:
-        response = await client.chat.completions.create(**question.body)
-    except OpenAIError as error:
-        if isinstance(error, APIStatusError) and error.status_code in (400, 413, 422):
-            return Answer(_line(error), "refused")
-        reason = f"evaluation: {base_url}: model {question.model}: {_line(error)}"
-        raise StageError(reason) from None
-    choice = response.choices[0]
-    return Answer(prefill + (choice.message.content or ""), choice.finish_reason)
+    where = f"evaluation: {base_url}: model {question.model}"
+    while True:
+        body = known.of(question.body)
+        try:
+            response = await asking.chat.completions.create(**body)
+            choice = response.choices[0]
+            answer = Answer(choice.message.content or "", choice.finish_reason or "stop")
+        except OpenAIError as error:
+            said = _line(error)
+            if not isinstance(error, APIStatusError) or error.status_code not in (400, 413, 422):
+                raise StageError(f"{where}: {said}{via(base_url)}") from None
+            if not known.leave_out(body, said):
+                return Answer(said, "refused")
+        except (AttributeError, TypeError, LookupError, ValueError):
+            raise StageError(f"{where}: what it answers is no chat completion") from None
+        else:
+            known.settled = True
+            return answer
 
 
-def _key() -> str:
-    return os.environ.get(KEY_VARIABLE) or "none"
+def _advice(said: str, evaluation: Evaluation) -> str:
+    """What to set where a server found the request too long, in the server's words."""
+    if not re.search(r"max_(completion_)?tokens|max_model_len|context (length|window|size)", said):
+        return ""
+    return f"; give a smaller --evaluation.max_new_tokens than {evaluation.max_new_tokens}"
 
 
 def _line(error: Exception) -> str:
     said = getattr(getattr(error, "response", None), "text", "")
-    return " ".join(f"{error} {said[:300] if said not in str(error) else ''}".split())[:500]
+    cause = error.__cause__ if str(error).rstrip(".") in _SAYS_NOTHING else None
+    parts = [str(error), said[:300] if said not in str(error) else "", str(cause or "")]
+    return " ".join(" ".join(parts).split())[:500]

@@ -20,8 +20,8 @@ from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.results import changed, macro, summarise
 from lr_ray.evaluation.stage import Serve, ServedModel, evaluate
-from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.store import SCHEMA_VERSION, Run, read_asked
+from lr_ray.evaluation.tasks import load_tasks, repeated_rows
+from lr_ray.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.versions import versions
 
 
@@ -51,12 +51,23 @@ def run_evaluation(
             starting += time.monotonic() - begun
             yield url
 
+    repeated = repeated_rows(evaluation)
+    for name, repeats in repeated.items():
+        console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
 
         def show(done: int, total: int) -> None:
             if asking.total != total and done:
                 console.print(f"evaluation {done} of {total} answers are there from before")
             asking.update_of(done, total)
+
+        left_out: dict[str, list[str]] = {}
+
+        def say_left_out(model: str, field: str) -> None:
+            left_out.setdefault(model, []).append(field)
+            console.print(
+                f"evaluation {model}: asked without {field}, which its endpoint does not know"
+            )
 
         @functools.cache
         def grading() -> StageProgress:
@@ -70,6 +81,7 @@ def run_evaluation(
             show,
             lambda done, total: grading().update_of(done, total),
             stop_token_ids,
+            say_left_out,
         )
     accuracy = {}
     for name, table in tables.items():
@@ -88,6 +100,8 @@ def run_evaluation(
         "answers": count,
         "seconds": seconds,
         "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
+        **({"repeated_rows": repeated} if repeated else {}),
+        **({"left_out": left_out} if left_out else {}),
     }
     console.print(f"evaluation {count} answers, {seconds:.1f} s, {rate(count / seconds)}/s")
     return parts
@@ -99,12 +113,12 @@ def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
     run.create()
     with run.lock():
         _check_same(run, config)
-        summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+        summary = read_summary(run)
         if "accuracy" in summary:
             print(f"{run.location}: evaluation finished before; nothing to do")
             report.print_summary(Console(highlight=False), run, summary)
             return 0
-        check_endpoint(config.endpoint, config.models)
+        check_endpoint(config.endpoint, config.models, config.evaluation.max_new_tokens)
         load_tasks(config.evaluation)
         _begin(run, config)
         log = run.log_path()

@@ -43,12 +43,14 @@ def evaluate(
     on_asked: Progress = lambda done, total: None,
     on_graded: Progress = lambda done, total: None,
     stop_token_ids: Sequence[int] = (),
+    on_left_out: Callable[[str, str], None] = lambda model, field: None,
 ) -> dict[str, pa.Table]:
     """For each task its table (see `grade`).
 
     Each group of models is served and asked in turn, unless its answers are all there: answers are kept
-    in the run as they come. Both progress functions get (answers, answers in all). Raises UserError when
-    a benchmark cannot be read, before anything is asked, and StageError when an endpoint fails for good.
+    in the run as they come. Both progress functions get (answers, answers in all); `on_left_out` is that
+    of `ask`. Raises UserError when a benchmark cannot be read, before anything is asked, and StageError
+    when an endpoint fails for good.
     """
     tasks, models = load_tasks(evaluation), [model for group in groups for model in group]
     asked = {
@@ -76,7 +78,7 @@ def evaluate(
             keys = {question.key for some in theirs for question in some}
             if todo := [question for key, question in missing.items() if key in keys]:
                 with serve(group) as url:
-                    ask(url, todo, evaluation, on_answer)
+                    ask(url, todo, evaluation, on_answer, on_left_out)
         given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
     graded = 0
 

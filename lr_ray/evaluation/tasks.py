@@ -14,6 +14,7 @@ from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.extraction import kind_of
+from lr_ray.evaluation.repeats import once
 from lr_ray.problems import files
 from lr_ray.problems.benchmarks import BENCHMARKS
 from lr_ray.problems.rows import Rejected, mapped
@@ -78,18 +79,7 @@ def _rows(name: str, evaluation: Evaluation) -> list[Row]:
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
         return embedded.generate("heldout", count, evaluation.seed)
-    source, rows = _source(name, evaluation), []
-    try:
-        for found in source.problems():
-            if isinstance(found, Rejected) or found.answer is None:
-                reason = found.reason if isinstance(found, Rejected) else "no answer"
-                where = f"{found.file}, row {found.row}"
-                raise UserError(f"evaluation.benchmarks: {where}: {reason}")
-            rows.append(
-                {"problem_id": found.problem_id, "problem": found.problem, "answer": found.answer}
-            )
-    except StageError as error:
-        raise UserError(f"evaluation.benchmarks: {name}: {error}") from None
+    rows, _ = _read(name, evaluation)
     if not rows:
         raise UserError(f"evaluation.benchmarks: {name}: no rows; give a file that has some")
     if evaluation.max_problems is None or evaluation.max_problems >= len(rows):
@@ -100,13 +90,41 @@ def _rows(name: str, evaluation: Evaluation) -> list[Row]:
     return [row for row in rows if row["problem_id"] in chosen][: evaluation.max_problems]
 
 
+def repeated_rows(evaluation: Evaluation) -> dict[str, int]:
+    """How many rows repeat another one of their file, for each own file that has some."""
+    own = [name for name in evaluation.benchmarks if name not in ("demo", *BENCHMARKS)]
+    found = {task_name(name, 0): _read(name, evaluation)[1] for name in own}
+    return {name: count for name, count in found.items() if count}
+
+
+def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], int]:
+    """All rows of a source, and how many others repeat one of them; benchmarks stay as they are."""
+    source, rows, repeats = _source(name, evaluation), list[Row](), 0
+    try:
+        for found in source.problems() if name in BENCHMARKS else once(source.problems()):
+            if found is None:
+                repeats += 1
+                continue
+            if isinstance(found, Rejected) or found.answer is None:
+                reason = found.reason if isinstance(found, Rejected) else "no answer"
+                where = f"{found.file}, row {found.row}"
+                raise UserError(f"evaluation.benchmarks: {where}: {reason}")
+            rows.append(
+                {"problem_id": found.problem_id, "problem": found.problem, "answer": found.answer}
+            )
+    except StageError as error:
+        raise UserError(f"evaluation.benchmarks: {name}: {error}") from None
+    return rows, repeats
+
+
 def _source(name: str, evaluation: Evaluation) -> Source:
     if name in BENCHMARKS:
         return benchmark(name, "test", evaluation.data_dir, "evaluation")
     if files.is_file_name(name) or files.has_glob(name):
         found, fields = tuple(files.find(name, "evaluation.benchmarks")), evaluation.fields
         convert = mapped(fields.problem, fields.id, fields.answer, "evaluation.fields")
-        return Source(lambda: files.read_all(found, fields), convert, f"{task_name(name, 0)}/")
+        rows = lambda: files.read_all(found, fields, "evaluation.fields")  # noqa: E731
+        return Source(rows, convert, f"{task_name(name, 0)}/")
     names = ["demo", *BENCHMARKS]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     raise UserError(

@@ -1,12 +1,22 @@
 """Problems to sample from: read once from their source, checked, and staged in the run directory.
 
 rows.py says what a usable row is, benchmarks.py and sources.py where rows come from, files.py and hub.py
-read them, order.py drops repeats and shuffles, staging.py writes and reads the staged parts.
+read them, order.py drops repeats and shuffles, staging.py writes and reads the staged parts,
+rejections.py says which rows were none.
 Exercised by `pytest tests/unit/test_problems*.py`.
 """
 
+from lr_ray.problems.rejections import check_rows, write_rejections
 from lr_ray.problems.rows import PROBLEM
 from lr_ray.problems.sources import check_source
 from lr_ray.problems.staging import INDEX, read_problems, stage_problems
 
-__all__ = ["INDEX", "PROBLEM", "check_source", "read_problems", "stage_problems"]
+__all__ = [
+    "INDEX",
+    "PROBLEM",
+    "check_rows",
+    "check_source",
+    "read_problems",
+    "stage_problems",
+    "write_rejections",
+]

@@ -78,12 +78,12 @@ def has_glob(path: str) -> bool:
     return any(character in path for character in "*?[")
 
 
-def read(file: File, fields: Fields | None) -> Iterator[Raw]:
-    """All rows of a file: of Parquet the mapped columns, of JSONL every field.
+def read(file: File, fields: Fields | None, section: str = "data.fields") -> Iterator[Raw]:
+    """All rows of a file: of Parquet the columns of `fields`, set in `section`; of JSONL every field.
 
     Raises StageError when the file cannot be read on.
     """
-    rows = _parquet(file, fields) if file.is_parquet else _jsonl(file)
+    rows = _parquet(file, fields, section) if file.is_parquet else _jsonl(file)
     at = 0
     try:
         for raw in rows:
@@ -95,10 +95,12 @@ def read(file: File, fields: Fields | None) -> Iterator[Raw]:
         ) from None
 
 
-def read_all(files: Iterable[File], fields: Fields | None) -> Iterator[Raw]:
+def read_all(
+    files: Iterable[File], fields: Fields | None, section: str = "data.fields"
+) -> Iterator[Raw]:
     """The rows of the files, one after the other."""
     for file in files:
-        yield from read(file, fields)
+        yield from read(file, fields, section)
 
 
 def _jsonl(file: File) -> Iterator[Raw]:
@@ -123,9 +125,12 @@ def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
 
 def _decoded(file: str, row: int, line: bytes) -> Raw:
     try:
-        return Raw(file, row, json.loads(line.decode(), parse_constant=_no_constant))
+        value = json.loads(line.decode(), parse_constant=_no_constant, object_pairs_hook=_once)
+        return Raw(file, row, value)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"
+    except _TwiceError as error:
+        reason = f"{error} is there twice; must be there once"
     except json.JSONDecodeError as error:
         reason = f"not JSON at character {error.pos + 1}: {error.msg}; must be one object a line"
     except RecursionError:
@@ -135,21 +140,36 @@ def _decoded(file: str, row: int, line: bytes) -> Raw:
     return Raw(file, row, None, reason)
 
 
+class _TwiceError(Exception):
+    """A key of an object that has it already."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(listed(name for name in found if names.count(name) > 1))
+    return found
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
+def _parquet(file: File, fields: Fields | None, section: str) -> Iterator[Raw]:
     row = 0
     with file.fs.open(file.path, "rb") as stream:
         # Column chunks are then read a buffer at a time, whatever the size of the row groups.
         whole = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         names = whole.schema_arrow.names
         if fields is not None:
-            if wrong := wrong_columns(whole.schema_arrow, fields):
-                raise StageError(f"{file.name}: {wrong}")
             wanted = {fields.problem, fields.id, fields.answer}
             names = [name for name in names if name in wanted]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            which = f"column {listed(twice)} is there twice; must be there once"
+            raise StageError(f"{file.name}: {which}")
+        if fields is not None and (wrong := wrong_columns(whole.schema_arrow, fields, section)):
+            raise StageError(f"{file.name}: {wrong}")
         for batch in whole.iter_batches(batch_size=_BATCH_ROWS, columns=names):
             columns = [_values(batch.column(name)) for name in names]
             for values in zip(*columns, strict=True):
@@ -157,14 +177,14 @@ def _parquet(file: File, fields: Fields | None) -> Iterator[Raw]:
                 yield _row(file.name, row, dict(zip(names, values, strict=True)))
 
 
-def wrong_columns(schema: pa.Schema, fields: Fields) -> str | None:
+def wrong_columns(schema: pa.Schema, fields: Fields, section: str) -> str | None:
     """What is wrong with a table's columns for this mapping, if anything."""
     for option, name in fields:
         optional = option == "answer" and name == Fields().answer
         if name is None or (optional and name not in schema.names):
             continue
         if name not in schema.names:
-            return f"no column {name!r}; set data.fields.{option} to one of {listed(schema.names)}"
+            return f"no column {name!r}; set {section}.{option} to one of {listed(schema.names)}"
         dtype = schema.field(name).type
         if pa.types.is_dictionary(dtype):
             dtype = dtype.value_type
@@ -173,9 +193,9 @@ def wrong_columns(schema: pa.Schema, fields: Fields) -> str | None:
         number |= (pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)) and option == "answer"
         if not good and not number:
             what = {"problem": "strings", "id": "strings or integers"}.get(
-                option, "strings or numbers (or set data.fields.answer to null)"
+                option, f"strings or numbers (or set {section}.answer to null)"
             )
-            return f"column {name!r} (data.fields.{option}) is {dtype}; must be {what}"
+            return f"column {name!r} ({section}.{option}) is {dtype}; must be {what}"
     return None
 
 

@@ -5,6 +5,7 @@ pytest tests/unit/test_problems_rows.py
 
 import hashlib
 import math
+import unicodedata
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -90,7 +91,13 @@ def parse(raw: Raw, convert: Convert, id_prefix: str) -> Problem | Rejected | No
     if found is None:
         return None
     problem_id = found.problem_id or id_prefix + digest(found.problem)
-    return Problem(problem_id, found.problem, found.answer, raw.file, raw.row)
+    answer = None if found.answer is None or is_blank(found.answer) else found.answer
+    return Problem(problem_id, found.problem, answer, raw.file, raw.row)
+
+
+def is_blank(value: str) -> bool:
+    """Whether nothing of the text is seen: spaces of any kind, marks without a width, controls."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cf", "Cc", "Zs") for c in value)
 
 
 def digest(problem: str) -> str:
@@ -132,7 +139,7 @@ def text(row: Row, name: str, option: str | None = None) -> str:
     value = value_of(row, name, option)
     if not isinstance(value, str):
         raise UnusableRowError(f"{name} is {kind(value)}; must be a string")
-    if not value.strip():
+    if is_blank(value):
         raise UnusableRowError(f"{name} is empty; must have text")
     return _sound(value, name, MAX_CHARACTERS)
 
@@ -144,7 +151,7 @@ def identifier(row: Row, name: str, option: str | None = None) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise UnusableRowError(f"{name} is {kind(value)}; must be a string or a whole number")
-    if not value.strip():
+    if is_blank(value):
         raise UnusableRowError(f"{name} is empty; must be a string or a whole number")
     return _sound(value, name, MAX_ID_CHARACTERS)
 

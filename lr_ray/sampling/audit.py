@@ -20,6 +20,7 @@ from lr_ray.oracle import load
 from lr_ray.sampling.audit_figures import BOUNDS, Figure, figures
 from lr_ray.sampling.exact import recompute
 from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.sampling.shards import checked_footers
 from lr_ray.store import Run
 
 _SMALL = 10_000_000  # parameters
@@ -122,8 +123,7 @@ def read_rows(run: Run, places: list[Place]) -> Iterator[dict[str, Any]]:
 def recorded(run: Run) -> dict[str, Any]:
     """What the shards' footers say: counts added up, the largest residuals, K and data types."""
     facts: dict[str, Any] = {}
-    for name in run.shards("supervision"):
-        said = run.read_facts(name)
+    for name, said in checked_footers(run, "supervision").items():
         for key, value in {**said, **said.get("facts", {})}.items():
             if key in ("problems", "facts") or key.startswith("samples_"):
                 continue

@@ -73,9 +73,9 @@ class Solver(ABC):
         results: list[Any] = []
         for text in problems["problem"].to_pylist():
             with self.tokenizing:
-                ids = render_prompt(self.tokenizer, text, self.sampling.system_prompt)
+                ids, reason = self._prompt(text)
             prompts.append(ids)
-            results.append(self._unusable(ids))
+            results.append(reason)
         items = self.items(problems, prompts)
         todo = [i for i, result in enumerate(results) if result is None]
         solved = self.guard.run(
@@ -96,6 +96,15 @@ class Solver(ABC):
     @abstractmethod
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
         """Results, or in their place strings that say why there is none, as rows."""
+
+    def _prompt(self, problem: str) -> tuple[list[int], str | None]:
+        """The problem's token ids, or none and why."""
+        try:
+            ids = render_prompt(self.tokenizer, problem, self.sampling.system_prompt)
+        except Exception as error:  # a template may refuse one problem with anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            return [], f"the chat template refuses it: {reason}"
+        return ids, self._unusable(ids)
 
     def _unusable(self, prompt: list[int]) -> str | None:
         if len(prompt) > self.room:

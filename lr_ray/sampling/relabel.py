@@ -17,7 +17,7 @@ from lr_ray.problems import INDEX, PROBLEM
 from lr_ray.sampling.label import NO_LABEL, Facts, Labelled, supervise
 from lr_ray.sampling.rows import REJECTED, SCORES
 from lr_ray.sampling.shards import FOLDERS, check_rejected, footers, holders, survey, write_shard
-from lr_ray.store import Run, read_asked
+from lr_ray.store import Run, read_asked, read_summary
 
 # What scores follow from; kl_threshold, selection, labels and seed may be others, plausibility larger.
 _SHARED = (
@@ -66,7 +66,7 @@ def check_source_run(source: Run, target: Run, sampling: Sampling) -> dict[str, 
     if source.location == target.location:
         raise UserError(f"{where}: cannot be relabelled into itself; give another run")
     asked = Sampling(**read_asked(source)["config"]["sampling"])
-    summary = source.read_json("summary.json") if source.exists("summary.json") else {}
+    summary = read_summary(source)
     if "sampling" not in summary:
         raise UserError(f"{where}: sampling is not finished, and relabelling needs it")
     for name in _SHARED:

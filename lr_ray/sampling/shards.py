@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.errors import StageError
+from lr_ray.problems.rejections import LINES, write_rejections
 from lr_ray.sampling.label import Facts, Labelled
 from lr_ray.store import Run
 
@@ -36,17 +37,32 @@ def survey(run: Run, total: int) -> tuple[NDArray[np.bool_], Facts]:
     Raises StageError when two shards hold the same problem.
     """
     finished, facts = np.zeros(total, bool), Facts()
-    for name, said in footers(run, *FOLDERS).items():
+    for name, said in checked_footers(run, *FOLDERS).items():
         if "problems" not in said:
             continue  # of rows that were no problem
         index = np.array(said["problems"], int)
-        if finished[index].any():
+        if index.max(initial=0) >= total:
             raise StageError(
-                f"{run.location}/{name}: holds problems that another shard holds; remove this file"
+                f"{run.location}/{name}: is of problem {index.max()}, and the run has {total}; "
+                "remove this file"
             )
         finished[index] = True
         facts += Facts(**said["facts"])
     return finished, facts
+
+
+def checked_footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
+    """The same as `footers`. Raises StageError when two shards hold the same problem."""
+    found, holder = footers(run, *folders), dict[int, str]()
+    for name, said in found.items():
+        for problem in said.get("problems", ()):
+            other = holder.setdefault(problem, name)
+            if other != name:
+                raise StageError(
+                    f"{run.location}/{name}: holds problems that another shard holds, "
+                    f"{other}; remove the one that is a copy"
+                )
+    return found
 
 
 def footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
@@ -63,7 +79,7 @@ def holders(run: Run) -> dict[str, list[int]]:
     those problems is not to be used.
     """
     done: dict[str, list[int]] = {}
-    for name, said in footers(run, *FOLDERS).items():
+    for name, said in checked_footers(run, *FOLDERS).items():
         if "problems" in said:
             done.setdefault(name.rsplit("/", 1)[1], []).extend(said["problems"])
     return done
@@ -127,8 +143,10 @@ def _naming(run: Run, folder: str) -> Iterator[None]:
 def check_rejected(run: Run, config: Sampling, facts: Facts, total: int, first: str | None) -> None:
     """Raises StageError when more of the `total` problems are rejected than the config allows."""
     if facts.rejected > config.max_rejected * total:
+        write_rejections(run)
         raise StageError(
             f"{facts.rejected} of {total} problems were rejected, more than "
-            f"sampling.max_rejected = {config.max_rejected}; reasons: {run.location}/rejected"
+            f"sampling.max_rejected = {config.max_rejected}; mend them, or give a larger "
+            f"--sampling.max_rejected; reasons: {run.location}/{LINES}"
             + (f"; the first: {first}" if first else "")
         )

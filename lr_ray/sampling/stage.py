@@ -20,7 +20,7 @@ from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Place, Pool
 from lr_ray.errors import StageError
 from lr_ray.models import context_length, fingerprint, shared_context, vocabulary_rows
-from lr_ray.problems import INDEX, stage_problems
+from lr_ray.problems import INDEX, stage_problems, write_rejections
 from lr_ray.sampling import trajectories as kept_trajectories
 from lr_ray.sampling.activity import Observer, OnActivity, watching
 from lr_ray.sampling.amateur import AmateurScorer
@@ -115,6 +115,7 @@ def sample(
     remove_leftovers(run)
     if _is_apart(work) and not keep_trajectories:
         run.remove(kept_trajectories.FOLDER)
+    write_rejections(run)
     counts = asdict(facts + unusable)
     return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
 

@@ -5,14 +5,13 @@ pytest tests/integration/endpoint/test_serving.py
 """
 
 import contextlib
-import json
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
+from lr_ray.connection import read_key
+from lr_ray.model_files import text_config, whole_number
 from lr_ray.models import resolve_model
 from lr_ray.placement.needs import replica_bundles
 from lr_ray.sampling.engine import on_cpu
@@ -30,7 +29,7 @@ _CACHE_BLOCK_TOKENS = 128
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
-    key = os.environ.get(KEY_VARIABLE)
+    key = read_key(KEY_VARIABLE)
     return build_application(models, config.serving, config.resources.server, key)
 
 
@@ -57,7 +56,11 @@ def build_application(
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             deployments[name] = build_llm_deployment(LLMConfig(**options))
         cards[name] = ModelCard(
-            id=name, object="model", owned_by="lr_ray", permission=[], metadata={}
+            id=name,
+            object="model",
+            owned_by="lr_ray",
+            permission=[],
+            metadata={"max_model_len": serving.max_model_len},
         )
     ingress = serve.deployment(
         ingress_class(digest(key) if key else None, serving.max_requests),
@@ -133,16 +136,16 @@ def _replicas(serving: Serving) -> dict[str, Any]:
 
 def cpu_cache_bytes(path: str, serving: Serving) -> int:
     """Bytes of a CPU engine's key-value cache: never less than one full-length sequence needs."""
-    config = json.loads(Path(path, "config.json").read_text())
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    config = text_config(path)
+    heads = whole_number(path, "num_attention_heads")
+    head_dim = config.get("head_dim") or whole_number(path, "hidden_size") // heads
     row = (
         config.get("num_key_value_heads", heads)
         * head_dim
         * (4 if serving.dtype == "float32" else 2)
     )
     tokens = (serving.max_model_len // _CACHE_BLOCK_TOKENS + 1) * _CACHE_BLOCK_TOKENS
-    sequence = 2 * config["num_hidden_layers"] * row * tokens
+    sequence = 2 * whole_number(path, "num_hidden_layers") * row * tokens
     return int(max(sequence, min(_CPU_CACHE_SEQUENCES * sequence, _CPU_CACHE_BYTES)))
 
 

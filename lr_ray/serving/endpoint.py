@@ -11,6 +11,7 @@ from typing import Any
 
 from lr_ray import interrupts
 from lr_ray.config import Place, Resources, Serving
+from lr_ray.connection import client
 from lr_ray.errors import StageError, UserError
 from lr_ray.placement import await_room, replica_bundles
 from lr_ray.serving.application import LOGS, build_application
@@ -30,16 +31,23 @@ def check_port(serving: Serving) -> None:
             # Skips addresses in TIME_WAIT; a listening socket still makes bind fail.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-    except socket.gaierror as error:
-        raise UserError(f"serving.host: {serving.host!r}: {error.strerror}") from None
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no name of a host"
+        raise UserError(
+            f"serving.host: {serving.host!r}: {reason}; give an address of this machine, as 127.0.0.1"
+        ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
                 f"serving.port: {serving.port} is taken on {serving.host}; give a free one"
             ) from None
-        field = "serving.host" if error.errno == errno.EADDRNOTAVAIL else "serving.port"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise UserError(
+                f"serving.port: {serving.port}: {error.strerror}; give one from 1024 on"
+            ) from None
         raise UserError(
-            f"{field}: cannot listen on {serving.host}:{serving.port}: {error.strerror}"
+            f"serving.host: cannot listen on {serving.host}: {error.strerror}; give an address of this "
+            "machine, as 127.0.0.1"
         ) from None
 
 
@@ -158,13 +166,13 @@ def _reason(application: Any) -> str:
 
 
 def _wait_answers(url: str, names: list[str], deadline: float, key: str | None) -> None:
-    from openai import APIConnectionError, InternalServerError, NotFoundError, OpenAI
+    from openai import APIConnectionError, InternalServerError, NotFoundError
 
-    with OpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=60) as client:
+    with client(url, key, max_retries=0, timeout=60) as asking:
         for name in names:
             while True:
                 try:
-                    client.completions.create(model=name, prompt="1", max_tokens=1)
+                    asking.completions.create(model=name, prompt="1", max_tokens=1)
                     break
                 except (APIConnectionError, InternalServerError, NotFoundError) as error:
                     if time.monotonic() > deadline:

@@ -4,27 +4,65 @@ pytest tests/integration/endpoint/test_serving.py
 """
 
 import asyncio
+import json
+import time
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
+from ray.llm._internal.serve.core.ingress.ingress import CallMethod
 from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from vllm.exceptions import VLLMClientError
 
 from lr_ray.serving.guard import STATE, Guard, error_body
+from lr_ray.serving.refusals import empty_prompt, message_of, status_of, wrong_value
 
 _HEALTH_TIMEOUT_S = 5.0
+_STARTED = int(time.time())
 _AWAY = (RayActorError, BackPressureError, DeploymentUnavailableError)  # until a replica is back
 
 
 class Ingress(OpenAiIngress):
     """Chat, completions, list of models, health, and the end of service."""
+
+    async def models(self) -> Response:
+        """The served models, as OpenAI and vLLM list them."""
+        return JSONResponse({"object": "list", "data": [self._card(n) for n in self._model_cards]})
+
+    async def model_data(self, model: str) -> Response:
+        """One of them."""
+        await self._get_model_id(model)
+        return JSONResponse(self._card(model))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        card = self._model_cards[name].model_dump()
+        return card | {"created": _STARTED, **card["metadata"]}
+
+    async def _get_model_id(self, model: str | None) -> str:
+        """Only served names: what follows a colon would be looked for as an adapter."""
+        if model is not None and model not in self._model_cards:
+            known = ", ".join(self._model_cards)
+            raise HTTPException(404, f"there is no model {model[:200]!r}; there are {known}")
+        return str(await super()._get_model_id(model))
+
+    async def _process_llm_request(
+        self, body: Any, call_method: str, raw_request: Request | None = None
+    ) -> Response:
+        """Refuses first what an engine would fail at."""
+        asked = json.loads(await raw_request.body()) if raw_request else {}
+        wrong = wrong_value(asked)
+        if not wrong and call_method == CallMethod.COMPLETIONS.value:
+            wrong = empty_prompt(asked)
+        if wrong:
+            raise HTTPException(400, wrong)
+        return await super()._process_llm_request(body, call_method, raw_request)
 
     async def health(self) -> Response:
         """200 when every model has a replica that answers, else 503 naming those without."""
@@ -66,6 +104,9 @@ def ingress_class(key_digest: str | None, max_requests: int) -> Any:
     app.add_exception_handler(RequestValidationError, _validation_error)
     for kind in _AWAY:
         app.add_exception_handler(kind, _away)
+    # Beside Exception, whose handler is the last resort: an answer is sent, and the error goes on.
+    for kind in (VLLMClientError, RayTaskError, ValueError, TypeError, NotImplementedError):
+        app.add_exception_handler(kind, _other_error)
     app.add_exception_handler(Exception, _other_error)
     app.add_middleware(SetRequestIdMiddleware)
     app.add_middleware(Guard, key_digest=key_digest, max_requests=max_requests)  # the outermost
@@ -99,4 +140,11 @@ def _away(request: Request, error: Exception) -> Response:
 
 
 def _other_error(request: Request, error: Exception) -> Response:
-    return _error(500, f"{type(error).__name__}: {error}".splitlines()[0], "server_error")
+    cause = error
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, Exception):
+        cause = cause.cause
+    if isinstance(cause, _AWAY):
+        return _away(request, cause)
+    status, kind = status_of(cause)
+    shown = message_of(cause)
+    return _error(status, shown if status < 500 else f"{type(cause).__name__}: {shown}", kind)

@@ -4,7 +4,6 @@ pytest tests/integration/endpoint/test_serving.py
 """
 
 import contextlib
-import os
 import tempfile
 import time
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from lr_ray import interrupts, serving
 from lr_ray.cli import Command
 from lr_ray.config import Config, Resources, ServeConfig, Serving
+from lr_ray.connection import read_key
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
@@ -22,7 +22,7 @@ from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
 from lr_ray.placement.sizes import Model, find_model
 from lr_ray.serving.application import KEY_VARIABLE
-from lr_ray.store import begin
+from lr_ray.store import begin, read_summary
 
 _WAIT_S = 3600.0
 
@@ -30,8 +30,9 @@ _WAIT_S = 3600.0
 def serve_run(command: Command[Config]) -> int:
     """Serves a run's expert and improved expert. Ends by an interruption only."""
     config, run = command.config, command.run
-    if not run.exists("summary.json") or "training" not in run.read_json("summary.json"):
+    if "training" not in read_summary(run):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
+    key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     check_serving(config.resources, config.serving, run)
     expert = resolve_model(config.models.expert, "models.expert")
@@ -41,28 +42,30 @@ def serve_run(command: Command[Config]) -> int:
         print(f"run        {run.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:
             models = {"expert": expert, "improved": run.local_folder("model", cache)}
-            _serve(models, config.serving, config.resources, log)
+            _serve(models, config.serving, config.resources, log, key)
     return 0
 
 
 def serve_models(command: Command[ServeConfig]) -> int:
     """Serves model directories, of no run. Ends by an interruption only."""
     config = command.config
+    key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     check_serving(config.resources, config.serving)
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
-    _serve(models, config.serving, config.resources, log)
+    _serve(models, config.serving, config.resources, log, key)
     return 0
 
 
-def _serve(models: dict[str, str], settings: Serving, resources: Resources, log: str) -> None:
+def _serve(
+    models: dict[str, str], settings: Serving, resources: Resources, log: str, key: str | None
+) -> None:
     from lr_ray.cluster import cluster
 
     for name, path in models.items():
         fits_context(path, settings.max_model_len, name)
-    key = os.environ.get(KEY_VARIABLE)
     with contextlib.ExitStack() as stack:
         if resources.server.gpus != 0:
             found = stack.enter_context(connected())

@@ -22,7 +22,8 @@ from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Sampling, Training
 from lr_ray.errors import StageError
 from lr_ray.models import fingerprint, vocabulary_rows
-from lr_ray.store import Run
+from lr_ray.sampling.shards import checked_footers
+from lr_ray.store import Run, read_summary
 from lr_ray.training.data import Supervision
 from lr_ray.training.trackers import Trackers
 
@@ -117,8 +118,8 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
 def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
     """Number of kept steps. Raises StageError when there is none, or a row is not for this expert."""
     mine = fingerprint(expert)
-    for name in run.shards("supervision"):
-        theirs = run.read_facts(name).get("expert", mine)  # imported rows do not say
+    for name, said in checked_footers(run, "supervision").items():
+        theirs = said.get("expert", mine)  # imported rows do not say
         if theirs != mine:
             raise StageError(
                 f"{run.location}/{name}: was sampled from another expert (fingerprint {theirs}, "
@@ -126,8 +127,13 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
             )
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(expert), scratch)
-    summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+    summary = read_summary(run)
     sampled = summary.get("sampling", {}).get("trajectories", supervision.trajectories)
+    if supervision.trajectories > sampled:
+        raise StageError(
+            f"--run {run.location}: holds {supervision.trajectories} trajectories where {sampled} "
+            "were sampled; remove the files in supervision/ that the run did not write"
+        )
     if supervision.trajectories != sampled:
         raise StageError(
             f"--run {run.location}: holds {supervision.trajectories} of {sampled} sampled "

@@ -12,6 +12,7 @@ from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import question
 from lr_ray.evaluation.client import ask, check_endpoint, request
+from lr_ray.evaluation.known_fields import KnownFields
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -26,6 +27,15 @@ class Endpoint(ThreadingHTTPServer):
         self.keys: set = set()
         self.under_way = self.most_under_way = 0
         self.guard = threading.Lock()
+        self.refusals: list[
+            tuple[str, int, str]
+        ] = []  # field that is not known, status, what is said
+        self.models = {
+            "object": "list",
+            "data": [{"id": "a", "object": "model", "max_model_len": 512}],
+        }
+        self.reply = None
+        self.bodies: list[dict] = []
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
 
@@ -39,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.headers["Authorization"] == "Bearer wrong":
             self.say(401, {"error": {"message": "no"}})
         else:
-            self.say(200, {"object": "list", "data": [{"id": "a", "object": "model"}]})
+            self.say(200, self.server.models)
 
     def do_POST(self):
         server = self.server
@@ -49,12 +59,19 @@ class Handler(BaseHTTPRequestHandler):
             server.asked[problem] += 1
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
+            server.bodies.append(body)
             faults = server.faults.get(problem, [])
             status = faults.pop(0) if faults else 200
+        for field, code, said in server.refusals:
+            if field in body:
+                self.say(code, {"error": {"message": said}})
+                return
         time.sleep(0.05 if status else 3)
         with server.guard:
             server.under_way -= 1
-        if status == 200:
+        if status == 200 and server.reply is not None:
+            self.say(200, server.reply)
+        elif status == 200:
             message = {"role": "assistant", "content": f"{body['model']} says {problem}"}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self.say(
@@ -92,11 +109,11 @@ def endpoint():
     thread.join()
 
 
-def answers(endpoint, problems, **evaluation):
+def answers(endpoint, problems, on_left_out=lambda model, field: None, **evaluation):
     settings = Evaluation(**evaluation)
     asked = [question("a", "a", request(problem, settings)) for problem in problems]
     found = {}
-    ask(endpoint.url, asked, settings, lambda q, answer: found.update({q.key: answer}))
+    ask(endpoint.url, asked, settings, lambda q, answer: found.update({q.key: answer}), on_left_out)
     return [found[q.key] for q in asked]
 
 
@@ -166,3 +183,121 @@ def test_an_endpoint_that_cannot_be_asked_says_why(
 def test_an_address_that_nobody_listens_on_is_named():
     with pytest.raises(UserError, match=r"--endpoint http://127\.0\.0\.1:9/v1: does not answer"):
         check_endpoint("http://127.0.0.1:9/v1", ["a"])
+
+
+def test_the_environments_key_is_stripped(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " mine\r\n")
+    check_endpoint(endpoint.url, ["a"])
+    answers(endpoint, ["p"])
+    assert endpoint.keys == {"Bearer mine"}
+
+
+def test_an_endpoint_of_this_machine_is_asked_past_any_proxy(endpoint, monkeypatch):
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "socks5://127.0.0.1:9")
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    for host in ("127.0.0.1", "localhost"):
+        endpoint.url = f"http://{host}:{endpoint.server_port}/v1"
+        check_endpoint(endpoint.url, ["a"])
+        assert answers(endpoint, ["p"])[0].completion == "a says p"
+
+
+def test_more_new_tokens_than_a_model_reads_are_told_by_our_name(endpoint):
+    check_endpoint(endpoint.url, ["a"], 511)
+    with pytest.raises(
+        UserError, match=r"evaluation\.max_new_tokens = 512 .* a at .* reads 512 tok"
+    ):
+        check_endpoint(endpoint.url, ["a"], 512)
+    said = "max_tokens=512 cannot be greater than max_model_len=100"
+    endpoint.refusals = [("max_tokens", 400, said)]
+    with pytest.raises(StageError, match=r"give a smaller --evaluation\.max_new_tokens than 512"):
+        answers(endpoint, [str(i) for i in range(100)], max_new_tokens=512)
+
+
+@pytest.mark.parametrize(
+    "models", [[], {"data": ["a"]}, {"models": [{"name": "a"}]}, "a", None, {"data": None}]
+)
+def test_a_list_of_models_of_another_kind_is_one_line(endpoint, models):
+    endpoint.models = models
+    with pytest.raises(UserError, match=r"^--(endpoint|models) ") as error:
+        check_endpoint(endpoint.url, ["a"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "reply", [[], {}, {"choices": []}, {"choices": None}, {"error": "x"}, "text", {"choices": [{}]}]
+)
+def test_an_answer_of_another_kind_is_one_line(endpoint, reply):
+    endpoint.reply = reply
+    with pytest.raises(StageError, match=r"model a: what it answers is no chat completion"):
+        answers(endpoint, ["p"])
+
+
+EVERY_FIELD = {
+    "temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "n": 1, "seed": 0, "max_tokens": 2048,
+    "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0,
+}  # fmt: skip
+
+
+def test_every_sampling_field_is_in_each_request(endpoint):
+    answers(endpoint, ["p"])
+    (body,) = endpoint.bodies
+    assert {name: body[name] for name in EVERY_FIELD} == EVERY_FIELD
+    answers(endpoint, ["q"], temperature=0.7, seed=2**62)
+    asked = {**EVERY_FIELD, "temperature": 0.7, "seed": endpoint.bodies[1]["seed"]}
+    assert {name: endpoint.bodies[1][name] for name in EVERY_FIELD} == asked
+    assert 0 <= endpoint.bodies[1]["seed"] < 2**63
+
+
+OPENAI = "Unrecognized request argument supplied: {}"
+
+
+@pytest.mark.parametrize(
+    ("unknown", "status", "said"),
+    [
+        (["top_k", "min_p"], 400, OPENAI),
+        (["repetition_penalty"], 400, "Unknown parameter: '{}'."),
+        (["top_k"], 400, "property '{}' is unsupported"),
+        (["min_p"], 422, '{{"type":"extra_forbidden","loc":["body","{}"],"msg":"Extra inputs are not permitted"}}'),
+        (["seed"], 400, "The parameter `{}` is not supported by this model"),
+        (["temperature"], 400, "Unsupported value: '{}' does not support 0 with this model"),
+        (["top_p", "presence_penalty"], 400, "Unsupported parameter: {}"),
+        (["frequency_penalty"], 422, 'json: unknown field "{}"'),
+    ],
+)  # fmt: skip
+def test_a_field_that_an_endpoint_does_not_know_is_left_out_and_told_once(
+    endpoint, unknown, status, said
+):
+    endpoint.refusals = [(name, status, said.format(name)) for name in unknown]
+    told = []
+    found = answers(endpoint, [str(i) for i in range(20)], lambda *of: told.append(of))
+    assert [a.completion for a in found] == [f"a says {i}" for i in range(20)]
+    assert sorted(told) == sorted(("a", name) for name in unknown)
+    answered = [b for b in endpoint.bodies if not set(unknown) & b.keys()]
+    assert len(answered) == 20
+    assert all(EVERY_FIELD.keys() - set(unknown) <= b.keys() for b in answered)
+
+
+def test_extensions_are_left_out_together_where_none_is_named(endpoint):
+    said = "Additional properties are not allowed"
+    endpoint.refusals = [(name, 400, said) for name in ("top_k", "min_p", "repetition_penalty")]
+    told = []
+    assert answers(endpoint, ["p"], lambda *of: told.append(of))[0].completion == "a says p"
+    assert [field for _, field in told] == ["top_k", "min_p", "repetition_penalty"]
+
+
+def test_the_other_name_of_the_limit_is_taken(endpoint):
+    said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    endpoint.refusals = [("max_tokens", 400, said)]
+    told = []
+    (found,) = answers(endpoint, ["p"], lambda *of: told.append(of), max_new_tokens=9)
+    assert (found.completion, told) == ("a says p", [])
+    assert endpoint.bodies[-1]["max_completion_tokens"] == 9
+
+
+def test_what_is_refused_after_an_answer_is_refused_for_itself(endpoint):
+    assert answers(endpoint, ["p"])[0].finish_reason == "stop"
+    endpoint.faults = {"q": [400]}
+    known = KnownFields("a", lambda model, field: None)
+    known.settled = True
+    assert not known.leave_out(request("q", Evaluation()), OPENAI.format("top_k"))

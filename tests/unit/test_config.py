@@ -96,6 +96,34 @@ def test_only_what_changes_results_is_the_runs_identity():
     assert other.differences(base.model_dump(mode="json")) == ["sampling.kl_threshold"]
 
 
+@pytest.mark.parametrize(
+    "name", ["sampling.kl_threshold", "training.lora.rank", "sampling.expert.dtype", "data.fields"]
+)
+def test_a_field_that_an_older_version_lacks_has_its_default_there(name):
+    older = demo({"sampling": {"kl_threshold": 0.4, "expert": {"dtype": "bfloat16"}}})
+    tree = older.model_dump(mode="json")
+    *above, last = name.split(".")
+    at = tree
+    for part in above:
+        at = at[part]
+    del at[last]
+    assert older.differences(tree) == []
+    other = demo(
+        {"sampling": {"kl_threshold": 0.3}, "training": {"lora": {"rank": 3}},
+         "data": {"source": "a.jsonl", "fields": {"id": "nr"}}}
+    )  # fmt: skip
+    changed = ["data.source", "data.fields.id", "sampling.kl_threshold", "sampling.expert.dtype"]
+    assert other.differences(tree) == [*changed, "training.lora.rank"]
+
+
+def test_a_tree_of_a_newer_version_names_what_is_not_known():
+    tree = demo({"resources": {"expert": {"custom": {"big": 1}}}}).model_dump(mode="json")
+    assert Config.unknown(tree) == []
+    tree["sampling"]["expert"]["speculation"] = 3
+    tree["publishing"] = {"to": "hub"}
+    assert Config.unknown(tree) == ["sampling.expert.speculation", "publishing.to"]
+
+
 def test_every_field_is_described():
     def walk(model):
         for name, field in model.model_fields.items():

@@ -9,7 +9,7 @@ from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import MOST, examples
 from lr_ray.evaluation.extraction import extract_answer
 from lr_ray.evaluation.grading import is_correct
-from lr_ray.evaluation.tasks import load_tasks, task_names
+from lr_ray.evaluation.tasks import load_tasks, repeated_rows, task_names
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
 
 ROWS = {
@@ -69,12 +69,48 @@ def test_a_file_with_answers_is_a_benchmark(tmp_path):
         ([{"problem": "", "answer": "1"}], r"own\.jsonl, row 1: problem is empty"),
         ([{"question": "1?", "answer": "1"}], r"no field 'problem'.*set evaluation\.fields\.problem"),
         ([], "no rows"),
+        ([{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": ""}], r"row 2: no answer"),
+        ([{"problem": "1?", "answer": " \u200b\u3000"}], r"row 1: no answer"),
+        ([{"problem": "1?", "answer": "1"}, {"problem": "1?", "answer": "2"}],
+         r"row 2: asks the same as row 1, whose answer is '1' and not '2'; keep the right one"),
     ],
 )  # fmt: skip
 def test_a_row_that_cannot_be_graded_is_named(tmp_path, rows, message):
     path = jsonl(tmp_path / "own.jsonl", rows)
     with pytest.raises(UserError, match=rf"^evaluation\.benchmarks: .*{message}"):
         load_tasks(Evaluation(benchmarks=[path]))
+
+
+def test_a_row_that_repeats_is_asked_once_and_told(tmp_path):
+    rows = [
+        {"problem": p, "answer": a} for p, a in (("1?", "1"), ("2?", "2"), ("1? ", " 1"), ("1?", 1))
+    ]
+    path = jsonl(tmp_path / "own.jsonl", [*rows, {"problem": "3?", "answer": "3"}])
+    other = jsonl(tmp_path / "other.jsonl", [{"problem": "4?", "answer": "4"}])
+    evaluation = Evaluation(benchmarks=["demo", path, other], max_problems=3)
+    task = load_tasks(evaluation)[1]
+    assert [row["problem"] for row in task.rows] == ["1?", "2?", "3?"]
+    assert repeated_rows(evaluation) == {"own": 2}
+
+
+def test_repeats_are_told_by_their_text_and_not_by_their_id(tmp_path):
+    rows = [{"nr": nr, "problem": p, "answer": "1"} for nr, p in ((1, "a?"), (2, "a?"), (3, "b?"))]
+    evaluation = Evaluation(
+        benchmarks=[jsonl(tmp_path / "own.jsonl", rows)], fields=Fields(id="nr")
+    )
+    assert [row["problem_id"] for row in load_tasks(evaluation)[0].rows] == ["1", "3"]
+    again = jsonl(tmp_path / "again.jsonl", [*rows, {"nr": 3, "problem": "c?", "answer": "1"}])
+    with pytest.raises(
+        UserError, match=r"again\.jsonl, row 4: has the id '3' of row 3; ids must differ"
+    ):
+        load_tasks(evaluation.model_copy(update={"benchmarks": [again]}))
+
+
+@needs_benchmarks
+def test_the_rows_of_a_benchmark_are_those_that_others_count():
+    evaluation = Evaluation(benchmarks=["asdiv"], data_dir=str(BENCHMARKS))
+    assert len({row["problem"] for row in load_tasks(evaluation)[0].rows}) == ROWS["asdiv"] - 1
+    assert repeated_rows(evaluation) == {}
 
 
 @pytest.mark.parametrize(
@@ -141,14 +177,15 @@ def test_a_request_is_the_toolkits_conversation():
     assert (body["temperature"], body["max_tokens"], body["stop"]) == (0.5, 9, ["\n\n"])
     assert body["seed"] != request("1+1?", evaluation, (2, 5), (), sample=5)["seed"]
     assert body["extra_body"] == {
-        "stop_token_ids": [2, 5], "repetition_penalty": 1.0, "add_generation_prompt": False,
-        "continue_final_message": True,
+        "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": [2, 5],
+        "add_generation_prompt": False, "continue_final_message": True,
     }  # fmt: skip
 
 
-def test_a_greedy_request_for_any_endpoint_has_no_extension():
+def test_a_greedy_request_states_every_sampling_field():
     body = request("1+1?", Evaluation())
     assert body["temperature"] == 0
-    assert "extra_body" not in body
-    assert "seed" not in body
+    assert body["extra_body"] == {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert (body["top_p"], body["presence_penalty"], body["frequency_penalty"]) == (1, 0, 0)
+    assert (body["n"], body["seed"]) == (1, 0)
     assert [m["role"] for m in body["messages"]] == ["user"]

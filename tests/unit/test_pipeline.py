@@ -35,6 +35,11 @@ def test_run_without_config_uses_its_own(tmp_path):
     asked = {"schema_version": 1, "config": DEMO.model_dump(mode="json")}
     (tmp_path / "run.json").write_text(json.dumps(asked))
     assert parse("", ["--run", str(tmp_path)]).config == DEMO
+    asked["config"]["sampling"]["speculation"] = 3
+    asked["versions"] = {"lr_ray": "9.0"}
+    (tmp_path / "run.json").write_text(json.dumps(asked))
+    with pytest.raises(UserError, match=r"made by lr_ray 9\.0, whose sampling\.speculation this"):
+        parse("", ["--run", str(tmp_path)])
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match=r"run\.json: not of schema version 1"):
         parse("", ["--run", str(tmp_path)])

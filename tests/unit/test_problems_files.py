@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lr_ray.errors import StageError
-from lr_ray.problems import PROBLEM, files
-from tests.unit.problem_sources import jsonl, rejections, stage
+from lr_ray.config import Evaluation
+from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.problems import PROBLEM, check_source, files
+from tests.unit.problem_sources import config_of, jsonl, rejections, stage
 
 ROWS = [{"problem": f"{i} + 1?", "answer": i + 1} for i in range(3)]
 TEXTS = ["0 + 1?", "1 + 1?", "2 + 1?"]
@@ -118,3 +120,44 @@ def test_columns_of_a_later_file_are_checked_too(tmp_path):
         StageError, match=r"b\.parquet: no column 'problem'; set .* to one of 'text'"
     ):
         stage(tmp_path, tmp_path / "*.parquet")
+
+
+def duplicated(path, names, columns):
+    pq.write_table(pa.Table.from_arrays([pa.array(c) for c in columns], names=names), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["problem", "answer"])
+def test_a_column_twice_is_named(tmp_path, name):
+    names, columns = ["problem", "answer", name], [["a", "b"], ["1", "2"], ["c", "d"]]
+    path = duplicated(tmp_path / "rows.parquet", names, columns)
+    message = rf"rows\.parquet: column '{name}' is there twice; must be there once"
+    with pytest.raises(StageError, match=message):
+        stage(tmp_path, path)
+    with pytest.raises(UserError, match=rf"^data\.source: .*{message}"):
+        check_source(config_of(path))
+    with pytest.raises(UserError, match=rf"^evaluation\.benchmarks: .*{message}"):
+        load_tasks(Evaluation(benchmarks=[path]))
+
+
+def test_an_unused_column_may_be_there_twice(tmp_path):
+    names = ["x", "problem", "x", "answer"]
+    path = duplicated(tmp_path / "rows.parquet", names, [[1], ["a"], [2], ["3"]])
+    assert column(stage(tmp_path, path), "answer") == ["3"]
+
+
+def test_a_column_twice_in_a_benchmark_of_ones_own_folder_is_named(tmp_path):
+    names = ["question", "problem", "question"]
+    path = duplicated(tmp_path / "rows.parquet", names, [["a"], ["b"], ["c"]])
+    file = files.File(fsspec.filesystem("file"), path)
+    with pytest.raises(StageError, match="column 'question' is there twice"):
+        list(files.read(file, None))
+
+
+def test_a_column_that_is_missing_is_set_where_the_file_is_named(tmp_path):
+    pq.write_table(pa.table({"question": ["a"]}), tmp_path / "rows.parquet")
+    path = str(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"no column 'problem'; set evaluation\.fields\.problem to"):
+        load_tasks(Evaluation(benchmarks=[path]))
+    with pytest.raises(UserError, match=r"no column 'problem'; set data\.fields\.problem to"):
+        check_source(config_of(path))

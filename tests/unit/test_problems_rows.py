@@ -28,6 +28,9 @@ BAD = {
     "numeric problem": ({"id": "i", "problem": 7}, "i", "problem is a number; must be a string"),
     "list problem": ({"id": "i", "problem": ["a"]}, "i", "problem is a list; must be a string"),
     "empty problem": ({"id": "i", "problem": ""}, "i", "problem is empty; must have text"),
+    "problem without width": ({"id": "i", "problem": "\u200b \ufeff"}, "i", "problem is empty; must have text"),
+    "key twice": (b'{"id": "i", "problem": "a", "problem": "b"}', None, "'problem' is there twice; must be there once"),
+    "key twice below": (b'{"id": "i", "problem": "a", "meta": [{"k": 1, "k": 1}]}', None, "'k' is there twice; must be there once"),
     "white problem": ({"id": "i", "problem": " \n\t "}, "i", "problem is empty; must have text"),
     "NUL": ({"id": "i", "problem": "a\0b"}, "i", "problem has a NUL at character 2; must be plain text"),
     "surrogate": (b'{"id": "i", "problem": "ab\\ud800"}', "i", "problem has half a surrogate pair at character 3; must be Unicode text"),
@@ -74,7 +77,8 @@ def test_twenty_bad_rows_of_ten_kinds_leave_the_other_480(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (None, None), ("", ""), (" 1/2 ", " 1/2 "), (12, "12"), (-0.5, "-0.5"), (145.0, "145"),
+        (None, None), ("", None), ("  \t", None), ("\u200b\ufeff\u00a0\u3000", None), ("0", "0"),
+        (" 1/2 ", " 1/2 "), (12, "12"), (-0.5, "-0.5"), (145.0, "145"),
         (10**40, str(10**40)),
     ],
 )  # fmt: skip

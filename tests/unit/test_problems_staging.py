@@ -1,6 +1,7 @@
 """Staged problems: whole or not at all, without repeats, in a stable order, read back by index."""
 
 import gzip
+import json
 import random
 from pathlib import Path
 
@@ -8,8 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lr_ray.errors import StageError
-from lr_ray.problems import INDEX, PROBLEM, read_problems, stage_problems, staging
+from lr_ray.errors import StageError, UserError
+from lr_ray.problems import (
+    INDEX,
+    PROBLEM,
+    check_rows,
+    read_problems,
+    stage_problems,
+    staging,
+    write_rejections,
+)
 from lr_ray.problems.order import _SLACK
 from lr_ray.store import Run
 from tests.unit.problem_sources import config_of, count, jsonl, rejections, stage
@@ -188,3 +197,35 @@ def test_shuffled_selection_is_uniform_over_the_file(tmp_path):
     table = run.read_tables(run.shards("problems"), PROBLEM)
     mean = np.mean(table["row"].to_pylist())
     assert abs(mean - 2000.5) < 5 * 4000 / np.sqrt(12 * 1000)  # five standard errors
+
+
+def test_more_bad_rows_than_allowed_are_told_with_the_option_and_listed(tmp_path):
+    path = jsonl(
+        tmp_path / "rows.jsonl", [*rows(17), "nope", {"problem": "漢字?", "answer": []}, "{"]
+    )
+    run = stage(tmp_path, path)
+    config = config_of(path)
+    with pytest.raises(UserError) as error:
+        check_rows(run, config)
+    said = str(error.value)
+    assert said.startswith(
+        f"data.source: {path}: 3 of 20 rows cannot be used, more than sampling.max_"
+    )
+    assert "give --sampling.max_rejected 0.15; reasons: " in said
+    assert f"the first: {path}, row 18: not JSON at character 1" in said
+    allowed = config.sampling.model_copy(update={"max_rejected": 0.15})
+    check_rows(run, config.model_copy(update={"sampling": allowed}))
+    lines = (tmp_path / "run/rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [18, 19, 20]
+
+
+def test_rejections_can_be_read_and_do_not_outlive_their_source(tmp_path):
+    run = stage(tmp_path, jsonl(tmp_path / "a.jsonl", [*rows(1), b"\xff", {"問題": "?"}]))
+    write_rejections(run)
+    lines = (tmp_path / "run/rejected.jsonl").read_text(encoding="utf-8")
+    assert "'問題'" in lines
+    assert [json.loads(line) for line in lines.splitlines()] == rejections(run)
+    run.remove("problems")
+    stage(tmp_path, jsonl(tmp_path / "b.jsonl", rows(2)))
+    write_rejections(run)
+    assert not run.exists("rejected.jsonl")

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.sampling.rows import REJECTED
-from lr_ray.store import Run, begin
+from lr_ray.store import Run, begin, read_summary
 
 FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
 
@@ -59,6 +59,17 @@ def test_interrupted_write_is_no_shard(run):
     assert run.shards("rejected") == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["part-1.parquet.swp", "part-1.parquet~", "part-1.parquet.bak", "part-1.parquet.crc", "part-1",
+     ".part-1.parquet.Xa3f", "Copy of part-1.parquet", "part-1.parquet.jsonl", "part-1.PARQUET"],
+)  # fmt: skip
+def test_what_editors_and_copies_leave_is_no_shard(run, name):
+    run.write_table("rejected/part-1.parquet", rejected("x"))
+    run.fs.pipe_file(run.path(f"rejected/{name}"), b"x")
+    assert run.shards("rejected") == ["rejected/part-1.parquet"]
+
+
 def test_truncated_shard_is_named(run):
     run.write_table("rejected/part-1.parquet", rejected("x"))
     with open(run.path("rejected/part-1.parquet"), "r+b") as file:
@@ -91,6 +102,22 @@ def test_changed_config_is_refused_by_name(run):
     other = {"models": {"expert": {"fingerprint": "z"}, "amateur": {"fingerprint": "b"}}}
     with pytest.raises(UserError, match=r"model behind models\.expert"):
         begin(run, config(), other)
+
+
+def test_a_part_of_the_summary_that_is_null_is_missing(run):
+    assert read_summary(run) == {}
+    run.write_json("summary.json", {"sampling": None, "training": {"loss": 1}})
+    assert read_summary(run) == {"training": {"loss": 1}}
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", "{", "", '"a"', "[" * 100_000, "\xff"])
+def test_a_summary_that_is_no_object_is_one_line(run, text):
+    run.fs.pipe_file(run.path("summary.json"), text.encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"summary\.json: (cannot be read: .|not a JSON object)"
+    ) as error:
+        read_summary(run)
+    assert "\n" not in str(error.value)
 
 
 def test_unusable_locations_are_one_line(tmp_path):

@@ -79,6 +79,18 @@ def test_supervision_is_checked(tmp_path):
         StageError, match=r"holds 2 of 3 sampled trajectories; remove summary\.json"
     ):
         stage.check_supervision(fewer, EXPERT, contrast)
+    more = run_with(tmp_path / "more", "a", "b")
+    more.write_json("summary.json", {"sampling": {"trajectories": 1}})
+    with pytest.raises(StageError, match="holds 2 trajectories where 1 were sampled; remove the f"):
+        stage.check_supervision(more, EXPERT, contrast)
+    twice = Run(str(tmp_path / "twice"))
+    table = pa.Table.from_pylist([row("a")], schema=SUPERVISION)
+    for name in ("part-1.parquet", "part-1 (copy).parquet"):
+        twice.write_table(f"supervision/{name}", table, {"problems": [7]})
+    with pytest.raises(
+        StageError, match=r"part-1\.parquet: holds problems that another shard holds, s"
+    ):
+        stage.check_supervision(twice, EXPERT, contrast)
     other = Run(str(tmp_path / "other"))
     table = pa.Table.from_pylist([row("a")], schema=SUPERVISION)
     other.write_table("supervision/part-0.parquet", table, {"expert": "0123"})

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
+from lr_ray.problems.rejections import LINES, write_rejections
 from lr_ray.sampling.interchange.form import BadLine, Expert, Line, decode, parse
 from lr_ray.sampling.interchange.grouping import group, row
 from lr_ray.sampling.rows import REJECTED, SUPERVISION
@@ -102,13 +103,14 @@ def import_files(
             shards.add(lines[0].problem_id, [list(t) for t in found.trajectories])
             shards.counts["steps_retokenized"] += found.retokenized
     shards.flush()
+    write_rejections(run)
     counts = shards.counts
     limit = config.sampling.max_rejected
     if counts["rejected"] > limit * counts["lines"]:
         raise StageError(
             f"{counts['rejected']} of {counts['lines']} lines were rejected, more than "
             f"sampling.max_rejected = {limit}; {shards.first_rejected}; "
-            f"reasons: {run.location}/rejected"
+            f"reasons: {run.location}/{LINES}; mend them, or give a larger --sampling.max_rejected"
         )
     if not counts["steps_kept"]:
         raise StageError(f"--samples {', '.join(files)}: no kept step")

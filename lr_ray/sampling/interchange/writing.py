@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from lr_ray.errors import StageError, UserError
 from lr_ray.sampling.interchange.form import Expert
 from lr_ray.sampling.rows import SUPERVISION
+from lr_ray.sampling.shards import checked_footers
 from lr_ray.store import Run
 
 _CHUNK = 20_000  # rows in memory; each chunk is one pass over the shards, which are in no order
@@ -59,7 +60,7 @@ def export(run: Run, expert: Expert, out: str) -> Counter[str]:
 
 
 def _sorted_rows(run: Run) -> Iterator[pa.Table]:
-    names = run.shards("supervision")
+    names = list(checked_footers(run, "supervision"))
     ids: list[str] = []
     for name in names:
         ids += run.read_tables([name], SUPERVISION)["problem_id"].to_pylist()

@@ -14,6 +14,7 @@ from lr_ray import embedded
 from lr_ray.config import Evaluation
 from lr_ray.embedded import expert_path
 from lr_ray.evaluation.answers import Answer, AnswerStore
+from lr_ray.evaluation.client import request
 from lr_ray.evaluation.grading import is_correct
 from lr_ray.evaluation.stage import ServedModel, evaluate, questions
 from lr_ray.evaluation.tasks import load_tasks
@@ -140,6 +141,27 @@ def test_shots_and_samples_are_reported(served, tmp_path):
     assert summary["accuracy_mean"]["tasks"] == 2
     for line in ("pass@4", "majority", "accuracy mean"):
         assert line in done.stdout
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_no_default_of_a_server_or_a_model_changes_what_is_sampled(temperature):
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    body = request("1+1?", Evaluation(temperature=temperature, seed=3))
+    asked = ChatCompletionRequest(model="a", **body.pop("extra_body"), **body)
+    generation_config = {
+        "temperature": 0.6, "top_p": 0.8, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.3,
+    }  # fmt: skip
+    by_config = asked.to_sampling_params(9, generation_config)
+    assert by_config == asked.to_sampling_params(9, {})
+    assert (by_config.temperature, by_config.top_p, by_config.min_p) == (temperature, 1, 0)
+    assert by_config.top_k in (-1, 0)
+    penalties = (
+        by_config.repetition_penalty,
+        by_config.presence_penalty,
+        by_config.frequency_penalty,
+    )
+    assert penalties == (1, 0, 0)
 
 
 @pytest.mark.parametrize(

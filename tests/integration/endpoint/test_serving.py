@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import tempfile
@@ -101,7 +102,9 @@ def test_a_foreign_address_is_named():
 
 def test_models_are_listed_and_one_is_described(client):
     assert {model.id for model in client.models.list()} == set(MODELS)
-    assert client.models.retrieve("expert").id == "expert"
+    described = client.models.retrieve("expert")
+    assert (described.id, described.object, described.max_model_len) == ("expert", "model", 512)
+    assert 0 <= time.time() - described.created < 3600
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nobody")
 
@@ -188,6 +191,92 @@ def test_what_cannot_be_answered_is_a_bad_request(client, options, said):
     with pytest.raises(openai.BadRequestError, match=said) as caught:
         client.chat.completions.create(model="expert", **options)
     assert caught.value.body["message"]
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+PART = {"role": "user", "content": [{"type": "zzz"}]}
+CHAT_REFUSED = {
+    "a choice of no tools": {"tool_choice": "auto"},
+    "a required choice of no tools": {"tool_choice": "required"},
+    "a named choice of no tools": {"tool_choice": {"type": "function", "function": {"name": "g"}}},
+    "no tools in a list": {"tools": []},
+    "a choice without a parser": {"tools": [TOOL], "tool_choice": "auto"},
+    "options of no stream": {"stream_options": {"include_usage": True}},
+    "top log-probabilities of none": {"top_logprobs": 5},
+    "too many log-probabilities": {"logprobs": True, "top_logprobs": 1000},
+    "log-probabilities that are no number": {"logprobs": True, "top_logprobs": "x"},
+    "an unknown part": {"messages": [PART]},
+    "a part without its text": {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+    "an image": {"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}}]}]},
+    "a part that is a text": {"messages": [{"role": "user", "content": ["hi"]}]},
+    "half a surrogate pair": {"messages": messages("\ud83d")},
+    "half a surrogate pair as a stop": {"stop": "\udc00"},
+    "no messages": {"messages": None},
+    "a message that is a text": {"messages": ["x"]},
+    "no answers": {"n": 0},
+    "several greedy answers of none": {"n": -1},
+    "an empty stop": {"stop": [""]},
+    "a stop beyond the vocabulary": {"logit_bias": {"99999": 1}},
+    "a schema of no type": {"response_format": {"type": "json_schema"}},
+    "a regular expression that is none": {"structured_outputs": {"regex": "("}},
+    "a template that is none": {"chat_template": "{% for %}"},
+    "a template that refuses": {"chat_template": "{{ raise_exception('no') }}"},
+    "two ways to begin": {"add_generation_prompt": True, "continue_final_message": True},
+    "a temperature that is no number": {"temperature": float("nan")},
+    "a seed beyond 64 bits": {"seed": 2**70},
+    "a limit of nothing": {"max_tokens": -1},
+    "a share above one": {"top_p": 1.5},
+    "a penalty out of bounds": {"frequency_penalty": -9},
+}  # fmt: skip
+COMPLETION_REFUSED = {
+    "an empty prompt": {"prompt": ""},
+    "no prompt in a list": {"prompt": []},
+    "an empty one of several": {"prompt": ["a", ""]},
+    "no token ids": {"prompt": [[]]},
+    "a token beyond the vocabulary": {"prompt": [99999]},
+    "a token below 0": {"prompt": [-1]},
+    "a prompt that is a number": {"prompt": 5},
+    "embeddings that are none": {"prompt_embeds": "zzz"},
+    "a suffix": {"suffix": "x"},
+    "half a surrogate pair": {"prompt": "\ud83d"},
+}
+
+
+def post(url, path, body):
+    request = urllib.request.Request(
+        f"{url}{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize("why", CHAT_REFUSED)
+def test_a_chat_request_that_cannot_be_answered_is_not_to_be_tried_again(url, why):
+    body = {"model": "expert", "messages": messages("pens"), "max_tokens": 2, **CHAT_REFUSED[why]}
+    status, answer = post(url, "/chat/completions", body)
+    assert (status, bool(answer["error"]["message"])) == (400, True), answer
+
+
+@pytest.mark.parametrize("why", COMPLETION_REFUSED)
+def test_a_completion_that_cannot_be_answered_is_not_to_be_tried_again(url, why):
+    body = {"model": "expert", "prompt": "pens", "max_tokens": 2, **COMPLETION_REFUSED[why]}
+    status, answer = post(url, "/completions", body)
+    assert (status, bool(answer["error"]["message"])) == (400, True), answer
+
+
+@pytest.mark.parametrize(
+    "name", ["expert:lora", "expert:", ":", "", "Expert", "expert/x", "\ud83d"]
+)
+def test_a_name_that_is_not_served_is_not_found(url, name):
+    status, answer = post(url, "/chat/completions", {"model": name, "messages": messages("pens")})
+    assert status == (400 if name == "\ud83d" else 404), answer
+    assert "expert" in answer["error"]["message"] or status == 400
 
 
 def test_a_body_beyond_the_limit_is_too_large(client):

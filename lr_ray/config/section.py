@@ -1,0 +1,86 @@
+"""What all sections of the config share: unknown keys refused, numbers that are written as numbers.
+
+Exercised by `pytest tests/unit/test_config_yaml.py`.
+"""
+
+import re
+from decimal import Decimal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+# As JSON has them, with a sign and a decimal point at either end allowed.
+_NUMBER = re.compile(r"\s*[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-9]+)?\s*")
+
+
+class Section(BaseModel):
+    """Fields of one mapping. An empty subsection is as if it were not written, `x-` keys are helpers."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {
+            key: value
+            for key, value in given.items()
+            if not str(key).startswith("x-") and not (value is None and cls._may_be_empty(key))
+        }
+
+    @classmethod
+    def _may_be_empty(cls, key: str) -> bool:
+        field = cls.model_fields.get(key)
+        annotation = field.annotation if field else None
+        is_section = isinstance(annotation, type) and issubclass(annotation, Section)
+        return is_section or get_origin(annotation) is dict
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_well_written(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        check_written(value, field.annotation)
+        return value
+
+
+def check_written(value: Any, annotation: Any) -> None:
+    """Raises a pydantic error for text that is no Unicode, and what only passes for a number.
+
+    The latter are true and false, text such as 0100, 8:00 or 1_000 that readers take differently, and
+    numbers beyond 64 bits.
+    """
+    if isinstance(value, list | dict):
+        items = value.values() if isinstance(value, dict) else value
+        for item in items if get_origin(annotation) in (list, dict) else ():
+            check_written(item, get_args(annotation)[-1])
+    elif isinstance(value, str) and value in words(annotation):
+        return
+    elif numbers_alone(annotation):
+        if isinstance(value, bool | str) and not _NUMBER.fullmatch(str(value)):
+            raise PydanticCustomError("number", "must be a number, written as 100, 0.1 or 1e-4")
+        if isinstance(value, int | str) and abs(Decimal(value)) >= 2**63:
+            raise PydanticCustomError("number", "must be a number below 2**63")
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise PydanticCustomError("text", "must be Unicode text, without NUL")
+
+
+def numbers_alone(annotation: Any) -> bool:
+    """Whether int and float are all that a field takes, beside null and a word such as auto."""
+    if get_origin(annotation) in (Union, UnionType):
+        others = [p for p in get_args(annotation) if p is not type(None) and not words(p)]
+        return all(numbers_alone(part) for part in others)
+    if hasattr(annotation, "__metadata__"):  # Annotated
+        return numbers_alone(get_args(annotation)[0])
+    return annotation in (int, float)
+
+
+def words(annotation: Any) -> tuple[str, ...]:
+    """The words that a field takes."""
+    if hasattr(annotation, "__metadata__"):
+        return words(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(word for part in get_args(annotation) for word in words(part))
+    return get_args(annotation) if get_origin(annotation) is Literal else ()

@@ -1,0 +1,142 @@
+"""Values as they were typed on the command line, as a tree of the config's fields.
+
+pydantic-settings declares the options; its reading of lists trims texts and takes brackets, quotes and
+commas in them for syntax. Exercised by `pytest tests/unit/test_config_typed.py`.
+"""
+
+import csv
+import glob
+import json
+import os
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from lr_ray.errors import UserError
+
+TYPED = "as typed"  # on the items of a list: each use of the option is one of them, commas and all
+
+
+def typed_tree(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` are dotted names of fields of `kind` and what was typed: a text, or a list of them.
+
+    Names of other options are left alone. A list is what stands between commas, each use of the option
+    adding to it, or a JSON list; of TYPED items each use adds one. A comma of a path that exists belongs
+    to it. A mapping is NAME=VALUE,... or a JSON object, and so is a section. None is null where null is
+    possible. Raises UserError naming the option.
+    """
+    tree: dict[str, Any] = {}
+    for name in sorted(given, key=lambda name: name.count(".")):  # sections before their fields
+        annotation = _annotation(kind, name.split("."))
+        if annotation is not None and given[name] is not None:
+            *above, last = name.split(".")
+            at = tree
+            for part in above:
+                at = at.setdefault(part, {})
+            at[last] = _value(f"--{name}", annotation, given[name])
+    return tree
+
+
+def _annotation(kind: Any, path: list[str]) -> Any:
+    """Of the field at `path`, None where there is none."""
+    for part in path:
+        fields = kind.model_fields if _is_section(kind) else {}
+        if part not in fields:
+            return None
+        kind = fields[part].annotation
+    return kind
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _value(option: str, annotation: Any, typed: str | list[str]) -> Any:
+    texts = [typed] if isinstance(typed, str) else typed
+    if _is_section(annotation):
+        return _object(option, texts[-1])
+    if get_origin(annotation) is dict:
+        return _mapping(option, texts)
+    if get_origin(annotation) is list:
+        as_typed = TYPED in getattr(get_args(annotation)[0], "__metadata__", ())
+        return [item for text in texts for item in _items(option, text, as_typed)]
+    nullable = get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
+    return None if nullable and texts[-1] == "None" else texts[-1]
+
+
+def _items(option: str, text: str, as_typed: bool) -> list[Any]:
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        try:
+            items = json.loads(bare, strict=False)
+        except ValueError:
+            items = None if as_typed else _pieces(option, bare[1:-1])
+        if items is not None and (not as_typed or all(isinstance(item, str) for item in items)):
+            return list(items)
+    return [text] if as_typed else _pieces(option, text)
+
+
+def _pieces(option: str, text: str) -> list[str]:
+    """What stands between commas; double quotes keep one inside, and so does a path that exists."""
+    try:
+        (parts,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        parts = text.split(",")
+    pieces = _joined(parts, lambda piece: bool(glob.glob(piece)) or os.path.exists(piece))
+    if not all(piece.strip() for piece in pieces):
+        raise UserError(f"{option} {text!r}: nothing beside a comma; give items between commas")
+    return [piece if os.path.exists(piece) else piece.strip() for piece in pieces]
+
+
+def _joined(parts: list[str], belong: Any) -> list[str]:
+    """Neighbours that belong together with a comma between them, as many as possible, made one."""
+    joined = []
+    while parts:
+        ends = range(len(parts), 1, -1)
+        end = next((end for end in ends if belong(",".join(parts[:end]))), 1)
+        joined.append(",".join(parts[:end]))
+        parts = parts[end:]
+    return joined
+
+
+def _mapping(option: str, texts: list[str]) -> dict[str, Any]:
+    pairs: list[tuple[str, Any]] = []
+    for text in texts:
+        if text.strip().startswith("{"):
+            pairs += _object(option, text).items()
+            continue
+        parts: list[str] = []
+        for part in text.split(","):  # a part without a name is more of the path before it
+            more = parts and ("=" not in part or _exists(f"{parts[-1]},{part}"))
+            parts = [*parts[:-1], f"{parts[-1]},{part}"] if more else [*parts, part]
+        for part in parts:
+            name, equals, value = part.partition("=")
+            if not equals or not name.strip() or not value:
+                raise UserError(f"{option} {text!r}: must be NAME=VALUE, more of them after commas")
+            pairs.append((name.strip(), value))
+    return _once(option, pairs)
+
+
+def _exists(pair: str) -> bool:
+    return os.path.exists(pair.partition("=")[2])
+
+
+def _object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, strict=False, object_pairs_hook=lambda pairs: _once(option, pairs))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{option} {text[:100]!r}: must be a JSON object")
+    return value
+
+
+def _once(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"{option}: {name} is there twice; give it once")
+        found[name] = value
+    return found

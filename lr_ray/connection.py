@@ -1,0 +1,160 @@
+"""How endpoints are reached: keys and proxies of the environment, and this machine without a proxy.
+
+Exercised by `pytest tests/unit/test_connection.py`.
+"""
+
+import importlib.util
+import os
+import re
+import socket
+import ssl
+import urllib.request
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from lr_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+OPENAI_KEY = "OPENAI_API_KEY"
+_HEADERS = (
+    "OPENAI_ORG_ID",
+    "OPENAI_PROJECT_ID",
+)  # of the environment, which the client sends along
+_SOCKS = ("socks5", "socks5h")
+
+
+def read_key(variable: str) -> str | None:
+    """The key in an environment variable, without blanks around it; None where it is unset or empty.
+
+    Raises UserError naming the variable, but not what it holds, for what no header can carry.
+    """
+    value = os.environ.get(variable, "")
+    key = value.strip()
+    if value and not key:
+        raise UserError(f"{variable}: is blank; give a key, or unset it")
+    wrong = re.search(r"[^\x21-\x7e]", key)
+    if wrong:
+        kind = "a blank" if wrong[0].isspace() else "a control or non-ASCII character"
+        raise UserError(
+            f"{variable}: has {kind} at character {wrong.start() + 1}; give the key alone, which is "
+            "ASCII without blanks"
+        )
+    return key or None
+
+
+def client(base_url: str, key: str | None, **options: Any) -> "OpenAI":
+    """Of an OpenAI-compatible API; past any proxy where it is on this machine."""
+    from openai import DefaultHttpxClient, OpenAI
+
+    direct = DefaultHttpxClient(**_direct()) if is_here(base_url) else None
+    return OpenAI(base_url=base_url, api_key=key or "none", http_client=direct, **options)
+
+
+def async_client(base_url: str, key: str | None, **options: Any) -> "AsyncOpenAI":
+    """The same for asyncio."""
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    direct = DefaultAsyncHttpxClient(**_direct()) if is_here(base_url) else None
+    return AsyncOpenAI(base_url=base_url, api_key=key or "none", http_client=direct, **options)
+
+
+def _direct() -> dict[str, Any]:
+    """Neither proxies nor what else httpx reads in the environment, but for certificates that are there."""
+    file = os.environ.get("SSL_CERT_FILE", "")
+    trusted = ssl.create_default_context(cafile=file) if _is_certificates(file) else True
+    return {"trust_env": False, "verify": trusted}
+
+
+def is_here(base_url: str) -> bool:
+    """Whether a URL is of this machine: localhost, or an address or one-word name that is its own."""
+    try:
+        host = urlsplit(base_url).hostname or ""
+    except ValueError:
+        return False
+    if host in ("localhost", socket.gethostname().lower()) or host.endswith(".localhost"):
+        return True
+    if "." in host and re.search(r"[a-z]", host) and ":" not in host:
+        return False  # asking for names of the network may take long where there is a proxy
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as listener:
+                listener.bind(address)
+    except (OSError, UnicodeError):
+        return False
+    return bool(found)
+
+
+def check_environment(base_url: str) -> None:
+    """Raises UserError naming the environment variable that keeps a client from reaching the URL."""
+    for variable in (OPENAI_KEY, *_HEADERS):
+        read_key(variable)
+    if is_here(base_url):
+        return
+    file = os.environ.get("SSL_CERT_FILE", "")
+    if file and not _is_certificates(file):
+        why = "holds no certificates" if os.path.isfile(file) else "no such file"
+        raise UserError(f"SSL_CERT_FILE: {file}: {why}; give a file of certificates, or unset it")
+    folder = os.environ.get("SSL_CERT_DIR", "")
+    if folder and not file and not os.path.isdir(folder):
+        raise UserError(f"SSL_CERT_DIR: {folder}: no such folder; give one, or unset it")
+    if "*" in [host.strip() for host in urllib.request.getproxies().get("no", "").split(",")]:
+        return
+    for scheme, proxy in urllib.request.getproxies().items():
+        if scheme in ("http", "https", "all"):
+            _check_proxy(_variable(scheme), proxy)
+    try:
+        client(base_url, None).close()
+    except Exception as error:  # of httpx and ssl; what is left to be wrong is this one
+        reason = " ".join(str(error).split())
+        raise UserError(f"{_variable('no')}: cannot be read: {reason}; give host names") from None
+
+
+def via(base_url: str) -> str:
+    """Which proxy a URL is asked through, in words to put behind an error; empty without one."""
+    parts, proxies = urlsplit(base_url), urllib.request.getproxies()
+    scheme = next((scheme for scheme in (parts.scheme, "all") if proxies.get(scheme)), None)
+    if not scheme or is_here(base_url) or urllib.request.proxy_bypass(parts.hostname or ""):
+        return ""
+    return f" (asked through {_variable(scheme)} = {_shown(proxies[scheme])})"
+
+
+def _check_proxy(variable: str, proxy: str) -> None:
+    right = "give http://HOST:PORT, or unset it"
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good or re.search(r"[^\x21-\x7e]", proxy):
+        raise UserError(f"{variable}: {_shown(proxy)!r} is no proxy's address; {right}")
+    if parts.scheme not in ("http", "https", *_SOCKS):
+        raise UserError(f"{variable}: {_shown(proxy)}: no proxy by {parts.scheme}; {right}")
+    if parts.scheme in _SOCKS and importlib.util.find_spec("socksio") is None:
+        raise UserError(
+            f"{variable}: {_shown(proxy)}: SOCKS needs the package socksio (pip install socksio); "
+            f"install it, or {right}"
+        )
+
+
+def _variable(scheme: str) -> str:
+    """The name that a proxy was given under: urllib prefers lower case."""
+    lower = f"{scheme}_proxy"
+    return lower if os.environ.get(lower) else lower.upper()
+
+
+def _shown(proxy: str) -> str:
+    """Without what may be a password."""
+    return re.sub(r"(^|//)[^/]*@", r"\1***@", proxy)
+
+
+def _is_certificates(file: str) -> bool:
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=file)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""The files of a model directory, read as far as shows whether they are whole: config, weights, tokenizer.
+
+Exercised by `pytest tests/unit/test_model_files.py`.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lr_ray.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+_POINTER = b"version https://git-lfs.github.com"
+# Where configs of multimodal models keep that of the language model.
+_NESTED = ("text_config", "llm_config", "language_config")
+# As vLLM looks for it (`vllm.config.model`); models of before Llama have names of their own.
+_CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+)
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
+
+
+def read_object(file: Path, where: str) -> dict[str, Any]:
+    """A file's JSON object. Raises UserError that begins with `where`."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where}: {file.name}: {error.strerror or error}") from None
+    if content.startswith(_POINTER):
+        raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: {file.name}: no whole JSON: {reason}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {file.name}: must be a JSON object")
+    return value
+
+
+_IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull there"
+
+
+def text_config(path: str, where: str | None = None) -> dict[str, Any]:
+    """config.json, or the part of it that describes the language model."""
+    config = read_object(Path(path, "config.json"), where or path)
+    nested = nested_in(config)
+    return dict(config[nested]) if nested else config
+
+
+def nested_in(config: dict[str, Any]) -> str | None:
+    """The name under which a multimodal model's config has its language model's."""
+    return next((name for name in _NESTED if isinstance(config.get(name), dict)), None)
+
+
+def whole_number(path: str, *names: str, where: str | None = None) -> int:
+    """The first of these fields that config.json has. Raises UserError where none is a number above 0."""
+    where, config = where or path, text_config(path, where)
+    name = next((name for name in names if config.get(name) is not None), names[0])
+    value = config.get(name)
+    if value is None:
+        raise UserError(f"{where}: config.json has no {name}; add it, a whole number above 0")
+    if type(value) is not int or value < 1:
+        raise UserError(f"{where}: config.json: {name} = {value!r}: must be a whole number above 0")
+    return value
+
+
+def architecture(path: str, where: str | None = None) -> str:
+    """The model's class. Raises UserError where config.json does not name it."""
+    where = where or path
+    named = read_object(Path(path, "config.json"), where).get("architectures")
+    if not isinstance(named, list) or not named or not isinstance(named[0], str):
+        raise UserError(f"{where}: config.json has no architectures; add it, as [Qwen2ForCausalLM]")
+    return named[0]
+
+
+def vocabulary_rows(path: str, where: str | None = None) -> int:
+    """Rows of the model's output layer: at least as many as the tokenizer has tokens."""
+    return whole_number(path, "vocab_size", where=where)
+
+
+def context_length(path: str, where: str | None = None) -> int:
+    """Tokens of prompt and completion that the model reads."""
+    return whole_number(path, *_CONTEXT, where=where)
+
+
+def check_files(folder: Path, where: str) -> None:
+    """Raises UserError that begins with `where` when a file is missing or not whole.
+
+    Of weights their headers and sizes are read, and whether they hold what the index says.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{where}: no config.json; give a Hugging Face model directory")
+    for read in (architecture, vocabulary_rows, context_length):
+        read(str(folder), where)
+    _fit(folder, where, _check_weights(folder, where))
+    check_tokenizer(folder, where)
+
+
+def check_tokenizer(folder: Path, where: str) -> None:
+    """Raises UserError when no file holds the tokenizer, or one is only a pointer to it."""
+    found = [file for pattern in _TOKENIZERS for file in sorted(folder.glob(pattern))]
+    if not found:
+        raise UserError(f"{where}: no tokenizer.json; put the model's tokenizer beside its weights")
+    for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
+        if file.is_file() and _head(file).startswith(_POINTER):
+            raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+
+
+Shapes = dict[str, list[int]]
+
+
+def _fit(folder: Path, where: str, shapes: Shapes) -> None:
+    """Raises UserError when the config is of another model than the weights."""
+    config = read_object(folder / "config.json", where)
+    if "model_type" not in config:
+        raise UserError(f"{where}: config.json has no model_type; add it, as qwen2")
+    if nested_in(config):
+        return
+    for name, shape in shapes.items():
+        if name.endswith("embed_tokens.weight") and len(shape) == 2:
+            for field, size in zip(("vocab_size", "hidden_size"), shape, strict=True):
+                if whole_number(str(folder), field, where=where) != size:
+                    raise UserError(
+                        f"{where}: config.json: {field} = {config[field]}, and {name} has {size}; "
+                        "put the weights' own config.json beside them"
+                    )
+    layers = {int(found[1]) for name in shapes if (found := re.search(r"\blayers\.(\d+)\.", name))}
+    wanted = whole_number(str(folder), "num_hidden_layers", where=where) if layers else 0
+    missing = sorted(set(range(wanted)) - layers)
+    if missing:
+        raise UserError(
+            f"{where}: config.json: num_hidden_layers = {wanted}, and the weights have no layer "
+            f"{missing[0]}; put the weights' own config.json beside them"
+        )
+
+
+def _check_weights(folder: Path, where: str) -> Shapes:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not (folder / INDEX).is_file():
+        raise UserError(f"{where}: no *.safetensors weights")
+    tensors = {file.name: _shapes(file, where) for file in files}
+    placed: dict[str, str] = {}
+    if (folder / INDEX).is_file():
+        placed = read_object(folder / INDEX, where).get("weight_map") or {}
+        if not isinstance(placed, dict) or not placed:
+            raise UserError(f"{where}: {INDEX} has no weight_map; copy the index again")
+    expected = set(placed.values()) | {name for file in tensors for name in _siblings(file)}
+    missing = sorted(str(name) for name in expected if name not in tensors)
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(
+            f"{where}: {len(missing)} of {len(expected)} shards of weights missing: {shown}; "
+            "copy them there"
+        )
+    if len(expected) > 1 and not placed:
+        raise UserError(f"{where}: no {INDEX}, which says what the shards of weights hold")
+    for tensor, name in placed.items():
+        if tensor not in tensors[name]:
+            raise UserError(f"{where}: {name} has no {tensor}, which {INDEX} places there")
+    return {name: shape for shapes in tensors.values() for name, shape in shapes.items()}
+
+
+def _siblings(name: str) -> list[str]:
+    """model-00001-of-00003.safetensors and the others of its three."""
+    found = re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.safetensors)", name)
+    if not found or not 0 < int(found[4]) < 100_000:
+        return []
+    before, number, of, count, after = found.groups()
+    return [f"{before}{i:0{len(number)}d}{of}{count}{after}" for i in range(1, int(count) + 1)]
+
+
+def _shapes(file: Path, where: str) -> Shapes:
+    """Of a file's tensors. Raises UserError when it does not hold them all."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if _head(file).startswith(_POINTER):
+            raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+        with safe_open(file, "np") as weights:
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size if file.exists() else 0
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise UserError(
+            f"{where}: {file.name} is cut or damaged at {size} bytes ({reason}); copy it again"
+        ) from None
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(len(_POINTER))

@@ -1,0 +1,125 @@
+"""The command line's texts as they were typed."""
+
+import pytest
+
+from lr_ray.cli import parse
+from lr_ray.config import EndpointConfig, ServeConfig
+from lr_ray.errors import UserError
+
+
+def evaluation(*arguments: str):
+    return parse("", ["--config", "demo", *arguments]).config.evaluation
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n\n", "\nQuestion:", "[", "]", "{", "a,b", ",", '"', '"a"', r"a\nb", " x ", "None", "null",
+     "true", "1", "a\nb", "[a", "[a]", "[1]", "a[0]", "<|im_end|>", "\\", "\t", "é🍎", "{}", "'"],
+)  # fmt: skip
+def test_a_stop_is_the_text_as_typed(text):
+    assert evaluation(f"--evaluation.stop={text}").stop == [text]
+    assert evaluation("--evaluation.stop", "x", "--evaluation.stop", text).stop == ["x", text]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops"),
+    [(r'["\n\n"]', ["\n\n"]), ('["\n\n"]', ["\n\n"]), ('["a,b", "]"]', ["a,b", "]"]), ("[]", [])],
+)
+def test_stops_may_be_a_json_list(text, stops):
+    assert evaluation("--evaluation.stop", text).stop == stops
+
+
+def test_an_empty_stop_is_refused():
+    with pytest.raises(UserError, match=r"evaluation\.stop"):
+        evaluation("--evaluation.stop", "")
+
+
+@pytest.mark.parametrize(
+    "text", ["\n\nfoo", " a ", "[", '["a"]', '{"a": 1}', "a,b", "null", "0100"]
+)
+def test_a_text_is_itself(text):
+    config = parse("", ["--config", "demo", f"--sampling.system_prompt={text}"]).config
+    assert config.sampling.system_prompt == text
+
+
+def test_none_is_null_where_null_is_possible():
+    arguments = ["--sampling.system_prompt", "None", "--data.source", "None"]
+    config = parse("", ["--config", "demo", *arguments]).config
+    assert (config.sampling.system_prompt, config.data.source) == (None, "None")
+
+
+@pytest.mark.parametrize(
+    "text", ["0100", "1_000", "8:00", "yes", "inf", "1e400", "9" * 5000, "None", ""]
+)
+def test_what_only_passes_for_a_number_is_one_line(text):
+    with pytest.raises(UserError) as error:
+        parse("", ["--config", "demo", f"--training.max_grad_norm={text}"])
+    assert str(error.value).startswith("config: training.max_grad_norm")
+    assert len(str(error.value)) < 250
+
+
+def test_commas_are_between_names_and_inside_paths_that_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.jsonl", "c,d,e.jsonl", "[x].jsonl"):
+        (tmp_path / name).write_text("")
+    of = lambda text: evaluation("--evaluation.benchmarks", text).benchmarks  # noqa: E731
+    assert of("a,b.jsonl") == ["a,b.jsonl"]
+    assert of("demo,a,b.jsonl,c,d,e.jsonl, gsm8k") == ["demo", "a,b.jsonl", "c,d,e.jsonl", "gsm8k"]
+    assert of("*,b.jsonl") == ["*,b.jsonl"]
+    assert of("[x].jsonl,demo") == ["[x].jsonl", "demo"]
+    assert of('["s3://b/a,b.jsonl", "demo"]') == ["s3://b/a,b.jsonl", "demo"]
+    assert of("[demo,gsm8k]") == ["demo", "gsm8k"]
+    assert of('"s3://b/a,b.jsonl",demo') == ["s3://b/a,b.jsonl", "demo"]
+    assert evaluation("--evaluation.shots", "0,4").shots == [0, 4]
+    assert (
+        parse("", ["--config", "demo", "--data.source", "a,b.jsonl"]).config.data.source
+        == "a,b.jsonl"
+    )
+
+
+@pytest.mark.parametrize("text", ["demo,", ",demo", "demo,,gsm8k", " "])
+def test_nothing_beside_a_comma_is_named(text):
+    with pytest.raises(UserError, match=r"^--evaluation\.benchmarks .*nothing beside a comma"):
+        evaluation("--evaluation.benchmarks", text)
+
+
+def served(*arguments: str) -> dict[str, str]:
+    return parse("", [*arguments], kind=ServeConfig, defaults={}).config.models
+
+
+def test_served_models_may_have_commas_in_their_paths(tmp_path):
+    (tmp_path / "p,q=r").mkdir()
+    assert served("--models", "a=/x, b=/y,z") == {"a": "/x", "b": "/y,z"}
+    assert served("--models", f"a={tmp_path}/p,q=r,b=/y") == {"a": f"{tmp_path}/p,q=r", "b": "/y"}
+    assert served("--models", "a=/x=1", "--models", "b=/y") == {"a": "/x=1", "b": "/y"}
+    assert served("--models", '{"a": "/x,y=z"}') == {"a": "/x,y=z"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a=/x,a=/y", "a is there twice"), ("/x", "must be NAME=VALUE"), ("a=", "must be NAME=VALUE"),
+     ("=/x", "must be NAME=VALUE"), ('{"a": "/x", "a": "/y"}', "a is there twice"),
+     ('{"a": ', "must be a JSON object"), ("[", "must be NAME=VALUE")],
+)  # fmt: skip
+def test_served_models_that_cannot_be_read_are_one_line(text, said):
+    with pytest.raises(UserError, match=rf"^--models.*{said}"):
+        served("--models", text)
+
+
+def test_models_of_an_endpoint_are_names_between_commas():
+    arguments = ["--endpoint", "http://h/v1", "--models", "org/a, org/b"]
+    config = parse("", arguments, kind=EndpointConfig, defaults={}).config
+    assert config.models == ["org/a", "org/b"]
+
+
+def test_a_section_may_be_a_json_object():
+    given = parse("", ["--config", "demo", "--sampling", '{"top_k": 7}', "--sampling.seed", "3"])
+    assert (given.config.sampling.top_k, given.config.sampling.seed) == (7, 3)
+    with pytest.raises(UserError, match=r"--sampling.*must be a JSON object"):
+        parse("", ["--config", "demo", "--sampling", "[7]"])
+
+
+def test_an_unknown_option_names_the_closest(capsys):
+    with pytest.raises(SystemExit):
+        parse("", ["--config", "demo", "--samplin.top_k", "7"])
+    assert "did you mean --sampling.top_k?" in capsys.readouterr().err

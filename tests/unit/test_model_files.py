@@ -1,0 +1,174 @@
+"""Model directories that are not whole are named at once, by the file that is to blame."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lr_ray.embedded import expert_path
+from lr_ray.errors import UserError
+from lr_ray.model_files import INDEX, context_length, vocabulary_rows
+from lr_ray.models import load_tokenizer, resolve_model, stop_token_ids
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 2214400\n"
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return shutil.copytree(expert_path(), tmp_path / "model")
+
+
+def refusal(model: Path) -> str:
+    with pytest.raises(UserError) as error:
+        resolve_model(str(model), "models.expert")
+    said = str(error.value)
+    assert said.startswith(f"models.expert: {model}: ")
+    assert "\n" not in said
+    return said
+
+
+def edit(model: Path, **changes) -> None:
+    """Sets fields of config.json, and takes out those that are set to None."""
+    config = json.loads((model / "config.json").read_text()) | changes
+    kept = {name: value for name, value in config.items() if value is not None}
+    (model / "config.json").write_text(json.dumps(kept))
+
+
+def shard(model: Path, indexed: bool = True) -> list[str]:
+    """Puts the weights into three shards."""
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    parts = [dict(list(tensors.items())[i::3]) for i in range(3)]
+    for name, part in zip(names, parts, strict=True):
+        save_file(part, model / name)
+    placed = {t: name for name, part in zip(names, parts, strict=True) for t in part}
+    if indexed:
+        (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return names
+
+
+def test_whole_directories_are_taken(model):
+    assert resolve_model(str(model), "models.expert") == str(model)
+    shard(model)
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            POINTER,
+            "model.safetensors is a pointer of git-lfs, not the file itself; run git lfs pull",
+        ),
+        (b"", "model.safetensors is cut or damaged at 0 bytes (header too small)"),
+        (b"\0" * 100, "model.safetensors is cut or damaged at 100 bytes"),
+        (b"<!DOCTYPE html><html>rate limited</html>", "cut or damaged"),
+    ],
+)
+def test_what_is_no_weights_is_named(model, content, said):
+    (model / "model.safetensors").write_bytes(content)
+    assert said in refusal(model)
+
+
+def test_weights_of_another_model_are_named(model):
+    save_file({"model.layers.9.x": np.zeros(1, np.float32)}, model / "model.safetensors")
+    assert "num_hidden_layers = 4, and the weights have no layer 0" in refusal(model)
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.999999])
+def test_cut_weights_are_named(model, share):
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[: int(len(whole) * share)])
+    assert "model.safetensors is cut or damaged at" in refusal(model)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("which", [0, 2])
+def test_a_missing_shard_is_named(model, indexed, which):
+    names = shard(model, indexed)
+    (model / names[which]).unlink()
+    assert f"1 of 3 shards of weights missing: {names[which]}; copy" in refusal(model)
+
+
+def test_a_shard_among_whole_ones_that_is_a_pointer_is_named(model):
+    (model / shard(model)[1]).write_bytes(POINTER)
+    assert "model-00002-of-00003.safetensors is a pointer of git-lfs" in refusal(model)
+
+
+def test_shards_need_their_index_and_it_must_be_right(model):
+    names = shard(model, indexed=False)
+    assert f"no {INDEX}, which says" in refusal(model)
+    for content in (POINTER, b"{", b"[]", b"{}", b'{"weight_map": []}'):
+        (model / INDEX).write_bytes(content)
+        assert INDEX in refusal(model)
+    (model / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": names[0]}}))
+    assert f"{names[0]} has no lm_head.weight, which {INDEX} places there" in refusal(model)
+
+
+def test_weights_in_another_format_are_named(model):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert "no *.safetensors weights" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_position_embeddings": None}, "config.json has no max_position_embeddings; add it"),
+        ({"max_position_embeddings": "512"}, "max_position_embeddings = '512': must be a whole"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings = 0: must be a whole number"),
+        ({"vocab_size": None}, "config.json has no vocab_size; add it, a whole number above 0"),
+        ({"vocab_size": True}, "vocab_size = True: must be a whole number"),
+        ({"vocab_size": 151936}, "vocab_size = 151936, and model.embed_tokens.weight has 590"),
+        ({"hidden_size": None}, "config.json has no hidden_size"),
+        ({"hidden_size": 64}, "hidden_size = 64, and model.embed_tokens.weight has 96"),
+        ({"num_hidden_layers": 24}, "num_hidden_layers = 24, and the weights have no layer 4"),
+        ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
+        ({"architectures": None}, "config.json has no architectures"),
+        ({"architectures": []}, "config.json has no architectures"),
+        ({"model_type": None}, "config.json has no model_type"),
+    ],
+)
+def test_a_config_that_lacks_a_field_or_is_of_another_model_is_named(model, change, said):
+    edit(model, **change)
+    assert said in refusal(model)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", POINTER, b"\xff\xfe{}"])
+def test_a_config_that_is_no_json_object_is_named(model, content):
+    (model / "config.json").write_bytes(content)
+    assert "config.json" in refusal(model)
+
+
+@pytest.mark.parametrize("name", ["text_config", "llm_config"])
+def test_a_multimodal_models_numbers_are_those_of_its_language_model(model, name):
+    config = json.loads((model / "config.json").read_text())
+    nested = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}
+    (model / "config.json").write_text(json.dumps(nested | {name: config}))
+    assert (context_length(str(model)), vocabulary_rows(str(model))) == (512, 590)
+    assert resolve_model(str(model), "models.a") == str(model)
+
+
+def test_older_models_have_other_names_for_their_context(model):
+    edit(model, max_position_embeddings=None, n_positions=256)
+    assert context_length(str(model)) == 256
+
+
+def test_a_tokenizer_that_is_missing_or_a_pointer_is_named(model):
+    (model / "tokenizer.json").write_bytes(POINTER)
+    assert "tokenizer.json is a pointer of git-lfs" in refusal(model)
+    (model / "tokenizer.json").unlink()
+    assert "no tokenizer.json; put the model's tokenizer beside its weights" in refusal(model)
+    load_tokenizer.cache_clear()
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+        load_tokenizer(str(model))
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"eos_token_id": "x"}', b'{"eos_token_id": [true]}'])
+def test_a_generation_config_that_cannot_be_read_is_named(model, content):
+    (model / "generation_config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"generation_config\.json"):
+        stop_token_ids(str(model))

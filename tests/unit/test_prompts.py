@@ -1,0 +1,108 @@
+"""Chat templates that cannot be asked as the stages ask are named before anything starts."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import expert_path
+from lr_ray.errors import UserError
+from lr_ray.models import load_tokenizer
+from lr_ray.prompts import check_expert
+from lr_ray.sampling.expert import Solver
+
+LOOP = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+OPEN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+TURNS = "{% if messages|length > 2 %}{{ raise_exception('one turn alone') }}{% endif %}"
+SYSTEM = {"system_prompt": "Be brief."}
+ALL = ("sampling", "training", "evaluation")
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return shutil.copytree(expert_path(), tmp_path / "model")
+
+
+def check(model: Path, template: str | None, stages=ALL, **sections) -> None:
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    if template is not None:
+        (model / "chat_template.jinja").write_text(template, encoding="utf-8")
+    load_tokenizer.cache_clear()
+    tree = merge(read_tree("demo"), {"models": {"expert": str(model)}, **sections})
+    check_expert(str(model), resolve(tree), stages)
+
+
+def test_templates_that_render_are_taken(model):
+    asked = {"shots": [0, 2], "prefill": "So", **SYSTEM}
+    check(model, LOOP + OPEN, sampling=SYSTEM, evaluation=asked)
+    check(model, LOOP.replace("m.content", "m.content | trim"), sampling={"system_prompt": " a\n"})
+    check(model, REFUSES + LOOP + OPEN)
+    check(model, REFUSES + LOOP + OPEN, ("training",), sampling=SYSTEM)
+    check(model, REFUSES + LOOP + OPEN, ("evaluation",), sampling=SYSTEM)
+
+
+@pytest.mark.parametrize(
+    ("template", "sections", "said"),
+    [
+        (None, {}, "no chat template; put the model's chat_template.jinja beside its tokenizer"),
+        ("", {}, "no chat template"),
+        ("{% for m in messages %}{{ m.content }", {}, "its chat template cannot be rendered: unexp"),
+        ("{{ messages[0].text.strip() }}", {}, "cannot be rendered"),
+        ("{{ 1 / 0 }}", {}, "cannot be rendered: division by zero"),
+        ("{{ undefined_filter | nope }}", {}, "cannot be rendered"),
+        ("{{ raise_exception('') }}", {}, "cannot be rendered"),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}", {}, "leaves out the problem"),
+        ("Solve it.", {}, "leaves out the problem"),
+        (REFUSES + LOOP, {"sampling": SYSTEM},
+         "refuses a system turn; put sampling.system_prompt into the problems, or leave it out: no s"),
+        (REFUSES + LOOP, {"evaluation": SYSTEM}, "put evaluation.system_prompt into the problems"),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+         {"sampling": SYSTEM}, "leaves out the system turn (sampling.system_prompt)"),
+        ("{{ messages[-1].content }}", {"evaluation": {"shots": [1]}}, "leaves out the problem"),
+        (TURNS + LOOP, {"evaluation": {"shots": [0, 1]}},
+         "refuses the turns of evaluation.shots; leave it out: one turn alone"),
+        (TURNS + LOOP, {"evaluation": {"prefill": "So", **SYSTEM}}, "refuses the turns of evaluation.p"),
+    ],
+)  # fmt: skip
+def test_what_the_template_refuses_is_named(model, template, sections, said):
+    with pytest.raises(UserError) as error:
+        check(model, template, **sections)
+    assert str(error.value).startswith(f"models.expert: {model}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_named(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 40}))
+    with pytest.raises(
+        UserError, match=r"makes token \d+, and the model has 40; the tokenizer is of"
+    ):
+        check(model, LOOP + OPEN)
+
+
+def test_a_multimodal_expert_is_named(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({"model_type": "x", "text_config": config}))
+    with pytest.raises(
+        UserError, match="keeps its language model in text_config: a multimodal mod"
+    ):
+        check(model, LOOP)
+
+
+def test_a_problem_that_the_template_refuses_is_rejected_alone(model):
+    picky = "{% if 'pens' in messages[0].content %}{{ raise_exception('no pens') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(picky + LOOP + OPEN)
+    load_tokenizer.cache_clear()
+    solver = SimpleNamespace(
+        tokenizer=load_tokenizer(str(model)), sampling=SimpleNamespace(system_prompt=None),
+        _unusable=lambda ids: None,
+    )  # fmt: skip
+    assert Solver._prompt(solver, "pens?") == ([], "the chat template refuses it: no pens")
+    ids, reason = Solver._prompt(solver, "hats?")
+    assert ids
+    assert reason is None
