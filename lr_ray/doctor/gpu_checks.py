@@ -17,7 +17,9 @@ CAPABILITY = (7, 5)
 # vllm/platforms/cuda.py check_if_supports_dtype.
 CAPABILITY_BFLOAT16 = (8, 0)
 _BUSY = 0.1  # share of a GPU; an engine that measures wants 0.9 of it
-_NO_GPU = "run where one is, or ask for none (resources.*.gpus 0) with make install DEVICE=cpu"
+_NO_GPU = (
+    "run where one is, or on the CPUs with --device cpu and the packages of make install DEVICE=cpu"
+)
 _INSTALL = "make install puts them there"
 _ANEW = "make a new .venv: make install DEVICE=gpu where engines run on GPUs, DEVICE=cpu elsewhere"
 
