@@ -18,7 +18,7 @@ TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 .PHONY: demo test test-long test-gpu-lock test-unit lint format install lock clean
 
 demo: $(INSTALLED)
-	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo
+	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
 
 test: $(INSTALLED) $(MODELS) $(TRITON)
 	$(BIN)/python -m pytest tests -m 'not long'

@@ -20,11 +20,13 @@ from pydantic_settings import CliSettingsSource
 
 from lr_ray import interrupts
 from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
+from lr_ray.config.resources import AUTO
 from lr_ray.config.typed import typed_tree
 from lr_ray.errors import StageError, UserError
 from lr_ray.store import Run, read_asked
 
 Kind = TypeVar("Kind", bound=Tree)
+_DEVICES = {"cpu": 0, "gpu": AUTO}  # to resources.*.gpus
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ def parse(
     if "resources" in kind.model_fields:
         parser.add_argument(
             "--device",
-            choices=("auto", "cpu"),
-            default="auto",
-            help="cpu: no process gets a GPU (sets resources.*.gpus to 0)",
+            choices=tuple(_DEVICES),
+            help="cpu: no process gets a GPU (resources.*.gpus 0); gpu: each gets what auto chooses; "
+            "without it the config says",
         )
     if add_options:
         add_options(parser)
@@ -102,8 +104,9 @@ def parse(
     default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
     run = Run(known.run or os.path.join("runs", default))
     base = _base(known, run, kind, defaults)
-    if getattr(known, "device", None) == "cpu":
-        base = merge(base, {"resources": {role: {"gpus": 0} for role in ROLES}})
+    if getattr(known, "device", None):
+        gpus = _DEVICES[known.device]
+        base = merge(base, {"resources": {role: {"gpus": gpus} for role in ROLES}})
     tree = merge(base, typed_tree(kind, vars(known)))
     return Command(resolve(tree, kind), name, run, known)
 

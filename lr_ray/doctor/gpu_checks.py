@@ -51,6 +51,9 @@ def gpu(facts: Facts, need: Need) -> Findings:
         else:
             yield Finding("ok", "gpu", "none")
         return
+    if only and need.gpu is False:
+        what = "the installed vLLM is the one for GPUs, and the config gives its engines none"
+        yield Finding("bad", "gpu", what, "give --device gpu, or make install DEVICE=cpu")
     for one, count in Counter((g.name, g.memory_bytes, g.capability) for g in gpus).items():
         name, memory, capability = one
         used = max(g.used_bytes for g in gpus if g.name == name)

@@ -368,7 +368,7 @@ def started(config: Tree, asked: list[dict[str, float]], **weights: float) -> di
 
 
 def bundle(role: str) -> dict[str, float]:
-    return Place(custom={f"lr_ray_{role}": 1}).bundle()
+    return Place(gpus=1, custom={f"lr_ray_{role}": 1}).bundle()
 
 
 @pytest.mark.parametrize("cloud", LAUNCHERS)
@@ -391,7 +391,7 @@ def test_the_autoscaler_starts_the_nodes_that_a_config_names(cloud):
     assert started(config, [{"CPU": 1.0}]) == {"cpu": 1}
     assert started(config, [{"lr_ray_exprt": 1.0}]) == {}
     accelerator = {"aws": "L40S", "gcp": "A100"}[cloud]
-    typed = Place(accelerator=accelerator).bundle()
+    typed = Place(gpus=1, accelerator=accelerator).bundle()
     assert started(config, [typed]) == {"trainer-spot": 1}
 
 

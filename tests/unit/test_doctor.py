@@ -117,7 +117,7 @@ def test_a_need_decides_what_stops():
     assert "vLLM's bfloat16 begins at 8.0" in line
     assert told(card_without, Need(stages=("training",))) == []
     assert told(replace(SOUND, compiler=None), Need(stages=("training",))) == []
-    assert told(replace(SOUND, compiler=None), Need(gpu=False)) == []
+    assert told(replace(SOUND, compiler=None), Need(gpu=False, stages=("training",))) == []
     proxied = replace(SOUND, proxies=(Proxy("http_proxy", "http", True, True),))
     assert told(proxied) == []  # evaluations go past it
     [line] = told(replace(SOUND, run=folder(free=3_000_000_000)), Need(run_bytes=3e9))
@@ -144,6 +144,13 @@ def test_a_gpu_build_without_a_gpu_serves_no_config():
     bare = replace(SOUND, seen=Seen(), cards=0)
     assert told(bare, Need(gpu=False))[0].startswith("gpu: none is seen")
     assert told(bare, Need(gpu=False, stages=("training",))) == []
+
+
+def test_a_gpu_build_is_not_started_where_the_config_hides_the_gpu():
+    [line] = told(SOUND, Need(gpu=False))
+    assert line.startswith("gpu: the installed vLLM is the one for GPUs, and the config gives")
+    assert line.endswith("give --device gpu, or make install DEVICE=cpu")
+    assert told(SOUND, Need(gpu=False, stages=("training",))) == []
 
 
 def test_a_compatibility_package_makes_up_for_an_old_driver():

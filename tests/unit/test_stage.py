@@ -6,6 +6,7 @@ import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError
+from lr_ray.sampling import expert
 from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
 from lr_ray.sampling.shards import remove_leftovers, survey
 from lr_ray.sampling.stage import _at_once, write_contrast
@@ -29,11 +30,11 @@ EXCHANGE = {"top_k": K}
     ],
 )
 def test_an_engine_works_on_enough_batches_to_stay_full_and_leaves_others_theirs(
-    problems, engines, gpus, sampling, batches
+    monkeypatch, problems, engines, gpus, sampling, batches
 ):
+    monkeypatch.setattr(expert, "on_cpu", lambda: gpus == 0)  # which the installed vLLM decides
     pool = {"min_engines": 1, "max_engines": engines}
     sections = {"sampling": {"batch_size": 64, "expert": pool} | sampling}
-    sections["resources"] = {"expert": {"gpus": gpus}}
     config = resolve(merge(read_tree("demo"), sections))
     assert _at_once(config, np.arange(problems)) == batches
 
