@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 from grading_forms import FORMS
 
-from lr_ray.evaluation.exact_numbers import number
-from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.graders import Graders
-from lr_ray.evaluation.grading import Verdict
-from lr_ray.evaluation.latex import key, tidy
+from lr_ray.grading.judging import Verdict
+from lr_ray.grading.latex import key, tidy
+from lr_ray.grading.numerals import number
+from lr_ray.grading.pool import Graders
+from lr_ray.grading.reading import extract_answer, kind_of
 from lr_ray.problems.rows import Problem
 from lr_ray.problems.sources import benchmark
 

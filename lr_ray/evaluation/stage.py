@@ -11,9 +11,9 @@ import pyarrow as pa
 from lr_ray.config import Evaluation
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
 from lr_ray.evaluation.client import ask, request
-from lr_ray.evaluation.extraction import extract_answer
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.tasks import Task, load_tasks
+from lr_ray.grading.pool import Graders
+from lr_ray.grading.reading import extract_answer
 from lr_ray.store import Run
 
 

@@ -13,7 +13,7 @@ from lr_ray import embedded
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
-from lr_ray.evaluation.extraction import kind_of
+from lr_ray.grading.reading import kind_of
 from lr_ray.problems import files
 from lr_ray.problems.benchmarks import BENCHMARKS
 from lr_ray.problems.rows import Rejected, mapped

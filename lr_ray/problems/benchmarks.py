@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lr_ray.boxed import last_boxed
+from lr_ray.grading.boxed import last_boxed
 from lr_ray.problems.rows import (
     Convert,
     Found,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.contrast import problem_seed
 from lr_ray.errors import UserError
-from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.graders import Graders
+from lr_ray.grading.pool import Graders
+from lr_ray.grading.reading import extract_answer, kind_of
 from lr_ray.models import load_tokenizer, stop_token_ids
 from lr_ray.problems import PROBLEM
 from lr_ray.sampling.expert import Solver
@@ -118,7 +118,7 @@ def write_right(
 def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are read (see `extraction.kind_of`). A problem that has no right
+    `source` says how answers are read (see `reading.kind_of`). A problem that has no right
     solution has no row; one that has an error or no answer is rejected.
     """
     errors = [

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from lr_ray.evaluation.answers import Answer
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import changed, macro, summarise
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task
+from lr_ray.grading.pool import Graders
 from lr_ray.report import print_summary, write_page
 from lr_ray.store import Run
 

@@ -1,6 +1,6 @@
 r"""Numbers as answers write them, exactly: 1,234.50, 3/4, \frac{3}{4}, 1\frac{3}{4}, 5e-3, 12 apples.
 
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import re

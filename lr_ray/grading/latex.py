@@ -2,7 +2,7 @@ r"""One way of writing for what LaTeX and models write in many, and where a form
 
 The rewriting does what `strip_string` of the Qwen2.5-Math evaluation toolkit does (evaluation/parser.py),
 but drops nothing that could be part of the answer: units and "x =" are left to `comparison`.
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import re

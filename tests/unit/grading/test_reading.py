@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from lr_ray.boxed import last_boxed
-from lr_ray.evaluation.extraction import choice_letter, extract_answer, kind_of
+from lr_ray.grading.boxed import last_boxed
+from lr_ray.grading.reading import choice_letter, extract_answer, kind_of
 
 
 def test_kinds_of_benchmarks():
@@ -147,7 +147,7 @@ def test_reading_takes_time_in_proportion(kind, text):
 
 def test_importing_takes_no_heavy_package():
     code = (
-        "import sys, lr_ray.evaluation.extraction\n"
+        "import sys, lr_ray.grading.reading\n"
         "print({'sympy', 'math_verify', 'torch', 'ray', 'pyarrow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from benchmarks.grading_forms import FORMS
-from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.grading import is_correct, judge, judge_exactly
-from lr_ray.evaluation.latex import tidy
+from lr_ray.grading.judging import is_correct, judge, judge_exactly
+from lr_ray.grading.latex import tidy
+from lr_ray.grading.reading import extract_answer, kind_of
 from lr_ray.problems.rows import Problem
 from lr_ray.problems.sources import benchmark
 from tests.unit.problem_sources import BENCHMARKS, needs_benchmarks
@@ -104,7 +104,7 @@ def test_algebra_works_outside_the_main_thread():
 
 def test_exact_rules_import_no_sympy():
     code = (
-        "import sys; from lr_ray.evaluation.grading import judge; import lr_ray.evaluation.graders\n"
+        "import sys; from lr_ray.grading.judging import judge; import lr_ray.grading.pool\n"
         "assert judge('1/2', '0.5', 'math').correct and judge('(1,2)', '(1, 2.0)', 'math').correct\n"
         "print({'sympy', 'math_verify', 'pebble', 'torch', 'ray'} & set(sys.modules))"
     )

@@ -1,6 +1,6 @@
 """Grading in processes of its own: no answer can hang the run, end it, or take its memory.
 
-pytest tests/unit/test_graders.py
+pytest tests/unit/grading/test_pool.py
 """
 
 import os
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lr_ray.errors import StageError
-from lr_ray.evaluation.grading import Verdict, judge_by_algebra, judge_exactly
+from lr_ray.grading.judging import Verdict, judge_by_algebra, judge_exactly
 
 if TYPE_CHECKING:
     from pebble import ProcessFuture, ProcessPool
@@ -116,7 +116,7 @@ def _start_pool(workers: int) -> "ProcessPool":
     from pebble import ProcessPool
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lr_ray.evaluation.algebra"])
+    context.set_forkserver_preload(["lr_ray.grading.algebra"])
     # Ctrl-C reaches the whole process group; the server and its forks leave it to this process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -132,7 +132,7 @@ def _prepare_worker() -> None:
     import resource
     from multiprocessing import forkserver
 
-    import lr_ray.evaluation.algebra  # noqa: F401  its import is not part of the first pair's time
+    import lr_ray.grading.algebra  # noqa: F401  its import is not part of the first pair's time
 
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL

@@ -3,7 +3,7 @@ r"""Whether two tidied answers are the same object: numbers, words, tuples, inte
 Formulas, the leaves of these, go to a function that the caller gives. Differences from `math_equal` of
 the Qwen2.5-Math evaluation toolkit (evaluation/grader.py): 10001 is not 10000 (theirs: within 1e-4),
 0.5 is not 50, [1,2] is not (1,2), roots may come in any order, \pm is both signs, 1\frac{4}{5} is 9/5.
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import itertools
@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lr_ray.evaluation.exact_numbers import number, same_number
-from lr_ray.evaluation.latex import WORDS, bracketed, key, matrix, split
+from lr_ray.grading.latex import WORDS, bracketed, key, matrix, split
+from lr_ray.grading.numerals import number, same_number
 
 Leaf = Callable[[str, str], bool]  # whether two formulas are equal: (expected, extracted)
 

@@ -1,6 +1,6 @@
 r"""The answer in a \boxed{}, of reference solutions and of completions.
 
-pytest tests/unit/test_extraction.py
+pytest tests/unit/grading/test_reading.py
 """
 
 import re

@@ -1,6 +1,6 @@
 r"""Whether two formulas are equal, by math-verify and sympy. Importing this takes seconds.
 
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import logging
@@ -14,7 +14,7 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 
-from lr_ray.evaluation.exact_numbers import Number, number, same_number, without_unit
+from lr_ray.grading.numerals import Number, number, same_number, without_unit
 
 _DIGITS = 40
 _EXACT = sympy.Float("1e-25")  # of the larger value: more than equal formulas differ by in _DIGITS

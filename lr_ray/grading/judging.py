@@ -1,20 +1,20 @@
 r"""Whether an answer is the expected one.
 
 The cheap exact rules come first: the same text, number, choice, and tuples or sets of such. Only
-formulas need sympy. Pairs that nobody has looked at go through `graders.Graders`, which bounds time and
+formulas need sympy. Pairs that nobody has looked at go through `pool.Graders`, which bounds time and
 memory. Units are dropped, not compared, as the Qwen2.5-Math evaluation toolkit does; the modules
-`comparison`, `exact_numbers`, `latex` and `extraction` say where the rules differ from it.
-pytest tests/unit/test_grading.py
+`comparison`, `numerals`, `latex` and `reading` say where the rules differ from it.
+pytest tests/unit/grading/test_judging.py
 """
 
 import re
 import threading
 from typing import NamedTuple
 
-from lr_ray.evaluation.comparison import same
-from lr_ray.evaluation.exact_numbers import number
-from lr_ray.evaluation.extraction import choice_letter
-from lr_ray.evaluation.latex import depth, key, tidy
+from lr_ray.grading.comparison import same
+from lr_ray.grading.latex import depth, key, tidy
+from lr_ray.grading.numerals import number
+from lr_ray.grading.reading import choice_letter
 
 MAX_CHARACTERS = 2_000  # of an answer that is compared at all
 MAX_DEPTH = 40  # of its brackets and braces
@@ -44,7 +44,7 @@ def judge(expected: str, extracted: str | None, kind: str) -> Verdict:
     """The verdict on one answer of `kind` demo, choice or math, in this process.
 
     Time is limited in the main thread alone, and memory not at all: for answers of unknown origin use
-    `graders.Graders`. Raises ValueError for another kind.
+    `pool.Graders`. Raises ValueError for another kind.
     """
     verdict = judge_exactly(expected, extracted, kind)
     if verdict is not None:
@@ -77,7 +77,7 @@ def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | 
 
 def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) -> Verdict:
     """The verdict on two answers that hold formulas; a failure of the algebra is a verdict too."""
-    from lr_ray.evaluation.algebra import equivalent
+    from lr_ray.grading.algebra import equivalent
 
     try:
         right = same(tidy(expected), tidy(extracted), lambda e, a: equivalent(e, a, time_limit_s))

@@ -14,12 +14,12 @@ The order of the rules is that of `extract_answer` in the Qwen2.5-Math evaluatio
   of unfinished work is right by luck only;
 - what is read is returned as written: `grading` alone rewrites it.
 
-pytest tests/unit/test_extraction.py
+pytest tests/unit/grading/test_reading.py
 """
 
 import re
 
-from lr_ray.boxed import last_boxed
+from lr_ray.grading.boxed import last_boxed
 
 # The full stop marks a finished number: a completion cut inside one has no answer.
 _DEMO_ANSWER = re.compile(r"The answer is (-?\d+)\.(?!\d)")
