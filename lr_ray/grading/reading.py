@@ -1,133 +1,202 @@
 r"""Reads the answer off a completion.
 
-The order of the rules is that of `extract_answer` in the Qwen2.5-Math evaluation toolkit
-(evaluation/parser.py). It differs where that rule loses the answer:
+What counts, in order: what follows the end of thinking; then the first "final answer is $...$. I hope"
+of few-shot prompts; the last of <answer> and boxes, several boxes where they are one list; what is
+stated ("The answer is"); the last whole formula. `extract_answer` of the Qwen2.5-Math evaluation toolkit
+(evaluation/parser.py) has this order too, but takes the last number where this takes a formula, what an
+unclosed box holds, all that follows "answer is", and the article "a" for a choice.
 
-- an unclosed \boxed{ has no answer (theirs takes what is there); an earlier closed box counts, and
-  without one no number after the unclosed box does;
-- "the answer is" ends with its sentence (theirs takes all that follows);
-- the last number keeps its fraction: 3/4 (theirs: 4), and does not run into list commas;
-- a choice is a capital letter, or one in a box, brackets or after "answer is": the article "a" and
-  the variables b, c, d are none; a box goes before "answer is"; a blank line does not end the
-  completion (theirs, made for few-shot prompts, drops what follows the first);
-- a completion that the limit cut answers by a closed box or a whole statement alone: the last number
-  of unfinished work is right by luck only;
-- what is read is returned as written: `grading` alone rewrites it.
-
-pytest tests/unit/grading/test_reading.py
+pytest tests/unit/grading
 """
 
 import re
 
-from lr_ray.grading.boxed import last_boxed
+from lr_ray.grading.boxed import Box, boxes
+from lr_ray.grading.characters import clean
+from lr_ray.grading.choices import choice_letter, chosen
+from lr_ray.grading.formulas import Formula, last_formula
+from lr_ray.grading.latex import key, tidy
+from lr_ray.grading.statements import is_glue, stated
+
+KINDS = ("math", "choice", "exact", "number", "demo")
+_LOOKED_AT = 4_000  # characters from the end, for a formula that is neither boxed nor stated
 
 # The full stop marks a finished number: a completion cut inside one has no answer.
 _DEMO_ANSWER = re.compile(r"The answer is (-?\d+)\.(?!\d)")
 # As few-shot prompts of Minerva end; the first, for a base model goes on inventing problems.
-_MINERVA = re.compile(r"final answer is \$(.*?)\$\. I hope", re.DOTALL)
-_STATED = re.compile(r"(?:[Tt]he answer is|final answer is|答案是)")
+_MINERVA = re.compile(r"final answer is \$((?:[^$\\]|\\.)*)\$\. I hope", re.DOTALL)
+_THINKING = r"(?:think(?:ing)?|thought|reasoning|analysis|reflection|scratchpad|seed:think)"
+_THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.IGNORECASE)
+_THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
+_ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
+                     re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)\]}])-)?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+)?"
-    r"(?:(?<=\d)/\d+(?:\.\d+)?)?"
+_CHECK = re.compile(
+    r"(?:^|(?<=\. ))\**(?:Check(?:ing)?|Verification|Verify(?:ing)?)\**\s*:",
+    re.MULTILINE,
 )
-_FILLER = r"(?:therefore|thus|hence|then|so|simply|just|equal to|exactly|approximately|about)"
-_MATH = re.compile(
-    rf"[\s:,*]*(?:{_FILLER}[\s:,]+)*"
-    r"(?:\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])",
-    re.DOTALL,
+_PLACEHOLDER = re.compile(
+    r"(?:(?:the|your|my|final|numerical|correct)\s*)*(?:answer|result|solution|number|value|letter|choice)?"
+    r"(?:\s*(?:here|goes here))?|[\s.…?_*\\]*|\\?(?:[lc]?dots|square|cdot)",
+    re.IGNORECASE,
 )
-# A full stop ends the sentence where a space or the end follows, but not after "Mrs" or in "p.m.".
-_SENTENCE_END = re.compile(
-    r"\n|。|(?<!\.[A-Za-z])(?<!\bM[rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$)|\.(?=\s+[A-Z])(?<=\.m\.)"
+_NAME = re.compile(
+    r"((?<![A-Za-z\\])(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([\w, ]{1,8}\))\s*=)[\s$]*\Z"
 )
-_LAST_WORD = re.compile(r"\S+\Z")
-_CHOICE_STATED = re.compile(r"(?:answer|choice|option) is|答案是|answer:", re.IGNORECASE)
-_CHOICE_MARKED = re.compile(r"\(([A-Ea-e])\)|(?<![\w\\])([A-E])(?:[).:]|\*\*)")
-_CHOICE_BARE = re.compile(r"(?<![\w\\'\u2019])(?:A(?! (?!is\b)[a-z])|[BCD])(?![\w'\u2019])")
-
-
-def kind_of(benchmark: str) -> str:
-    """How answers of a benchmark or problem source are read and graded: demo, choice or math."""
-    return {"demo": "demo", "mmlu_stem": "choice"}.get(benchmark, "math")
+_NAMED = re.compile(r"[\s$]*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([\w, ]{1,8}\))\s*=[\s$]*\Z")
 
 
 def extract_answer(completion: str, kind: str, cut: bool = False) -> str | None:
-    r"""The answer that a completion gives, as it is written there, or None when it gives none.
+    r"""The answer that a completion gives, or None when it gives none.
 
-    `demo`: N of the last "The answer is N.". `choice`: a letter A to E, from the last \boxed{}, else
-    after the last "answer is" or "choice is", else the last letter that stands alone. `math`: the
-    first "final answer is $...$. I hope"; else the last closed \boxed{}; else what follows the last
-    "the answer is", "final answer is" or "答案是"; else the last number. `cut`: the limit on tokens
-    ended the completion; its last word may be half of one, and the last rules of choice and math do
-    not apply. Raises ValueError for another kind.
+    `demo`: N of the last "The answer is N.". `choice`: a letter, from a box, else stated, else the last
+    one that stands alone. The others: see the module; `exact` reads the whole completion where none of
+    these rules finds an answer. `cut`: the limit on tokens ended the completion; its
+    last word may be half of one, and unfinished work answers by a box or a whole statement alone.
+    Raises ValueError for another kind.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind: {kind!r}; must be one of {', '.join(KINDS)}")
     if kind == "demo":
         answers = _DEMO_ANSWER.findall(completion)
         return answers[-1] if answers else None
-    if kind == "choice":
-        return _choice(completion, cut)
-    if kind == "math":
-        return _math(completion, cut) or None
-    raise ValueError(f"kind: {kind!r}; must be demo, choice or math")
+    text = _after_thinking(clean(completion), cut)
+    if kind == "exact":
+        return _exact(text, cut) or None
+    return (_choice if kind == "choice" else _math)(text, cut) or None
 
 
-def choice_letter(text: str) -> str | None:
-    """The letter of an answer that names a choice, such as B, (b), B. or \\text{(B) } 12."""
-    bare = re.sub(r"\\[A-Za-z]+|[{}$*]", " ", text).strip()
-    found = re.match(r"\(?([A-Ea-e])\)?(?![\w'\u2019])(?:[).:]|\s|$)", bare)
-    return found[1].upper() if found else None
+def _after_thinking(text: str, cut: bool) -> str:
+    """What is said after thinking; thinking itself only where a model that was not cut says no more."""
+    ends = list(_THOUGHT.finditer(text))
+    said = text[ends[-1].end() :] if ends else text
+    starts = list(_THINKS.finditer(said))
+    if starts and cut:
+        return said[: starts[0].start()]
+    return said if said.strip() or cut else text
 
 
-def _math(completion: str, cut: bool) -> str | None:
-    minerva = _MINERVA.search(completion)
+def _math(text: str, cut: bool) -> str | None:
+    minerva = _MINERVA.search(text)
     if minerva:
         return minerva[1].strip()
-    boxed = last_boxed(completion)
-    if boxed is not None:
-        return boxed
-    # No box is closed, so the first one that opens was cut, and all that follows with it.
-    whole = _OPEN_BOX.split(completion, maxsplit=1)[0]
+    tagged, boxed = _tagged(text, cut), _answering(text)
+    if tagged and not (boxed and boxed[-1].start > tagged.end):
+        return _of_tag(tagged.content)
+    if boxed:
+        return _contents(text, boxed)
+    plain = _unboxed(text, cut)
+    answer = stated(plain)
+    if answer or cut:
+        return answer
+    checked = _CHECK.search(plain)
+    if checked and (before := last_formula(plain[: checked.start()][-_LOOKED_AT:])):
+        return before
+    tail = plain[-_LOOKED_AT:]
+    if len(plain) > len(tail):
+        tail = tail.partition("\n")[2] or tail
+    return last_formula(tail)
+
+
+def _exact(text: str, cut: bool) -> str | None:
+    """What is tagged, boxed or stated, else all that is said."""
+    tagged, boxed = _tagged(text, cut), _answering(text)
+    if tagged:
+        return tagged.content
+    if boxed:
+        return _contents(text, boxed)
+    return stated(_unboxed(text, cut)) or (None if cut else text.strip())
+
+
+def _choice(text: str, cut: bool) -> str | None:
+    tagged, boxed = _tagged(text, cut), _answering(text)
+    letter = choice_letter(_contents(text, boxed)) if boxed else None
+    if letter is not None:
+        return letter
+    if tagged:
+        return choice_letter(tagged.content) or chosen(tagged.content, cut=False)
     if cut:
-        whole = _LAST_WORD.sub("", whole)
-    stated = list(_STATED.finditer(whole))
-    if stated:
-        answer = _statement(whole[stated[-1].end() :])
-        if answer:
-            return answer
-    if cut:
+        text = _whole_words(text)
+    return chosen(text, cut)
+
+
+def _tagged(text: str, cut: bool) -> Formula | None:
+    """The last <answer> that says something; one that stays open counts where its end was a stop."""
+    found = [
+        m
+        for m in _ANSWER.finditer(text)
+        if re.search(r"\w", m["text"]) and not _is_placeholder(m["text"].strip())
+    ]
+    if not found or (cut and not found[-1][0].endswith(">")):
         return None
-    numbers = [found[0] for found in _NUMBER.finditer(whole) if found[0].strip("-")]
-    return numbers[-1] if numbers else None
+    return Formula(found[-1].start(), found[-1].end(), found[-1]["text"].strip())
 
 
-def _statement(rest: str) -> str:
-    """What a sentence states after its "is": its formula when it begins with one, else its words."""
-    formula = _MATH.match(rest)
-    if formula:
-        # A unit after the formula, as in "$5$ apples", adds nothing that grading would keep.
-        return next(part for part in formula.groups() if part is not None).strip()
-    rest = rest.lstrip(" :\n*")
-    end = _SENTENCE_END.search(rest)
-    return (rest[: end.start()] if end else rest).strip().strip("*").strip()
+def _of_tag(answer: str) -> str:
+    """The answer in a tag, which may be a whole text."""
+    if _OPEN_BOX.search(answer) or stated(answer):
+        return _math(answer, cut=False) or answer
+    return stated(f"Answer: {answer}") or answer
 
 
-def _choice(completion: str, cut: bool) -> str | None:
-    boxed = last_boxed(completion)
-    if boxed is not None:
-        letter = choice_letter(boxed)
-        if letter is not None:
-            return letter
-    if cut:
-        completion = _LAST_WORD.sub("", completion)
-    stated = list(_CHOICE_STATED.finditer(completion))
-    if stated:
-        rest = re.sub(r"^[\s:*]+", "", completion[stated[-1].end() :])
-        letter = choice_letter(rest[:40])
-        if letter is not None:
-            return letter
-    for pattern in () if cut else (_CHOICE_MARKED, _CHOICE_BARE):
-        found = list(pattern.finditer(completion))
-        if found:
-            return next((g for g in found[-1].groups() if g), found[-1][0]).upper()
-    return None
+def _answering(text: str) -> list[Box]:
+    """The last closed box that holds an answer, with those before it that are one list with it.
+
+    A box that is only spoken of ("put it in \\boxed{}") holds none.
+    """
+    found: list[Box] = []
+    for box in reversed(boxes(text)):
+        if found and not _is_one_list(text, box, found[0]):
+            break
+        if found or not _is_empty(box):
+            found.insert(0, box)
+    return found
+
+
+def _is_one_list(text: str, box: Box, following: Box) -> bool:
+    if box.end > following.start or _is_empty(box):
+        return False
+    between = text[box.end : following.start]
+    name = _NAMED.search(between[-60:])
+    return is_glue(between[: len(between) - len(name[0])] + " " if name else between)
+
+
+def _is_empty(box: Box) -> bool:
+    if not box.braced and re.match(r"[A-Za-z]{2}|[aI]\b|\W*\Z", box.content):
+        return True
+    return len(box.content) <= 60 and _is_placeholder(key(tidy(box.content)))
+
+
+def _is_placeholder(content: str) -> bool:
+    return _PLACEHOLDER.fullmatch(content.strip("[]<>()\"'")) is not None
+
+
+def _contents(text: str, listed: list[Box]) -> str:
+    """The content of the boxes as one answer, with the names before them where these differ."""
+    contents = [box.content for box in listed]
+    if len(set(contents)) == 1:
+        return contents[-1]
+    names = [_NAME.search(text[max(0, box.start - 40) : box.start]) for box in listed]
+    if len({name[1] for name in names if name}) > 1:
+        contents = [
+            f"{name[1]} {content}" if name else content
+            for name, content in zip(names, contents, strict=True)
+        ]
+    return ", ".join(contents)
+
+
+def _unboxed(text: str, cut: bool) -> str:
+    """The text without boxes that hold no answer, and up to one that never closes."""
+    parts, at = [], 0
+    for box in boxes(text):
+        parts.append(text[at : max(at, box.start)])
+        at = max(at, box.end if box.braced else box.inside)
+    text = " ".join([*parts, text[at:]])
+    # No box is closed, so the first one that opens was cut, and all that follows with it.
+    text = _OPEN_BOX.split(text, maxsplit=1)[0]
+    return _whole_words(text) if cut else text
+
+
+def _whole_words(text: str) -> str:
+    """The text without its last word, of which the limit may have cut a part."""
+    return text if text[-1:].isspace() else text[: max(text.rfind(" "), text.rfind("\n")) + 1]
