@@ -17,7 +17,7 @@ from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
-from lr_ray.evaluation.results import changed, macro, summarise
+from lr_ray.evaluation.results import changed, disagreements, macro, summarise
 from lr_ray.evaluation.stage import ServedModel, evaluate
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.store import SCHEMA_VERSION, Run, read_asked
@@ -64,6 +64,8 @@ def run_evaluation(
     for name, table in tables.items():
         run.write_table(f"evaluation/{name}.parquet", table)
         run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        if evaluation.grader_check:
+            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
         accuracy[name] = summarise(table, labels, evaluation.seed)
     count = sum(len(labels) * table.num_rows for table in tables.values())
     seconds = time.monotonic() - started
