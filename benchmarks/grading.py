@@ -1,13 +1,15 @@
 r"""How well answers are read and graded, on the benchmarks' own rows: no model, no network.
 
     python benchmarks/grading.py --data-dir DIR [--problems N]
+    python benchmarks/grading.py --data-dir DIR --others [--problems N]
     python benchmarks/grading.py --forms
 
 With DIR of <benchmark>/test.jsonl: each problem's reference solution where it states an answer, else
 its answer in a box ("gold"); its answer in a box ("boxed"); its answer in a box, judged against the next
 problem that expects another text ("rotated"), and with its last digit one up ("altered"). With --forms:
 ways of writing an answer, with our verdict, what is right, and what the numeric rule of the Qwen2.5-Math
-evaluation toolkit says.
+evaluation toolkit says. With --others: what math-verify alone and the toolkit's number and string rules say
+of gold, boxed and rotated answers, and how often they agree with ours.
 """
 
 import argparse
@@ -21,11 +23,13 @@ from typing import Any, NamedTuple
 
 from grading_forms import FORMS
 
-from lr_ray.evaluation.exact_numbers import number
-from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.graders import Graders
-from lr_ray.evaluation.grading import Verdict
-from lr_ray.evaluation.latex import key, tidy
+from lr_ray.grading.judging import Verdict
+from lr_ray.grading.latex import key, tidy
+from lr_ray.grading.numerals import number
+from lr_ray.grading.others import OTHERS
+from lr_ray.grading.pool import Graders, Item
+from lr_ray.grading.reading import extract_answer
+from lr_ray.problems.benchmarks import grader_of
 from lr_ray.problems.rows import Problem
 from lr_ray.problems.sources import benchmark
 
@@ -113,8 +117,8 @@ def kind_of_failure(what: str, outcome: Outcome, in_box: Verdict) -> str:
     return f"equal answers judged {outcome.verdict.how!r}"
 
 
-def measure(name: str, data_dir: str, most: int | None, graders: Graders) -> dict[str, list[str]]:
-    """Prints the set's row of the table. Returns the exceptions by kind."""
+def trials_of(name: str, data_dir: str, most: int | None) -> tuple[dict[str, list[Trial]], int]:
+    """The trials of a set by what they are, and how many have a solution."""
     items = benchmark(name, "test", data_dir, "data").problems()
     rows = [item for item in items if isinstance(item, Problem)][:most]
     lines = Path(data_dir, name, "test.jsonl").read_text(encoding="utf-8").split("\n")
@@ -124,8 +128,27 @@ def measure(name: str, data_dir: str, most: int | None, graders: Graders) -> dic
         b._replace(completion=s or b.completion) for b, s in zip(in_box, solutions, strict=True)
     ]
     trials = {"gold": gold, "boxed": in_box, "rotated": rotated(rows), "altered": altered(rows)}
+    return trials, sum(s is not None for s in solutions)
+
+
+def compare(name: str, data_dir: str, most: int | None, graders: Graders) -> None:
+    """Prints a row for each sort of answer: right by each grader, and the same verdict as ours."""
+    for what, given in trials_of(name, data_dir, most)[0].items():
+        ours = [o.verdict.correct for o in judged(grader_of(name), given, graders)]
+        cells = [name, what, str(len(given)), percent(sum(ours), len(ours))]
+        for other in OTHERS.values():
+            found = graders.grade_all(other, [Item(t.expected, t.completion) for t in given])
+            theirs = [graded.verdict.correct for graded in found]
+            same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+            cells += [percent(sum(theirs), len(theirs)), percent(same, len(ours))]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def measure(name: str, data_dir: str, most: int | None, graders: Graders) -> dict[str, list[str]]:
+    """Prints the set's row of the table. Returns the exceptions by kind."""
+    trials, solved = trials_of(name, data_dir, most)
     started = time.perf_counter()
-    outcomes = {what: judged(kind_of(name), given, graders) for what, given in trials.items()}
+    outcomes = {what: judged(grader_of(name), given, graders) for what, given in trials.items()}
     per_s = sum(map(len, outcomes.values())) / (time.perf_counter() - started)
     verdicts = {o.trial.problem_id: o.verdict for o in outcomes["boxed"]}
     exceptions = defaultdict(list)
@@ -141,8 +164,8 @@ def measure(name: str, data_dir: str, most: int | None, graders: Graders) -> dic
     shares.insert(3, percent(sum(o.verdict.correct for o in unequal), len(unequal)))
     cells = [
         name,
-        str(len(rows)),
-        str(sum(s is not None for s in solutions)),
+        str(len(trials["boxed"])),
+        str(solved),
         *shares,
         f"{per_s:.0f}",
     ]
@@ -197,10 +220,20 @@ def main() -> None:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--data-dir", help="has <benchmark>/test.jsonl")
     mode.add_argument("--forms", action="store_true", help="print ways of writing answers")
+    parser.add_argument("--others", action="store_true", help="hold other graders against ours")
     parser.add_argument("--problems", type=int, help="of each set, from its start; all by default")
     args = parser.parse_args()
     if args.forms:
         print_forms()
+        return
+    if args.others:
+        names = [f"{name} right % | as ours %" for name in OTHERS]
+        print(f"| set | answers | count | ours right % | {' | '.join(names)} |")
+        print("|---" * (4 + 2 * len(OTHERS)) + "|")
+        with Graders(time_limit_s=10) as graders:
+            for name in SETS:
+                if grader_of(name) == "math":
+                    compare(name, args.data_dir, args.problems, graders)
         return
     print("| set | rows | with solution | gold correct % | boxed correct % | rotated correct % "
           "| without equal ones % | altered correct % | answers/s |")  # fmt: skip

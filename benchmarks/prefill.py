@@ -9,8 +9,8 @@ import argparse
 
 from lr_ray.config import Place, Pool
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.evaluation.extraction import extract_answer
-from lr_ray.evaluation.grading import is_correct
+from lr_ray.grading.judging import is_correct
+from lr_ray.grading.reading import extract_answer
 from lr_ray.models import context_length, load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.sampling.engine import start_engine
 

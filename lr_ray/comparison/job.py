@@ -27,10 +27,10 @@ from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import StageError
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import load_tasks, task_names
+from lr_ray.grading.pool import Graders
 from lr_ray.pipeline import check, facts, read_source
 from lr_ray.placement.site import Site, site
 from lr_ray.store import SCHEMA_VERSION, Run, begin

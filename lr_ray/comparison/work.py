@@ -21,10 +21,10 @@ from lr_ray.comparison.plan import Cell, Plan
 from lr_ray.config import Config
 from lr_ray.console import StageProgress
 from lr_ray.errors import StageError
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import load_tasks, task_names
+from lr_ray.grading.pool import Graders
 from lr_ray.models import stop_token_ids
 from lr_ray.pipeline import Job, facts, run_stage
 from lr_ray.placement.site import Site

@@ -268,6 +268,17 @@ class Evaluation(Section):
         description="Folder with <benchmark>/test.jsonl; null takes benchmarks from the hub.",
     )
     fields: Fields = Fields()
+    grader: str | None = Field(
+        default=None,
+        min_length=1,
+        description="How answers of files are graded: math, choice, exact, number, or module:object of your "
+        "own; null takes the rows' field grader, else math.",
+    )
+    grader_check: list[Literal["math_verify", "toolkit"]] = Field(
+        default=[],
+        description="Other graders to hold ours against, on math: math_verify alone, and the number and "
+        "string rules of the Qwen2.5-Math toolkit.",
+    )
     max_problems: int | None = Field(
         default=None,
         ge=1,

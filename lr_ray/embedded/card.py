@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from lr_ray.embedded.documents import prompt_of
 from lr_ray.embedded.problems import generate
-from lr_ray.evaluation.extraction import extract_answer
+from lr_ray.grading.reading import extract_answer
 
 MAX_NEW_TOKENS = 128
 BATCH = 125

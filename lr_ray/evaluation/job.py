@@ -18,7 +18,7 @@ from lr_ray.console import StageProgress, quiet_others, rate
 from lr_ray.errors import UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
-from lr_ray.evaluation.results import changed, macro, summarise
+from lr_ray.evaluation.results import changed, disagreements, macro, summarise
 from lr_ray.evaluation.stage import Serve, ServedModel, evaluate
 from lr_ray.evaluation.tasks import load_tasks, repeated_rows
 from lr_ray.store import SCHEMA_VERSION, Run, read_asked, read_summary
@@ -87,6 +87,8 @@ def run_evaluation(
     for name, table in tables.items():
         run.write_table(f"evaluation/{name}.parquet", table)
         run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        if evaluation.grader_check:
+            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
         accuracy[name] = summarise(table, labels, evaluation.seed)
     count = sum(len(labels) * table.num_rows for table in tables.values())
     seconds = time.monotonic() - started - starting

@@ -3,6 +3,7 @@
 pytest tests/unit/test_results.py
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from lr_ray.evaluation.statistics import (
     paired_difference,
     pass_at_k,
 )
+from lr_ray.grading.others import OTHERS
 
 LABELS = ("expert", "improved")  # of a pipeline's run
 # Columns of a task's table, and those of each model behind its label.
@@ -31,9 +33,10 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
 
     A model's figures are fractions of its answers: accuracy with its 95 % interval, answered (an
     answer could be read), cut (by the limit on tokens) and refused (by the endpoint); with several
-    samples also pass_at_k and majority. A difference has its interval, the problems gained and lost,
-    and the exact McNemar p (one sample only). A pipeline's run has expert, improved, difference and
-    difference_ci95 beside them.
+    samples also pass_at_k and majority. A difference has its interval, the problems gained and lost, and
+    the exact McNemar p (one sample only). A pipeline's run has expert, improved, difference and
+    difference_ci95 beside them. Where other graders were asked, `graders.<label>` has the accuracy by
+    each, and `graders_disagree` the number of answers on which one differs from ours.
     """
     samples = _samples(table)
     scores = {label: scores_of(table, label) for label in labels}
@@ -46,6 +49,13 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
             for label in labels[1:]
         },
     }
+    checks = checks_of(table, labels[0])
+    if checks:
+        summary["graders"] = {
+            label: {check: float(scores_of(table, f"{label}_{check}").mean()) for check in checks}
+            for label in labels
+        }
+        summary["graders_disagree"] = len(disagreements(table, labels))
     if tuple(labels) == LABELS:
         summary |= paired_difference(scores["expert"], scores["improved"], seed)
     return summary
@@ -81,6 +91,29 @@ def changed(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
                 change = "lost" if row[f"{first}_correct"] else "gained"
                 found.append({"change": change, "model": label, **row})
     return sorted(found, key=lambda row: row["change"] == "lost")
+
+
+def checks_of(table: pa.Table, label: str) -> list[str]:
+    """Names of the other graders whose verdicts a task's table has."""
+    named = (
+        re.fullmatch(rf"{re.escape(label)}_(\w+)_correct", name) for name in table.column_names
+    )
+    return [match[1] for match in named if match and match[1] in OTHERS]
+
+
+def disagreements(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Answers on which another grader's verdict is not ours: problem_id, problem, expected, sample,
+    `model`, completion, answer, correct, and of each grader <check>_answer and <check>_correct."""
+    found = []
+    for label in labels:
+        checks = checks_of(table, label)
+        parts = [*PARTS, *(f"{check}_{part}" for check in checks for part in ("answer", "correct"))]
+        for row in table.select([*SHARED, *(f"{label}_{part}" for part in parts)]).to_pylist():
+            ours = row[f"{label}_correct"]
+            if any(row[f"{label}_{check}_correct"] != ours for check in checks):
+                shared = {name: row[name] for name in SHARED}
+                found.append(shared | {"model": label} | {p: row[f"{label}_{p}"] for p in parts})
+    return found
 
 
 def scores_of(table: pa.Table, label: str) -> Scores:

@@ -12,9 +12,9 @@ import pyarrow as pa
 from lr_ray.config import Evaluation
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
 from lr_ray.evaluation.client import ask, request
-from lr_ray.evaluation.extraction import extract_answer
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.tasks import Task, load_tasks
+from lr_ray.grading.others import OTHERS
+from lr_ray.grading.pool import Graders, Item
 from lr_ray.store import Run
 
 
@@ -90,7 +90,11 @@ def evaluate(
     with Graders() as graders:
         return {
             task.name: grade(
-                task, {m.label: given[task.name, m.label] for m in models}, graders, on_verdict
+                task,
+                {m.label: given[task.name, m.label] for m in models},
+                graders,
+                on_verdict,
+                evaluation.grader_check,
             )
             for task in tasks
         }
@@ -116,15 +120,19 @@ def grade(
     answers: dict[str, list[Answer]],
     graders: Graders,
     on_verdict: Callable[[], None] = lambda: None,
+    checks: Sequence[str] = (),
 ) -> pa.Table:
     """The task's table: a row per problem and sample.
 
     `answers[label]` has each problem's samples, problem by problem. Columns: problem_id, problem,
     expected, sample, and for each label <label>_completion, <label>_answer (null when there is
-    none), <label>_correct, <label>_verdict (how it was judged) and <label>_finish_reason.
+    none), <label>_correct, <label>_verdict (how it was judged) and <label>_finish_reason. For each
+    of `checks`, names in `others.OTHERS`, also <label>_<check>_answer and <label>_<check>_correct, where
+    the task's own grader is math or demo.
     """
     samples = len(next(iter(answers.values()))) // len(task.rows)
     rows = [row for row in task.rows for _ in range(samples)]
+    metadata = [more for more in task.metadata or [None] * len(task.rows) for _ in range(samples)]
     numbers = [sample for _ in task.rows for sample in range(samples)]
     columns: dict[str, pa.Array] = {
         "problem_id": pa.array([row["problem_id"] for row in rows], pa.string()),
@@ -133,25 +141,31 @@ def grade(
         "sample": pa.array(numbers, pa.int32()),
     }
     for label, given in answers.items():
-        extracted = [_extract(answer, task.kind) for answer in given]
-        cases = [
-            (row["answer"], said, task.kind) for row, said in zip(rows, extracted, strict=True)
+        items = [
+            Item(row["answer"], _said(answer), answer.finish_reason == "length", more)
+            for row, answer, more in zip(rows, given, metadata, strict=True)
         ]
-        verdicts = graders.judge_all(cases, on_verdict)
+        graded = graders.grade_all(task.grader, items, on_verdict)
         columns |= {
             f"{label}_completion": pa.array([a.completion for a in given], pa.string()),
-            f"{label}_answer": pa.array(extracted, pa.string()),
-            f"{label}_correct": pa.array([v.correct for v in verdicts], pa.bool_()),
-            f"{label}_verdict": pa.array([v.how for v in verdicts], pa.string()),
+            f"{label}_answer": pa.array([g.extracted for g in graded], pa.string()),
+            f"{label}_correct": pa.array([g.verdict.correct for g in graded], pa.bool_()),
+            f"{label}_verdict": pa.array([g.verdict.how for g in graded], pa.string()),
             f"{label}_finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
         }
+        for check in checks if task.kind in ("math", "demo") else ():
+            graded = graders.grade_all(OTHERS[check], items)
+            columns |= {
+                f"{label}_{check}_answer": pa.array([g.extracted for g in graded], pa.string()),
+                f"{label}_{check}_correct": pa.array(
+                    [g.verdict.correct for g in graded], pa.bool_()
+                ),
+            }
     return pa.table(columns)
 
 
-def _extract(answer: Answer, kind: str) -> str | None:
-    if answer.finish_reason == "refused":
-        return None
-    return extract_answer(answer.completion, kind, cut=answer.finish_reason == "length")
+def _said(answer: Answer) -> str | None:
+    return None if answer.finish_reason == "refused" else answer.completion
 
 
 def _in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:

@@ -6,18 +6,20 @@ pytest tests/unit/test_evaluation_tasks.py
 import difflib
 import hashlib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from lr_ray import embedded
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
-from lr_ray.evaluation.extraction import kind_of
 from lr_ray.evaluation.repeats import once
+from lr_ray.grading.graders import Grader, find
 from lr_ray.problems import files
-from lr_ray.problems.benchmarks import BENCHMARKS
-from lr_ray.problems.rows import Rejected, mapped
+from lr_ray.problems.benchmarks import BENCHMARKS, grader_of
+from lr_ray.problems.rows import Problem, Rejected, listed, mapped, parse
 from lr_ray.problems.sources import Source, benchmark
 
 Row = dict[str, str]
@@ -28,27 +30,36 @@ _DEMO_PROBLEMS = 1000
 class Task:
     """A benchmark's problems, asked in one way.
 
-    `kind` is that of the answers (demo, choice or math); a row has problem_id, problem and answer.
+    `kind` names the grader of the answers; a row has problem_id, problem and answer. `metadata`, where
+    it is there, has what else each row of a file says, for a grader of one's own to see.
     """
 
     name: str
     kind: str
     examples: tuple[Example, ...]
     rows: tuple[Row, ...]
+    metadata: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def grader(self) -> str | Grader:
+        """The name of a built-in grader, or another one."""
+        return find(self.kind, "evaluation.grader") or self.kind
 
 
 def load_tasks(evaluation: Evaluation) -> list[Task]:
     """The tasks of `task_names`, at most `evaluation.max_problems` problems each.
 
     Needs no engine; benchmarks without a data_dir are downloaded. Raises UserError naming
-    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer.
+    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer, and
+    evaluation.grader when there is no such grader.
     """
     task_names(evaluation)  # names that clash are told first
     tasks = []
     for name in evaluation.benchmarks:
-        rows, kind = tuple(_rows(name, evaluation)), kind_of(name)
+        rows, metadata = _rows(name, evaluation)
+        kind = _grader(name, evaluation, metadata)
         tasks += [
-            Task(task_name(name, shots), kind, examples(kind, shots), rows)
+            Task(task_name(name, shots), kind, examples(kind, shots), rows, metadata)
             for shots in evaluation.shots
         ]
     return tasks
@@ -75,46 +86,85 @@ def task_name(benchmark_name: str, shots: int) -> str:
     return re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
 
 
-def _rows(name: str, evaluation: Evaluation) -> list[Row]:
+def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:
+    """The grader that a benchmark has, that the setting names, or that a file's rows name."""
+    if name == "demo" or name in BENCHMARKS:
+        return grader_of(name)
+    named = {row.get("grader") for row in metadata} - {None}
+    if evaluation.grader is None and len(named) > 1:
+        raise UserError(
+            f"evaluation.benchmarks: {name}: its rows name the graders {listed(map(str, named))}; must be "
+            "one, or set evaluation.grader"
+        )
+    kind = evaluation.grader or str(next(iter(named), grader_of(name)))
+    find(kind, "evaluation.grader")
+    return kind
+
+
+def _rows(
+    name: str, evaluation: Evaluation
+) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...]]:
+    """The rows that are asked, and what else the rows of a file say."""
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
-        return embedded.generate("heldout", count, evaluation.seed)
-    rows, _ = _read(name, evaluation)
+        return tuple(embedded.generate("heldout", count, evaluation.seed)), ()
+    rows, more, _ = _read(name, evaluation)
     if not rows:
         raise UserError(f"evaluation.benchmarks: {name}: no rows; give a file that has some")
-    if evaluation.max_problems is None or evaluation.max_problems >= len(rows):
-        return rows
+    if evaluation.max_problems is not None and evaluation.max_problems < len(rows):
+        rows = _drawn(rows, evaluation.max_problems, evaluation.seed)
+    metadata = tuple(more[row["problem_id"]] for row in rows) if more else ()
+    return tuple(rows), metadata
+
+
+def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
     # In the first rows of some sets all problems are of one subject.
-    drawn = sorted(rows, key=lambda row: _key(row, evaluation.seed))[: evaluation.max_problems]
+    drawn = sorted(rows, key=lambda row: _key(row, seed))[:count]
     chosen = {row["problem_id"] for row in drawn}
-    return [row for row in rows if row["problem_id"] in chosen][: evaluation.max_problems]
+    return [row for row in rows if row["problem_id"] in chosen][:count]
 
 
 def repeated_rows(evaluation: Evaluation) -> dict[str, int]:
     """How many rows repeat another one of their file, for each own file that has some."""
     own = [name for name in evaluation.benchmarks if name not in ("demo", *BENCHMARKS)]
-    found = {task_name(name, 0): _read(name, evaluation)[1] for name in own}
+    found = {task_name(name, 0): _read(name, evaluation)[2] for name in own}
     return {name: count for name, count in found.items() if count}
 
 
-def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], int]:
-    """All rows of a source, and how many others repeat one of them; benchmarks stay as they are."""
+def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mapping[str, Any]], int]:
+    """All rows of a source, what else a file's rows say by problem id, and how many others repeat one.
+
+    Rows of benchmarks stay as they are.
+    """
     source, rows, repeats = _source(name, evaluation), list[Row](), 0
+    more: dict[str, Mapping[str, Any]] = {}
+    values: list[Mapping[str, Any]] = []  # of the problem at hand
+
+    def found() -> Iterator[Problem | Rejected]:
+        for raw in source.rows():
+            item = parse(raw, source.convert, source.id_prefix)
+            if item is not None:
+                values[:] = [raw.value or {}]
+                yield item
+
+    asked = evaluation.fields.model_dump().values()
     try:
-        for found in source.problems() if name in BENCHMARKS else once(source.problems()):
-            if found is None:
+        for item in found() if name in BENCHMARKS else once(found()):
+            if item is None:
                 repeats += 1
                 continue
-            if isinstance(found, Rejected) or found.answer is None:
-                reason = found.reason if isinstance(found, Rejected) else "no answer"
-                where = f"{found.file}, row {found.row}"
+            if isinstance(item, Rejected) or item.answer is None:
+                reason = item.reason if isinstance(item, Rejected) else "no answer"
+                where = f"{item.file}, row {item.row}"
                 raise UserError(f"evaluation.benchmarks: {where}: {reason}")
             rows.append(
-                {"problem_id": found.problem_id, "problem": found.problem, "answer": found.answer}
+                {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
             )
+            if name not in BENCHMARKS:
+                more[item.problem_id] = {k: v for k, v in values[0].items() if k not in asked}
     except StageError as error:
         raise UserError(f"evaluation.benchmarks: {name}: {error}") from None
-    return rows, repeats
+    return rows, more, repeats
 
 
 def _source(name: str, evaluation: Evaluation) -> Source:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lr_ray.boxed import last_boxed
+from lr_ray.grading.boxed import last_boxed
 from lr_ray.problems.rows import (
     Convert,
     Found,
@@ -36,12 +36,16 @@ STEM_SUBJECTS = (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`splits` maps ours to those of the hub that make it; a local split is `<name>/<split>.jsonl`."""
+    """`grader` says how answers are graded (`lr_ray.grading`).
+
+    `splits` maps ours to those of the hub that make it; a local split is `<name>/<split>.jsonl`.
+    """
 
     hub: str
     splits: Mapping[str, tuple[str, ...]]
     convert: Convert
     configs: tuple[str | None, ...] = (None,)
+    grader: str = "math"
 
 
 def _gsm8k(row: Row) -> Found:
@@ -131,6 +135,15 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "olympiadbench": Benchmark(
             "Hothan/OlympiadBench", {"test": _TRAIN}, _olympiadbench, ("OE_TO_maths_en_COMP",)
         ),
-        "mmlu_stem": Benchmark("cais/mmlu", {"test": _TEST}, _mmlu_stem, configs=("all",)),
+        "mmlu_stem": Benchmark(
+            "cais/mmlu", {"test": _TEST}, _mmlu_stem, configs=("all",), grader="choice"
+        ),
     }
 )
+
+
+def grader_of(source: str) -> str:
+    """How answers of a benchmark or of the demo are graded; those of any other source as math."""
+    if source == "demo":
+        return "demo"
+    return BENCHMARKS[source].grader if source in BENCHMARKS else "math"

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from lr_ray.evaluation.results import changed
+from lr_ray.evaluation.results import changed, checks_of, disagreements
 from lr_ray.store import Run
 
 PAGE = "report.html"
@@ -38,7 +38,9 @@ def render(run: Run, summary: dict[str, Any]) -> str:
         table = pq.read_table(run.path(f"evaluation/{name}.parquet"), filesystem=run.fs)
         rows = changed(table, list(part["models"]))
         kinds = {kind: [r for r in rows if r["change"] == kind] for kind in ("gained", "lost")}
-        tasks.append({"name": name, **part, "changed": kinds})
+        labels = list(part["models"])
+        task = {"name": name, **part, "changed": kinds, "checks": checks_of(table, labels[0])}
+        tasks.append(task | {"disagree": disagreements(table, labels)})
     asked = run.read_json("run.json") if run.exists("run.json") else {}
     template = environment.get_template("page.html.j2")
     return template.render(run=run.location, summary=summary, tasks=tasks, asked=asked, most=_MOST)

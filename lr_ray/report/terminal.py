@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from lr_ray.evaluation.results import changed
+from lr_ray.evaluation.results import changed, checks_of, disagreements
 from lr_ray.report.page import PAGE
 from lr_ray.store import Run
 
@@ -56,6 +56,8 @@ def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
         console.print(f"[bold]{label:<{width}}[/bold]  {escape(text)}", soft_wrap=True)
     for name, part in summary.get("accuracy", {}).items():
         _print_changed(console, run, name, list(part["models"]))
+        if part.get("graders_disagree"):
+            _print_disagreements(console, run, name, list(part["models"]))
 
 
 def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
@@ -74,6 +76,8 @@ def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
             if label in differences:
                 text += f"   {difference_line(differences[label])}"
             rows.append((f"accuracy {name}", text))
+    if "graders" in part:
+        rows.append((f"graders {name}", graders_line(part)))
     odd = [f"{label} {said}" for label in labels if (said := _endings(models[label]))]
     return rows + ([("", "; ".join(odd))] if odd else [])
 
@@ -87,6 +91,19 @@ def difference_line(found: dict[str, Any]) -> str:
     if found.get("mcnemar_p") is not None:
         text += f" p={found['mcnemar_p']:.2g}"
     return text
+
+
+def graders_line(part: dict[str, Any]) -> str:
+    """ours 50.0% -> 75.0%, math_verify 50.0% -> 75.0%; 1 answer judged otherwise by one."""
+    labels = list(part["models"])
+    by = {"ours": [part["models"][label]["accuracy"] for label in labels]}
+    by |= {
+        check: [part["graders"][label][check] for label in labels]
+        for check in part["graders"][labels[0]]
+    }
+    shown = ", ".join(f"{name} {' -> '.join(f'{a:.1%}' for a in of)}" for name, of in by.items())
+    count = part["graders_disagree"]
+    return f"{shown}; {count} answer{'' if count == 1 else 's'} judged otherwise by one"
 
 
 def _endings(model: dict[str, Any]) -> str:
@@ -129,6 +146,24 @@ def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> 
             mark = "right" if row[f"{label}_correct"] else "wrong"
             said = escape(_short(row[f"{label}_completion"]))
             console.print(f"  {escape(label):<{width}}{mark:<6}{said}", soft_wrap=True)
+
+
+def _print_disagreements(console: Console, run: Run, task: str, labels: list[str]) -> None:
+    """The first answers on which another grader differs from ours."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs)
+    rows = disagreements(table, labels)
+    console.print(f"\ngraders disagree, the first {min(_SHOWN, len(rows))} of {len(rows)}")
+    for row in rows[:_SHOWN]:
+        said = [f"ours {_mark(row, '')}"]
+        said += [f"{check} {_mark(row, f'{check}_')}" for check in checks_of(table, row["model"])]
+        shown = f"{row['problem_id']} ({row['model']}) expects {row['expected']}: {', '.join(said)}"
+        console.print(escape(_short(shown)), soft_wrap=True)
+
+
+def _mark(row: dict[str, Any], of: str) -> str:
+    return f"{'right' if row[f'{of}correct'] else 'wrong'} by {row[f'{of}answer']!r}"
 
 
 def _short(text: str) -> str:

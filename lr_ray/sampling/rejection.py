@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.contrast import problem_seed
 from lr_ray.errors import UserError
-from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.graders import Graders
+from lr_ray.grading.pool import Graders, Item
 from lr_ray.models import load_tokenizer, stop_token_ids
 from lr_ray.problems import PROBLEM
+from lr_ray.problems.benchmarks import grader_of
 from lr_ray.sampling.expert import Solver
 from lr_ray.sampling.label import Facts, Labelled
 from lr_ray.sampling.rows import SOLUTIONS, SUPERVISION, lists, rejected
@@ -117,7 +117,7 @@ def write_right(
 def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are read (see `extraction.kind_of`). A problem that has no right
+    `source` says how answers are read (see `benchmarks.grader_of`). A problem that has no right
     solution has no row; one that has an error or no answer is rejected.
     """
     errors = [
@@ -138,12 +138,11 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
         )
         if reason == "stop"
     ]
-    kind = kind_of(source)
     with Graders() as graders:
-        verdicts = graders.judge_all(
-            [(p["answer"], extract_answer(decode(list(c)), kind), kind) for p, c in finished]
+        graded = graders.grade_all(
+            grader_of(source), [Item(p["answer"], decode(list(c))) for p, c in finished]
         )
-    right = [of for of, verdict in zip(finished, verdicts, strict=True) if verdict.correct]
+    right = [of for of, found in zip(finished, graded, strict=True) if found.verdict.correct]
     once = {(problem["index"], completion): problem for problem, completion in right}
     rows = [_row(problem, completion) for (_, completion), problem in once.items()]
     steps = sum(len(row["steps"]) for row in rows)

@@ -14,10 +14,10 @@ from lr_ray.comparison.table import collect, render
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task
+from lr_ray.grading.pool import Graders
 from lr_ray.store import Run
 
 DEMO = resolve(read_tree("demo"))

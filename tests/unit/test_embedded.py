@@ -32,7 +32,7 @@ from lr_ray.embedded.pretrain import batches
 from lr_ray.embedded.problems import NAMES, Problem, split_of, stream
 from lr_ray.embedded.recipe import PHASES, amateurs, main, make
 from lr_ray.embedded.tokenizer import build
-from lr_ray.evaluation.extraction import extract_answer
+from lr_ray.grading.reading import extract_answer
 
 SPLITS = ("pretraining", "sampling", "heldout")
 PATHS = (expert_path(), amateur_path())

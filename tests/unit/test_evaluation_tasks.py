@@ -7,9 +7,9 @@ from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import UserError
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import MOST, examples
-from lr_ray.evaluation.extraction import extract_answer
-from lr_ray.evaluation.grading import is_correct
 from lr_ray.evaluation.tasks import load_tasks, repeated_rows, task_names
+from lr_ray.grading.judging import is_correct
+from lr_ray.grading.reading import extract_answer
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
 
 ROWS = {

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from lr_ray.evaluation.answers import Answer
-from lr_ray.evaluation.graders import Graders
 from lr_ray.evaluation.results import changed, macro, summarise
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task
+from lr_ray.grading.pool import Graders
 from lr_ray.report import print_summary, write_page
 from lr_ray.store import Run
 
@@ -136,6 +136,32 @@ def test_terminal_shows_figures_and_one_line_a_changed_answer(finished, capsys):
     assert "2 gained 1 lost" in printed
     assert "25.0% cut by the limit" in printed
     assert "p2 (gained) <b>2?" in printed
+
+
+def test_page_and_terminal_show_other_graders_and_where_they_disagree(tmp_path, capsys):
+    rows = ({"problem_id": "p", "problem": "<b>?", "answer": "10000"},)
+    said = {"expert": "10000", "improved": "10001"}
+    answers = {label: [Answer(rf"\boxed{{{text}}}", "stop")] for label, text in said.items()}
+    with Graders(workers=1, time_limit_s=60) as graders:
+        made = grade(Task("sums", "math", (), rows), answers, graders, checks=["toolkit"])
+    run = Run(str(tmp_path))
+    run.write_table("evaluation/sums.parquet", made)
+    summary = {
+        "accuracy": {"sums": summarise(made, list(said), seed=0)},
+        "evaluation": {"answers": 2, "seconds": 1.5},
+        "seconds_total": 2.0,
+    }
+    write_page(run, summary)
+    page = (tmp_path / "report.html").read_text()
+    assert "by other graders" in page
+    assert "1 answers judged otherwise by one" in page
+    assert "toolkit: right, read <code>10001</code>" in page
+    print_summary(Console(highlight=False, width=200), run, summary)
+    printed = capsys.readouterr().out
+    assert (
+        "ours 100.0% -> 0.0%, toolkit 100.0% -> 100.0%; 1 answer judged otherwise by one" in printed
+    )
+    assert "p (improved) expects 10000: ours wrong by '10001', toolkit right by '10001'" in printed
 
 
 def test_a_run_without_an_evaluation_has_no_page(tmp_path):

@@ -15,9 +15,9 @@ from lr_ray.config import Evaluation
 from lr_ray.embedded import expert_path
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.client import request
-from lr_ray.evaluation.grading import is_correct
 from lr_ray.evaluation.stage import ServedModel, evaluate, questions
 from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.grading.judging import is_correct
 from lr_ray.models import stop_token_ids
 from lr_ray.store import Run
 

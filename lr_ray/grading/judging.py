@@ -1,20 +1,22 @@
 r"""Whether an answer is the expected one.
 
 The cheap exact rules come first: the same text, number, choice, and tuples or sets of such. Only
-formulas need sympy. Pairs that nobody has looked at go through `graders.Graders`, which bounds time and
+formulas need sympy. Pairs that nobody has looked at go through `pool.Graders`, which bounds time and
 memory. Units are dropped, not compared, as the Qwen2.5-Math evaluation toolkit does; the modules
-`comparison`, `exact_numbers`, `latex` and `extraction` say where the rules differ from it.
-pytest tests/unit/test_grading.py
+`comparison`, `numerals`, `latex` and `reading` say where the rules differ from it.
+pytest tests/unit/grading/test_judging.py
 """
 
 import re
 import threading
-from typing import NamedTuple
 
-from lr_ray.evaluation.comparison import same
-from lr_ray.evaluation.exact_numbers import number
-from lr_ray.evaluation.extraction import choice_letter
-from lr_ray.evaluation.latex import depth, key, tidy
+from lr_ray.grading.characters import clean
+from lr_ray.grading.choices import choice_letter
+from lr_ray.grading.comparison import same
+from lr_ray.grading.latex import depth, key, tidy
+from lr_ray.grading.numerals import number, same_number
+from lr_ray.grading.reading import KINDS
+from lr_ray.grading.verdicts import Verdict
 
 MAX_CHARACTERS = 2_000  # of an answer that is compared at all
 MAX_DEPTH = 40  # of its brackets and braces
@@ -22,13 +24,6 @@ TIME_LIMIT_S = 5  # of a pair of formulas
 
 _INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
 _CHOICE = re.compile(r"\(?[A-E]\)?")
-
-
-class Verdict(NamedTuple):
-    """`how` it was reached, for a reader: "same number", "equivalent", "different", "time limit", ..."""
-
-    correct: bool
-    how: str
 
 
 class _FormulaError(Exception):
@@ -41,10 +36,10 @@ def is_correct(expected: str, extracted: str | None, kind: str) -> bool:
 
 
 def judge(expected: str, extracted: str | None, kind: str) -> Verdict:
-    """The verdict on one answer of `kind` demo, choice or math, in this process.
+    """The verdict on one answer of a built-in `kind`, in this process.
 
     Time is limited in the main thread alone, and memory not at all: for answers of unknown origin use
-    `graders.Graders`. Raises ValueError for another kind.
+    `pool.Graders`. Raises ValueError for another kind.
     """
     verdict = judge_exactly(expected, extracted, kind)
     if verdict is not None:
@@ -56,10 +51,11 @@ def judge(expected: str, extracted: str | None, kind: str) -> Verdict:
 def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | None:
     """The verdict where it takes no algebra, else None. Imports no sympy.
 
-    `demo`: integers. `choice`: one letter. `math`: see the module. Raises ValueError for another kind.
+    `demo`: integers. `choice`: one letter. `exact`: the text but for spaces. `number`: numbers alone, in
+    any way of writing. `math`: see the module. Raises ValueError for another kind.
     """
-    if kind not in ("demo", "choice", "math"):
-        raise ValueError(f"kind: {kind!r}; must be demo, choice or math")
+    if kind not in KINDS:
+        raise ValueError(f"kind: {kind!r}; must be one of {', '.join(KINDS)}")
     if extracted is None or not extracted.strip():
         return Verdict(False, "no answer")
     if expected.strip() == extracted.strip():
@@ -72,12 +68,19 @@ def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | 
         return Verdict(right, "same number" if right else "different")
     if kind == "choice":
         return _judge_choice(expected, extracted)
+    if kind == "exact":
+        same_text = " ".join(clean(expected).split()) == " ".join(clean(extracted).split())
+        return Verdict(same_text, "same text" if same_text else "different")
+    if kind == "number":
+        gold, answer = number(tidy(expected)), number(tidy(extracted), letter_units=True)
+        equal = gold is not None and answer is not None and same_number(gold, answer)
+        return Verdict(equal, "same number" if equal else "different")
     return _judge_math(expected, extracted)
 
 
 def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) -> Verdict:
     """The verdict on two answers that hold formulas; a failure of the algebra is a verdict too."""
-    from lr_ray.evaluation.algebra import equivalent
+    from lr_ray.grading.algebra import equivalent
 
     try:
         right = same(tidy(expected), tidy(extracted), lambda e, a: equivalent(e, a, time_limit_s))

@@ -2,13 +2,15 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from benchmarks.grading_forms import FORMS
-from lr_ray.evaluation.extraction import extract_answer, kind_of
-from lr_ray.evaluation.grading import is_correct, judge, judge_exactly
-from lr_ray.evaluation.latex import tidy
+from lr_ray.grading.judging import is_correct, judge, judge_exactly
+from lr_ray.grading.latex import tidy
+from lr_ray.grading.reading import extract_answer
+from lr_ray.problems.benchmarks import grader_of
 from lr_ray.problems.rows import Problem
 from lr_ray.problems.sources import benchmark
 from tests.unit.problem_sources import BENCHMARKS, needs_benchmarks
@@ -104,7 +106,7 @@ def test_algebra_works_outside_the_main_thread():
 
 def test_exact_rules_import_no_sympy():
     code = (
-        "import sys; from lr_ray.evaluation.grading import judge; import lr_ray.evaluation.graders\n"
+        "import sys; from lr_ray.grading.judging import judge; import lr_ray.grading.pool\n"
         "assert judge('1/2', '0.5', 'math').correct and judge('(1,2)', '(1, 2.0)', 'math').correct\n"
         "print({'sympy', 'math_verify', 'pebble', 'torch', 'ray'} & set(sys.modules))"
     )
@@ -116,7 +118,7 @@ def test_exact_rules_import_no_sympy():
 @pytest.mark.parametrize("name", SETS)
 def test_an_answer_of_a_benchmark_is_itself_and_not_the_next(name):
     """Every seventh problem; benchmarks/grading.py does all."""
-    kind = kind_of(name)
+    kind = grader_of(name)
     items = benchmark(name, "test", str(BENCHMARKS), "data").problems()
     rows = [item for item in items if isinstance(item, Problem)][::7]
     assert len(rows) > 35
@@ -134,3 +136,16 @@ def test_an_answer_of_a_benchmark_is_itself_and_not_the_next(name):
     assert compared > 25
     assert not wrong
     assert not same
+
+
+@pytest.mark.parametrize(
+    "text", ["there are ", "the answer is ", "1", "¾", r"\sin 3^\circ ", "two ", "a}", "x<"]
+)
+@pytest.mark.parametrize("around", ["%s", "{%s}", r"\sin %s", r"\{x | %s\}"])
+def test_exact_rules_take_time_in_proportion(around, text):
+    """They have no limit of time, for they run where the answers come in."""
+    text = around % (text * 2000)[:1950]
+    started = time.process_time()
+    for expected in ("5", "(1,2)", "x<5", text + "1"):
+        judge_exactly(expected, text, "math")
+    assert time.process_time() - started < 5

@@ -3,7 +3,7 @@ r"""Whether two tidied answers are the same object: numbers, words, tuples, inte
 Formulas, the leaves of these, go to a function that the caller gives. Differences from `math_equal` of
 the Qwen2.5-Math evaluation toolkit (evaluation/grader.py): 10001 is not 10000 (theirs: within 1e-4),
 0.5 is not 50, [1,2] is not (1,2), roots may come in any order, \pm is both signs, 1\frac{4}{5} is 9/5.
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import itertools
@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lr_ray.evaluation.exact_numbers import number, same_number
-from lr_ray.evaluation.latex import WORDS, bracketed, key, matrix, split
+from lr_ray.grading.intervals import interval, unions
+from lr_ray.grading.latex import WORDS, bracketed, key, matrix, split
+from lr_ray.grading.numerals import number, same_number
 
 Leaf = Callable[[str, str], bool]  # whether two formulas are equal: (expected, extracted)
 
@@ -23,19 +24,21 @@ _NAMED = re.compile(
     rf"(?P<name>{_NAME})\s*(?:(?<![<>!\\])=(?!=)|\\in(?![A-Za-z])|\\to(?![A-Za-z]))"
     r"\s*(?P<rest>(?:(?!\\(?:in|to)(?![A-Za-z])).)+)"
 )
-_BOUNDED = re.compile(
-    r"(?:(?P<low>[^<>\\]*(?:\\(?!(?:le|ge|ne)(?![A-Za-z]))[^<>\\]*)*)(?P<left><|\\le(?![A-Za-z]))\s*)?"
-    r"(?P<name>\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*(?P<right><|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))(?P<high>[^<>=]+)"
-)
+_RELATED = re.compile(r"[<>]|\\[lgn]e(?![A-Za-z])")
+_DESCRIBED = re.compile(rf"{_RELATED.pattern}|^\s*[\]\[(].*[\[\])]\s*$|\breal\b|\\in(?![A-Za-z])")
 _PLUS_MINUS, _MINUS_PLUS = re.compile(r"\\pm(?![A-Za-z])\s*"), re.compile(r"\\mp(?![A-Za-z])\s*")
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d)(?::(\d\d))?)?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
 _FORMULA = re.compile(r"[\\^_=<>+*/]|sqrt|\b(?:sin|cos|tan|log|exp|ln)\b")
 _A_WORD = re.compile(r"\b(?!and\b)[A-Za-z]{3}")
 _COMPUTED = re.compile(
     r"(?:(?:\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|[^A-Za-z=<>])+=)+[^=<>]+"  # 10+6=16
     r"|[^=<>]+(?:(?<![!\\])=[^=<>]+){2,}"  # s^3=6^3=216
 )
-_BASE = re.compile(r"(\d[\dA-Za-z]*)_\{?(\d+)\}?")
+_RATIO = re.compile(r"\d+(?:\s*:\s*\d+)+")
+_BASE = re.compile(
+    r"\(?(?P<digits>[0-9A-Za-z]+?)\)?(?:_\{?(?:\(?|base)(?P<base>\d+|[a-z]{3,})\)?\}?|\(?(?:in)?base_?\{?(?P<base2>\d+|[a-z]{3,})\}?\)?)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,15 @@ def same(expected: str, extracted: str, leaf: Leaf) -> bool:
 
 def _plain(expected: str, extracted: str) -> bool | None:
     """Decides what needs no structure: two numbers, two clock times, words. None where it cannot."""
-    gold, answer = number(expected), number(extracted, letter_units=True)
-    if gold is not None and answer is not None:
-        return same_number(gold, answer)
     times = _clock(expected), _clock(extracted)
     if None not in times:
         return times[0] == times[1]
+    gold, answer = number(expected), number(extracted, letter_units=True)
+    if gold is not None and answer is not None:
+        return same_number(gold, answer)
+    if _RATIO.fullmatch(expected):
+        ratio = re.sub(r"(?<=\d)[\s\x02]+to[\s\x03]+(?=\d)", ":", extracted)
+        return key(expected) == key(ratio) or (None if _RATIO.fullmatch(ratio) is None else False)
     if gold is None and _is_prose(expected):
         return _words(expected) == _words(extracted)
     return _same_in_base(key(expected), key(extracted))
@@ -77,15 +83,26 @@ def _plain(expected: str, extracted: str) -> bool | None:
 
 def _same_in_base(expected: str, extracted: str) -> bool | None:
     """Decides numerals in a base, such as 204_5; an answer may leave out the base that was asked for."""
-    gold, answer = _BASE.fullmatch(expected), _BASE.fullmatch(extracted)
+    gold, answer = _in_base(expected), _in_base(extracted)
     if gold is None:
         return None
     if answer is None:
-        return gold[1] == extracted if extracted.isalnum() else None
+        digits = extracted.strip("()")
+        return gold[0] == digits if digits.isalnum() else None
+    return gold[1] == answer[1]
+
+
+def _in_base(text: str) -> tuple[str, int] | None:
+    """The digits and the value of a numeral in a base: 4210_5, (AB)_{16}, 4210 (base 5)."""
+    found = _BASE.fullmatch(text)
+    if found is None:
+        return None
+    written = found["base"] or found["base2"]
+    base = number(written)
     try:
-        return int(gold[1], int(gold[2])) == int(answer[1], int(answer[2]))
+        return (found["digits"], int(found["digits"], int(base.value))) if base else None
     except ValueError:
-        return False
+        return None
 
 
 def _same_shape(gold: _Shape, answer: _Shape, leaf: Leaf) -> bool:
@@ -120,13 +137,17 @@ def _with_scalar(gold: _Shape, answer: _Shape, expected: str, extracted: str, le
         listed = _Shape("list", tuple(scalar.split(",")))
         first, second = (listed, other) if gold.kind == "scalar" else (other, listed)
         return _same_shape(first, second, leaf)
+    if other is answer and other.kind == "list":  # one value in several ways: 1/2 or 0.5
+        return len({key(part) for part in other.parts}) == len(other.parts) and all(
+            same(expected, part, leaf) for part in other.parts[:_MAX_SIGNS]
+        )
     if other.kind in ("list", "set"):
         return False
     return leaf(expected, extracted)  # such as a product with a matrix, or x^2 < 4
 
 
 def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
-    gold, answer = _NAMED.fullmatch(expected), _NAMED.fullmatch(extracted)
+    gold, answer = _named(expected), _named(extracted)
     if gold and answer:
         if key(gold["name"]) == key(answer["name"]):
             return same(_last(gold["rest"]), _last(answer["rest"]), leaf)
@@ -171,15 +192,17 @@ def _shape(text: str) -> _Shape:
     if rows is not None:
         return _Shape("matrix", tuple("&".join(row) for row in rows))
     united = split(text, (r"\cup",))
-    if len(united) == 1 and re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text):
-        united = split(text, ("or", r"\lor", r"\vee"))
-        united = [_interval(part) or "" for part in united]
-        if "" in united:
+    if len(united) == 1 and _DESCRIBED.search(text):
+        described = unions(text)
+        if described is None and _RELATED.search(text):
             return _Shape("scalar", (text,))
-        return _shape(united[0]) if len(united) == 1 else _Shape("union", tuple(united))
+        if described and described != [text]:
+            united = described
+            if len(united) == 1:
+                return _listed(united[0])
     if len(united) > 1:
-        return _Shape("union", tuple(united))
-    named = _NAMED.fullmatch(text)
+        return _Shape("union", tuple(interval(part) or part for part in united))
+    named = _named(text)
     if named and (r"\in" in text or bracketed(named["rest"])):  # x \in [1,2], x = \{1, 2\}
         shape = _shape(named["rest"].strip())
         return shape if shape.kind != "scalar" else _Shape("scalar", (text,))
@@ -228,33 +251,26 @@ def _each_sign(parts: list[str]) -> tuple[str, ...]:
     return tuple(written for part in parts for (written,) in _signs([part]))
 
 
-def _interval(text: str) -> str | None:
-    """The interval that a bounded variable is in: x < 2, or 1 < x <= 2."""
-    found = _BOUNDED.fullmatch(_bare(text))
-    if found is None:
-        return None
-    low, high = (found["low"] or "").strip(), found["high"].strip()
-    closed = found["right"] in (r"\le", r"\ge")
-    if found["right"] in (">", r"\ge"):
-        return None if low else ("[" if closed else "(") + high + r",\infty)"
-    opening = "[" if low and found["left"] == r"\le" else "("
-    return opening + (low or r"-\infty") + "," + high + ("]" if closed else ")")
-
-
 def _vector(shape: _Shape) -> tuple[str, ...]:
     if shape.kind == "tuple":
         return shape.parts if shape.brackets == "()" else ()
     return tuple(shape.parts[0].split("&")) if len(shape.parts) == 1 else shape.parts
 
 
+def _named(text: str) -> re.Match[str] | None:
+    r"""The match of a text such as x = 5; the sign within \sum_{k=1} names nothing."""
+    found = _NAMED.fullmatch(text)
+    return found if found and found["name"].count("{") == found["name"].count("}") else None
+
+
 def _last(text: str) -> str:
-    return re.split(r"(?<![<>!\\])=(?!=)", text)[-1].strip()
+    return split(text, ("=",))[-1]
 
 
 def _clock(text: str) -> int | None:
     """Seconds since midnight of a time with a.m. or p.m., or of one on a 24-hour clock."""
-    found = _CLOCK.fullmatch(_bare(text))
-    if found is None:
+    found = _CLOCK.fullmatch(re.sub("[\x02\x03]", "", text).strip())
+    if found is None or not (found[2] or found[4]):
         return None
     hours, minutes, seconds = (int(part or 0) for part in found.groups()[:3])
     if found[4]:
@@ -263,7 +279,9 @@ def _clock(text: str) -> int | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text is words: "Book store", "They are equal", but not xyz_1 or 2 sin x."""
+    """Whether a text is words: "Book store", "They are equal", "No", but not xyz_1 or 2 sin x."""
+    if re.fullmatch(r"[\x02 ]*(?:no|yes)[\x03 .]*", text, re.IGNORECASE):
+        return True
     return _FORMULA.search(text) is None and _A_WORD.search(text) is not None
 
 

@@ -2,48 +2,64 @@ r"""One way of writing for what LaTeX and models write in many, and where a form
 
 The rewriting does what `strip_string` of the Qwen2.5-Math evaluation toolkit does (evaluation/parser.py),
 but drops nothing that could be part of the answer: units and "x =" are left to `comparison`.
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import re
 from functools import lru_cache
 
+from lr_ray.grading.characters import clean, latexed
+
+_DEGREE = "\x04"
 WORDS = "\x02", "\x03"  # around what stood in \text{}: words, not variables
 
-_CHARACTERS = str.maketrans(
-    {
-        "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ",
-        "\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{DIVISION SIGN}": "/",
-        "\N{GREEK SMALL LETTER PI}": r"\pi ", "\N{INFINITY}": r"\infty ",
-        "\N{LESS-THAN OR EQUAL TO}": r"\le ",
-        "\N{GREATER-THAN OR EQUAL TO}": r"\ge ", "\N{NOT EQUAL TO}": r"\ne ", "\N{PLUS-MINUS SIGN}": r"\pm ",
-        "\N{DEGREE SIGN}": r"^\circ ", "\N{UNION}": r"\cup ", "\N{ELEMENT OF}": r"\in ",
-        "\N{EMPTY SET}": r"\emptyset ", "\N{ALMOST EQUAL TO}": r"\approx ", "\N{SUPERSCRIPT TWO}": "^2",
-        "\N{SUPERSCRIPT THREE}": "^3", "\N{VULGAR FRACTION ONE HALF}": r"\frac{1}{2}",
-        "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{NO-BREAK SPACE}": " ", "\N{FULLWIDTH PERCENT SIGN}": "%",
-        "\N{FULLWIDTH COMMA}": ",", "\N{FULLWIDTH LEFT PARENTHESIS}": "(",
-        "\N{FULLWIDTH RIGHT PARENTHESIS}": ")",
-    }
-)  # fmt: skip
+_WRAPPERS = (
+    r"(?:boxed|fbox|underline|substack|ensuremath|mathstrut|bm|pmb|mathop|overbrace|underbrace)"
+)
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\\$|\$|\\!\s*", ""),
-        (r"(?<!\\)\\[()]", ""),
+        # markdown, HTML, and what only changes the look
+        (r"^([*_])([^*_]+)\1$", r"\2"),
+        (r"<sup>([^<>]*)</sup>|\\textsuperscript\s*\{([^{}]*)\}", r"^{\1\2}"),
+        (r"</?(?:b|i|u|p|em|strong|span|div)(?:\s[^<>]*)?>|<br\s*/?>", ""),
+        (r"\\(?:checkmark|blacksquare|qed(?:symbol)?|square)(?![A-Za-z])|\\\\\s*$|[✓✔✅∎■]", " "),
+        (r"\\begin\s*\{array\}\s*\{[clr|]*\}([^&\\]*)\\end\s*\{array\}", r"\1"),
+        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\d({\[\\])", ", "),
+        (r"(?<![\w)}*])(\*\*|__|`)([^*`]+)\1(?![\w(*])", r"\2"),
+        (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}\s*\{([^{}]*)\}", r"\1"),
+        (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}", ""),
+        (rf"\\{_WRAPPERS}\s*\{{([^{{}}]*)\}}", r"\1"),
+        (rf"\\{_WRAPPERS}(?=\s*\{{)", ""),
+        (r"\\(?:[hv]space|[hv]?phantom|label|tag)\*?\s*\{[^{}]*\}", " "),
+        (r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge|bf(?:series)?|it(?:shape)?|"
+         r"(?:display|text|script)style|limits|nolimits|q?quad|enspace|thinspace|no(?:tag|number|break)|hfill|"
+         r"left\s*\.|right\s*\.)(?![A-Za-z])|(?<!\\)\\[,;: ]|~", " "),
+        (r"\\\$|\$|\\!\s*|(?<!\\)\\[()]", ""),
         (r"\{,\}", ","),
-        (r"\\(?:displaystyle|textstyle|limits|quad|qquad)(?![A-Za-z])|(?<!\\)\\[,;: ]|~", " "),
-        (r"\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\leq?(?:slant)?(?![A-Za-z])|<=|=<", r"\\le "),
-        (r"\\geq?(?:slant)?(?![A-Za-z])|>=", r"\\ge "),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
+        (r"\\(?:[dtc]|s|nice)frac(?![A-Za-z])", r"\\frac"),
+        # relations
+        (r"\\leq?(?:slant|q)?(?![A-Za-z])|<=|=<", r"\\le "),
+        (r"\\geq?(?:slant|q)?(?![A-Za-z])|>=", r"\\ge "),
         (r"\\neq?(?![A-Za-z])|!=", r"\\ne "),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\(?:text(?:rm|bf|it|sf|normal)?|mbox|mathrm|hbox|rm)\s*\{([^{}]*)\}", "\x02\\1\x03"),
-        (r"\\(?:mathbf|boldsymbol|vec|mathit|operatorname)\s*\{([^{}]*)\}", r"\1"),
-        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", " "),
+        (r"\\colon(?![A-Za-z])", ":"),
+        # words
+        (r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{([^{}]*)\}", "\x02\\1\x03"),
+        (r"\\(?:mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf)\s*\{([^{}]*)\}", r"\1"),
+        # degrees count in a sine, and are a unit elsewhere
+        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
+        (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
         (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
-        (r"\\%", "%"),
+        (r"\\([%&])", r"\1"),
+        (r"\\overline\s*\{(\w+)\}(?=\s*_)", r"\1"),
+        (r"\x02?\s*(?:USD?|EUR|GBP|CNY|RMB|INR|[£€¥₹]|Rs\.?|\\(?:pounds|euro|yen))\s*\x03?\s*(?=\.?\d)", ""),
+        (r"(?<=[\d}])\s*\x02?\s*(?:[£€¥₹]|\\(?:pounds|euro|yen|cents?|textcent)(?![A-Za-z]))\s*\x03?", " "),
+        (r"(?<![\d.,])(\d{1,3}) (\d{3}) (\d{3})(?![\d.,]*\d| \d)", r"\1\2\3"),
+        (r"(?<![\d.,])(\d{1,3}) (\d{3})(?![\d.,]*\d| \d|/)", r"\1\2"),
+        # sets and matrices
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
         (r"\\(?:varnothing|emptyset)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
@@ -51,9 +67,13 @@ _REWRITES = [
         (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
         (r"\\begin\s*\{(?:[bB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr|\s]*\})?", r"\\begin{pmatrix}"),
         (r"\\end\s*\{(?:[bB]?matrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
+        # as programs write
         (r"\bnp\.(?=[a-z])|\bmath\.(?=[a-z])", r"\\"),
+        (r"(?<![A-Za-z\\])(?=(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]))", r"\\"),
         (r"\*\*", "^"),
         (r"(?<![\w}])\.(?=\d)", "0."),
+        (r"(\d)\s+\x02?\s*factorial\s*\x03?", r"\1!"),
+        # braces that TeX lets one leave out, or add
         (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*([A-Za-z0-9])", r"\1{\2}"),
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
@@ -63,7 +83,33 @@ _REWRITES = [
         (r"\s+", " "),
     )
 ]  # fmt: skip
-_LEADING = re.compile(r"^(?:\\approx(?![A-Za-z])|approximately |about |=|:)\s*", re.IGNORECASE)
+_ALIGNED = re.compile(
+    r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline)\*?)\}(.*?)\\end\s*\{\1\}",
+    re.DOTALL,
+)
+# Equations that hold together, not the cases of a function.
+_CASES = re.compile(
+    r"\\begin\s*\{cases\}((?:(?!\\text|&(?!\s*=)|\\end)[^&]|&(?=\s*=))*)\\end\s*\{cases\}",
+    re.DOTALL,
+)
+_TRIGONOMETRIC = re.compile(r"\\?(?<![A-Za-z])(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_ANGLE = re.compile(
+    rf"(\d+(?:\.\d+)?(?:/\d+)?|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\([^()]*\)|\\[a-z]+|[A-Za-z])"
+    rf"\s*(?:{_DEGREE}|\x02?\s*deg(?:ree)?s?\s*\x03?(?![a-z]))"
+)
+_LEADING = re.compile(
+    r"^(?:\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])|approximately |about |[=:]|"
+    r"(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?"
+    r"(?:\s|is\b|[:=])*\x03?(?:\s|is\b|[:=])*|\x02\s*\x03)\s*",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(r"^\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", re.IGNORECASE)
+# What is said of the answer after it: 5 \text{ (since } x > 0).
+_REMARK = re.compile(
+    r"[\s,;]*(?:\x02\s*[(\[]?|[(\[]\s*\x02?)\s*(?:since|because|as|where|using|by|rounded|approx\w*|"
+    r"to the nearest|so|note|i\.e\.?)\b.*$",
+    re.IGNORECASE | re.DOTALL,
+)
 _REPEATING = re.compile(r"(\d{1,20})\.(\d{0,20})\\overline\s*(?:\{(\d{1,20})\}|(\d))")
 _TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-z*]*\}|\\[A-Za-z]+|\\.|\w+|.", re.DOTALL)
 _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", r"\rangle")
@@ -72,13 +118,17 @@ _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", 
 @lru_cache(maxsize=4096)
 def tidy(text: str) -> str:
     r"""The answer in one way of writing; words of \text{} stay between the marks of WORDS."""
-    text = text.strip().translate(_CHARACTERS)
+    text = latexed(clean(text)).strip()
     wrapped = re.fullmatch(r"\\\[(.*)\\\]", text, re.DOTALL)
-    text = wrapped[1] if wrapped else text
+    text = _ALIGNED.sub(lambda block: _lines(block[2]), wrapped[1] if wrapped else text)
+    text = _CASES.sub(lambda block: _lines(block[1]), text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = _REPEATING.sub(_fraction, text)
-    text = _LEADING.sub("", text.strip()).strip(" .,;:")
+    if _TRIGONOMETRIC.search(text):
+        text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
+    text = _REPEATING.sub(_fraction, text.replace(_DEGREE, " "))
+    text = _LEADING.sub("", text.strip())
+    text = _NEGATIVE.sub("-", _REMARK.sub("", text) or text).strip(" .,;:")
     while text.startswith("{") and _closes(text) == len(text) and len(split(text[1:-1])) == 1:
         text = text[1:-1].strip()
     return text
@@ -129,6 +179,14 @@ def matrix(text: str) -> list[list[str]] | None:
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[1])]
     return [[entry.strip() for entry in row.split("&")] for row in rows if row]
+
+
+def _lines(text: str) -> str:
+    """The lines of an aligned block in one: a chain where each goes on with =, else a list."""
+    lines = [line.replace("&", "").strip() for line in re.split(r"\\\\(?:\[[^\]]*\])?", text)]
+    lines = [line for line in lines if line]
+    chain = all(line.startswith("=") for line in lines[1:])
+    return " ".join(lines) if chain else ", ".join(lines)
 
 
 def _fraction(repeating: re.Match[str]) -> str:

@@ -1,16 +1,19 @@
 """Grading in processes of its own: no answer can hang the run, end it, or take its memory.
 
-pytest tests/unit/test_graders.py
+pytest tests/unit/grading/test_pool.py
 """
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lr_ray.errors import StageError
-from lr_ray.evaluation.grading import Verdict, judge_by_algebra, judge_exactly
+from lr_ray.grading.graders import Grader
+from lr_ray.grading.judging import judge_by_algebra, judge_exactly
+from lr_ray.grading.reading import extract_answer
+from lr_ray.grading.verdicts import Verdict
 
 if TYPE_CHECKING:
     from pebble import ProcessFuture, ProcessPool
@@ -19,6 +22,22 @@ Case = tuple[str, str | None, str]  # expected, extracted, kind
 
 _MEMORY_BYTES = 1 << 30  # of address space that a worker may take on top of what it starts with
 _PR_SET_PDEATHSIG = 1
+
+
+class Item(NamedTuple):
+    """A completion to grade, None where there is none; `metadata` is what else its row says."""
+
+    expected: str
+    completion: str | None
+    cut: bool = False
+    metadata: Mapping[str, Any] | None = None
+
+
+class Graded(NamedTuple):
+    """The answer that was read, or None, and the verdict on it."""
+
+    extracted: str | None
+    verdict: Verdict
 
 
 class Graders:
@@ -73,13 +92,48 @@ class Graders:
             on_done()
         return judged
 
+    def grade_all(
+        self,
+        grader: str | Grader,
+        items: Sequence[Item],
+        on_done: Callable[[], None] = lambda: None,
+    ) -> list[Graded]:
+        """Reads and judges each completion by a built-in grader's name, or by a grader.
+
+        Another's own failure is a wrong answer by "failed: ...". Raises as `judge_all`.
+        """
+        if isinstance(grader, str):
+            read = [
+                None
+                if item.completion is None
+                else extract_answer(item.completion, grader, item.cut)
+                for item in items
+            ]
+            cases = [(i.expected, said, grader) for i, said in zip(items, read, strict=True)]
+            return list(map(Graded, read, self.judge_all(cases, on_done)))
+        futures = [
+            None if item.completion is None else self._submit(_grade, grader, item)
+            for item in items
+        ]
+        found = []
+        for item, future in zip(items, futures, strict=True):
+            graded = Graded(None, Verdict(False, "no answer"))
+            if future is not None:
+                graded = self._result((item.expected, item.completion, ""), future)
+            found.append(graded if isinstance(graded, Graded) else Graded(None, graded))
+            on_done()
+        return found
+
     def _schedule(self, case: Case) -> "ProcessFuture[Verdict]":
+        expected, extracted, _ = case
+        return self._submit(_judge, expected, extracted)
+
+    def _submit(self, work: Callable[..., Any], *arguments: Any) -> "ProcessFuture[Any]":
         if self._pool is None:
             self._pool = _start_pool(self._workers)
-        expected, extracted, _ = case
-        return self._pool.schedule(_judge, (expected, extracted), timeout=self._time_limit_s)
+        return self._pool.schedule(work, arguments, timeout=self._time_limit_s)
 
-    def _result(self, case: Case, future: "ProcessFuture[Verdict]") -> Verdict:
+    def _result(self, case: Case, future: "ProcessFuture[Any]") -> Any:
         from concurrent.futures.process import BrokenProcessPool
 
         from pebble import ProcessExpired
@@ -116,7 +170,7 @@ def _start_pool(workers: int) -> "ProcessPool":
     from pebble import ProcessPool
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lr_ray.evaluation.algebra"])
+    context.set_forkserver_preload(["lr_ray.grading.algebra"])
     # Ctrl-C reaches the whole process group; the server and its forks leave it to this process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -132,7 +186,7 @@ def _prepare_worker() -> None:
     import resource
     from multiprocessing import forkserver
 
-    import lr_ray.evaluation.algebra  # noqa: F401  its import is not part of the first pair's time
+    import lr_ray.grading.algebra  # noqa: F401  its import is not part of the first pair's time
 
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL
@@ -149,3 +203,21 @@ def _prepare_worker() -> None:
 
 def _judge(expected: str, extracted: str) -> Verdict:
     return judge_by_algebra(expected, extracted, time_limit_s=None)
+
+
+def _grade(grader: Grader, item: Item) -> Graded:
+    """What a grader that is not built in says."""
+    assert item.completion is not None
+    metadata = dict(item.metadata or {})
+    try:
+        extracted = grader.read(item.completion, item.cut, metadata)
+        if extracted is None:
+            return Graded(None, Verdict(False, "no answer"))
+        verdict = grader.judge(item.expected, extracted, metadata)
+    except MemoryError:
+        return Graded(None, Verdict(False, "too large"))
+    except Exception as error:  # whatever a user's own code raises
+        return Graded(None, Verdict(False, f"failed: {type(error).__name__}: {error}"[:200]))
+    if isinstance(verdict, bool):
+        verdict = Verdict(verdict, "right" if verdict else "different")
+    return Graded(extracted, Verdict(*verdict))

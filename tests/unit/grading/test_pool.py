@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.grading_forms import FORMS
 from lr_ray.evaluation.answers import Answer
-from lr_ray.evaluation.graders import Graders
-from lr_ray.evaluation.grading import judge
 from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task
+from lr_ray.grading.judging import judge
+from lr_ray.grading.pool import Graders
 
 FORMULAS = ("x^2+1", "1+x^2", "math")  # a pair that takes algebra
 BLOW_UPS = [
@@ -124,7 +124,7 @@ def test_an_unknown_kind_is_refused():
 
 RUN = """
     import os, time
-    from lr_ray.evaluation.graders import Graders
+    from lr_ray.grading.pool import Graders
 
     if __name__ == "__main__":
         with Graders(workers=2, time_limit_s=100) as graders:

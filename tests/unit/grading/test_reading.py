@@ -4,12 +4,14 @@ import time
 
 import pytest
 
-from lr_ray.boxed import last_boxed
-from lr_ray.evaluation.extraction import choice_letter, extract_answer, kind_of
+from lr_ray.grading.boxed import last_boxed
+from lr_ray.grading.choices import choice_letter
+from lr_ray.grading.reading import extract_answer
+from lr_ray.problems.benchmarks import grader_of
 
 
 def test_kinds_of_benchmarks():
-    assert [kind_of(name) for name in ("demo", "mmlu_stem", "gsm8k", "a.jsonl")] == [
+    assert [grader_of(name) for name in ("demo", "mmlu_stem", "gsm8k", "a.jsonl")] == [
         "demo", "choice", "math", "math",
     ]  # fmt: skip
 
@@ -132,12 +134,15 @@ def test_the_last_closed_box(text, content):
     assert last_boxed(text) == content
 
 
-@pytest.mark.parametrize("kind", ["math", "choice", "demo"])
+@pytest.mark.parametrize("kind", ["math", "choice", "demo", "exact"])
 @pytest.mark.parametrize(
     "text",
     [r"\boxed{" * 20_000, r"\boxed 1" * 20_000, "{" * 100_000, "\\" * 100_000, "1," * 50_000,
      "the answer is " * 10_000, "$" * 50_000, "1" * 100_000, "(A) " * 30_000, "1/" * 50_000, "-" * 50_000,
-     "The answer is " + "thus, " * 20_000],
+     "The answer is " + "thus, " * 20_000, "final answer is $x " * 6_000, "\n" * 100_000, " " * 100_000,
+     "Answer: " + "\n" * 100_000, r"\boxed" * 20_000, r"\boxed{} " * 12_000, r"\boxed{1}, " * 12_000,
+     "<answer>" * 12_000, "<think>" * 12_000, "√" * 100_000, "((1" * 30_000, "#" * 100_000, "a_" * 50_000,
+     "The answer is correct. " * 5_000, "B is wrong. " * 8_000, "A or B " * 14_000, "x\u2074" * 30_000],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion(kind, text):
     started = time.perf_counter()
@@ -147,7 +152,7 @@ def test_reading_takes_time_in_proportion(kind, text):
 
 def test_importing_takes_no_heavy_package():
     code = (
-        "import sys, lr_ray.evaluation.extraction\n"
+        "import sys, lr_ray.grading.reading\n"
         "print({'sympy', 'math_verify', 'torch', 'ray', 'pyarrow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

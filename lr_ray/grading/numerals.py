@@ -1,6 +1,6 @@
 r"""Numbers as answers write them, exactly: 1,234.50, 3/4, \frac{3}{4}, 1\frac{3}{4}, 5e-3, 12 apples.
 
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import re
@@ -15,7 +15,7 @@ _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+|\.(?!\d))?|\.\d+)"
 _POWER = r"10\s*\^\s*(?:\{\s*(?P<NAME>[+-]?\s*\d+)\s*\}|(?P<NAME1>[+-]?\d+))"
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?:[£€¥₹]|US|Rs\.?)?\s*(?:"
+    rf"(?P<sign>[+-]?)\s*(?:[£€¥₹])?\s*(?:"
     rf"(?P<whole>\d+)\s*\\frac\{{\s*(?P<over>\d+)\s*\}}\{{\s*(?P<under>\d+)\s*\}}"
     rf"|(?P<whole2>\d+)\s+(?P<over2>\d+)/(?P<under2>\d+)"
     rf"|\\frac\{{\s*(?P<minus>-?)\s*(?P<a>{_DECIMAL})\s*\}}\{{\s*(?P<b>{_DECIMAL})\s*\}}"
@@ -28,18 +28,44 @@ _NUMBER = re.compile(
 _SHORT_UNITS = frozenset((
     "cm", "mm", "km", "nm", "kg", "mg", "gm", "ft", "yd", "mi", "lb", "oz", "hr", "ms", "ml", "mL", "cL",
     "kJ", "kW", "kV", "mW", "mV", "mA", "Hz", "Pa", "eV", "dB", "pc", "ly", "AU", "yr",
-    "sq", "cu", "cc", "st", "nd", "rd", "th",
+    "sq", "cu", "cc", "st", "nd", "rd", "th", "in", "am", "pm",
 ))
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFAT")
 _NO_UNITS = frozenset((
-    "and", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "mod", "inf", "abs",
+    "and", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "mod", "inf", "abs", "base",
+    # "5 less than the total" is another number, and so are 2 thirds
+    "less", "more", "fewer", "greater", "than", "times", "plus", "minus", "factorial", "squared", "cubed",
+    "over", "divided", "root", "half", "halves", "third", "thirds", "quarter", "quarters", "fourths",
+    "fifths", "sixths", "eighths", "tenths", "hundredths", "thousandths", "not", "hundred", "thousand",
+    "million", "billion", "trillion", "dozen", "score", "power", "out",
 ))
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SCALES = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
+}
 # fmt: on
+_SCALE = re.compile(
+    r"[\s\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
+    re.IGNORECASE,
+)
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+_CHANGING = (
+    "not|no|less|more|fewer|than|at|least|most|between|from|minus|negative|plus|half|twice|thrice|double|"
+    "triple|under|over|above|below|up|within|without|never|mod|by|base|or|and|power|root|square|cube|times|"
+    "sum|log|ln|sin|cos|tan|exp|max|min|gcd|lcm|sqrt|one|two|three|four|hundred"
+)
+# Words before a number that leave it as it is: "There are 5 apples", but not "less than 5". Possessive, so
+# that a text of words alone takes no longer than its length.
+_INTRODUCED = re.compile(
+    rf"^\x02?\s*(?:(?![^\d]*[负減减不非])[{_CJK}]++\s*(?=\d)"
+    rf"|(?:(?!(?:{_CHANGING})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -54,35 +80,50 @@ class Number:
 def number(text: str, letter_units: bool = False) -> Number | None:
     r"""The number that a tidied answer is, or None; a percent sign is kept, a unit dropped.
 
-    `letter_units`: one letter after a space, as in "5 m", is a unit too, not a variable.
+    `letter_units`: one letter after a space, as in "5 m", is a unit too, not a variable, and words may
+    introduce the number.
     """
+    if letter_units:
+        text = _INTRODUCED.sub("", text)
     found = _NUMBER.match(text)
     if found is None:
-        return _spelled(text)
-    rest = text[len(found[0].rstrip()) :]
-    if not _is_unit(rest, letter_units):
+        return _spelled(text, letter_units)
+    rest, scale = text[len(found[0].rstrip()) :], 1
+    while word := _SCALE.match(rest):
+        scale, rest = scale * _SCALES[(word[1] or word[2]).lower()], rest[word.end() :]
+    if not _is_unit(rest.removeprefix("\x03") if scale > 1 else rest, letter_units):
         return None
     try:
         value, step = _value({name: part for name, part in found.groupdict().items() if part})
     except (ValueError, ZeroDivisionError):
         return None
     sign = -1 if found["sign"] == "-" else 1
-    return Number(sign * value, step, bool(found["percent"]) or "percent" in rest)
+    percent = bool(found["percent"]) or "percent" in rest
+    return Number(sign * scale * value, step * scale if step else None, percent)
 
 
-def _spelled(text: str) -> Number | None:
-    """The number below a hundred that words spell, such as "twenty-one"."""
+def _spelled(text: str, with_unit: bool) -> Number | None:
+    """The number that words spell, such as "twenty-one" or "two hundred and five"."""
     words = re.sub(r"[\x02\x03-]", " ", text).lower().split()
-    if len(words) == 1 and words[0] in _ONES:
-        return Number(Fraction(_ONES.index(words[0])))
-    if (
-        not words
-        or words[0] not in _TENS
-        or len(words) > 2
-        or not set(words[1:]) <= set(_ONES[1:10])
-    ):
+    total = current = read = 0
+    if words[:1] == ["a"] and words[1:2] and words[1] in _SCALES:
+        words[0] = "one"
+    for word in words:
+        if word in _ONES:
+            current += _ONES.index(word)
+        elif word in _TENS:
+            current += 20 + 10 * _TENS.index(word)
+        elif word in ("hundred", "dozen") and read:
+            current *= _SCALES[word]
+        elif word in _SCALES and read:
+            total, current = total + current * _SCALES[word], 0
+        elif not (word == "and" and read):
+            break
+        read += 1
+    unit = " ".join(words[read:])
+    if not read or words[read - 1] == "and" or (unit and not (with_unit and _is_unit(unit, False))):
         return None
-    return Number(Fraction(20 + 10 * _TENS.index(words[0]) + sum(map(_ONES.index, words[1:]))))
+    return Number(Fraction(total + current))
 
 
 def without_unit(text: str) -> str:
@@ -159,14 +200,16 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
     if letter_units:
         rest = re.sub(r"\\mu(?=\s*[A-Za-z\x02])", " ", rest)
         rest = re.sub(r"\\(?:Omega|AA)(?![A-Za-z])", " ohm", rest)
-    if not re.match(r"\s*[(\x02]|\s*[A-Za-z]", rest):
+    if not re.match(rf"\s*[(\x02]|\s*[A-Za-z{_CJK}]", rest):
         return False
+    rest = re.sub(rf"[{_CJK}]+", " units ", rest)
     separated = rest[0] in " (\x02"
     rest = re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|\\cdot(?![A-Za-z])|[\x02\x03/.*()'-]", " ", rest)
     words = rest.split()
     return bool(words) and all(
         (len(word) > 2 and word.isalpha() and word.lower() not in _NO_UNITS)
         or word in _SHORT_UNITS
+        or (word in ("of", "by", "a") and len(words) > 1)
         or (letter_units and separated and word in _LETTER_UNITS)
         for word in words
     )

@@ -1,6 +1,6 @@
 r"""Whether two formulas are equal, by math-verify and sympy. Importing this takes seconds.
 
-pytest tests/unit/test_grading.py
+pytest tests/unit/grading/test_judging.py
 """
 
 import logging
@@ -13,12 +13,15 @@ import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
+from mpmath.libmp import fzero
+from sympy.core.evalf import evalf
 
-from lr_ray.evaluation.exact_numbers import Number, number, same_number, without_unit
+from lr_ray.grading.numerals import Number, number, same_number, without_unit
 
-_DIGITS = 40
-_EXACT = sympy.Float("1e-25")  # of the larger value: more than equal formulas differ by in _DIGITS
-_ZERO = sympy.Float("1e-35")
+_DIGITS = 40  # of a number that is held against a rounded decimal
+# To which a difference is looked for before two formulas are the same. Of sums, of integrals and of
+# functions at a point, more bits take long.
+_BITS, _FEW_BITS = 4_000, 400
 _POINTS = (sympy.Rational(7, 11), sympy.Rational(-13, 17), sympy.Rational(29, 19))
 _INTEGERS = tuple(
     map(sympy.Integer, range(1, 14))
@@ -37,9 +40,10 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns where it se
 def equivalent(expected: str, extracted: str, time_limit_s: int | None) -> bool:
     """Whether the two tidied formulas are equal.
 
-    Numbers are compared to 40 digits, and by the rule of `same_number` where one is approximate
-    (math-verify alone rounds to six places, so that 1e-8 is 2e-8); expressions by their values at a
-    few points; equations, sets and matrices by math-verify. i is the imaginary unit. `time_limit_s`
+    Numbers are equal where no difference is found: integers and rationals exactly, others to 1200 digits,
+    and by the rule of `same_number` where one is approximate (math-verify alone rounds to six places, so
+    that 1e-8 is 2e-8); expressions by their values at a few points; equations, sets and matrices by
+    math-verify. i is the imaginary unit. `time_limit_s`
     is of math-verify's comparison, by SIGALRM, which only the main thread may set; None sets none. A
     formula that cannot be read, or has no finite value, is equal to none. Raises what sympy raises for
     one out of all bounds.
@@ -48,10 +52,11 @@ def equivalent(expected: str, extracted: str, time_limit_s: int | None) -> bool:
     if gold is None or answer is None:
         return False
     if _is_number(gold) and _is_number(answer):
-        right, given = _number(expected, gold), _number(extracted, answer)
-        if right is not None and given is not None and same_number(right, given):
-            return True
-        return _same_value(gold, answer)
+        right, given = number(expected), number(extracted)
+        if (right and right.step) or (given and given.step):
+            right, given = right or _rounded(gold), given or _rounded(answer)
+            return bool(right and given and same_number(right, given))
+        return _is_zero(gold - answer) is True
     if _is_expression(gold) and _is_expression(answer):
         agree = _agree(gold, answer)
         if agree is not None:
@@ -86,12 +91,9 @@ def _read(text: str) -> Any:
     return formula.xreplace(exact).subs(sympy.Symbol("i", real=True), sympy.I)
 
 
-def _number(text: str, formula: Any) -> Number | None:
-    """The real value of a formula without variables, to _DIGITS."""
-    written = number(text)
-    if written is not None:
-        return written
-    value = sympy.N(formula, _DIGITS)
+def _rounded(formula: Any) -> Number | None:
+    """The real value of a formula without variables: a rational's own, another's to _DIGITS."""
+    value = formula if formula.is_Rational else sympy.N(formula, _DIGITS)
     if isinstance(value, sympy.Rational):
         return Number(Fraction(value.p, value.q))
     return Number(Fraction(str(value))) if isinstance(value, sympy.Float) else None
@@ -114,17 +116,28 @@ def _agree(gold: Any, answer: Any) -> bool | None:
             symbol: start + k if rounds else start * (k + 3) / (k + 2)
             for k, symbol in enumerate(symbols)
         }
-        a, b = (sympy.N(formula, _DIGITS, subs=point) for formula in (gold, answer))
-        if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
-            return None
-        if not _same_value(a, b):
-            return False
+        zero = _is_zero(gold - answer, point)
+        if zero is not True:
+            return zero
     return True
 
 
-def _same_value(gold: Any, answer: Any) -> bool:
-    a, b = (sympy.N(formula, _DIGITS) for formula in (gold, answer))
-    if not (a.is_finite and b.is_finite):
-        return False
-    largest = max(abs(a), abs(b))
-    return bool(abs(a - b) <= _EXACT * largest or largest < _ZERO)
+def _is_zero(difference: Any, point: dict[Any, Any] | None = None) -> bool | None:
+    """Whether a formula without variables (but those of `point`) is 0; None without a finite value."""
+    summed = difference.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
+    if summed:
+        difference = difference.doit()
+    if difference.is_Rational:
+        return bool(difference == 0)
+    options = {"maxprec": _FEW_BITS if summed or point else _BITS, "subs": point or {}}
+    try:
+        value = evalf(difference, 64, options)
+    except NotImplementedError:  # has no value, or one that sympy cannot compute
+        return None
+    if value is sympy.zoo or difference.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+        return None
+    # Of the real and the imaginary part: the value, and the number of its bits that are certain.
+    return not any(
+        part is not None and (accuracy is None or accuracy > 8) and part != fzero
+        for part, accuracy in zip(value[:2], value[2:], strict=True)
+    )

@@ -1,0 +1,116 @@
+"""Grades rows of a file, for whoever disputes a verdict.
+
+python -m lr_ray.grading FILE.jsonl
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from lr_ray.errors import StageError, UserError
+from lr_ray.grading.graders import find
+from lr_ray.grading.pool import Graders, Item
+from lr_ray.grading.reading import KINDS
+
+_DESCRIPTION = f"""Reads the answer off each completion and judges it. A row is a JSON object with `expected`,
+`completion`, `kind` ({", ".join(KINDS)}, or module:object of a grader of your own; math where it is left
+out) and `cut` (whether the limit on tokens ended the completion; false where it is left out); what else it
+has is handed on, and a grader of your own sees it. For each row a line with `extracted`, `correct` and
+`why` is printed."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lr_ray.grading", description=_DESCRIPTION)
+    parser.add_argument(
+        "file", metavar="FILE.jsonl", help="rows, one JSON object a line; - reads stdin"
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="of one judgement, in seconds (5)",
+    )
+    arguments = parser.parse_args()
+    try:
+        bad = _grade_file(arguments.file, arguments.time_limit)
+    except BrokenPipeError:
+        return 1
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except StageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 1 if bad else 0
+
+
+def _grade_file(name: str, time_limit_s: float) -> int:
+    """Prints a line for each row. Returns how many rows were bad."""
+    if time_limit_s <= 0:
+        raise UserError(f"--time-limit {time_limit_s}: must be above 0")
+    bad = 0
+    with Graders(time_limit_s=time_limit_s) as graders:
+        for number, line in enumerate(_lines(name), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = _row(line)
+                kind = row.get("kind", "math")
+                grader = find(kind, "kind") or kind
+            except (ValueError, UserError) as error:
+                bad += 1
+                print(f"{name}, row {number}: {error}", file=sys.stderr)
+                continue
+            rest = {
+                k: v for k, v in row.items() if k not in ("expected", "completion", "cut", "kind")
+            }
+            item = Item(row["expected"], row["completion"], row.get("cut", False), rest)
+            [graded] = graders.grade_all(grader, [item])
+            said = {
+                "extracted": graded.extracted,
+                "correct": graded.verdict.correct,
+                "why": graded.verdict.how,
+            }
+            print(json.dumps(row | said, ensure_ascii=False), flush=True)
+    return bad
+
+
+def _lines(name: str) -> Iterator[str]:
+    if name == "-":
+        yield from sys.stdin
+        return
+    try:
+        with open(name, encoding="utf-8") as file:
+            yield from file
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror}; give a file of JSON lines") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start + 1})") from None
+
+
+def _row(line: str) -> dict[str, Any]:
+    """The row of a line. Raises ValueError saying what is wrong and what would be right."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}); must be a JSON object") from None
+    except RecursionError:
+        raise ValueError("nested too deeply; must be a JSON object of texts") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object; must have expected and completion")
+    for name, what, kind in (
+        ("expected", "text", str), ("completion", "text", str), ("kind", "text", str),
+        ("cut", "true or false", bool),
+    ):  # fmt: skip
+        if name not in row and name in ("expected", "completion"):
+            raise ValueError(f"no field {name!r}; must have expected and completion")
+        if name in row and not isinstance(row[name], kind):
+            raise ValueError(f"{name} is {json.dumps(row[name])[:40]}; must be {what}")
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

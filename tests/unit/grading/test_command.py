@@ -1,0 +1,83 @@
+"""python -m lr_ray.grading as a person runs it."""
+
+import json
+import subprocess
+import sys
+
+
+def run(path, rows="", *arguments):
+    path.write_text(rows, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "lr_ray.grading", str(path), *arguments],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_each_row_gets_what_was_read_the_verdict_and_why(tmp_path):
+    rows = [
+        {"id": 7, "kind": "math", "expected": "12", "completion": "The answer is 12, as 3*4=12."},
+        {"expected": "12", "completion": "The answer is 12", "cut": True},
+        {"kind": "choice", "expected": "B", "completion": "B is correct. A is not.", "cut": False},
+        {"expected": "x+1", "completion": r"\boxed{1+x}"},
+    ]
+    done = run(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["extracted"], line["correct"], line["why"]) for line in lines] == [
+        ("12", True, "same text"),
+        (None, False, "no answer"),
+        ("B", True, "same text"),
+        ("1+x", True, "equivalent"),
+    ]
+    assert lines[0]["id"] == 7
+
+
+def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
+    rows = (
+        '{"expected": "1", "completion": "1"}\n{"expected": "1"}\n{\n[]\n'
+        '{"expected": 1, "completion": "1"}\n{"expected": "1", "completion": "1", "kind": "maths"}\n'
+        '{"expected": "2", "completion": "2", "cut": "yes"}\n{"expected": "3", "completion": "3"}\n'
+    )
+    path = tmp_path / "rows.jsonl"
+    done = run(path, rows)
+    assert done.returncode == 1
+    assert [json.loads(line)["expected"] for line in done.stdout.splitlines()] == ["1", "3"]
+    errors = done.stderr.splitlines()
+    assert len(errors) == 6
+    for error, (row, said) in zip(
+        errors,
+        [
+            (2, "no field 'completion'"), (3, "not JSON"), (4, "not a JSON object"),
+            (5, "expected is 1; must be text"), (6, "no grader 'maths'; did you mean math"),
+            (7, 'cut is "yes"; must be true or false'),
+        ],
+        strict=True,
+    ):  # fmt: skip
+        assert error.startswith(f"{path}, row {row}: ")
+        assert said in error
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "lr_ray.grading", str(tmp_path / "none.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No such file" in done.stderr
+
+
+def test_help_says_what_a_row_has():
+    command = [sys.executable, "-m", "lr_ray.grading", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for word in ("expected", "completion", "kind", "cut", "extracted", "correct", "why"):
+        assert word in done.stdout
+
+
+def test_the_package_imports_nothing_of_evaluation_ray_or_torch():
+    code = (
+        "import sys, lr_ray.grading.pool, lr_ray.grading.others, lr_ray.grading.__main__\n"
+        "heavy = {'ray', 'torch', 'sympy', 'math_verify', 'pyarrow', 'vllm'} & set(sys.modules)\n"
+        "ours = [m for m in sys.modules if m.startswith('lr_ray.') and '.grading' not in m]\n"
+        "print(heavy, ours)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set() ['lr_ray.errors']"
