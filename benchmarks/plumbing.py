@@ -24,7 +24,7 @@ from sampling import object_store_bytes
 
 from lr_ray.cluster import cluster
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.sampling import stage
+from lr_ray.sampling import graph, stage
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.logprobs import StepLogprobs
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=20_000)
     parser.add_argument("--engines", type=int, nargs="+", default=[1], help="engines a pool")
     args = parser.parse_args()
-    stage.ExpertSampler, stage.AmateurScorer = StubExpert, StubAmateur
+    graph.ExpertSampler, graph.AmateurScorer = StubExpert, StubAmateur
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
         for engines in args.engines:
             measure(args.problems, engines, Path(folder, str(engines)))

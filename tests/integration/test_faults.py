@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from lr_ray.sampling import stage
+from lr_ray.sampling import graph
 from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.rows import REJECTED, SUPERVISION
 from lr_ray.store import Run
@@ -110,7 +110,7 @@ def test_problems_that_engines_raise_at_or_die_of_are_rejected_and_the_others_ar
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().solve([[10**6] if p == wrong_prompt else p for p in prompts])
 
-    monkeypatch.setattr(stage, "ExpertSampler", Poisoned)
+    monkeypatch.setattr(graph, "ExpertSampler", Poisoned)
     result = sample_demo(tmp_path, batch_size=BATCH)
     rejects = result.run.read_tables(result.run.shards("rejected"), REJECTED).to_pylist()
     reasons = {reject["problem_id"]: reject["reason"] for reject in rejects}

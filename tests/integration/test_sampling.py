@@ -11,7 +11,7 @@ from lr_ray import oracle
 from lr_ray.embedded import generate
 from lr_ray.models import fingerprint, load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.pipeline import facts
-from lr_ray.sampling import stage
+from lr_ray.sampling import graph
 from lr_ray.sampling.relabel import relabel
 from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
 from lr_ray.store import Run, begin
@@ -235,7 +235,7 @@ def contents(run) -> dict:
 def test_kept_trajectories_scored_again_give_the_same_rows_without_an_expert(
     sampled, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stage, "ExpertSampler", None)
+    monkeypatch.setattr(graph, "ExpertSampler", None)
     again = sample_demo(tmp_path, options={"trajectories": sampled.run})
     assert contents(again.run) == contents(sampled.run)
     assert again.summary | {"seconds": 0} == sampled.summary | {"seconds": 0}

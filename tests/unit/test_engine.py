@@ -7,7 +7,7 @@ import pytest
 from lr_ray.config import Place, Pool, Serving
 from lr_ray.embedded import expert_path
 from lr_ray.sampling import engine
-from lr_ray.sampling.stage import _pool
+from lr_ray.sampling.graph import pool_options
 from lr_ray.serving.application import model_options
 
 MODEL = str(expert_path())
@@ -52,8 +52,8 @@ def test_the_build_of_vllm_says_where_engines_run(monkeypatch, installed, cpu):
 def test_nothing_that_generates_needs_nvcc(build, gpus):
     place, pool = Place(gpus=gpus), Pool()
     environments = {
-        "expert": _pool(pool, place, 1)["runtime_env"]["env_vars"],
-        "amateur": _pool(pool, place, 1)["runtime_env"]["env_vars"],
+        "expert": pool_options(pool, place, 1)["runtime_env"]["env_vars"],
+        "amateur": pool_options(pool, place, 1)["runtime_env"]["env_vars"],
         "server": model_options("m", MODEL, Serving(), place)["runtime_env"]["env_vars"],
     }
     for role, environment in environments.items():

@@ -10,10 +10,10 @@ import pytest
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.problems import INDEX, stage_problems
+from lr_ray.sampling.graph import write_contrast
 from lr_ray.sampling.relabel import relabel
 from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION, lists
 from lr_ray.sampling.shards import survey
-from lr_ray.sampling.stage import write_contrast
 from lr_ray.store import Run
 from tests.unit.test_label import K, batch
 from tests.unit.test_stage import with_errors

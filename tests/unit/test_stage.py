@@ -7,9 +7,9 @@ import pytest
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError
 from lr_ray.sampling import expert
+from lr_ray.sampling.graph import batches_at_once, write_contrast
 from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
 from lr_ray.sampling.shards import remove_leftovers, survey
-from lr_ray.sampling.stage import _at_once, write_contrast
 from lr_ray.store import Run
 from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch
 
@@ -36,7 +36,7 @@ def test_an_engine_works_on_enough_batches_to_stay_full_and_leaves_others_theirs
     pool = {"min_engines": 1, "max_engines": engines}
     sections = {"sampling": {"batch_size": 64, "expert": pool} | sampling}
     config = resolve(merge(read_tree("demo"), sections))
-    assert _at_once(config, np.arange(problems)) == batches
+    assert batches_at_once(config, np.arange(problems)) == batches
 
 
 def with_errors(table: pa.Table, *errors: str | None) -> pa.Table:

@@ -21,9 +21,9 @@ from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.results import LABELS, macro, summarise
 from lr_ray.problems import stage_problems
+from lr_ray.sampling.graph import write_contrast
 from lr_ray.sampling.rows import REJECTED
 from lr_ray.sampling.shards import survey
-from lr_ray.sampling.stage import write_contrast
 from lr_ray.status import Status, at_work
 from lr_ray.store import SCHEMA_VERSION, Run, begin
 from tests.unit.test_label import APART, SAME, batch

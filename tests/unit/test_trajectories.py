@@ -6,9 +6,9 @@ import pytest
 
 from lr_ray.errors import StageError, UserError
 from lr_ray.problems import read_problems, stage_problems
+from lr_ray.sampling.graph import write_contrast
 from lr_ray.sampling.rows import TRAJECTORY
 from lr_ray.sampling.shards import remove_leftovers
-from lr_ray.sampling.stage import write_contrast
 from lr_ray.sampling.trajectories import plan, read, save
 from lr_ray.store import Run
 from tests.unit.test_relabel import EXCHANGE, PROBLEMS, config, trajectories
