@@ -4,6 +4,7 @@ GB are 1e9 bytes. Exercised by `pytest tests/unit/placement/test_sizes.py`.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,10 @@ def find_models(config: Config, fetch: bool = False) -> tuple[Models, dict[str, 
         else:
             unknown[role] = found
     return models, unknown
+
+
+def largest(models: Mapping[str, str]) -> Model | None:
+    """The largest of models by name and reference; None where the size of one is not known."""
+    found = [find_model(reference, f"models.{name}") for name, reference in models.items()]
+    known = [model for model in found if isinstance(model, Model)]
+    return max(known, key=lambda m: m.parameters) if len(known) == len(found) else None

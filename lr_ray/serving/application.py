@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
+from lr_ray.config.resources import AUTO
 from lr_ray.connection import read_key
 from lr_ray.model_files import text_config, whole_number
 from lr_ray.models import resolve_model
+from lr_ray.placement.arrange import for_serving
+from lr_ray.placement.cards import of_cluster
 from lr_ray.placement.needs import replica_bundles
+from lr_ray.placement.sizes import largest
 from lr_ray.sampling.engine import on_cpu
 from lr_ray.serving.guard import digest
 
@@ -29,8 +33,10 @@ _CACHE_BLOCK_TOKENS = 128
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
-    key = read_key(KEY_VARIABLE)
-    return build_application(models, config.serving, config.resources.server, key)
+    key, place = read_key(KEY_VARIABLE), config.resources.server
+    if place.gpus == AUTO:
+        place = for_serving(config.serving, place, largest(models), len(models), of_cluster())
+    return build_application(models, config.serving, place, key)
 
 
 def build_application(

@@ -20,7 +20,7 @@ from lr_ray.models import fits_context, resolve_model
 from lr_ray.pipeline import facts
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
-from lr_ray.placement.sizes import Model, find_model
+from lr_ray.placement.sizes import largest
 from lr_ray.serving.application import KEY_VARIABLE
 from lr_ray.store import begin, read_summary
 
@@ -69,7 +69,7 @@ def _serve(
     with contextlib.ExitStack() as stack:
         if resources.server.gpus != 0:
             found = stack.enter_context(connected())
-            place = for_serving(settings, resources.server, _largest(models), len(models), found)
+            place = for_serving(settings, resources.server, largest(models), len(models), found)
             resources = resources.model_copy(update={"server": place})
         console = stack.enter_context(quiet_others(log))
         stack.enter_context(cluster())
@@ -84,13 +84,6 @@ def _serve(
                     time.sleep(_WAIT_S)
             finally:
                 _end(console, settings)
-
-
-def _largest(models: dict[str, str]) -> Model | None:
-    """The size by which the models are placed; None where that of one is not known."""
-    found = [find_model(path, f"models.{name}") for name, path in models.items()]
-    known = [model for model in found if isinstance(model, Model)]
-    return max(known, key=lambda m: m.parameters) if len(known) == len(found) else None
 
 
 def _end(console: Console, settings: Serving) -> None:
