@@ -31,6 +31,11 @@ class Cards:
     measured: bool = True
 
     @property
+    def known(self) -> bool:
+        """Whether they are there, rather than to come from an autoscaler."""
+        return self.measured or self.fixed
+
+    @property
     def count(self) -> int:
         return sum(self.nodes)
 

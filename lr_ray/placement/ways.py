@@ -110,7 +110,7 @@ def _pool(config: Config, role: str, gpus: float, engines: int, cards: Cards) ->
     """An engine's GPUs, and as many engines as there is room and work for; all at once where GPUs stay."""
     pool = getattr(config.sampling, role)
     values: Values = {f"resources.{role}.gpus": gpus if is_auto(config, role) else None}
-    if pool.max_engines == AUTO and cards.measured | cards.fixed:
+    if pool.max_engines == AUTO and cards.known:
         most = max(pool.min_engines, min(engines, needs.shards(config)))
         values[f"sampling.{role}.max_engines"] = most
         values[f"sampling.{role}.min_engines"] = most if cards.fixed else None
@@ -145,7 +145,7 @@ def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     """Fewer tokens a forward, then gradient checkpointing, then ZeRO 3 over all GPUs, as memory wants it."""
     asked, auto = config.training, config.resources.trainer.gpus == AUTO
     place: Values = {"resources.trainer.gpus": 1 if auto else None}
-    useful = max(1, min(cards.count, asked.batch_size // _ITEMS_A_WORKER))
+    useful = max(1, min(cards.count, asked.batch_size // _ITEMS_A_WORKER)) if cards.known else 1
     workers = [useful, cards.count] if asked.num_workers == AUTO else [asked.workers]
     if not auto:
         yield place | {"training.num_workers": workers[0] if asked.num_workers == AUTO else None}
@@ -174,7 +174,8 @@ def evaluation(config: Config, models: Models, cards: Cards) -> Iterator[Values]
         if way == "together" and place.gpus == AUTO and cards.count == 1:
             shares = [0.5] if models["expert"] else []
         for share in shares:
-            replicas = 1 if share < 1 else max(1, _count(cards, share) // served)
+            several = share >= 1 and cards.known
+            replicas = max(1, _count(cards, share) // served) if several else 1
             if config.serving.max_replicas:
                 replicas = min(replicas, config.serving.max_replicas)
             auto = config.serving.min_replicas == AUTO

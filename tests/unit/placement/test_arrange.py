@@ -149,6 +149,7 @@ def test_a_cluster_that_may_start_nodes_gets_a_gpu_an_engine():
     assert (found.resources.expert.gpus, found.resources.amateur.gpus) == (1, 1)
     assert found.resources.sampling == "together"
     assert (found.sampling.expert.min_engines, found.sampling.expert.most) == (1, 1)
+    assert (found.training.num_workers, found.serving.min_replicas) == (1, 1)
     grown = arrange(config, find_models(config)[0], Cards((8,), 80e9, fixed=False))
     assert (grown.sampling.expert.min_engines, grown.sampling.expert.most) == (1, 6)
 
