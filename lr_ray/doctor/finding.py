@@ -14,14 +14,14 @@ _SHOWN = 5
 class Need:
     """What somebody wants to run. `gpu` None: whatever the installed vLLM is built for.
 
-    `dtypes` are of vLLM's engines. Bytes are what a run would write: into its directory, and into the
-    hub's cache.
+    `dtypes` are of vLLM's engines. Bytes are what a run would write: into its directory (None: that it can
+    write there will do, as a run says itself when its disk is full), and into the hub's cache.
     """
 
     gpu: bool | None = None
     stages: tuple[str, ...] = ("sampling", "training", "evaluation")
     dtypes: frozenset[str] = frozenset()
-    run_bytes: float = 0
+    run_bytes: float | None = 0
     hub_bytes: float = 0
 
     def on_gpu(self, facts: Facts) -> bool:

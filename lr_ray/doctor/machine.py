@@ -18,7 +18,7 @@ def check_machine(
     `stages` are of the pipeline, or `serving`; `dtypes` those of the engines.
     """
     folder = run.root if run is not None and run.is_local else None
-    need = Need(gpu=needs_gpu, stages=tuple(stages), dtypes=frozenset(dtypes))
+    need = Need(needs_gpu, tuple(stages), frozenset(dtypes), run_bytes=None)
     for finding in judge(gather(folder, versions=False), need):
         if finding.level == "bad":
             raise UserError(str(finding))

@@ -65,9 +65,8 @@ def home(facts: Facts, need: Need) -> Findings:
 
 def run(facts: Facts, need: Need) -> Findings:
     if facts.run is not None:
-        yield from room(
-            "run", facts.run, need.run_bytes + LEAST, "give another --run, or free some"
-        )
+        wanted = 0 if need.run_bytes is None else need.run_bytes + LEAST
+        yield from room("run", facts.run, wanted, "give another --run, or free some")
 
 
 def hub(facts: Facts, need: Need) -> Findings:

@@ -49,7 +49,7 @@ def check_torch_rungs(rungs: dict) -> None:
     assert packed["optimizer_steps"] == single["optimizer_steps"]
     slower = single["seconds_per_step"] / packed["seconds_per_step"]
     assert packed["tflops"] / single["tflops"] == pytest.approx(slower)  # of the same model FLOP
-    assert single["padding"] == 0 < packed["padding"] == dropped["padding"]
+    assert single["padding"] == packed["padding"] == dropped["padding"] == 0
     assert all(row["mfu"] is None for row in timed)  # no peak is known of a CPU
     alone = scoring["transformers, chunked lm_head"]
     assert alone["trajectories"] == 16

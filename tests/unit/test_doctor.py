@@ -331,10 +331,10 @@ def test_a_full_disk(tmp_path):
         assert f"bad   {label}       {tmp_path}" in done.stdout
     assert done.stdout.count(" has 1 MB free, and 100 MB are needed") == 2
     arguments = ("--config", "demo", "--run", str(tmp_path / "run"))
-    refused = job("sample.py", *arguments, within=within)
+    refused = job("sample.py", *arguments, within=within, TMPDIR=str(tmp_path))
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith(
-        f"error: run: {tmp_path}/run has 1 MB free, and 100 MB are needed"
+        f"error: TMPDIR: {tmp_path} has 1 MB free, and 100 MB are needed"
     )
 
 
