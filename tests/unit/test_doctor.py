@@ -6,6 +6,7 @@ import pickle
 import runpy
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,22 +320,29 @@ def test_a_proxy_a_socks_proxy_and_no_cluster():
 FULL = """mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@" """
 
 
-def test_a_full_disk(tmp_path):
-    within = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, str(tmp_path))
+@pytest.fixture
+def short_path():
+    """A folder whose path leaves room for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_full_disk(short_path):
+    within = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL, str(short_path))
     try:
         subprocess.run([*within, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounts a file system of its own")
-    done = job("doctor.py", "--run", str(tmp_path / "run"), within=within, TMPDIR=str(tmp_path))
+    done = job("doctor.py", "--run", str(short_path / "run"), within=within, TMPDIR=str(short_path))
     assert done.returncode == 2, done.stderr
     for label in ("TMPDIR", "run   "):
-        assert f"bad   {label}       {tmp_path}" in done.stdout
+        assert f"bad   {label}       {short_path}" in done.stdout
     assert done.stdout.count(" has 1 MB free, and 100 MB are needed") == 2
-    arguments = ("--config", "demo", "--run", str(tmp_path / "run"))
-    refused = job("sample.py", *arguments, within=within, TMPDIR=str(tmp_path))
+    arguments = ("--config", "demo", "--run", str(short_path / "run"))
+    refused = job("sample.py", *arguments, within=within, TMPDIR=str(short_path))
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith(
-        f"error: TMPDIR: {tmp_path} has 1 MB free, and 100 MB are needed"
+        f"error: TMPDIR: {short_path} has 1 MB free, and 100 MB are needed"
     )
 
 
