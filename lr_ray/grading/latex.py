@@ -48,7 +48,8 @@ _REWRITES = [
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\colon(?![A-Za-z])", ":"),
         # words
-        (rf"\\(?:text(?:rm|bf|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}", "\x02\\1\x03"),
+        (rf"\\(?:text(?:rm|bf|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
+         "\x02\\1\x03"),
         (rf"\\(?:mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf)\s*\{{({_NESTED})\}}", r"\1"),
         # degrees count in a sine, and are a unit elsewhere
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),

@@ -18,7 +18,7 @@ _VULGAR = {
 
 def decimal(value: Fraction) -> str | None:
     """All digits of a value, None where they never end."""
-    rest, places = value.denominator, 0
+    _rest, places = value.denominator, 0
     while value.denominator != 1 and 10**places % value.denominator:
         places += 1
         if places > 60:
@@ -81,7 +81,8 @@ def scientific(form: str, power: Callable[[str], str] = str) -> Way:
         while abs(value) * Fraction(10) ** -exponent < 1:
             exponent -= 1
         mantissa = decimal(value * Fraction(10) ** -exponent)
-        assert mantissa and digits
+        assert mantissa
+        assert digits
         return form % (mantissa, power(str(exponent)))
 
     return way
