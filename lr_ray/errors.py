@@ -1,6 +1,11 @@
 """The exceptions that users are meant to see: one line each, what is wrong and what would be right."""
 
 
+def one_line(text: str) -> str:
+    """The text with what ends a line, or cannot be shown, as Python escapes it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
     """Bad input, found before anything expensive started. Jobs print its one line and exit 2."""
 

@@ -11,7 +11,7 @@ from lr_ray.config.resources import AUTO, NUMBER
 from lr_ray.config.section import Section
 from lr_ray.config.tree import Config, Tree
 from lr_ray.config.yaml_text import YamlError, load, read_text
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, one_line
 
 Kind = TypeVar("Kind", bound=Tree)
 
@@ -62,11 +62,11 @@ def resolve(tree: dict[str, Any], kind: type[Kind] = Config) -> Kind:  # type: i
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(e, kind) for e in error.errors())) from None
+        raise UserError(one_line("; ".join(_explain(e, kind) for e in error.errors()))) from None
 
 
 def _explain(error: Any, kind: type[Tree]) -> str:
-    path = [str(part) for part in error["loc"] if part not in (AUTO, NUMBER)]
+    path = [str(part)[:100] for part in error["loc"] if part not in (AUTO, NUMBER)]
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
         known = _keys_at(path[:-1], kind)

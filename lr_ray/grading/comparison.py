@@ -203,6 +203,8 @@ def _shape(text: str) -> _Shape:
     if len(united) > 1:
         return _Shape("union", tuple(interval(part) or part for part in united))
     named = _named(text)
+    if named and number(named["rest"].strip()):  # x = 12,345 is one number
+        return _Shape("scalar", (text,))
     if named and (r"\in" in text or bracketed(named["rest"])):  # x \in [1,2], x = \{1, 2\}
         shape = _shape(named["rest"].strip())
         return shape if shape.kind != "scalar" else _Shape("scalar", (text,))

@@ -13,7 +13,7 @@ import threading
 from lr_ray.grading.characters import clean
 from lr_ray.grading.choices import choice_letter
 from lr_ray.grading.comparison import same
-from lr_ray.grading.latex import depth, key, tidy
+from lr_ray.grading.latex import bracketed, depth, key, tidy
 from lr_ray.grading.numerals import number, same_number
 from lr_ray.grading.reading import KINDS
 from lr_ray.grading.verdicts import Verdict
@@ -23,6 +23,7 @@ MAX_DEPTH = 40  # of its brackets and braces
 TIME_LIMIT_S = 5  # of a pair of formulas
 
 _INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
+_NAME = re.compile(r"^\\?[A-Za-z]\w{0,30}\s*=\s*")
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 
 
@@ -72,7 +73,7 @@ def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | 
         same_text = " ".join(clean(expected).split()) == " ".join(clean(extracted).split())
         return Verdict(same_text, "same text" if same_text else "different")
     if kind == "number":
-        gold, answer = number(tidy(expected)), number(tidy(extracted), letter_units=True)
+        gold, answer = number(_value(expected)), number(_value(extracted), letter_units=True)
         equal = gold is not None and answer is not None and same_number(gold, answer)
         return Verdict(equal, "same number" if equal else "different")
     return _judge_math(expected, extracted)
@@ -89,6 +90,13 @@ def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) ->
     except Exception:  # sympy raises anything on what models write
         return Verdict(False, "unreadable")
     return Verdict(right, "equivalent" if right else "different")
+
+
+def _value(text: str) -> str:
+    """The tidied answer without the name before it and brackets around it."""
+    text = _NAME.sub("", tidy(text))
+    whole = bracketed(text)
+    return whole[1] if whole and whole[0] + whole[2] in ("()", "{}") else text
 
 
 def _judge_choice(expected: str, extracted: str) -> Verdict:

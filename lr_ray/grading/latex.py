@@ -16,6 +16,7 @@ WORDS = "\x02", "\x03"  # around what stood in \text{}: words, not variables
 _WRAPPERS = (
     r"(?:boxed|fbox|underline|substack|ensuremath|mathstrut|bm|pmb|mathop|overbrace|underbrace)"
 )
+_NESTED = r"(?:[^{}]|\{[^{}]*\})*"  # what stands in braces, with braces of its own
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -35,7 +36,7 @@ _REWRITES = [
         (r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge|bf(?:series)?|it(?:shape)?|"
          r"(?:display|text|script)style|limits|nolimits|q?quad|enspace|thinspace|no(?:tag|number|break)|hfill|"
          r"left\s*\.|right\s*\.)(?![A-Za-z])|(?<!\\)\\[,;: ]|~", " "),
-        (r"\\\$|\$|\\!\s*|(?<!\\)\\[()]", ""),
+        (r"\\\$|\$|\\!\s*|(?<!\\)\\[()\[\]]", ""),
         (r"\{,\}", ","),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
         (r"\\(?:[dtc]|s|nice)frac(?![A-Za-z])", r"\\frac"),
@@ -47,8 +48,9 @@ _REWRITES = [
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\colon(?![A-Za-z])", ":"),
         # words
-        (r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{([^{}]*)\}", "\x02\\1\x03"),
-        (r"\\(?:mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf)\s*\{([^{}]*)\}", r"\1"),
+        (rf"\\(?:text(?:rm|bf|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
+         "\x02\\1\x03"),
+        (rf"\\(?:mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf)\s*\{{({_NESTED})\}}", r"\1"),
         # degrees count in a sine, and are a unit elsewhere
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
         (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
@@ -57,8 +59,7 @@ _REWRITES = [
         (r"\\overline\s*\{(\w+)\}(?=\s*_)", r"\1"),
         (r"\x02?\s*(?:USD?|EUR|GBP|CNY|RMB|INR|[£€¥₹]|Rs\.?|\\(?:pounds|euro|yen))\s*\x03?\s*(?=\.?\d)", ""),
         (r"(?<=[\d}])\s*\x02?\s*(?:[£€¥₹]|\\(?:pounds|euro|yen|cents?|textcent)(?![A-Za-z]))\s*\x03?", " "),
-        (r"(?<![\d.,])(\d{1,3}) (\d{3}) (\d{3})(?![\d.,]*\d| \d)", r"\1\2\3"),
-        (r"(?<![\d.,])(\d{1,3}) (\d{3})(?![\d.,]*\d| \d|/)", r"\1\2"),
+        (r"^[£€¥₹]\s*(?=-)", ""),
         # sets and matrices
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
@@ -77,12 +78,21 @@ _REWRITES = [
         (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*([A-Za-z0-9])", r"\1{\2}"),
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
+        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*\{\s*-(\d+)\s*\}\s*\{\s*-(\d+)\s*\}", r"\\frac{\1}{\2}"),
+        (r"^([+-]?)\s*\(\s*(\\frac\{\s*\d+\s*\}\{\s*\d+\s*\})\s*\)$", r"\1\2"),
+        (r"(?<=\d)\s*\\div(?![A-Za-z])\s*(?=\d)", "/"),
         (r"\\sqrt\s*([A-Za-z0-9])", r"\\sqrt{\1}"),
         (r"(?<![\\A-Za-z])([A-Za-z])\{\(([^{}()]*)\)\}", r"\1(\2)"),
         (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\s+", " "),
     )
 ]  # fmt: skip
+_LAST_SPACE = re.compile(r"(?<!\\)\\$")  # of "\\ 5\\ ", whose last space is trimmed
+# 12 345.6, but not the mixed number 1 234/567.
+_GROUPED = re.compile(
+    r"(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
+)
 _ALIGNED = re.compile(
     r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline)\*?)\}(.*?)\\end\s*\{\1\}",
     re.DOTALL,
@@ -122,15 +132,17 @@ def tidy(text: str) -> str:
     wrapped = re.fullmatch(r"\\\[(.*)\\\]", text, re.DOTALL)
     text = _ALIGNED.sub(lambda block: _lines(block[2]), wrapped[1] if wrapped else text)
     text = _CASES.sub(lambda block: _lines(block[1]), text)
+    text = _LAST_SPACE.sub("", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _GROUPED.sub(lambda digits: digits[0].replace(" ", ""), text)
     if _TRIGONOMETRIC.search(text):
         text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
     text = _REPEATING.sub(_fraction, text.replace(_DEGREE, " "))
     text = _LEADING.sub("", text.strip())
-    text = _NEGATIVE.sub("-", _REMARK.sub("", text) or text).strip(" .,;:")
+    text = _NEGATIVE.sub("-", _REMARK.sub("", text) or text).strip(" .,;:。")
     while text.startswith("{") and _closes(text) == len(text) and len(split(text[1:-1])) == 1:
-        text = text[1:-1].strip()
+        text = text[1:-1].strip(" .,;:。")
     return text
 
 

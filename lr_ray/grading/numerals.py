@@ -83,6 +83,7 @@ def number(text: str, letter_units: bool = False) -> Number | None:
     `letter_units`: one letter after a space, as in "5 m", is a unit too, not a variable, and words may
     introduce the number.
     """
+    text = text.strip("\x02\x03 ")
     if letter_units:
         text = _INTRODUCED.sub("", text)
     found = _NUMBER.match(text)

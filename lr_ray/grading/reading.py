@@ -14,7 +14,7 @@ import re
 from lr_ray.grading.boxed import Box, boxes
 from lr_ray.grading.characters import clean
 from lr_ray.grading.choices import choice_letter, chosen
-from lr_ray.grading.formulas import Formula, last_formula
+from lr_ray.grading.formulas import Formula, last_formula, runs
 from lr_ray.grading.latex import key, tidy
 from lr_ray.grading.statements import is_glue, stated
 
@@ -28,6 +28,7 @@ _MINERVA = re.compile(r"final answer is \$((?:[^$\\]|\\.)*)\$\. I hope", re.DOTA
 _THINKING = r"(?:think(?:ing)?|thought|reasoning|analysis|reflection|scratchpad|seed:think)"
 _THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.IGNORECASE)
 _THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
+_TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁sentence)\|>")
 _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -60,10 +61,16 @@ def extract_answer(completion: str, kind: str, cut: bool = False) -> str | None:
     if kind == "demo":
         answers = _DEMO_ANSWER.findall(completion)
         return answers[-1] if answers else None
-    text = _after_thinking(clean(completion), cut)
+    text = _after_thinking(_of_turn(clean(completion)), cut)
     if kind == "exact":
         return _exact(text, cut) or None
     return (_choice if kind == "choice" else _math)(text, cut) or None
+
+
+def _of_turn(text: str) -> str:
+    """The text up to the token that ends a turn; what follows is another's."""
+    turn = _TURN_ENDS.split(text, maxsplit=1)[0]
+    return turn if turn.strip() else text
 
 
 def _after_thinking(text: str, cut: bool) -> str:
@@ -136,6 +143,9 @@ def _of_tag(answer: str) -> str:
     """The answer in a tag, which may be a whole text."""
     if _OPEN_BOX.search(answer) or stated(answer):
         return _math(answer, cut=False) or answer
+    formulas = runs(f"{answer},")  # 5! is a factorial before a comma
+    if formulas and formulas[0].start == 0 and formulas[0].end == len(answer):
+        return answer
     return stated(f"Answer: {answer}") or answer
 
 

@@ -110,8 +110,8 @@ def _statements(text: str) -> Iterator[tuple[str, bool]]:
         if start < 0:
             line = text[max(0, at - _LOOKED_AT) : at].rpartition("\n")[2]
             last = [f for f in (last_formula(line),) if f]
-            if last and line.rstrip(" $*)").endswith(last[0]):
-                yield last[0], False
+            if last and line.rstrip(" $*)").endswith(last[0].rstrip(" $*)")):
+                yield f"${last[0]}$", False
         else:
             yield text[at : at + _LOOKED_AT], mark["is"] is None
 

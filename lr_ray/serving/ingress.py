@@ -6,12 +6,18 @@ pytest tests/integration/endpoint/test_serving.py
 import asyncio
 import json
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import WrapValidator
 from ray.exceptions import RayActorError, RayTaskError
-from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
+from ray.llm._internal.serve.core.configs.openai_api_models import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    OpenAIHTTPException,
+)
 from ray.llm._internal.serve.core.ingress.ingress import CallMethod
 from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -21,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from vllm.exceptions import VLLMClientError
 
+from lr_ray.errors import one_line
 from lr_ray.serving.guard import STATE, Guard, error_body
 from lr_ray.serving.refusals import empty_prompt, message_of, status_of, wrong_value
 
@@ -29,8 +36,28 @@ _STARTED = int(time.time())
 _AWAY = (RayActorError, BackPressureError, DeploymentUnavailableError)  # until a replica is back
 
 
+def _refused(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """What vLLM's checks of a body stumble over, such as a list where they look for keys, is refused."""
+    try:
+        return validate(value)
+    except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"cannot be read: {message_of(error)}") from None
+
+
+Chat = Annotated[ChatCompletionRequest, WrapValidator(_refused)]
+Completion = Annotated[CompletionRequest, WrapValidator(_refused)]
+
+
 class Ingress(OpenAiIngress):
     """Chat, completions, list of models, health, and the end of service."""
+
+    async def chat(self, body: Chat, request: Request) -> Response:
+        """One chat completion, or a stream of its parts."""
+        return await super().chat(body, request)
+
+    async def completions(self, body: Completion, request: Request) -> Response:
+        """One completion, or a stream of its parts."""
+        return await super().completions(body, request)
 
     async def models(self) -> Response:
         """The served models, as OpenAI and vLLM list them."""
@@ -115,7 +142,9 @@ def ingress_class(key_digest: str | None, max_requests: int) -> Any:
 
 def _error(status: int, message: str, kind: str) -> Response:
     headers = {"retry-after": "1"} if status in (429, 503) else {}
-    return Response(error_body(status, message, kind), status, headers, "application/json")
+    return Response(
+        error_body(status, one_line(message[:1000]), kind), status, headers, "application/json"
+    )
 
 
 def _http_error(request: Request, error: Any) -> Response:
