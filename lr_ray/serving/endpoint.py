@@ -3,6 +3,7 @@
 pytest tests/integration/endpoint/test_serving.py
 """
 
+import contextlib
 import errno
 import socket
 import time
@@ -19,6 +20,7 @@ from lr_ray.serving.application import LOGS, build_application
 APPLICATION = "lr_ray"
 START_TIMEOUT_S = 900.0
 _POLL_S = 0.5
+_ANSWER_S = 10.0
 
 
 def check_port(serving: Serving) -> None:
@@ -124,14 +126,17 @@ def drain(within_s: float, on_waiting: Callable[[int], None] = lambda under_way:
     """
     from ray import serve
 
-    deadline = time.monotonic() + within_s
+    deadline, left = time.monotonic() + within_s, 0
     ingress = serve.get_app_handle(APPLICATION)
-    while left := int(ingress.drain.remote().result(timeout_s=10)):
+    while True:
+        with contextlib.suppress(TimeoutError):  # a busy machine; it is asked again
+            left = int(ingress.drain.remote().result(timeout_s=_ANSWER_S))
+            if not left:
+                return 0
         if time.monotonic() > deadline:
-            break
+            return left
         on_waiting(left)
         time.sleep(_POLL_S)
-    return left
 
 
 def _wait_running(

@@ -9,7 +9,6 @@ import gc
 import os
 import pickle
 import sys
-from functools import partial
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +62,8 @@ def start(actor: type, role: Any, model: str, dtype: str, mode: str) -> Any:
     from lr_ray.models import context_length
     from lr_ray.sampling.engine import start_engine
 
-    role.start_engine = partial(start_engine, **COMMON, **MODES[mode])
+    theirs = COMMON | MODES[mode]  # instead of what the actor asks for
+    role.start_engine = lambda *given, **ours: start_engine(*given, **ours | theirs)
     sampling = {"max_new_tokens": NEW_TOKENS, "top_k": TOP_K}
     pools = {name: {"dtype": dtype} for name in ("expert", "amateur")}
     places = {name: {"gpus": 1} for name in pools}
