@@ -56,8 +56,10 @@ def fetching(name: str, folder: Path, every_s: float = 10.0) -> Iterator[None]:
     def size() -> int:
         return sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
 
+    before = size()
+
     def tell() -> None:
-        before, pause = size(), min(2.0, every_s)
+        pause = min(2.0, every_s)
         while not ended.wait(pause):
             pause, seconds = every_s, time.monotonic() - started
             with contextlib.suppress(OSError):  # a file has taken its final name
