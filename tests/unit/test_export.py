@@ -61,6 +61,8 @@ def test_a_merge_without_the_adapter_is_refused(tmp_path, monkeypatch, dtype):
 
 
 def test_all_cores_take_part_and_the_workers_threads_come_back(tmp_path, monkeypatch):
+    # vLLM's CPU worker, once it has run in this process, has put one that does nothing there.
+    monkeypatch.setattr(torch, "set_num_threads", torch._C.set_num_threads)
     torch.set_num_threads(1)
     threads, probe = [], export_module._probe
     monkeypatch.setattr(
