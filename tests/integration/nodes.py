@@ -1,10 +1,13 @@
 """A Ray cluster of several `ray start` nodes on this machine, with a token, for tests of whole nodes."""
 
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -29,6 +32,7 @@ class Nodes:
 
     def __init__(self, folder: Path, head_cpus: int = 4, types: dict | None = None) -> None:
         self.folder, self.port, self.dashboard = folder, free_port(), free_port()
+        self.temp = self._short()
         token = folder / "token"
         token.write_text(uuid.uuid4().hex)
         self.address = f"127.0.0.1:{self.port}"
@@ -43,10 +47,17 @@ class Nodes:
         autoscaling, env = self._autoscaler(types) if types else ([], {})
         self.head = self._start(
             "--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}",
-            "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray",
+            "--dashboard-host=127.0.0.1", f"--temp-dir={self.temp}",
             f"--ray-client-server-port={free_port()}", f"--num-cpus={head_cpus}", *autoscaling,
             env=env,
         )  # fmt: skip
+
+    @staticmethod
+    def _short() -> str:
+        """A folder for Ray's session whose sockets' paths stay below 107 bytes, as pytest's would not."""
+        folder = tempfile.mkdtemp(prefix="lr")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     @contextlib.contextmanager
     def job(self, script: str, *arguments: str) -> Iterator[subprocess.Popen]:

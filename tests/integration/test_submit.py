@@ -114,7 +114,7 @@ def test_nothing_secret_is_written(nodes, submitted):
     """A job's runtime environment is in Ray's own logs and command lines; the head's is nowhere."""
     done, run, _, told = submitted
     said = [path for path in run.rglob("*") if path.is_file()]
-    logs = [path for path in nodes.folder.glob("ray/session_latest/logs/**/*") if path.is_file()]
+    logs = [path for path in Path(nodes.temp).glob("session_latest/logs/**/*") if path.is_file()]
     assert len(logs) > 40
     for secret, files in ((SECRET_OF_JOB, said), (SECRET_OF_HEAD, said + logs)):
         assert [path for path in files if secret.encode() in path.read_bytes()] == []
