@@ -3,7 +3,7 @@
     python benchmarks/demo.py --runs runs/seeds [--other-expert DIR]
 
 One full pipeline per row, from a new run directory each. `--other-expert` adds a row for an expert
-pre-trained with another seed (`python -m lr_ray.embedded.recipe --only expert --expert-seed 1
+pre-trained with another seed (`python -m recipes.embedded_pair.recipe --only expert --expert-seed 1
 --out DIR`). Memory is the proportional set size of all processes of the job, shared pages counted
 once, read every second.
 """

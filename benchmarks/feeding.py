@@ -22,10 +22,10 @@ import numpy as np
 from in_process import Told, model_paths
 from sampling import configure
 
-from lr_ray.models import render_prompt, shared_context
+from lr_ray.models.models import render_prompt, shared_context
 from lr_ray.problems import read_problems, stage_problems
+from lr_ray.run.store import Run
 from lr_ray.sampling.expert import ExpertSampler
-from lr_ray.store import Run
 
 AT_ONCE = "everything at once"
 

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from lr_ray.config import Config
-from lr_ray.models import render_prompt, resolve_model, shared_context
+from lr_ray.labelling.label import Labelled, label
+from lr_ray.models.models import render_prompt, resolve_model, shared_context
 from lr_ray.problems import read_problems
+from lr_ray.run.schemas import lists
+from lr_ray.run.store import Run
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.expert import ExpertSampler, as_table
-from lr_ray.sampling.label import Labelled, label
-from lr_ray.sampling.rows import lists
-from lr_ray.store import Run
 
 PARTS = ("expert", "amateur", "label")
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lr_ray import oracle
+from lr_ray.method import oracle
 from lr_ray.training import dropout, rows
 from lr_ray.training.batches import Trajectory, collate, pack, share
 from lr_ray.training.model import PackedLoss, to_tensors

@@ -22,13 +22,14 @@ import torch
 from in_process import model_paths
 from sampling import object_store_bytes
 
-from lr_ray.cluster import cluster
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.sampling import graph, stage
+from lr_ray.engines.logprobs import StepLogprobs
+from lr_ray.run.store import Run
+from lr_ray.runtime.cluster import cluster
+from lr_ray.sampling import graph
+from lr_ray.sampling import sample as stage
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.expert import ExpertSampler
-from lr_ray.sampling.logprobs import StepLogprobs
-from lr_ray.store import Run
 
 STEPS, K, DISTINCT = 128, 256, 16
 KINDS = {

@@ -9,10 +9,10 @@ import argparse
 
 from lr_ray.config import Place, Pool
 from lr_ray.embedded import amateur_path, expert_path, generate
+from lr_ray.engines.vllm import start_engine
 from lr_ray.grading.judging import is_correct
 from lr_ray.grading.reading import extract_answer
-from lr_ray.models import context_length, load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.sampling.engine import start_engine
+from lr_ray.models.models import context_length, load_tokenizer, render_prompt, stop_token_ids
 
 PREFIX = "Step by step."
 

@@ -22,13 +22,13 @@ import psutil
 import torch
 from in_process import PARTS, InProcess, model_paths
 
-from lr_ray import oracle
-from lr_ray.cluster import cluster
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.method import oracle
+from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.problems import read_problems, stage_problems
-from lr_ray.sampling.stage import sample
-from lr_ray.store import Run
+from lr_ray.run.store import Run
+from lr_ray.runtime.cluster import cluster
+from lr_ray.sampling.sample import sample
 
 
 def configure(pair: str, problems: int, data_dir: str | None, engines: int = 1) -> Config:

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lr_ray import embedded, serving
-from lr_ray.cluster import cluster
 from lr_ray.config import Place, Resources, Serving
+from lr_ray.runtime.cluster import cluster
 from lr_ray.serving.application import model_options
 
 NAME = "expert"

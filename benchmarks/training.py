@@ -11,7 +11,7 @@ dropout in float32 and on one thread a process:
    clipping, AdamW) and tokens forwarded, packed and not (`benchmarks/packing.py` says what is compared),
    how speed gains against tokens, the share of padding, the operator calls of a micro-batch (which stand
    for a GPU's kernel launches), and how far the gradients are apart.
-2. `lr_ray.training.stage.train` on a local Ray cluster with 1 and 2 workers, ZeRO 2 and 3: the median
+2. `lr_ray.training.train.train` on a local Ray cluster with 1 and 2 workers, ZeRO 2 and 3: the median
    of `seconds` in metrics.jsonl without the first two rows, and what Ray Train takes around its loop.
 3. A plain torch loop (the same packed loss, clipping, AdamW) over the same batches: what DeepSpeed and
    Ray add to an optimizer step of one worker.
@@ -143,7 +143,7 @@ def sample(config: Any, folder: Path) -> Any:
     from in_process import InProcess
 
     from lr_ray.problems import stage_problems
-    from lr_ray.store import Run
+    from lr_ray.run.store import Run
 
     run = Run(str(folder))
     total = stage_problems(run, config)
@@ -156,8 +156,8 @@ def sample(config: Any, folder: Path) -> Any:
 def load_work(config: Any, table: Any, folder: Path) -> Work:
     from in_process import model_paths
 
-    from lr_ray.models import vocabulary_rows
-    from lr_ray.store import Run
+    from lr_ray.models.models import vocabulary_rows
+    from lr_ray.run.store import Run
     from lr_ray.training.data import Supervision
 
     run, scratch = Run(str(folder / "work")), str(folder)
@@ -172,9 +172,9 @@ def through_ray(args: argparse.Namespace, table: Any, folder: Path) -> float:
     """Prints the stage's seconds for each number of workers and ZeRO stage; those of (1, 2) are returned."""
     from in_process import model_paths
 
-    from lr_ray.cluster import cluster
-    from lr_ray.store import Run
-    from lr_ray.training.stage import train
+    from lr_ray.run.store import Run
+    from lr_ray.runtime.cluster import cluster
+    from lr_ray.training.train import train
 
     found = {}
     with cluster():

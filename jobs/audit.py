@@ -11,17 +11,17 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
 from lr_ray.config import Sampling
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError
-from lr_ray.models import resolve_model
-from lr_ray.pipeline import facts
-from lr_ray.store import SCHEMA_VERSION, begin, read_asked
-from lr_ray.versions import versions
+from lr_ray.models.models import resolve_model
+from lr_ray.pipeline.pipeline import facts
+from lr_ray.run.store import SCHEMA_VERSION, begin, read_asked
+from lr_ray.run.versions import versions
 
 if TYPE_CHECKING:
-    from lr_ray.sampling.audit import Audit
+    from lr_ray.audit.audit import Audit
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def work(command: Command) -> int:
         log = run.log_path()
         print(f"run        {run.location}\nlog        {log}")
         with quiet_others(log) as console, StageProgress(console, "audit", 0, "rows") as progress:
-            from lr_ray.sampling.audit import audit
+            from lr_ray.audit.audit import audit
 
             done = audit(
                 run, config, expert, amateur, options.sample, options.seed, progress.update_of

@@ -8,7 +8,7 @@ seed is a run of its own under <run>/variants/. The same command goes on after a
 
 import argparse
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(command: Command) -> int:
-    from lr_ray.comparison.job import compare
+    from lr_ray.experiments.compare import compare
 
     return compare(command)
 

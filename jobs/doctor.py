@@ -9,8 +9,8 @@ node of that cluster too.
 import argparse
 import sys
 
-from lr_ray.cli import Parser, guarded
-from lr_ray.doctor.job import as_json, examine, is_fit, show
+from lr_ray.cli.doctor import as_json, examine, is_fit, show
+from lr_ray.cli.front import Parser, guarded
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

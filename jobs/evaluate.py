@@ -10,9 +10,9 @@ prompt. The key is read from OPENAI_API_KEY. The same command goes on after an i
 
 import sys
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
 from lr_ray.config import EndpointConfig, read_tree
-from lr_ray.pipeline import execute
+from lr_ray.pipeline.pipeline import execute
 
 _PAPER = "qwen2.5-math-1.5b"
 
@@ -22,7 +22,7 @@ def work(command: Command) -> int:
 
 
 def endpoint_work(command: Command[EndpointConfig]) -> int:
-    from lr_ray.evaluation.job import evaluate_endpoint
+    from lr_ray.pipeline.evaluation import evaluate_endpoint
 
     return evaluate_endpoint(command)
 

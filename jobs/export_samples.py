@@ -8,12 +8,12 @@ FILE is a path or an fsspec URI. lr_ray/sampling/interchange/ says what such a f
 import argparse
 import time
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
 from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
-from lr_ray.models import resolve_model
-from lr_ray.pipeline import facts
-from lr_ray.store import begin, read_summary
+from lr_ray.models.models import resolve_model
+from lr_ray.pipeline.pipeline import facts
+from lr_ray.run.store import begin, read_summary
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(command: Command) -> int:
-    from lr_ray.sampling.interchange.form import PUBLISHED_SYSTEM_PROMPT, Expert
-    from lr_ray.sampling.interchange.writing import check_out, export
+    from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT, Expert
+    from lr_ray.interop.writing import check_out, export
 
     started = time.monotonic()
     config, run, out = command.config, command.run, command.options.out

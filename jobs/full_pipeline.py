@@ -8,10 +8,10 @@ import argparse
 
 from rich.console import Console
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
 from lr_ray.config import STAGES, Config
 from lr_ray.errors import UserError
-from lr_ray.pipeline import execute
+from lr_ray.pipeline.pipeline import execute
 from lr_ray.report.plan import lines
 
 

@@ -7,13 +7,13 @@ FILE is a path or an fsspec URI. lr_ray/sampling/interchange/ says what such a f
 
 import argparse
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
-from lr_ray.models import fingerprint, resolve_model
-from lr_ray.pipeline import void_from
-from lr_ray.store import Run, begin, read_summary
-from lr_ray.versions import versions
+from lr_ray.models.models import fingerprint, resolve_model
+from lr_ray.pipeline.pipeline import void_from
+from lr_ray.run.store import Run, begin, read_summary
+from lr_ray.run.versions import versions
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(command: Command) -> int:
-    from lr_ray.sampling.interchange.form import Expert
-    from lr_ray.sampling.interchange.reading import check_files, import_files, remove_leftovers
+    from lr_ray.interop.form import Expert
+    from lr_ray.interop.reading import check_files, import_files, remove_leftovers
 
     config, run, files = command.config, command.run, command.options.samples
     run.create()
@@ -71,7 +71,7 @@ def work(command: Command) -> int:
 
 def report(part: dict, system_prompt: str | None, run: Run) -> None:
     """What came in, what differs from what was sampled, and what no such file holds."""
-    from lr_ray.sampling.interchange.form import PUBLISHED_SYSTEM_PROMPT
+    from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT
 
     print(
         f"imported   {part['lines']} lines: {part['steps_kept']} kept steps in "

@@ -8,9 +8,9 @@ With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under w
 
 import sys
 
-from lr_ray.cli import Command, main
+from lr_ray.cli.front import Command, main
+from lr_ray.cli.serve import serve_models, serve_run
 from lr_ray.config import ServeConfig
-from lr_ray.serving.job import serve_models, serve_run
 
 
 def work(command: Command) -> int:

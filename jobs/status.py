@@ -15,11 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from lr_ray import report
-from lr_ray.cli import Parser, guarded
+from lr_ray.cli.front import Parser, guarded
 from lr_ray.config import value_at
+from lr_ray.report.status import CURRENT, FINISHED, LATER, Found, Status
 from lr_ray.report.terminal import difference_line
-from lr_ray.status import CURRENT, FINISHED, LATER, Found, Status
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -3,8 +3,8 @@
 python jobs/train.py --config demo --run runs/demo [--sampling.kl_threshold 0.3 ...]
 """
 
-from lr_ray.cli import Command, main
-from lr_ray.pipeline import execute
+from lr_ray.cli.front import Command, main
+from lr_ray.pipeline.pipeline import execute
 
 
 def work(command: Command) -> int:

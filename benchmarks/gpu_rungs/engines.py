@@ -65,9 +65,9 @@ def score_by_engine(path: str, dtype: str, device: str, asked: Sequence[Any]) ->
     """The real scorer's log-probabilities at the ids that `asked` names."""
     import pyarrow as pa
 
-    from lr_ray.models import context_length
+    from lr_ray.models.models import context_length
+    from lr_ray.run.schemas import lists
     from lr_ray.sampling.amateur import AmateurScorer
-    from lr_ray.sampling.rows import lists
 
     started = time.monotonic()
     config = configure(path, path, dtype, device)
@@ -93,7 +93,7 @@ def sample_by_engines(
     from in_process import InProcess
 
     from lr_ray.problems import stage_problems
-    from lr_ray.store import Run
+    from lr_ray.run.store import Run
 
     started = time.monotonic()
     config = configure(expert, amateur, dtype, device, most + 8, NEW_TOKENS)
@@ -118,7 +118,7 @@ def sample_by_engines(
 
 def decoded(engines: Any, run: Any) -> list[Any]:
     """The first problems' trajectories and the K tokens a step that the expert named."""
-    from lr_ray.models import render_prompt
+    from lr_ray.models.models import render_prompt
     from lr_ray.problems import read_problems
 
     from .scoring import Asked

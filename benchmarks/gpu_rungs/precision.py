@@ -136,7 +136,7 @@ def logprobs(model: Any, head: Any, prompt: list[int], completion: list[int]) ->
 
 
 def steps_of(log_p_TV: Tensor, log_q_TW: Tensor, threshold: float) -> list[Step]:
-    from lr_ray import oracle
+    from lr_ray.method import oracle
 
     common = min(log_p_TV.shape[1], log_q_TW.shape[1])
     made = []

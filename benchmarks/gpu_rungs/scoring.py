@@ -1,6 +1,6 @@
 """The amateur's log-probabilities at K tokens a step: transformers alone, and the real scorer engine.
 
-The arithmetic of `lr_ray.sampling.scorer_model`: one forward a trajectory, lm_head over the rows that
+The arithmetic of `lr_ray.engines.scorer_model`: one forward a trajectory, lm_head over the rows that
 predict the completion in chunks, float32 log-softmax gathered at the ids asked for, sent to the host.
 """
 

@@ -7,7 +7,7 @@ from lr_ray.doctor.checks import judge
 from lr_ray.doctor.facts import gather
 from lr_ray.doctor.finding import Need
 from lr_ray.errors import UserError
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 
 def check_machine(

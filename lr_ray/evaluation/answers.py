@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 FOLDER = "answers"
 _EVERY_S = 2.0  # a killed evaluation loses the answers of so long

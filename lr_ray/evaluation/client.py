@@ -10,11 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lr_ray.config import Evaluation
-from lr_ray.connection import OPENAI_KEY, async_client, check_environment, client, read_key, via
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer, Question
 from lr_ray.evaluation.examples import Example
 from lr_ray.evaluation.known_fields import KnownFields
+from lr_ray.runtime.connection import (
+    OPENAI_KEY,
+    async_client,
+    check_environment,
+    client,
+    read_key,
+    via,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from lr_ray.config import Config, Place, Serving
 from lr_ray.config.resources import AUTO
+from lr_ray.placement.activations import activation_bytes, head_bytes
 from lr_ray.placement.sizes import Model, Models
-from lr_ray.training.memory import activation_bytes, head_bytes
 
 Bundle = dict[str, float]
 

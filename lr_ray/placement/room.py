@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lr_ray import interrupts
 from lr_ray.errors import StageError, UserError
-from lr_ray.lock import NOTE
 from lr_ray.placement.needs import Bundle
-from lr_ray.store import Run
+from lr_ray.run.lock import NOTE
+from lr_ray.run.store import Run
+from lr_ray.runtime import interrupts
 
 _POLL_S = 2.0
 _PROBE_S = 30.0

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lr_ray.cluster import cluster
 from lr_ray.config import Config, uses_gpus
 from lr_ray.placement import cards
 from lr_ray.placement.arrange import arrange
 from lr_ray.placement.cards import NONE, Cards
 from lr_ray.placement.sizes import Models, find_models
+from lr_ray.runtime.cluster import cluster
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lr_ray.config import Config
 from lr_ray.errors import UserError
-from lr_ray.models import resolve_model
+from lr_ray.models.models import resolve_model
 
 _FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
            "intermediate_size", "vocab_size", "tie_word_embeddings", "max_position_embeddings")  # fmt: skip

@@ -8,8 +8,8 @@ import json
 from lr_ray.config import Config
 from lr_ray.errors import UserError
 from lr_ray.problems.staging import INDEX
-from lr_ray.sampling.rows import REJECTED
-from lr_ray.store import Run
+from lr_ray.run.schemas import REJECTED
+from lr_ray.run.store import Run
 
 LINES = "rejected.jsonl"
 

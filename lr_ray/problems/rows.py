@@ -48,7 +48,7 @@ class Problem(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """In the order of lr_ray.sampling.rows.REJECTED."""
+    """In the order of lr_ray.run.schemas.REJECTED."""
 
     problem_id: str | None
     file: str

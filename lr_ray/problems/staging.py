@@ -15,8 +15,8 @@ from lr_ray.errors import StageError
 from lr_ray.problems.order import Item, distinct, shuffled
 from lr_ray.problems.rows import PROBLEM, Problem, Rejected
 from lr_ray.problems.sources import open_source
-from lr_ray.sampling.rows import REJECTED
-from lr_ray.store import Run
+from lr_ray.run.schemas import REJECTED
+from lr_ray.run.store import Run
 
 INDEX = "problems/index.json"
 ROWS_A_PART = 1024

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from lr_ray.evaluation.results import changed, checks_of, disagreements
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 PAGE = "report.html"
 _MOST = 50  # changed problems of a kind that are shown

@@ -6,7 +6,7 @@ python jobs/full_pipeline.py --config qwen2.5-math-1.5b --plan [--gpus 8] [--rat
 import itertools
 import math
 
-from lr_ray.cli import Command
+from lr_ray.cli.front import Command
 from lr_ray.config import STAGES, Config, uses_gpus
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
@@ -16,7 +16,7 @@ from lr_ray.placement.sizes import Models
 from lr_ray.problems.benchmarks import BENCHMARKS
 from lr_ray.problems.sources import open_source
 from lr_ray.report.rates import NO_RATES, durations
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 NOUNS = {"expert": "engine", "amateur": "engine", "trainer": "worker", "server": "replica"}
 COUNT = ("", "thousand", "million", "billion")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lr_ray.config import Config, flatten, merge, resolve, unflatten, value_at
 from lr_ray.errors import UserError
-from lr_ray.store import Run, read_asked
+from lr_ray.run.store import Run, read_asked
 
 # What seconds depend on beside what they are scaled by.
 UNSCALED = re.compile(

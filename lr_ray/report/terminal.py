@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from lr_ray.evaluation.results import changed, checks_of, disagreements
 from lr_ray.report.page import PAGE
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 _SHOWN = 3
 

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
-from lr_ray.models import architecture, vocabulary_rows
-from lr_ray.sampling.engine import start_engine
-from lr_ray.sampling.guard import guard_of
-from lr_ray.sampling.loop import Engine, VllmEngine, start_loop
-from lr_ray.sampling.rows import lists
-from lr_ray.sampling.scorer_model import scorer_architecture
+from lr_ray.engines.guard import guard_of
+from lr_ray.engines.loop import Engine, VllmEngine, start_loop
+from lr_ray.engines.scorer_model import scorer_architecture
+from lr_ray.engines.vllm import start_engine
+from lr_ray.models.models import architecture, vocabulary_rows
+from lr_ray.run.schemas import lists
 
 
 class AmateurScorer:

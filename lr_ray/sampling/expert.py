@@ -12,20 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
-from lr_ray.contrast import plausible_bound
-from lr_ray.models import (
-    load_tokenizer,
-    render_prompt,
-    stop_token_ids,
-    vocabulary_rows,
-)
+from lr_ray.engines import logprobs
+from lr_ray.engines.guard import guard_of
+from lr_ray.engines.loop import Engine, VllmEngine, start_loop
+from lr_ray.engines.vllm import on_cpu, start_engine
+from lr_ray.method.contrast import plausible_bound
+from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
 from lr_ray.problems import read_problems
-from lr_ray.sampling import logprobs
-from lr_ray.sampling.engine import on_cpu, start_engine
-from lr_ray.sampling.guard import guard_of
-from lr_ray.sampling.loop import Engine, VllmEngine, start_loop
-from lr_ray.sampling.rows import TRAJECTORY, lists
-from lr_ray.store import Run
+from lr_ray.run.schemas import TRAJECTORY, lists
+from lr_ray.run.store import Run
 
 Step = tuple[NDArray[np.int32], NDArray[np.float32]]  # token ids and log-probabilities
 

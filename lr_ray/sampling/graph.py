@@ -11,19 +11,19 @@ from typing import Any
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lr_ray.cluster import start_helper
 from lr_ray.config import Config, Place, Pool
-from lr_ray.models import context_length, shared_context
+from lr_ray.engines.guard import SamplingJournal
+from lr_ray.engines.vllm import engine_env
+from lr_ray.labelling.label import supervise
+from lr_ray.labelling.scores import score
+from lr_ray.labelling.shards import shard_name, write_shard
+from lr_ray.models.models import context_length, shared_context
+from lr_ray.run.store import Run
+from lr_ray.runtime.cluster import start_helper
 from lr_ray.sampling import trajectories as kept_trajectories
 from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.engine import engine_env
 from lr_ray.sampling.expert import ExpertSampler, most_sequences, sequences
-from lr_ray.sampling.guard import SamplingJournal
-from lr_ray.sampling.label import supervise
 from lr_ray.sampling.rejection import SolutionSampler, write_right
-from lr_ray.sampling.scores import score
-from lr_ray.sampling.shards import shard_name, write_shard
-from lr_ray.store import Run
 
 _BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
 

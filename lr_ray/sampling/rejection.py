@@ -12,17 +12,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
-from lr_ray.contrast import problem_seed
 from lr_ray.errors import UserError
 from lr_ray.grading.pool import Graders, Item
-from lr_ray.models import load_tokenizer, stop_token_ids
+from lr_ray.labelling.label import Facts, Labelled
+from lr_ray.labelling.shards import shard_name, write_shard
+from lr_ray.method.contrast import problem_seed
+from lr_ray.models.models import load_tokenizer, stop_token_ids
 from lr_ray.problems import PROBLEM
 from lr_ray.problems.benchmarks import grader_of
+from lr_ray.run.schemas import SOLUTIONS, SUPERVISION, lists, rejected
+from lr_ray.run.store import Run
 from lr_ray.sampling.expert import Solver
-from lr_ray.sampling.label import Facts, Labelled
-from lr_ray.sampling.rows import SOLUTIONS, SUPERVISION, lists, rejected
-from lr_ray.sampling.shards import shard_name, write_shard
-from lr_ray.store import Run
 
 NO_ANSWER = "the problem has no answer to grade by"
 

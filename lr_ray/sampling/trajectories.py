@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.errors import StageError, UserError
+from lr_ray.labelling.shards import footers, put, shard_name
 from lr_ray.problems import read_problems
-from lr_ray.sampling.rows import TRAJECTORY
-from lr_ray.sampling.shards import footers, put, shard_name
-from lr_ray.store import Run
+from lr_ray.run.schemas import TRAJECTORY
+from lr_ray.run.store import Run
 
 FOLDER = "trajectories"
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.connection import read_key
-from lr_ray.model_files import text_config, whole_number
-from lr_ray.models import resolve_model
+from lr_ray.engines.vllm import on_cpu
+from lr_ray.models.files import text_config, whole_number
+from lr_ray.models.models import resolve_model
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
 from lr_ray.placement.needs import replica_bundles
 from lr_ray.placement.sizes import largest
-from lr_ray.sampling.engine import on_cpu
+from lr_ray.runtime.connection import read_key
 from lr_ray.serving.guard import digest
 
 KEY_VARIABLE = "LR_RAY_API_KEY"

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lr_ray import interrupts
 from lr_ray.config import Place, Resources, Serving
-from lr_ray.connection import client
 from lr_ray.errors import StageError, UserError
 from lr_ray.placement import await_room, replica_bundles
+from lr_ray.runtime import interrupts
+from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
 
 APPLICATION = "lr_ray"

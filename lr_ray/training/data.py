@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.errors import StageError
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
 from lr_ray.training.batches import Step, Trajectory
 
 _COLUMNS = pa.schema(

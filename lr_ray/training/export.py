@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lr_ray.config import Training
 from lr_ray.errors import StageError
-from lr_ray.models import COMPANIONS
+from lr_ray.models.models import COMPANIONS
 from lr_ray.training.model import load_expert
 
 _TOLERANCE = (

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 TENSORBOARD = "tensorboard"
 IDENTITY = "checkpoints/trackers.json"  # goes with the checkpoints of another training

@@ -14,8 +14,8 @@ import numpy as np
 
 from lr_ray.config import Place, Training
 from lr_ray.errors import StageError
-from lr_ray.models import vocabulary_rows
-from lr_ray.store import Run
+from lr_ray.models.models import vocabulary_rows
+from lr_ray.run.store import Run
 from lr_ray.training import checkpoint
 from lr_ray.training.batches import Ints, collate, label_entropy, pack, plan, share
 from lr_ray.training.checkpoint import Progress

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.smollm2 import make_pair, missing
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 
@@ -19,7 +19,7 @@ def demo_config(**sections) -> Config:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    from lr_ray.cluster import cluster
+    from lr_ray.runtime.cluster import cluster
 
     with cluster() as logs:
         yield logs
@@ -52,7 +52,7 @@ def sampled(ray_cluster, tmp_path_factory) -> Sampled:
 
 
 def sample_demo(folder: Path, data=None, options=None, resources=None, **sampling) -> Sampled:
-    from lr_ray.sampling.stage import sample
+    from lr_ray.sampling.sample import sample
 
     config = demo_config(
         sampling={"max_problems": 64, "batch_size": 16} | sampling,

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.models import shared_context
+from lr_ray.models.models import shared_context
 
 # Compute capability, name as the driver has it, bytes of memory.
 CARDS = {
@@ -105,7 +105,7 @@ def engine_of(actor: type, model: str, config: Config, *rest: Any) -> dict[str, 
 
 
 def main(card: str, expert: str, amateur: str) -> None:
-    from lr_ray.sampling.engine import engine_env
+    from lr_ray.engines.vllm import engine_env
 
     # An empty list makes vLLM keep Triton without a driver, as in an actor before its device is known.
     os.environ.update(engine_env() | {"CUDA_VISIBLE_DEVICES": ""})

@@ -1,7 +1,7 @@
 """Whether two runs sampled the same."""
 
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
 
 KL_TOLERANCE = 1e-5  # float32 engines, whatever batches they ran
 

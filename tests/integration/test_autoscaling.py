@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 from tests.integration.nodes import RAY, ROOT, Nodes
 from tests.integration.supervision import assert_same
 from tests.ports import free_port

@@ -17,10 +17,10 @@ import numpy as np
 import psutil
 import pytest
 
+from lr_ray.run.schemas import REJECTED, SUPERVISION
+from lr_ray.run.store import Run
 from lr_ray.sampling import graph
 from lr_ray.sampling.expert import ExpertSampler
-from lr_ray.sampling.rows import REJECTED, SUPERVISION
-from lr_ray.store import Run
 from tests.integration.conftest import sample_demo
 
 ROOT = Path(__file__).parents[2]

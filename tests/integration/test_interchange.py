@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lr_ray import embedded, oracle
-from lr_ray.models import load_tokenizer, render_prompt
+from lr_ray import embedded
+from lr_ray.method import oracle
+from lr_ray.models.models import load_tokenizer, render_prompt
 from lr_ray.training.model import load_expert
 from lr_ray.training.schedule import learning_rate
 from tests.integration.conftest import AMATEUR, EXPERT, demo_config

@@ -11,7 +11,7 @@ import torch
 from openai import APIConnectionError, APIStatusError, OpenAI
 from safetensors.torch import load_file
 
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 from tests.integration.nodes import Nodes
 from tests.integration.supervision import assert_same
 from tests.ports import free_port

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lr_ray import oracle
 from lr_ray.embedded import generate
-from lr_ray.models import fingerprint, load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.pipeline import facts
+from lr_ray.labelling.relabel import relabel
+from lr_ray.method import oracle
+from lr_ray.models.models import fingerprint, load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.pipeline.pipeline import facts
+from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION
+from lr_ray.run.store import Run, begin
 from lr_ray.sampling import graph
-from lr_ray.sampling.relabel import relabel
-from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
-from lr_ray.store import Run, begin
 from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
 
 TOLERANCE = 1e-3

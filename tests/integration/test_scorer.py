@@ -23,9 +23,9 @@ from transformers import (
 
 from lr_ray.config import read_tree, resolve
 from lr_ray.embedded import generate
-from lr_ray.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.models.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.run.schemas import lists
 from lr_ray.sampling import amateur
-from lr_ray.sampling.rows import lists
 
 TOLERANCE = 2e-4  # nats
 CHUNK = 64

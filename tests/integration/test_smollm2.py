@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lr_ray.audit.audit import audit
 from lr_ray.config import Models, Place, Pool
-from lr_ray.models import check_pair, render_prompt, stop_token_ids
-from lr_ray.sampling.audit import audit
-from lr_ray.sampling.engine import start_engine
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.sampling.stage import sample
-from lr_ray.store import Run
-from lr_ray.training.stage import train
+from lr_ray.engines.vllm import start_engine
+from lr_ray.models.models import check_pair, render_prompt, stop_token_ids
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
+from lr_ray.sampling.sample import sample
+from lr_ray.training.train import train
 from tests.integration.conftest import demo_config
 
 pytestmark = pytest.mark.slow

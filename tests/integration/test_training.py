@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lr_ray import oracle
 from lr_ray.errors import StageError
-from lr_ray.models import vocabulary_rows
-from lr_ray.store import Run
+from lr_ray.method import oracle
+from lr_ray.models.models import vocabulary_rows
+from lr_ray.run.store import Run
 from lr_ray.training.batches import plan
 from lr_ray.training.data import Supervision
 from lr_ray.training.model import load_expert
 from lr_ray.training.schedule import learning_rate
-from lr_ray.training.stage import train
+from lr_ray.training.train import train
 from tests.integration.conftest import EXPERT, demo_config
 
 STEPS = 6

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lr_ray import oracle
+from lr_ray.method import oracle
 from lr_ray.training import model
 from lr_ray.training.batches import Trajectory, collate, label_entropy, pack, plan, share
 from lr_ray.training.data import Step

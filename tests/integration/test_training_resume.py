@@ -11,9 +11,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run
-from lr_ray.training.stage import train
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
+from lr_ray.training.train import train
 from tests.integration.conftest import EXPERT, demo_config
 
 STEPS, EVERY = 80, 10

@@ -47,7 +47,7 @@ def interpret_triton() -> None:
 
 def with_gpu_options() -> None:
     """The environment of a CPU engine, with the options of one on a whole GPU."""
-    from lr_ray.sampling import engine
+    from lr_ray.engines import vllm as engine
 
     os.environ.update(engine.engine_env())
     engine.on_cpu = lambda: False
@@ -59,8 +59,8 @@ def start(actor: type, role: Any, model: str, dtype: str, mode: str) -> Any:
     from vllm.v1.worker.gpu.warmup import warmup_kernels
 
     from lr_ray.config import merge, read_tree, resolve
-    from lr_ray.models import context_length
-    from lr_ray.sampling.engine import start_engine
+    from lr_ray.engines.vllm import start_engine
+    from lr_ray.models.models import context_length
 
     theirs = COMMON | MODES[mode]  # instead of what the actor asks for
     role.start_engine = lambda *given, **ours: start_engine(*given, **ours | theirs)

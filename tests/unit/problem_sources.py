@@ -9,8 +9,8 @@ import pytest
 
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.problems import INDEX, stage_problems
-from lr_ray.sampling.rows import REJECTED
-from lr_ray.store import Run
+from lr_ray.run.schemas import REJECTED
+from lr_ray.run.store import Run
 
 BENCHMARKS = Path(
     os.environ.get("LR_RAY_BENCHMARKS")

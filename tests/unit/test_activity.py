@@ -2,8 +2,8 @@
 
 import pytest
 
+from lr_ray.engines.guard import SamplingJournal
 from lr_ray.sampling.activity import Observer
-from lr_ray.sampling.guard import SamplingJournal
 
 
 def engine(role, **said):

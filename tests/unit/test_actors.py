@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
+from lr_ray.engines.logprobs import StepLogprobs
 from lr_ray.sampling.amateur import AmateurScorer
 from lr_ray.sampling.expert import ExpertSampler, Trajectory, _replace
-from lr_ray.sampling.logprobs import StepLogprobs
 
 
 def test_prompts_that_the_expert_cannot_read_are_named():

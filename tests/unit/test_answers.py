@@ -9,7 +9,7 @@ from lr_ray.config import Evaluation
 from lr_ray.evaluation.answers import Answer, AnswerStore, question
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import Example
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 
 def key(identity="m", problem="1+1?", sample=0, stops=(), examples=(), name="served", **evaluation):
@@ -54,7 +54,7 @@ def test_a_killed_process_loses_the_last_seconds_only(tmp_path):
     script = (
         "import sys, time\n"
         "from lr_ray.evaluation.answers import Answer, AnswerStore\n"
-        "from lr_ray.store import Run\n"
+        "from lr_ray.run.store import Run\n"
         "store = AnswerStore(Run(sys.argv[1]))\n"
         "for i in range(10**6):\n"
         "    store.add(str(i), Answer('x', 'stop'))\n"

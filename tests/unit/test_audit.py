@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lr_ray import oracle
+from lr_ray.audit import exact
+from lr_ray.audit.audit import audit, draw, row_places
+from lr_ray.audit.figures import LACKED, LUMPED_KL
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.errors import StageError
-from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.pipeline import facts
-from lr_ray.sampling import exact
-from lr_ray.sampling.audit import audit, draw, row_places
-from lr_ray.sampling.audit_figures import LACKED, LUMPED_KL
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run, begin
+from lr_ray.method import oracle
+from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.pipeline.pipeline import facts
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run, begin
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 ROOT = Path(__file__).parents[2]

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from lr_ray.comparison.asking import Asked, groups, keep, kept
-from lr_ray.comparison.checks import check_cells, check_kind, settle_sources, unfinished
-from lr_ray.comparison.grid import Grid, Variant, read_grid
-from lr_ray.comparison.plan import make_plan
-from lr_ray.comparison.plot import Axis, axis_of, draw
-from lr_ray.comparison.table import collect, render
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
-from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task
+from lr_ray.experiments.asking import Asked, groups, keep, kept
+from lr_ray.experiments.checks import check_cells, check_kind, settle_sources, unfinished
+from lr_ray.experiments.grid import Grid, Variant, read_grid
+from lr_ray.experiments.plan import make_plan
+from lr_ray.experiments.plot import Axis, axis_of, draw
+from lr_ray.experiments.table import collect, render
 from lr_ray.grading.pool import Graders
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 DEMO = resolve(read_tree("demo"))
 PROBLEMS = tuple({"problem_id": str(i), "problem": "?", "answer": "1"} for i in range(4))

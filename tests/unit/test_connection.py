@@ -6,8 +6,8 @@ import ssl
 import pytest
 
 from lr_ray.config import Serving
-from lr_ray.connection import check_environment, client, is_here, read_key, via
 from lr_ray.errors import UserError
+from lr_ray.runtime.connection import check_environment, client, is_here, read_key, via
 from lr_ray.serving import check_port
 from tests.ports import free_port
 

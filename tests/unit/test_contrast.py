@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lr_ray import oracle
-from lr_ray.contrast import (
+from lr_ray.method import oracle
+from lr_ray.method.contrast import (
     Exchange,
     diverge,
     expert_labels,

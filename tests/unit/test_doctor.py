@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lr_ray.cli import guarded
+from lr_ray.cli.doctor import show
+from lr_ray.cli.front import guarded
 from lr_ray.config import merge, read_tree, resolve, uses_gpus
 from lr_ray.doctor import check_machine
 from lr_ray.doctor.checks import judge
@@ -20,10 +21,9 @@ from lr_ray.doctor.facts import Facts, Folder, Proxy, Torch, gather
 from lr_ray.doctor.finding import Need
 from lr_ray.doctor.gpu_checks import LOCKED_CUDA
 from lr_ray.doctor.installed import Differing
-from lr_ray.doctor.job import show
 from lr_ray.errors import UserError
 from lr_ray.placement.nvidia import Gpu, Seen
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 ROOT = Path(__file__).parents[2]
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 500_000_000, (9, 0), "580.65.06")

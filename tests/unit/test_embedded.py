@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.embedded.card import accuracy, complete
 from lr_ray.embedded.documents import (
     CARELESS_MIX,
     END,
@@ -28,11 +27,12 @@ from lr_ray.embedded.documents import (
     prompt_of,
     reply,
 )
-from lr_ray.embedded.pretrain import batches
 from lr_ray.embedded.problems import NAMES, Problem, split_of, stream
-from lr_ray.embedded.recipe import PHASES, amateurs, main, make
 from lr_ray.embedded.tokenizer import build
 from lr_ray.grading.reading import extract_answer
+from recipes.embedded_pair.card import accuracy, complete
+from recipes.embedded_pair.pretrain import batches
+from recipes.embedded_pair.recipe import PHASES, amateurs, main, make
 
 SPLITS = ("pretraining", "sampling", "heldout")
 PATHS = (expert_path(), amateur_path())

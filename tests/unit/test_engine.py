@@ -6,7 +6,7 @@ import pytest
 
 from lr_ray.config import Place, Pool, Serving
 from lr_ray.embedded import expert_path
-from lr_ray.sampling import engine
+from lr_ray.engines import vllm as engine
 from lr_ray.sampling.graph import pool_options
 from lr_ray.serving.application import model_options
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lr_ray.comparison.grid import grid_names, read_grid
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
+from lr_ray.experiments.grid import grid_names, read_grid
 
 DEMO = resolve(read_tree("demo"))
 

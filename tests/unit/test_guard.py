@@ -2,8 +2,8 @@
 
 import pytest
 
+from lr_ray.engines.guard import DEATHS_IN_A_ROW, Guard, SamplingJournal
 from lr_ray.errors import StageError
-from lr_ray.sampling.guard import DEATHS_IN_A_ROW, Guard, SamplingJournal
 
 
 class EngineDiedError(BaseException):

@@ -11,16 +11,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lr_ray import embedded, oracle
+from lr_ray import embedded
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
-from lr_ray.models import render_prompt
-from lr_ray.sampling.interchange import reading
-from lr_ray.sampling.interchange.form import PUBLISHED, Expert
-from lr_ray.sampling.interchange.reading import check_files, import_files, remove_leftovers
-from lr_ray.sampling.interchange.writing import check_out, export
-from lr_ray.sampling.rows import REJECTED, SUPERVISION
-from lr_ray.store import Run
+from lr_ray.interop import reading
+from lr_ray.interop.form import PUBLISHED, Expert
+from lr_ray.interop.reading import check_files, import_files, remove_leftovers
+from lr_ray.interop.writing import check_out, export
+from lr_ray.method import oracle
+from lr_ray.models.models import render_prompt
+from lr_ray.run.schemas import REJECTED, SUPERVISION
+from lr_ray.run.store import Run
 from lr_ray.training.data import Supervision
 
 EXPERT = Expert(str(embedded.expert_path()), None)

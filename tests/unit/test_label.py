@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.config import Sampling
-from lr_ray.sampling.label import Facts, label
-from lr_ray.sampling.rows import TRAJECTORY, lists
+from lr_ray.labelling.label import Facts, label
+from lr_ray.run.schemas import TRAJECTORY, lists
 
 K = 3
 SETTINGS = Sampling(kl_threshold=0.1, plausibility=0.2)

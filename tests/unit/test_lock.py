@@ -9,9 +9,9 @@ import uuid
 
 import pytest
 
-from lr_ray import lock
 from lr_ray.errors import StageError, UserError
-from lr_ray.store import Run
+from lr_ray.run import lock
+from lr_ray.run.store import Run
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -41,9 +41,7 @@ def test_readers_share_a_local_run_and_keep_a_driver_out(tmp_path):
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path):
-    code = (
-        f"import os\nfrom lr_ray.store import Run\nwith Run({str(tmp_path)!r}).lock(): os._exit(9)"
-    )
+    code = f"import os\nfrom lr_ray.run.store import Run\nwith Run({str(tmp_path)!r}).lock(): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     with Run(str(tmp_path)).lock():
         pass

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lr_ray.sampling.guard import Gate, Guard, SamplingJournal
-from lr_ray.sampling.loop import EngineLoop
+from lr_ray.engines.guard import Gate, Guard, SamplingJournal
+from lr_ray.engines.loop import EngineLoop
 
 
 class Steps:

@@ -6,9 +6,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lr_ray.config import merge, read_tree, resolve
+from lr_ray.placement.activations import _HEAD_ROWS, activation_bytes
 from lr_ray.training import model as training_model
 from lr_ray.training.batches import Step, Trajectory, collate
-from lr_ray.training.memory import _HEAD_ROWS, activation_bytes
 from lr_ray.training.model import PackedLoss, to_tensors, with_lora
 
 SHAPE = {"hidden": 256, "intermediate": 1024, "heads": 8, "kv_heads": 2, "head_dim": 32}

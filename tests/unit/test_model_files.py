@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
-from lr_ray.model_files import INDEX, context_length, vocabulary_rows
-from lr_ray.models import load_tokenizer, resolve_model, stop_token_ids
+from lr_ray.models.files import INDEX, context_length, vocabulary_rows
+from lr_ray.models.models import load_tokenizer, resolve_model, stop_token_ids
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 2214400\n"
 

@@ -8,7 +8,7 @@ import pytest
 from lr_ray.config import Models
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
-from lr_ray.models import (
+from lr_ray.models.models import (
     check_pair,
     check_room,
     fingerprint,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lr_ray import oracle
 from lr_ray.config import read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.method import oracle
+from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.training import model as training_model
 from lr_ray.training.batches import collate
 from lr_ray.training.data import Step, Trajectory

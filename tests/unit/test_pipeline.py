@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lr_ray.cli import parse
+from lr_ray.cli.front import parse
 from lr_ray.config import merge, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
-from lr_ray.pipeline import check, execute, void_from
+from lr_ray.pipeline.pipeline import check, execute, void_from
 from lr_ray.training.schedule import learning_rate
 
 DEMO = resolve(read_tree("demo"))

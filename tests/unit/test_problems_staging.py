@@ -20,7 +20,7 @@ from lr_ray.problems import (
     write_rejections,
 )
 from lr_ray.problems.order import _SLACK
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 from tests.unit.problem_sources import config_of, count, jsonl, rejections, stage
 
 

@@ -10,8 +10,8 @@ import pytest
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
-from lr_ray.models import load_tokenizer
-from lr_ray.prompts import check_expert
+from lr_ray.evaluation.prompts import check_expert
+from lr_ray.models.models import load_tokenizer
 from lr_ray.sampling.expert import Solver
 
 LOOP = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

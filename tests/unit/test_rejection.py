@@ -6,13 +6,13 @@ import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import UserError
-from lr_ray.pipeline import check
+from lr_ray.labelling.label import Facts
+from lr_ray.labelling.shards import shard_name, survey, write_shard
+from lr_ray.pipeline.pipeline import check
 from lr_ray.problems import PROBLEM
-from lr_ray.sampling.label import Facts
+from lr_ray.run.schemas import SOLUTIONS
+from lr_ray.run.store import Run
 from lr_ray.sampling.rejection import NO_ANSWER, check_answers, keep_right
-from lr_ray.sampling.rows import SOLUTIONS
-from lr_ray.sampling.shards import shard_name, survey, write_shard
-from lr_ray.store import Run
 
 EOS, RIGHT, WRONG, BOXED = 0, 1, 2, 3
 TEXTS = {EOS: "", RIGHT: "The answer is 7.", WRONG: "The answer is 8.", BOXED: r"so \boxed{7}"}

@@ -9,12 +9,12 @@ import pytest
 
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
+from lr_ray.labelling.relabel import relabel
+from lr_ray.labelling.shards import survey
 from lr_ray.problems import INDEX, stage_problems
+from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION, lists
+from lr_ray.run.store import Run
 from lr_ray.sampling.graph import write_contrast
-from lr_ray.sampling.relabel import relabel
-from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION, lists
-from lr_ray.sampling.shards import survey
-from lr_ray.store import Run
 from tests.unit.test_label import K, batch
 from tests.unit.test_stage import with_errors
 

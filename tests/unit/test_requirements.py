@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lr_ray.sampling.engine import on_cpu
+from lr_ray.engines.vllm import on_cpu
 from tests.unit.locks import PYTHONS, ROOT, pins, unmet
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import changed, macro, summarise
-from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task
 from lr_ray.grading.pool import Graders
 from lr_ray.report import print_summary, write_page
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 
 EXPECTED = ["1", "2", "3", "4"]
 

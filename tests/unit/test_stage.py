@@ -6,11 +6,11 @@ import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError
+from lr_ray.labelling.shards import remove_leftovers, survey
+from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION
+from lr_ray.run.store import Run
 from lr_ray.sampling import expert
 from lr_ray.sampling.graph import batches_at_once, write_contrast
-from lr_ray.sampling.rows import REJECTED, SCORES, SUPERVISION
-from lr_ray.sampling.shards import remove_leftovers, survey
-from lr_ray.store import Run
 from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch
 
 CONFIG = resolve(merge(read_tree("demo"), {}))

@@ -14,18 +14,18 @@ import pyarrow as pa
 import pytest
 
 from jobs.status import lines
-from lr_ray import lock
-from lr_ray.comparison.checks import ASKED
 from lr_ray.config import EndpointConfig, merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.results import LABELS, macro, summarise
+from lr_ray.experiments.checks import ASKED
+from lr_ray.labelling.shards import survey
 from lr_ray.problems import stage_problems
+from lr_ray.report.status import Status, at_work
+from lr_ray.run import lock
+from lr_ray.run.schemas import REJECTED
+from lr_ray.run.store import SCHEMA_VERSION, Run, begin
 from lr_ray.sampling.graph import write_contrast
-from lr_ray.sampling.rows import REJECTED
-from lr_ray.sampling.shards import survey
-from lr_ray.status import Status, at_work
-from lr_ray.store import SCHEMA_VERSION, Run, begin
 from tests.unit.test_label import APART, SAME, batch
 from tests.unit.test_stage import EXCHANGE, with_errors
 
@@ -144,7 +144,7 @@ def driver(run):
 
     def start() -> int:
         code = (
-            f"from lr_ray.store import Run\nwith Run({run.location!r}).lock():\n"
+            f"from lr_ray.run.store import Run\nwith Run({run.location!r}).lock():\n"
             "    print('held', flush=True)\n    input()"
         )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -10,8 +10,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
-from lr_ray.sampling.rows import REJECTED
-from lr_ray.store import Run, begin, read_summary
+from lr_ray.run.schemas import REJECTED
+from lr_ray.run.store import Run, begin, read_summary
 
 FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
 

@@ -11,7 +11,7 @@ import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
-from lr_ray.store import Run
+from lr_ray.run.store import Run
 from lr_ray.training import trackers
 from lr_ray.training.trackers import IDENTITY, TENSORBOARD, Trackers, check_trackers
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.errors import StageError
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
 from lr_ray.training.data import Supervision
 
 VOCABULARY = 10

@@ -9,9 +9,9 @@ import pytest
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError
-from lr_ray.sampling.rows import SUPERVISION
-from lr_ray.store import Run
-from lr_ray.training import stage
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run
+from lr_ray.training import train as stage
 from tests.unit.test_training_data import row
 
 EXPERT = str(expert_path())

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.errors import StageError, UserError
+from lr_ray.labelling.shards import remove_leftovers
 from lr_ray.problems import read_problems, stage_problems
+from lr_ray.run.schemas import TRAJECTORY
+from lr_ray.run.store import Run
 from lr_ray.sampling.graph import write_contrast
-from lr_ray.sampling.rows import TRAJECTORY
-from lr_ray.sampling.shards import remove_leftovers
 from lr_ray.sampling.trajectories import plan, read, save
-from lr_ray.store import Run
 from tests.unit.test_relabel import EXCHANGE, PROBLEMS, config, trajectories
 
 FOOTER = {"expert": "f" * 16, "top_k": 3}

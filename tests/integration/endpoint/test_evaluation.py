@@ -16,11 +16,11 @@ from lr_ray.config import Evaluation
 from lr_ray.embedded import expert_path
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.client import request
-from lr_ray.evaluation.stage import ServedModel, evaluate, questions
+from lr_ray.evaluation.evaluate import ServedModel, evaluate, questions
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.grading.judging import is_correct
-from lr_ray.models import stop_token_ids
-from lr_ray.store import Run
+from lr_ray.models.models import stop_token_ids
+from lr_ray.run.store import Run
 
 ROOT = Path(__file__).parents[3]
 MODELS = [ServedModel(name, name, name) for name in ("expert", "improved")]

@@ -18,7 +18,7 @@ import pytest
 from lr_ray import embedded, serving
 from lr_ray.config import Serving
 from lr_ray.errors import UserError
-from lr_ray.models import stop_token_ids
+from lr_ray.models.models import stop_token_ids
 from tests.integration.endpoint.conftest import KEY
 from tests.ports import free_port
 
@@ -75,13 +75,13 @@ def said_offline(path, problems):
     from vllm import SamplingParams
 
     from lr_ray.config import Place, Pool
-    from lr_ray.sampling.engine import start_engine
+    from lr_ray.engines.vllm import start_engine
 
     engine = start_engine(path, Pool(dtype="float32"), Place(gpus=0), 512)
     params = SamplingParams(
         temperature=0, max_tokens=NEW_TOKENS, stop_token_ids=stop_token_ids(path), detokenize=False
     )
-    from lr_ray.models import load_tokenizer, render_prompt
+    from lr_ray.models.models import load_tokenizer, render_prompt
 
     tokenizer = load_tokenizer(path)
     prompts = [{"prompt_token_ids": render_prompt(tokenizer, p, None)} for p in problems]

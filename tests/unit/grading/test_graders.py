@@ -5,8 +5,8 @@ import pytest
 from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import checks_of, disagreements, summarise
-from lr_ray.evaluation.stage import grade
 from lr_ray.evaluation.tasks import Task, load_tasks
 from lr_ray.grading.graders import find, register
 from lr_ray.grading.others import OTHERS, Toolkit

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.grading_forms import FORMS
 from lr_ray.evaluation.answers import Answer
-from lr_ray.evaluation.stage import grade
+from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.tasks import Task
 from lr_ray.grading.judging import judge
 from lr_ray.grading.pool import Graders

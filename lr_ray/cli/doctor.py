@@ -1,0 +1,164 @@
+"""`jobs/doctor.py`: findings on this machine, and on a cluster's nodes that differ from it.
+
+pytest tests/unit/test_doctor.py
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.doctor.checks import judge
+from lr_ray.doctor.facts import Facts, gather
+from lr_ray.doctor.finding import Finding, Need, gb
+from lr_ray.errors import UserError
+from lr_ray.run.store import Run, read_asked
+from lr_ray.runtime.cluster import check_address
+
+_HERE = "here"
+Found = dict[str, tuple[Facts | None, list[Finding]]]  # by node; `here` is first
+
+
+def examine(config_name: str | None, location: str | None) -> Found:
+    """Facts and findings of this machine, and of each node where RAY_ADDRESS names a cluster.
+
+    Raises UserError for a config or a run that cannot be read.
+    """
+    need, folder = Need(), None
+    if config_name or location:
+        run = Run(location or os.path.join("runs", _name(config_name or "")))
+        folder = run.root if run.is_local else None
+        tree = read_tree(config_name) if config_name else _asked(run)
+        if tree is not None:
+            from lr_ray.doctor.need import asked
+
+            need = asked(resolve(merge(tree, {}), Config))
+    facts = gather(folder)
+    found: Found = {_HERE: (facts, judge(facts, need))}
+    if facts.joins:
+        found |= _cluster(need, folder, found[_HERE][1])
+    return found
+
+
+def show(found: Found) -> None:
+    """A line a finding, its advice below it; nodes with the same findings as here in one line."""
+    console = Console(highlight=False, markup=False)
+    say = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
+    facts, findings = found[_HERE]
+    assert facts is not None
+    memory = f"{facts.cpus} CPUs, {gb(facts.memory)} memory"
+    say(f"      machine      {facts.host}, Python {facts.python}, {memory}")
+    _lines(say, findings)
+    alike, differing = _grouped(found)
+    if alike:
+        say(f"      nodes        {len(alike)} as here: {', '.join(alike)}")
+    for names, theirs in differing:
+        say(f"\n      node         {', '.join(names)}")
+        _lines(say, theirs)
+    count = sum(finding.level == "bad" for finding in _all(found))
+    if count:
+        say(f"\nunfit: {count} of these would stop a run")
+    else:
+        warned = sum(finding.level == "warn" for finding in _all(found))
+        say("\nfit" + (f", with {warned} to look at" if warned else ""))
+
+
+def as_json(found: Found) -> str:
+    """The same as a JSON object on a line. No secret is among the facts."""
+    nodes: dict[str, Any] = {}
+    for name, (facts, findings) in found.items():
+        told = [asdict(finding) for finding in findings]
+        nodes[name] = {"facts": asdict(facts) if facts else None, "findings": told}
+    return json.dumps({"fit": is_fit(found), "nodes": nodes}, allow_nan=False)
+
+
+def is_fit(found: Found) -> bool:
+    return all(finding.level != "bad" for finding in _all(found))
+
+
+def _all(found: Found) -> list[Finding]:
+    return [finding for _, findings in found.values() for finding in findings]
+
+
+def _name(config: str) -> str:
+    return os.path.basename(config).removesuffix(".yaml").removesuffix(".yml")
+
+
+def _asked(run: Run) -> dict[str, Any] | None:
+    """The config of a run of the pipeline; None for a folder that holds none."""
+    if not run.exists("run.json"):
+        return None
+    tree = dict(read_asked(run)["config"])
+    return None if "endpoint" in tree else tree
+
+
+def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
+    """Findings on the nodes; a cluster that cannot be joined is a finding on this machine."""
+    from lr_ray.doctor.nodes import gather_nodes
+    from lr_ray.runtime.cluster import cluster
+
+    try:
+        check_address()
+        with _muted(), cluster():
+            nodes = gather_nodes(folder)
+    except UserError as error:
+        what, _, advice = str(error).removeprefix("RAY_ADDRESS: ").partition("; ")
+        here.append(Finding("bad", "RAY_ADDRESS", what, advice))
+        return {}
+    here.append(Finding("ok", "RAY_ADDRESS", f"{os.environ['RAY_ADDRESS']}, {len(nodes)} nodes"))
+    found: Found = {}
+    for name, facts in nodes.items():
+        if isinstance(facts, str):
+            advice = "install lr_ray there as here"
+            found[name] = None, [Finding("bad", "node", f"cannot be asked: {facts}", advice)]
+        else:
+            found[name] = facts, judge(facts, need)
+    if need.gpu and not any(facts and facts.seen.gpus for facts, _ in found.values()):
+        advice = "start nodes with GPUs, or ask for none (resources.*.gpus 0)"
+        here.append(Finding("bad", "gpu", "no node of the cluster has one", advice))
+    return found
+
+
+@contextlib.contextmanager
+def _muted() -> Any:
+    """Ray's own lines would stand between ours."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _grouped(found: Found) -> tuple[list[str], list[tuple[list[str], list[Finding]]]]:
+    """Nodes that are as this one, and the others, alike ones together."""
+    here = _key(*found[_HERE])
+    alike: list[str] = []
+    others: dict[Any, tuple[list[str], list[Finding]]] = {}
+    for name, (facts, findings) in found.items():
+        key = _key(facts, findings)
+        if key != here:
+            others.setdefault(key, ([], findings))[0].append(name)
+        elif name != _HERE:
+            alike.append(name)
+    return alike, list(others.values())
+
+
+def _key(facts: Facts | None, findings: list[Finding]) -> Any:
+    """What makes nodes alike: GPUs, torch and what is not ok; free bytes differ everywhere."""
+    gpus = [(g.name, g.memory_bytes, g.driver) for g in facts.seen.gpus] if facts else None
+    wrong = tuple(f for f in findings if f.level != "ok" and f.label != "RAY_ADDRESS")
+    return str(gpus), facts and facts.torch, wrong
+
+
+def _lines(say: Any, findings: list[Finding]) -> None:
+    for finding in findings:
+        say(f"{finding.level:<5} {finding.label:<12} {finding.what}")
+        if finding.advice:
+            say(f"{'':<18} {finding.advice}")

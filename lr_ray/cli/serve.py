@@ -1,0 +1,103 @@
+"""`jobs/serve.py`: an endpoint until Ctrl-C or SIGTERM, over a run's two models or any directories.
+
+pytest tests/integration/endpoint/test_serving.py
+"""
+
+import contextlib
+import tempfile
+import time
+
+from rich.console import Console
+
+from lr_ray import serving
+from lr_ray.cli.front import Command
+from lr_ray.config import Config, Resources, ServeConfig, Serving
+from lr_ray.console import quiet_others
+from lr_ray.doctor import check_serving
+from lr_ray.errors import UserError
+from lr_ray.models.models import fits_context, resolve_model
+from lr_ray.pipeline.pipeline import facts
+from lr_ray.placement.arrange import for_serving
+from lr_ray.placement.site import connected
+from lr_ray.placement.sizes import largest
+from lr_ray.run.store import begin, read_summary
+from lr_ray.runtime import interrupts
+from lr_ray.runtime.connection import read_key
+from lr_ray.serving.application import KEY_VARIABLE
+
+_WAIT_S = 3600.0
+
+
+def serve_run(command: Command[Config]) -> int:
+    """Serves a run's expert and improved expert. Ends by an interruption only."""
+    config, run = command.config, command.run
+    if "training" not in read_summary(run):
+        raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
+    key = read_key(KEY_VARIABLE)
+    serving.check_port(config.serving)
+    check_serving(config.resources, config.serving, run)
+    expert = resolve_model(config.models.expert, "models.expert")
+    with run.lock(shared=True):
+        begin(run, config, facts(config, expert, None))
+        log = run.log_path()
+        print(f"run        {run.location}\nlog        {log}")
+        with tempfile.TemporaryDirectory() as cache:
+            models = {"expert": expert, "improved": run.local_folder("model", cache)}
+            _serve(models, config.serving, config.resources, log, key)
+    return 0
+
+
+def serve_models(command: Command[ServeConfig]) -> int:
+    """Serves model directories, of no run. Ends by an interruption only."""
+    config = command.config
+    key = read_key(KEY_VARIABLE)
+    serving.check_port(config.serving)
+    check_serving(config.resources, config.serving)
+    models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
+    log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
+    print(f"log        {log}")
+    _serve(models, config.serving, config.resources, log, key)
+    return 0
+
+
+def _serve(
+    models: dict[str, str], settings: Serving, resources: Resources, log: str, key: str | None
+) -> None:
+    from lr_ray.runtime.cluster import cluster
+
+    for name, path in models.items():
+        fits_context(path, settings.max_model_len, name)
+    with contextlib.ExitStack() as stack:
+        if resources.server.gpus != 0:
+            found = stack.enter_context(connected())
+            place = for_serving(settings, resources.server, largest(models), len(models), found)
+            resources = resources.model_copy(update={"server": place})
+        console = stack.enter_context(quiet_others(log))
+        stack.enter_context(cluster())
+        console.print(f"serving    starting {', '.join(models)}")
+        say = lambda said: console.print(f"serving    {said}")  # noqa: E731
+        url = serving.start(models, settings, resources, on_waiting=say, key=key)
+        locked = f"key from {KEY_VARIABLE}" if key else "no key"
+        console.print(f"serving    {url}  models: {', '.join(models)}  {locked}  (Ctrl-C ends it)")
+        with interrupts.patience(settings.drain_s):
+            try:
+                while True:
+                    time.sleep(_WAIT_S)
+            finally:
+                _end(console, settings)
+
+
+def _end(console: Console, settings: Serving) -> None:
+    shown = 0
+
+    def on_waiting(under_way: int) -> None:
+        nonlocal shown
+        if under_way != shown:
+            console.print(f"serving    ending; {under_way} requests under way finish first")
+        shown = under_way
+
+    try:
+        left = serving.drain(settings.drain_s, on_waiting)
+        console.print("serving    ended" + (f"; {left} requests were cut off" if left else ""))
+    finally:
+        serving.stop()

@@ -1,0 +1,173 @@
+"""The evaluation stage: every model asked every task, answers graded. The caller stores the tables.
+
+pytest tests/integration/endpoint/test_evaluation.py
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from lr_ray.config import Evaluation
+from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
+from lr_ray.evaluation.client import ask, request
+from lr_ray.evaluation.tasks import Task, load_tasks
+from lr_ray.grading.others import OTHERS
+from lr_ray.grading.pool import Graders, Item
+from lr_ray.run.store import Run
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """`label` names its columns, `name` is what the endpoint calls it.
+
+    `identity` stays the same as long as its answers do: a fingerprint, or URL and name.
+    """
+
+    label: str
+    name: str
+    identity: str
+
+
+Progress = Callable[[int, int], None]
+# Models that are up at once, and what makes them so: a context whose value is their base URL.
+Serve = Callable[[Sequence[ServedModel]], AbstractContextManager[str]]
+
+
+def evaluate(
+    groups: Sequence[Sequence[ServedModel]],
+    serve: Serve,
+    evaluation: Evaluation,
+    run: Run,
+    on_asked: Progress = lambda done, total: None,
+    on_graded: Progress = lambda done, total: None,
+    stop_token_ids: Sequence[int] = (),
+    on_left_out: Callable[[str, str], None] = lambda model, field: None,
+) -> dict[str, pa.Table]:
+    """For each task its table (see `grade`).
+
+    Each group of models is served and asked in turn, unless its answers are all there: answers are kept
+    in the run as they come. Both progress functions get (answers, answers in all); `on_left_out` is that
+    of `ask`. Raises UserError when a benchmark cannot be read, before anything is asked, and StageError
+    when an endpoint fails for good.
+    """
+    tasks, models = load_tasks(evaluation), [model for group in groups for model in group]
+    asked = {
+        (task.name, model.label): questions(task, model, evaluation, stop_token_ids)
+        for task in tasks
+        for model in models
+    }
+    every = [q for t in tasks for q in _in_turns([asked[t.name, m.label] for m in models])]
+    total = len(every)
+    with AnswerStore(run) as store:
+        missing = {q.key: q for q in every if q.key not in store.answers}
+        repeated = total - len({q.key for q in every})
+        done = total - repeated - len(missing)
+
+        def on_answer(question: Question, answer: Answer) -> None:
+            nonlocal done
+            done += 1
+            store.add(question.key, answer)
+            on_asked(done, total - repeated)
+
+        on_asked(done, total - repeated)
+        for group in groups:
+            names = {model.label for model in group}
+            theirs = [asked[of] for of in asked if of[1] in names]
+            keys = {question.key for some in theirs for question in some}
+            if todo := [question for key, question in missing.items() if key in keys]:
+                with serve(group) as url:
+                    ask(url, todo, evaluation, on_answer, on_left_out)
+        given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
+    graded = 0
+
+    def on_verdict() -> None:
+        nonlocal graded
+        graded += 1
+        on_graded(graded, total)
+
+    with Graders() as graders:
+        return {
+            task.name: grade(
+                task,
+                {m.label: given[task.name, m.label] for m in models},
+                graders,
+                on_verdict,
+                evaluation.grader_check,
+            )
+            for task in tasks
+        }
+
+
+def questions(
+    task: Task, model: ServedModel, evaluation: Evaluation, stop_token_ids: Sequence[int] = ()
+) -> list[Question]:
+    """Problem by problem, each with its samples."""
+    return [
+        question(
+            model.name,
+            model.identity,
+            request(row["problem"], evaluation, stop_token_ids, task.examples, sample),
+        )
+        for row in task.rows
+        for sample in range(evaluation.samples)
+    ]
+
+
+def grade(
+    task: Task,
+    answers: dict[str, list[Answer]],
+    graders: Graders,
+    on_verdict: Callable[[], None] = lambda: None,
+    checks: Sequence[str] = (),
+) -> pa.Table:
+    """The task's table: a row per problem and sample.
+
+    `answers[label]` has each problem's samples, problem by problem. Columns: problem_id, problem,
+    expected, sample, and for each label <label>_completion, <label>_answer (null when there is
+    none), <label>_correct, <label>_verdict (how it was judged) and <label>_finish_reason. For each
+    of `checks`, names in `others.OTHERS`, also <label>_<check>_answer and <label>_<check>_correct, where
+    the task's own grader is math or demo.
+    """
+    samples = len(next(iter(answers.values()))) // len(task.rows)
+    rows = [row for row in task.rows for _ in range(samples)]
+    metadata = [more for more in task.metadata or [None] * len(task.rows) for _ in range(samples)]
+    numbers = [sample for _ in task.rows for sample in range(samples)]
+    columns: dict[str, pa.Array] = {
+        "problem_id": pa.array([row["problem_id"] for row in rows], pa.string()),
+        "problem": pa.array([row["problem"] for row in rows], pa.string()),
+        "expected": pa.array([row["answer"] for row in rows], pa.string()),
+        "sample": pa.array(numbers, pa.int32()),
+    }
+    for label, given in answers.items():
+        items = [
+            Item(row["answer"], _said(answer), answer.finish_reason == "length", more)
+            for row, answer, more in zip(rows, given, metadata, strict=True)
+        ]
+        graded = graders.grade_all(task.grader, items, on_verdict)
+        columns |= {
+            f"{label}_completion": pa.array([a.completion for a in given], pa.string()),
+            f"{label}_answer": pa.array([g.extracted for g in graded], pa.string()),
+            f"{label}_correct": pa.array([g.verdict.correct for g in graded], pa.bool_()),
+            f"{label}_verdict": pa.array([g.verdict.how for g in graded], pa.string()),
+            f"{label}_finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
+        }
+        for check in checks if task.kind in ("math", "demo") else ():
+            graded = graders.grade_all(OTHERS[check], items)
+            columns |= {
+                f"{label}_{check}_answer": pa.array([g.extracted for g in graded], pa.string()),
+                f"{label}_{check}_correct": pa.array(
+                    [g.verdict.correct for g in graded], pa.bool_()
+                ),
+            }
+    return pa.table(columns)
+
+
+def _said(answer: Answer) -> str | None:
+    return None if answer.finish_reason == "refused" else answer.completion
+
+
+def _in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:
+    """First of each, second of each: so the models' engines work side by side."""
+    return [question for turn in zip(*lists, strict=True) for question in turn]

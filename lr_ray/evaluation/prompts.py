@@ -1,0 +1,99 @@
+"""The expert's chat template, rendered once as the stages will, before anything starts.
+
+Exercised by `pytest tests/unit/test_prompts.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lr_ray.config import Config
+from lr_ray.errors import UserError
+from lr_ray.evaluation.client import request
+from lr_ray.evaluation.examples import examples
+from lr_ray.models.files import nested_in, read_object, vocabulary_rows
+from lr_ray.models.models import load_tokenizer
+
+_PROBLEM = "How many are 60 pens and 7 pens?"
+Turns = list[dict[str, str]]
+
+
+def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
+    """Raises UserError unless the model can be trained as text and asked as `stages` ask it.
+
+    Names the turn of the conversation that the chat template refuses or leaves out, and its field.
+    """
+    where = f"models.expert: {config.models.expert}"
+    nested = nested_in(read_object(Path(path, "config.json"), where))
+    if nested:
+        raise UserError(
+            f"{where}: config.json keeps its language model in {nested}: a multimodal model, of "
+            "which only text models can be trained; give one"
+        )
+    if "sampling" in stages:
+        turns = [{"role": "user", "content": _PROBLEM}]
+        if config.sampling.system_prompt is not None:
+            turns.insert(0, {"role": "system", "content": config.sampling.system_prompt})
+        _check_template(path, where, turns, "sampling", False)
+    if "evaluation" in stages:
+        evaluation = config.evaluation
+        for shots in evaluation.shots:
+            body = request(_PROBLEM, evaluation, (), examples("math", shots))
+            prefilled = evaluation.prefill is not None
+            _check_template(path, where, body["messages"], "evaluation", prefilled)
+
+
+def _check_template(path: str, where: str, turns: Turns, section: str, prefilled: bool) -> None:
+    tokenizer = load_tokenizer(path)
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"{where}: no chat template; put the model's chat_template.jinja beside its tokenizer, "
+            "or take its instruct version"
+        )
+    try:
+        text = _render(tokenizer, turns, prefilled)
+    except Exception as error:  # jinja's, transformers' and whatever a template does
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        blamed = _blamed(tokenizer, turns, section)
+        raise UserError(f"{where}: its chat template {blamed}: {reason}") from None
+    for turn in turns:
+        if turn["content"].strip() not in text:
+            raise UserError(
+                f"{where}: its chat template leaves out {_turn(turn, section)}; "
+                "correct it, or leave that out"
+            )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if max(ids) >= vocabulary_rows(path):
+        raise UserError(
+            f"{where}: its chat template makes token {max(ids)}, and the model has "
+            f"{vocabulary_rows(path)}; the tokenizer is of another model"
+        )
+
+
+def _render(tokenizer: Any, turns: Turns, prefilled: bool) -> str:
+    options = {"add_generation_prompt": not prefilled, "continue_final_message": prefilled}
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+
+
+def _blamed(tokenizer: Any, turns: Turns, section: str) -> str:
+    """What it is that the template cannot render: the first turns that fail, or all of it."""
+    problem = [{"role": "user", "content": _PROBLEM}]
+    try:
+        _render(tokenizer, problem, False)
+    except Exception:
+        return "cannot be rendered"
+    if turns[0]["role"] == "system":
+        try:
+            _render(tokenizer, [turns[0], *problem], False)
+        except Exception:
+            return f"refuses a system turn; put {section}.system_prompt into the problems, or leave it out"
+    last = "evaluation.prefill" if turns[-1]["role"] == "assistant" else "evaluation.shots"
+    return f"refuses the turns of {last}; leave it out"
+
+
+def _turn(turn: dict[str, str], section: str) -> str:
+    if turn["role"] == "system":
+        return f"the system turn ({section}.system_prompt)"
+    if turn["role"] == "assistant":
+        return "a given answer (evaluation.shots or evaluation.prefill)"
+    return "the problem"

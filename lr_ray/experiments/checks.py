@@ -1,0 +1,105 @@
+"""What can be wrong with a comparison and is found before anything starts.
+
+Exercised by `pytest tests/unit/test_comparison.py`.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from lr_ray.config import merge, resolve, value_at
+from lr_ray.errors import UserError
+from lr_ray.experiments.grid import Grid
+from lr_ray.experiments.plan import Cell, Plan, Source
+from lr_ray.models.models import check_pair, check_room, resolve_model
+from lr_ray.problems import check_source
+from lr_ray.run.store import Run, read_asked, read_summary
+
+ASKED = "grid.json"
+
+
+def check_kind(run: Run) -> None:
+    """Raises UserError where the directory holds an ordinary run."""
+    if run.exists("run.json") and not run.exists(ASKED):
+        raise UserError(f"--run {run.location}: holds a run, not a comparison; give another --run")
+
+
+def check_cells(run: Run, grid: Grid, plan: Plan) -> None:
+    """Raises UserError naming a variant whose settings are not those that its run has."""
+    for cell in plan.cells:
+        there = run.child(cell.folder)
+        if not there.exists("run.json"):
+            continue
+        asked = read_asked(there)
+        other = _differences(cell, asked)
+        if other:
+            raise UserError(
+                f"--grid {grid.name}: variant {cell.variant.name}: {run.location}/{cell.folder} was made "
+                f"with {', '.join(other)}; give the variant another name, or another --run"
+            )
+
+
+def _differences(cell: Cell, asked: dict[str, Any]) -> list[str]:
+    """`field = value there (now value here)` of what differs."""
+    here = cell.config.identity()
+    differing = [
+        f"{name} = {value_at(asked['config'], name)} (now {here[name]})"
+        for name in cell.config.differences(asked["config"])
+    ]
+    if asked["untrained"] != cell.variant.untrained:
+        differing.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
+    return differing
+
+
+def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
+    """The plan, with sources that are there as they are: sampled for the smallest plausibility they hold.
+
+    Raises UserError where a new variant asks for a smaller one.
+    """
+    settled: dict[str, Source] = {}
+    for source in plan.sources:
+        there = run.child(source.folder)
+        needed = source.config.sampling.plausibility
+        held = needed
+        if source.trajectories_of:  # which were completed for as much
+            held = settled[source.trajectories_of].config.sampling.plausibility
+        if there.exists("run.json"):
+            held = read_asked(there)["config"]["sampling"]["plausibility"]
+        if needed < held and source.relabels:
+            raise UserError(
+                f"--grid {grid.name}: sampling.plausibility = {needed:g}: {there.location} was "
+                f"sampled for {held:g} and more; give another --run"
+            )
+        tree = merge(source.config.model_dump(mode="json"), {"sampling": {"plausibility": held}})
+        settled[source.folder] = replace(source, config=resolve(tree))
+    return Plan(list(settled.values()), plan.cells)
+
+
+def check_sources(plan: Plan, expert: str) -> dict[str, str]:
+    """Directories of the sources' amateurs, by the name that the config has for them.
+
+    Raises UserError where one is missing or does not fit the expert, or a source cannot be read.
+    """
+    found: dict[str, str] = {}
+    for source in plan.sources:
+        asked = source.config
+        check_source(asked)
+        name = asked.models.amateur
+        if source.relabels and name not in found:
+            found[name] = resolve_model(name, "models.amateur")
+            check_pair(expert, found[name], asked.models)
+        amateur = found[name] if source.relabels else None
+        check_room(expert, amateur, asked.sampling.max_new_tokens)
+    return found
+
+
+def unfinished(run: Run, plan: Plan) -> list[Cell]:
+    """Cells whose run has no accuracy yet."""
+    return [cell for cell in plan.cells if "accuracy" not in summary_of(run.child(cell.folder))]
+
+
+def sampled(run: Run, source: Source) -> bool:
+    return "sampling" in summary_of(run.child(source.folder))
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+    return read_summary(run)

@@ -1,0 +1,168 @@
+"""A comparison from the command line to its table.
+
+Exercised by `python jobs/compare.py --config demo --run RUN` and
+`pytest tests/integration/test_compare.py`.
+"""
+
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+from lr_ray.cli.front import Command
+from lr_ray.config import STAGES, Config
+from lr_ray.console import quiet_others
+from lr_ray.doctor import check_config
+from lr_ray.errors import StageError
+from lr_ray.evaluation.evaluate import grade
+from lr_ray.evaluation.results import scores_of
+from lr_ray.evaluation.tasks import load_tasks, task_names
+from lr_ray.experiments import checks
+from lr_ray.experiments.asking import kept
+from lr_ray.experiments.grid import Grid, read_grid
+from lr_ray.experiments.plan import Plan, make_plan
+from lr_ray.experiments.table import collect, render
+from lr_ray.experiments.work import (
+    AMATEURS,
+    Bench,
+    amateur_name,
+    evaluate_cells,
+    sample_sources,
+    train_cells,
+)
+from lr_ray.grading.pool import Graders
+from lr_ray.pipeline.pipeline import check, facts, read_source
+from lr_ray.placement.site import Site, site
+from lr_ray.run.store import SCHEMA_VERSION, Run, begin
+
+TABLE, PAGE = "comparison.json", "comparison.md"
+DEFAULT_GRID = "ablations"
+
+
+def compare(command: Command) -> int:
+    """Does what is missing of a comparison. Returns the exit code."""
+    if command.options.run is None:  # not where the config's ordinary run is
+        command = replace(command, run=Run(f"{command.run.location}-compared"))
+    config, run = command.config, command.run
+    run.create()
+    with run.lock():
+        checks.check_kind(run)
+        asked = _asked(run, command)
+        grid = read_grid(asked["grid"], config, asked["amateurs"])
+        plan = make_plan(config, grid)
+        if run.exists("run.json"):
+            begin(run, config, None)
+            checks.check_cells(run, grid, plan)
+        if not checks.unfinished(run, plan) and not _stale(run, config, grid, plan):
+            print(f"{run.location}: {grid.name} finished before; nothing to do\n")
+            _show(run, grid)
+            return 0
+        plan = checks.settle_sources(run, grid, plan)
+        _work(command, grid, plan, asked)
+        _show(run, grid)
+    return 0
+
+
+def _asked(run: Run, command: Command) -> dict[str, Any]:
+    """The grid and the amateurs' folder: the command line's, else those of the command before."""
+    before = run.read_json(checks.ASKED) if run.exists(checks.ASKED) else {}
+    grid, amateurs = command.options.grid, command.options.amateurs
+    if grid and grid.endswith((".yaml", ".yml")):
+        grid = os.path.abspath(grid)  # a later command may be given elsewhere
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "grid": grid or before.get("grid") or DEFAULT_GRID,
+        "amateurs": os.path.abspath(amateurs) if amateurs else before.get("amateurs"),
+    }
+
+
+def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
+    """Whether the table is not of exactly these variants."""
+    if not run.exists(TABLE):
+        return True
+    there = run.read_json(TABLE)
+    cells = [r["folder"] for row in there["variants"].values() for r in row["runs"]]
+    wanted = {"name": grid.name, "seeds": grid.seeds, "x": grid.x}
+    return bool(there["grid"] != wanted or cells != [cell.folder for cell in plan.cells])
+
+
+def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
+    check_config(command.config, STAGES, command.run)
+    with site(command.config, STAGES) as there:
+        _work_at(there, command, grid, plan, asked)
+
+
+def _work_at(there: Site, command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
+    from lr_ray.runtime.cluster import cluster
+
+    config, run, started = command.config, command.run, time.monotonic()
+    cells = checks.unfinished(run, plan)
+    expert, amateur = check(config, STAGES)
+    amateurs = checks.check_sources(plan, expert)
+    if amateur:  # not where the config samples by rejection
+        amateurs[config.models.amateur] = amateur
+    log = run.log_path()
+    print(f"config     {command.config_name}\ngrid       {grid.name}\nrun        {run.location}")
+    print(
+        f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
+    )
+    print(f"log        {log}")
+    with quiet_others(log) as console:
+        for source in plan.sources:
+            read_source(run.child(source.folder), source.config)
+        begin(run, config, facts(config, expert, amateur))
+        run.write_json(checks.ASKED, asked)
+        bench = Bench(run, config, grid, plan, expert, amateurs, console, there)
+        failed: dict[str, str] = {}
+        if cells:
+            with cluster() as ray_logs:
+                console.print(f"ray logs   {ray_logs}")
+                unsampled = sample_sources(bench)
+                failed = train_cells(bench, plan.cells, unsampled)
+                evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
+        if len(failed) < len(plan.cells):
+            _write(bench, failed, time.monotonic() - started)
+        console.print()
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise StageError(f"{len(failed)} of {len(plan.cells)} runs failed: {reasons}")
+
+
+def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
+    """The table, and a sweep's pictures. The table comes last, as it says that all is there."""
+    run, benchmarks = bench.run, task_names(bench.config.evaluation)
+    before = run.read_json(TABLE)["seconds_total"] if run.exists(TABLE) else 0.0
+    content = collect(run, bench.config, bench.grid, bench.plan, failed)
+    content["seconds_total"] = before + seconds
+    if bench.grid.x == AMATEURS:
+        _add_gaps(bench, content)
+    if bench.grid.x:
+        from lr_ray.experiments.plot import draw
+
+        for benchmark in benchmarks:
+            for kind, picture in draw(content, benchmark).items():
+                run.write_bytes(picture_name(benchmark, benchmarks, kind), picture)
+    run.write_bytes(PAGE, render(content).encode())
+    run.write_json(TABLE, content)
+
+
+def picture_name(benchmark: str, benchmarks: list[str], kind: str) -> str:
+    return f"comparison.{kind}" if len(benchmarks) == 1 else f"comparison-{benchmark}.{kind}"
+
+
+def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
+    """Accuracy of each variant's amateur, and the expert's minus it, on the first task."""
+    task = load_tasks(bench.config.evaluation)[0]
+    with Graders() as graders:
+        for name, row in content["variants"].items():
+            answers = kept(bench.run, amateur_name(name), [task.name])
+            if answers is None:
+                continue
+            right = scores_of(grade(task, {"amateur": answers[task.name]}, graders), "amateur")
+            row["amateur_accuracy"] = float(right.mean())
+            row["amateur_gap"] = content["expert"][task.name]["accuracy"] - row["amateur_accuracy"]
+
+
+def _show(run: Run, grid: Grid) -> None:
+    print(run.fs.cat_file(run.path(PAGE)).decode())
+    print(f"output     {run.location}/{PAGE}, {TABLE}{', comparison.svg' if grid.x else ''}")

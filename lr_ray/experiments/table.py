@@ -1,0 +1,208 @@
+"""What came out of a comparison: comparison.json with every number, comparison.md for people.
+
+Exercised by `pytest tests/unit/test_comparison.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lr_ray.config import Config
+from lr_ray.evaluation.results import scores_of
+from lr_ray.evaluation.statistics import pooled_difference
+from lr_ray.evaluation.tasks import task_names
+from lr_ray.experiments.grid import Grid, Variant
+from lr_ray.experiments.plan import Cell, Plan
+from lr_ray.run.store import SCHEMA_VERSION, Run
+
+Row = dict[str, Any]
+
+
+def collect(run: Run, config: Config, grid: Grid, plan: Plan, failed: dict[str, str]) -> Row:
+    """The content of comparison.json, from the run directories of the cells.
+
+    `failed`: reason by name of the cells that could not be finished.
+    """
+    rows = {v.name: _variant(run, config, v, plan, failed) for v in grid.variants}
+    first = next(r["accuracy"] for r in rows.values() if r["accuracy"])
+    expert = {b: {"accuracy": p["expert"], "problems": p["problems"]} for b, p in first.items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "grid": {"name": grid.name, "seeds": grid.seeds, "x": grid.x},
+        "config": config.model_dump(mode="json"),
+        "expert": expert,
+        "variants": rows,
+        "failed": failed,
+    }
+
+
+def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row) -> Row:
+    cells = [cell for cell in plan.cells if cell.variant == variant]
+    done = [cell for cell in cells if cell.name not in failed]
+    summaries = [run.child(cell.folder).read_json("summary.json") for cell in done]
+    of_cell = dict(zip((cell.name for cell in done), summaries, strict=True))
+    base = config.identity()
+    settings = variant.config.identity()
+    return {
+        "settings": {name: value for name, value in settings.items() if base.get(name) != value},
+        "untrained": variant.untrained,
+        "value": variant.value,
+        "accuracy": {
+            b: pooled_difference(*_verdicts(run, done, b), seed=config.evaluation.seed)
+            for b in task_names(config.evaluation)
+            if done
+        },
+        "cost": _cost(run, plan, done, summaries),
+        "runs": [_run(cell, failed, of_cell.get(cell.name, {})) for cell in cells],
+    }
+
+
+def _run(cell: Cell, failed: Row, summary: Row) -> Row:
+    parts = {part: summary.get(part) for part in ("accuracy", "sampling", "training")}
+    return {"seed": cell.seed, "folder": cell.folder, "failed": failed.get(cell.name), **parts}
+
+
+def _verdicts(run: Run, cells: Sequence[Cell], benchmark: str) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each problem's samples that the expert, [N], and the cells' models, [S, N], solved."""
+    columns = ["sample", "expert_correct", "improved_correct"]
+    tables = [
+        pq.read_table(
+            run.path(f"{cell.folder}/evaluation/{benchmark}.parquet"),
+            columns=columns,
+            filesystem=run.fs,
+        )
+        for cell in cells
+    ]
+    return (
+        scores_of(tables[0], "expert"),
+        np.array([scores_of(table, "improved") for table in tables]),
+    )
+
+
+def _cost(run: Run, plan: Plan, cells: Sequence[Cell], summaries: Sequence[Row]) -> Row:
+    """Means over the seeds, null where there is nothing to count.
+
+    Sampling's seconds are those of the source, and of the source whose trajectories it took over;
+    `sampling_shared` tells that other variants are made of it too.
+    """
+    sampled = [s["sampling"] for s in summaries if "sampling" in s]
+    trained = [s["training"] for s in summaries if "training" in s]
+    folders = [cell.source for cell in cells if cell.source]
+    users = {cell.variant.name for cell in plan.cells if cell.source in folders}
+    scored = sum(part["steps_scored"] for part in sampled)
+    figures = ("optimizer_steps", "distinct_steps", "trained_steps", "tokens_forward")
+    return {
+        "problems": _mean([part["problems"] for part in sampled]),
+        "steps_kept": _mean([part["steps_kept"] for part in sampled]),
+        "steps_kept_share": sum(p["steps_kept"] for p in sampled) / scored if scored else None,
+        **{name: _mean([part[name] for part in trained]) for name in figures},
+        "sampling_seconds": _mean([_seconds(run, plan, folder) for folder in folders]),
+        "sampling_shared": len(users) > 1,
+        "training_seconds": _mean([part["seconds"] for part in trained]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _seconds(run: Run, plan: Plan, folder: str) -> float:
+    source = plan.source(folder)
+    own = run.child(folder).read_json("summary.json")["sampling"]["seconds"]
+    return float(own) + (
+        _seconds(run, plan, source.trajectories_of) if source.trajectories_of else 0
+    )
+
+
+def render(content: Row) -> str:
+    """comparison.md."""
+    grid, config = content["grid"], content["config"]
+    benchmarks = list(content["expert"])
+    problems = ", ".join(f"{content['expert'][b]['problems']} problems of {b}" for b in benchmarks)
+    seeds = len(grid["seeds"])
+    heads = [f"accuracy{' ' + b if len(benchmarks) > 1 else ''}" for b in benchmarks]
+    head = ["variant"]
+    for name in heads:
+        head += [name, "each seed", "minus expert [95 %]"]
+    head += ["steps kept", "distinct trained", "trained steps", "tokens forward", "problems"]
+    head += ["sampling s", "training s"]
+    rows = [["expert, untouched", *_expert(content, benchmarks), *["-"] * 7]]
+    rows += [_row(name, row, benchmarks) for name, row in content["variants"].items()]
+    lines = [
+        f"# Comparison: {grid['name']}",
+        "",
+        f"Expert {config['models']['expert']}, amateur {config['models']['amateur']}; asked {problems}, "
+        f"greedily; {seeds} seed{'s' * (seeds > 1)} ({', '.join(map(str, grid['seeds']))}).",
+        "",
+        *_markdown(head, rows),
+        "",
+        "Accuracy is the mean over the seeds. The interval is a paired bootstrap over problems, each "
+        "resampled with the expert's verdict and those of all seeds: it says how far the mean of these "
+        "models would move on other problems, and nothing of other seeds. Other columns are means over "
+        "the seeds. Steps kept are those that have a label (of all that were scored), distinct trained "
+        "those of them that training came to, trained steps count repetitions, tokens forward are those "
+        "that training computed. Seconds of sampling marked * were spent once for several variants.",
+    ]
+    if content["failed"]:
+        lines += ["", "Failed:", ""]
+        lines += [f"- {name}: {reason}" for name, reason in content["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _expert(content: Row, benchmarks: Sequence[str]) -> list[str]:
+    return [
+        cell for b in benchmarks for cell in (_percent(content["expert"][b]["accuracy"]), "-", "-")
+    ]
+
+
+def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
+    cells = [name]
+    for benchmark in benchmarks:
+        pooled = row["accuracy"].get(benchmark)
+        if pooled is None:
+            cells += ["failed", "-", "-"]
+            continue
+        low, high = pooled["difference_ci95"]
+        cells += [
+            _percent(pooled["accuracy"]),
+            " ".join(f"{100 * value:.1f}" for value in pooled["accuracy_of_seeds"]),
+            f"{100 * pooled['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+        ]
+    cost = row["cost"]
+    kept = "-"
+    if cost["steps_kept"] is not None:
+        kept = f"{_count(cost['steps_kept'])} ({_percent(cost['steps_kept_share'] or 0)})"
+        kept = kept if cost["steps_kept"] else "nothing kept"
+    shared = "*" if cost["sampling_shared"] else ""
+    cells += [
+        kept,
+        *(_count(cost[k]) for k in ("distinct_steps", "trained_steps", "tokens_forward")),
+    ]
+    cells += [_count(cost["problems"]), _seconds_text(cost["sampling_seconds"]) + shared]
+    return [*cells, _seconds_text(cost["training_seconds"])]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def _seconds_text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table that is aligned as plain text too; numbers to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return " | ".join([f"| {first[0]:<{first[1]}}", *(f"{c:>{w}}" for c, w in others)]) + " |"
+
+    rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:]), ""])
+    return [line(head), rule, *(line(row) for row in rows)]

@@ -1,0 +1,252 @@
+"""The work of a comparison: sources, then each cell's supervision and training, then all answers.
+
+A cell's run directory is that of the pipeline, and what is in its summary.json is finished.
+Exercised by `python jobs/compare.py --config demo --run RUN` and
+`pytest tests/integration/test_compare.py`.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from lr_ray.config import Config
+from lr_ray.console import StageProgress
+from lr_ray.errors import StageError
+from lr_ray.evaluation.evaluate import grade
+from lr_ray.evaluation.results import LABELS, summarise
+from lr_ray.evaluation.tasks import load_tasks, task_names
+from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, keep, kept
+from lr_ray.experiments.checks import sampled, summary_of
+from lr_ray.experiments.grid import Grid
+from lr_ray.experiments.plan import Cell, Plan
+from lr_ray.grading.pool import Graders
+from lr_ray.models.models import stop_token_ids
+from lr_ray.pipeline.pipeline import Job, facts, run_stage
+from lr_ray.placement.site import Site
+from lr_ray.run.store import Run, begin
+from lr_ray.runtime import interrupts
+
+AMATEURS = "models.amateur"  # a sweep of these asks them too
+COPIED = ("supervision", "rejected", "problems")  # folders that a cell copies of a source
+
+
+@dataclass
+class Bench:
+    """The comparison's run directory, and what all of its work needs."""
+
+    run: Run
+    config: Config
+    grid: Grid
+    plan: Plan
+    expert: str
+    amateurs: dict[str, str]  # directories by the config's names
+    console: Console
+    site: Site
+
+    def arranged(self, config: Config) -> Config:
+        """With the places of an evaluation."""
+        return self.site.arranged(config, ["evaluation"])
+
+    def job(self, folder: str, config: Config) -> Job:
+        run = self.run.child(folder)
+        amateur = self.amateurs.get(config.models.amateur)
+        return Job(config, run, self.expert, amateur, self.console, summary_of(run), self.site)
+
+    def begin(self, job: Job, **more: Any) -> None:
+        job.run.create()
+        begin(job.run, job.config, facts(job.config, self.expert, job.amateur) | more)
+
+
+def sample_sources(bench: Bench) -> dict[str, str]:
+    """Samples the sources that are not finished; trajectories are taken over where they are kept.
+
+    Returns why, by folder, for those that cannot be sampled.
+    """
+    failed: dict[str, str] = {}
+    for number, source in enumerate(bench.plan.sources, start=1):
+        if sampled(bench.run, source):
+            continue
+        users = {c.variant.name for c in bench.plan.cells if c.source == source.folder}
+        what = f"{number} of {len(bench.plan.sources)}: {source.folder}"
+        bench.console.print(f"sampling   {what}, for {', '.join(sorted(users)) or 'others'}")
+        job = bench.job(source.folder, source.config)
+        job.sampling_options = {"keep_trajectories": source.rescored}
+        if source.trajectories_of in failed:
+            failed[source.folder] = failed[source.trajectories_of]
+            continue
+        if source.trajectories_of:
+            other = bench.run.child(source.trajectories_of)
+            if _has_trajectories(other):  # or an earlier grid had no use for them
+                job.sampling_options = {"trajectories": other}
+        job.run.create()
+        try:
+            with job.run.lock():
+                bench.begin(job)
+                run_stage(job, "sampling")
+        except StageError as error:
+            interrupts.again()
+            failed[source.folder] = str(error)
+            bench.console.print(f"sampling   {source.folder} failed: {error}")
+    return failed
+
+
+def _has_trajectories(run: Run) -> bool:
+    """Whether a finished run has kept all of them."""
+    from lr_ray.labelling.shards import holders
+
+    kept_of = {name.rsplit("/", 1)[1] for name in run.shards("trajectories")}
+    return kept_of >= set(holders(run))
+
+
+def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """The cell's run with its supervision, without engines. Returns its summary."""
+    from lr_ray.labelling.relabel import relabel
+
+    job = bench.job(cell.folder, cell.config)
+    if "sampling" in job.summary or cell.source is None:
+        bench.begin(job, untrained=cell.variant.untrained)
+        return job.summary
+    source = bench.run.child(cell.source)
+    job.run.create()
+    with job.run.lock():
+        bench.begin(job, untrained=False)
+        if bench.plan.source(cell.source).relabels:
+            job.summary["sampling"] = relabel(source, job.run, cell.config.sampling)
+        else:
+            for folder in COPIED:
+                job.run.remove(folder)
+                job.run.copy_folder(source, folder)
+            job.summary["sampling"] = summary_of(source)["sampling"]
+        job.run.write_json("summary.json", job.summary)
+    return job.summary
+
+
+def train_cells(bench: Bench, cells: Sequence[Cell], unsampled: dict[str, str]) -> dict[str, str]:
+    """Trains the cells that are not. Returns why, by name, for those that cannot be.
+
+    `unsampled` says why, by folder, of sources that are not there.
+    """
+    failed = {}
+    for number, cell in enumerate(cells, start=1):
+        if cell.source in unsampled:
+            failed[cell.name] = unsampled[cell.source]
+            continue
+        try:
+            _train_cell(bench, cell, f"{number} of {len(cells)}")
+        except StageError as error:
+            interrupts.again()
+            failed[cell.name] = str(error)
+            bench.console.print(f"variant    {cell.name} failed: {error}")
+    return failed
+
+
+def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
+    summary = label_cell(bench, cell)
+    if cell.variant.untrained or "training" in summary:
+        return
+    bench.console.print(f"[bold]variant[/bold]    {place}: {cell.variant.name}, seed {cell.seed}")
+    if not summary["sampling"]["steps_kept"]:
+        bench.console.print("variant    nothing kept: it stays the expert")
+        return
+    job = bench.job(cell.folder, cell.config)
+    with job.run.lock():
+        run_stage(job, "training")
+
+
+def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
+    """Asks the expert, unless it has answered, and every cell's model that has not."""
+    config = bench.arranged(bench.config)
+    todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
+    untrained = [c for c in todo if not _trained(bench, c)]
+    with tempfile.TemporaryDirectory() as cache:
+        models = {
+            c.name: bench.run.child(c.folder).local_folder("model", f"{cache}/{c.name}")
+            for c in todo
+            if c not in untrained
+        }
+        pending = _references(bench)
+        pending += [
+            Asked(c.name, models.get(c.name, bench.expert), bench.arranged(c.config).evaluation)
+            for c in todo
+            if c.name in models or c.config.evaluation.prefill != config.evaluation.prefill
+        ]
+        at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
+        bench.console.print(f"serving    {len(pending)} to be asked, {at_a_time} at a time")
+        by_name = {cell.name: cell for cell in todo}
+        with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
+            replies = ask_all(
+                pending,
+                config.serving,
+                config.resources,
+                stop_token_ids(bench.expert),
+                progress.update_of,
+            )
+            with contextlib.closing(replies):  # ends the endpoint before the cluster ends
+                for asked, given in replies:
+                    if asked.name in by_name:
+                        _finish(bench, by_name[asked.name], given)
+                    else:
+                        keep(bench.run, asked.name, given.answers)
+    asked_names = {asked.name for asked in pending}
+    for cell in untrained:
+        if cell.name not in asked_names:  # the expert as it is
+            _finish(bench, cell, Replies(_expert_answers(bench), 0.0, 0.0))
+
+
+def _trained(bench: Bench, cell: Cell) -> bool:
+    return "training" in summary_of(bench.run.child(cell.folder))
+
+
+def _references(bench: Bench) -> list[Asked]:
+    """The expert, and a sweep's amateurs, as far as they have not answered."""
+    evaluation = bench.arranged(bench.config).evaluation
+    asked = [Asked("expert", bench.expert, evaluation)]
+    if bench.grid.x == AMATEURS:
+        asked += [
+            Asked(amateur_name(v.name), bench.amateurs[v.config.models.amateur], evaluation)
+            for v in bench.grid.variants
+            if not v.untrained
+        ]
+    return [a for a in asked if kept(bench.run, a.name, task_names(evaluation)) is None]
+
+
+def amateur_name(variant: str) -> str:
+    """Name of the answers of a variant's amateur."""
+    return f"amateurs/{variant}"
+
+
+def _expert_answers(bench: Bench) -> Answers:
+    answers = kept(bench.run, "expert", task_names(bench.config.evaluation))
+    assert answers is not None  # it is asked first
+    return answers
+
+
+def _finish(bench: Bench, cell: Cell, given: Replies) -> None:
+    """Grades a cell's answers against the expert's and completes its run."""
+    evaluation = cell.config.evaluation
+    expert = _expert_answers(bench)
+    job = bench.job(cell.folder, cell.config)
+    with job.run.lock():
+        accuracy, answers = {}, 0
+        with Graders() as graders:
+            for task in load_tasks(evaluation):
+                name = task.name
+                both = {"expert": expert[name], "improved": given.answers[name]}
+                table = grade(task, both, graders)
+                job.run.write_table(f"evaluation/{name}.parquet", table)
+                accuracy[name] = summarise(table, LABELS, evaluation.seed)
+                answers += table.num_rows
+        job.summary["accuracy"] = accuracy
+        job.summary["serving"] = {"seconds": given.starting_seconds}
+        job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
+        stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
+        job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
+        job.run.write_json("summary.json", job.summary)
+    shown = ", ".join(
+        f"{n} {a['improved']:.1%} ({a['difference']:+.1%})" for n, a in accuracy.items()
+    )
+    bench.console.print(f"evaluation {cell.variant.name}, seed {cell.seed}: {shown}")

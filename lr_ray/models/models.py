@@ -1,0 +1,175 @@
+"""Model directories and their tokenizers: what can be checked before an engine starts.
+
+Loads transformers on first use, never torch weights. Exercised by `pytest tests/unit/test_models.py`.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lr_ray import embedded
+from lr_ray.config import Models
+from lr_ray.console import fetching
+from lr_ray.engines.scorer_model import ARCHITECTURES
+from lr_ray.errors import UserError
+from lr_ray.models.files import (
+    architecture,
+    check_files,
+    check_tokenizer,
+    context_length,
+    read_object,
+    vocabulary_rows,
+)
+
+# The files beside the weights that make a model directory: config, tokenizer, chat template.
+COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
+
+__all__ = [
+    "COMPANIONS",
+    "architecture",
+    "check_pair",
+    "check_room",
+    "context_length",
+    "fingerprint",
+    "fits_context",
+    "load_tokenizer",
+    "render_prompt",
+    "resolve_model",
+    "shared_context",
+    "stop_token_ids",
+    "vocabulary_rows",
+]
+_SAMPLED_BYTES = 1 << 20
+
+
+def resolve_model(reference: str, field: str) -> str:
+    """Local directory of a model reference; a hub id is downloaded first.
+
+    Raises UserError naming `field` when there is no usable model there.
+    """
+    if reference.startswith("embedded:"):
+        known = {"embedded:expert": embedded.expert_path, "embedded:amateur": embedded.amateur_path}
+        if reference not in known:
+            raise UserError(f"{field}: {reference} is not one of {', '.join(known)}")
+        return str(known[reference]())
+    path = Path(reference).expanduser()
+    if not path.is_dir():
+        if path.is_absolute() or reference.startswith(".") or reference.count("/") != 1:
+            raise UserError(f"{field}: {reference}: no such directory (nor a Hugging Face id)")
+        return _download(reference, field)
+    check_files(path, f"{field}: {reference}")
+    return str(path.resolve())
+
+
+def _download(reference: str, field: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(HF_HUB_CACHE, repo_folder_name(repo_id=reference, repo_type="model"), "blobs")
+    try:
+        with fetching(reference, cache):
+            path = snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
+    except Exception as error:  # the hub raises its own, requests' and httpx' kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{field}: {reference}: no such directory, and not to be had from the hub: {reason}"
+        ) from None
+    check_files(Path(path), f"{field}: {reference} ({path})")
+    return path
+
+
+@cache
+def load_tokenizer(path: str) -> Any:
+    """The Hugging Face tokenizer of a model directory. Raises UserError when it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    check_tokenizer(Path(path), path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # tokenizers and transformers raise bare ones
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: tokenizer cannot be loaded: {reason}") from None
+
+
+def stop_token_ids(path: str) -> list[int]:
+    """Ids that end a completion: the generation config's EOS tokens and the tokenizer's."""
+    file = Path(path, "generation_config.json")
+    eos = read_object(file, path).get("eos_token_id") if file.is_file() else None
+    ids = {*(eos if isinstance(eos, list) else [eos]), load_tokenizer(path).eos_token_id} - {None}
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise UserError(
+            f"{path}: generation_config.json: eos_token_id = {eos!r}: must be token ids"
+        )
+    return sorted(ids)
+
+
+def render_prompt(tokenizer: Any, problem: str, system_prompt: str | None) -> list[int]:
+    """Token ids of the chat template over the optional system turn and the problem."""
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    messages = [*system, {"role": "user", "content": problem}]
+    encoding = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    return list(encoding["input_ids"])
+
+
+def shared_context(expert: str, amateur: str) -> int:
+    """Tokens of prompt and completion that both models have room for."""
+    return min(context_length(expert), context_length(amateur))
+
+
+def check_room(expert: str, amateur: str | None, max_new_tokens: int) -> None:
+    """Raises UserError when a completion may be as long as the models' context."""
+    room = shared_context(expert, amateur or expert)
+    if max_new_tokens >= room:
+        who = "expert and amateur both read" if amateur else "the expert reads"
+        raise UserError(
+            f"sampling.max_new_tokens = {max_new_tokens} leaves no room for a prompt; "
+            f"{who} {room} tokens"
+        )
+
+
+def fits_context(path: str, max_model_len: int, name: str) -> None:
+    """Raises UserError when serving.max_model_len is more than the model reads."""
+    room = context_length(path)
+    if max_model_len > room:
+        raise UserError(
+            f"serving.max_model_len = {max_model_len} is more than {name} reads; give at most {room}"
+        )
+
+
+def check_pair(expert: str, amateur: str, models: Models) -> None:
+    """Raises UserError unless both models read the same ids as the same text and can be run."""
+    if architecture(amateur) not in ARCHITECTURES:
+        raise UserError(
+            f"models.amateur: {models.amateur}: {architecture(amateur)} cannot score; "
+            f"known: {', '.join(ARCHITECTURES)}"
+        )
+    ours, theirs = load_tokenizer(expert), load_tokenizer(amateur)
+    differing = dict(ours.get_vocab().items() ^ theirs.get_vocab().items())
+    if models.special_tokens_may_differ:
+        special = set(ours.get_added_vocab()) | set(theirs.get_added_vocab())
+        differing = {token: i for token, i in differing.items() if token not in special}
+    if differing:
+        shown = ", ".join(
+            repr(token) for token in sorted(differing, key=lambda t: differing[t])[:5]
+        )
+        raise UserError(
+            f"models.expert and models.amateur have different tokenizers: {len(differing)} tokens "
+            f"differ ({shown}{', ...' if len(differing) > 5 else ''}); "
+            "the amateur must share the expert's token-to-id map"
+        )
+
+
+def fingerprint(path: str) -> str:
+    """sha256 (hex, first 16) over names, sizes and sampled blocks of a model directory's files."""
+    digest = hashlib.sha256()
+    files = {f for pattern in (*COMPANIONS, "*.safetensors") for f in Path(path).glob(pattern)}
+    for file in sorted(files):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            for start in sorted({0, size // 2, max(0, size - _SAMPLED_BYTES)}):
+                stream.seek(start)
+                digest.update(stream.read(_SAMPLED_BYTES))
+    return digest.hexdigest()[:16]

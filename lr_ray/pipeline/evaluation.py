@@ -1,0 +1,163 @@
+"""An evaluation in its run directory: asked, graded, stored; and the job that asks any endpoint.
+
+python jobs/evaluate.py --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from lr_ray import report
+from lr_ray.cli.front import Command
+from lr_ray.config import EndpointConfig, Evaluation
+from lr_ray.console import StageProgress, quiet_others, rate
+from lr_ray.errors import UserError
+from lr_ray.evaluation import answers
+from lr_ray.evaluation.client import check_endpoint
+from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
+from lr_ray.evaluation.results import changed, disagreements, macro, summarise
+from lr_ray.evaluation.tasks import load_tasks, repeated_rows
+from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
+from lr_ray.run.versions import versions
+
+
+def run_evaluation(
+    run: Run,
+    console: Console,
+    groups: Sequence[Sequence[ServedModel]],
+    serve: Serve,
+    evaluation: Evaluation,
+    stop_token_ids: Sequence[int] = (),
+    on_asked: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Asks each group of models while `serve` has it up, grades and writes evaluation/.
+
+    Returns the parts of summary.json: `accuracy` (see `results.summarise`), `accuracy_mean` with several
+    tasks, `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the
+    conditions that all models were asked under. `on_asked` gets (answers, answers in all).
+    """
+    started, labels = time.monotonic(), [model.label for group in groups for model in group]
+    starting = 0.0
+
+    @contextlib.contextmanager
+    def timed(group: Sequence[ServedModel]) -> Iterator[str]:
+        nonlocal starting
+        begun = time.monotonic()
+        with serve(group) as url:
+            starting += time.monotonic() - begun
+            yield url
+
+    repeated = repeated_rows(evaluation)
+    for name, repeats in repeated.items():
+        console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
+    with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
+
+        def show(done: int, total: int) -> None:
+            if asking.total != total and done:
+                console.print(f"evaluation {done} of {total} answers are there from before")
+            asking.update_of(done, total)
+
+        left_out: dict[str, list[str]] = {}
+
+        def say_left_out(model: str, field: str) -> None:
+            left_out.setdefault(model, []).append(field)
+            console.print(
+                f"evaluation {model}: asked without {field}, which its endpoint does not know"
+            )
+
+        @functools.cache
+        def grading() -> StageProgress:
+            return StageProgress(console, "grading", 0, "answers")
+
+        tables = evaluate(
+            groups,
+            timed,
+            evaluation,
+            run,
+            show,
+            lambda done, total: grading().update_of(done, total),
+            stop_token_ids,
+            say_left_out,
+        )
+    accuracy = {}
+    for name, table in tables.items():
+        run.write_table(f"evaluation/{name}.parquet", table)
+        run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        if evaluation.grader_check:
+            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
+        accuracy[name] = summarise(table, labels, evaluation.seed)
+    count = sum(len(labels) * table.num_rows for table in tables.values())
+    seconds = time.monotonic() - started - starting
+    parts: dict[str, Any] = {"accuracy": accuracy, "serving": {"seconds": starting}}
+    if len(tables) > 1:
+        parts["accuracy_mean"] = macro(tables, labels, evaluation.seed)
+    conditions = evaluation.model_dump(
+        include={"system_prompt", "prefill", "max_new_tokens", "temperature", "stop"}
+    )
+    parts["evaluation"] = {
+        "answers": count,
+        "seconds": seconds,
+        "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
+        **({"repeated_rows": repeated} if repeated else {}),
+        **({"left_out": left_out} if left_out else {}),
+    }
+    console.print(f"evaluation {count} answers, {seconds:.1f} s, {rate(count / seconds)}/s")
+    return parts
+
+
+def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
+    """Evaluates what an endpoint serves into a run directory of its own. Returns the exit code."""
+    config, run, started = command.config, command.run, time.monotonic()
+    run.create()
+    with run.lock():
+        _check_same(run, config)
+        summary = read_summary(run)
+        if "accuracy" in summary:
+            print(f"{run.location}: evaluation finished before; nothing to do")
+            report.print_summary(Console(highlight=False), run, summary)
+            return 0
+        check_endpoint(config.endpoint, config.models, config.evaluation.max_new_tokens)
+        load_tasks(config.evaluation)
+        _begin(run, config)
+        log = run.log_path()
+        print(f"endpoint   {config.endpoint}\nrun        {run.location}\nlog        {log}")
+        models = [
+            ServedModel(name, name, f"{config.endpoint.rstrip('/')} {name}")
+            for name in config.models
+        ]
+        with quiet_others(log) as console:
+            there = lambda group: contextlib.nullcontext(config.endpoint)  # noqa: E731
+            summary |= run_evaluation(run, console, [models], there, config.evaluation)
+            del summary["serving"]  # somebody else's
+        summary["seconds_total"] = time.monotonic() - started
+        run.write_json("summary.json", summary)
+        run.remove(answers.FOLDER)  # the tables hold them all
+        report.write_page(run, summary)
+        report.print_summary(Console(highlight=False), run, summary)
+    return 0
+
+
+def _check_same(run: Run, config: EndpointConfig) -> None:
+    """Raises UserError when the run holds something else."""
+    if not run.exists("run.json"):
+        return
+    there = read_asked(run)["config"]
+    if "endpoint" not in there:
+        raise UserError(f"--run {run.location}: holds a run of the pipeline; give another --run")
+    differing = config.differences(there)
+    if differing:
+        raise UserError(
+            f"--run {run.location}: holds an evaluation with another {', '.join(differing)}; "
+            "give another --run, or the values in its run.json"
+        )
+
+
+def _begin(run: Run, config: EndpointConfig) -> None:
+    if not run.exists("run.json"):
+        asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest()}
+        asked |= {"versions": versions(), "config": config.model_dump(mode="json")}
+        run.write_json("run.json", asked)

@@ -1,0 +1,232 @@
+"""The run directory: the only place through which stages talk, on a local path or any fsspec URI.
+
+Files appear whole or not at all. Layout in the README; exercised by `pytest tests/unit/test_store.py`.
+"""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from lr_ray.config import Config, value_at
+from lr_ray.errors import StageError, UserError
+from lr_ray.run import lock
+
+SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
+_JOB_FOLDER = "/runtime_resources/working_dir_files/"  # of Ray's session
+_FACTS = b"lr_ray"  # key in a Parquet footer
+_SHARD = re.compile(r"part-.*\.parquet")
+_NOT_WHOLE = (
+    "not a whole shard; remove it, and summary.json if sampling was finished, and sample again"
+)
+
+
+class Run:
+    """One run directory. Picklable: actors on other nodes open the same location."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        try:
+            self.fs, root = fsspec.core.url_to_fs(location)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"--run {location}: {error}") from None
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.token: str | None = None  # of the driver that holds the run
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def child(self, folder: str) -> "Run":
+        """A run directory inside this one, on the same file system."""
+        return Run(f"{self.location.rstrip('/')}/{folder}")
+
+    def create(self) -> None:
+        """Makes the directory. Raises UserError when it cannot be written, or would not last."""
+        if self.is_local and _JOB_FOLDER in f"{self.root}/":
+            raise UserError(
+                f"--run {self.location}: lies in the submitted job's copy of its working directory, "
+                "which Ray removes; give an absolute path or a URI"
+            )
+        try:
+            self.fs.makedirs(self.root, exist_ok=True)
+            if self.is_local and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError("Permission denied")
+        except OSError as error:
+            raise UserError(
+                f"--run {self.location}: {error.strerror or error}; "
+                "give a directory that can be read and written"
+            ) from None
+
+    def lock(self, shared: bool = False) -> contextlib.AbstractContextManager[None]:
+        """See `lock.hold`."""
+        return lock.hold(self, shared)
+
+    def check_owner(self) -> None:
+        """See `lock.check_owner`."""
+        lock.check_owner(self)
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def shards(self, folder: str) -> list[str]:
+        """Names (relative to the run) of a folder's whole Parquet shards, sorted."""
+        if not self.exists(folder):
+            return []
+        self.fs.invalidate_cache(self.path(folder))  # actors elsewhere have written since
+        names = [
+            str(path).rsplit("/", 1)[1] for path in self.fs.ls(self.path(folder), detail=False)
+        ]
+        # Editors and copying tools leave part-1.parquet.swp, .part-1.parquet.Xa3 and the like.
+        return sorted(f"{folder}/{n}" for n in names if _SHARD.fullmatch(n))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Raises UserError when the file is missing or no JSON object."""
+        try:
+            value = json.loads(self.fs.cat_file(self.path(name)))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{self.location}/{name}: not a JSON object")
+        return value
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        self.write_bytes(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """JSONL, a line a row."""
+        self.write_bytes(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
+        """The shards, one after the other. Raises StageError naming one that cannot be read."""
+        tables = [schema.empty_table()]
+        for name in names:
+            try:
+                tables.append(pq.read_table(self.path(name), filesystem=self.fs, schema=schema))
+            except (OSError, pa.ArrowException) as error:
+                reason = str(error).splitlines()[0]
+                raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason}") from None
+        return pa.concat_tables(tables)
+
+    def write_table(self, name: str, table: pa.Table, facts: dict[str, Any] | None = None) -> None:
+        """One Parquet file; `facts` about it go into its footer (see `read_facts`)."""
+        if facts is not None:
+            metadata = {**(table.schema.metadata or {}), _FACTS: json.dumps(facts)}
+            table = table.replace_schema_metadata(metadata)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_facts(self, name: str) -> dict[str, Any]:
+        """What a Parquet file's footer says of it. Raises StageError when it cannot be read."""
+        try:
+            metadata = pq.read_schema(self.path(name), filesystem=self.fs).metadata or {}
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason}") from None
+        return dict(json.loads(metadata.get(_FACTS, b"{}")))
+
+    def put_folder(self, local: str, name: str) -> None:
+        """Copies a local folder in. The name appears when it is complete on local runs only."""
+        with self._atomic(name) as path:
+            self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
+
+    def copy_folder(self, other: "Run", folder: str) -> None:
+        """The files that lie in a folder of another run, one by one; what is there is replaced."""
+        if other.exists(folder):
+            for path in other.fs.ls(other.path(folder), detail=False):
+                name = f"{folder}/{str(path).rsplit('/', 1)[1]}"
+                self.write_bytes(name, other.fs.cat_file(other.path(name)))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        with self._atomic(name) as path:
+            self.fs.pipe_file(path, content)
+
+    def local_folder(self, name: str, cache: str) -> str:
+        """Local path of a folder: its own on a local run, else a copy under `cache`."""
+        if self.is_local:
+            return self.path(name)
+        target = Path(cache, name)
+        self.fs.get(self.path(name) + "/", f"{target}/", recursive=True)
+        return str(target)
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.rm(self.path(name), recursive=True)
+
+    def log_path(self) -> str:
+        """Local file for the output of Ray, vLLM and DeepSpeed in this process."""
+        if self.is_local:
+            os.makedirs(self.path("logs"), exist_ok=True)
+            return self.path("logs/driver.log")
+        return tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
+
+    @contextlib.contextmanager
+    def _atomic(self, name: str) -> Iterator[str]:
+        """A temporary path that takes the final name on success. Object stores put whole files."""
+        final = self.path(name)
+        if not self.is_local:
+            yield final
+            return
+        folder, base = os.path.split(final)
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            yield temporary
+            if os.path.isdir(final):
+                self.fs.rm(final, recursive=True)
+            os.replace(temporary, final)
+        except BaseException:
+            if os.path.exists(temporary):
+                self.fs.rm(temporary, recursive=True)
+            raise
+
+
+def read_summary(run: Run) -> dict[str, Any]:
+    """summary.json, empty where there is none; a part that is null counts as missing."""
+    summary = run.read_json("summary.json") if run.exists("summary.json") else {}
+    return {part: value for part, value in summary.items() if value is not None}
+
+
+def read_asked(run: Run) -> dict[str, Any]:
+    """run.json. Raises UserError when it is missing or of another schema version."""
+    asked = run.read_json("run.json")
+    if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
+        raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
+    return asked
+
+
+def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
+    """Writes run.json, or checks that the run that is there was asked for the same.
+
+    `facts` are versions, models and data; None checks the config alone. Raises UserError naming the
+    keys that differ.
+    """
+    if not run.exists("run.json"):
+        models = {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
+        if not facts or not models <= facts["models"].keys():
+            raise UserError(f"--run {run.location}: no run.json; sample first")
+        asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest(), **(facts or {})}
+        run.write_json("run.json", asked | {"config": config.model_dump(mode="json")})
+        return
+    there = read_asked(run)
+    differing = config.differences(there["config"])
+    for role, model in facts["models"].items() if facts else ():
+        if value_at(there, f"models.{role}.fingerprint") != model["fingerprint"]:
+            differing.append(f"model behind models.{role}")
+    if differing:
+        raise UserError(
+            f"--run {run.location}: holds a run with another {', '.join(differing)}; "
+            "give another --run, or the values in its run.json"
+        )

@@ -1,0 +1,101 @@
+"""The Ray cluster of a job: the one that RAY_ADDRESS names, or a local one that ends with the job."""
+
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from lr_ray.errors import UserError
+from lr_ray.run.store import Run
+from lr_ray.runtime import interrupts
+
+# Logical CPUs of a local cluster: the engines of a stage side by side, each thread-bound, plus tasks.
+_LOCAL_CPUS = 4
+_REACH_S = 10.0
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """Connects, yields the folder of Ray's own logs, and disconnects; ends a cluster it started.
+
+    Within another one, it is that one. Raises UserError when RAY_ADDRESS names none that lets this
+    process in.
+    """
+    check_address()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield _logs()
+        return
+    options = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"RAY_ADDRESS: {_why_not(error)}") from error
+    else:
+        cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
+        # "local": not the cluster that somebody has started on this machine. Ray Train floods its log
+        # when the dashboard is off.
+        ray.init(
+            "local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options
+        )
+    interrupts.install()  # Ray puts its own there
+    try:
+        yield _logs()
+    finally:
+        ray.shutdown()
+
+
+def _logs() -> str:
+    import ray
+
+    return os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
+
+
+def check_address() -> None:
+    """Raises UserError when RAY_ADDRESS is none to connect to; Ray itself would try for many minutes."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address:  # of the dashboard, or of Ray Client
+        raise UserError(
+            f"RAY_ADDRESS: {address}: a job runs on a node of the cluster; submit it (ray job submit), "
+            "or give the head's host:6379"
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # none, or "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"RAY_ADDRESS: {address}: {reason}; start a cluster there, or unset it "
+            "for one of the job's own"
+        ) from None
+
+
+def _why_not(error: BaseException) -> str:
+    """One line of what `ray.init` says."""
+    address, causes = os.environ["RAY_ADDRESS"], str(error) + str(error.__cause__)
+    if "AuthToken" in causes:
+        return (
+            f"{address}: the cluster refuses this token, or its lack; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH as on its head"
+        )
+    return f"{address}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+
+
+def start_helper(kind: type, run: Run) -> Any:
+    """A small actor of a job on this run: asks for nothing, and is started again wherever it died.
+
+    Its name says what it is; a restart of the stage makes another.
+    """
+    import ray
+
+    name = f"{kind.__name__} of {run.location} {uuid.uuid4().hex[:8]}"
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(kind).options(name=name, **options).remote()

@@ -1,0 +1,176 @@
+"""The sampling stage: problems to supervision shards, over pools of expert and amateur engines.
+
+Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/integration`.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_ray.config import Config
+from lr_ray.errors import StageError
+from lr_ray.labelling.label import Facts
+from lr_ray.labelling.shards import check_rejected, remove_leftovers, survey
+from lr_ray.models.models import fingerprint, shared_context, vocabulary_rows
+from lr_ray.problems import INDEX, stage_problems, write_rejections
+from lr_ray.run.store import Run
+from lr_ray.sampling import graph
+from lr_ray.sampling import trajectories as kept_trajectories
+from lr_ray.sampling.activity import Observer, OnActivity, watching
+from lr_ray.sampling.expert import most_tokens
+from lr_ray.sampling.graph import Work
+from lr_ray.sampling.rejection import check_answers
+
+Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
+
+_log = logging.getLogger(__name__)
+
+
+def sample(
+    run: Run,
+    config: Config,
+    expert: str,
+    amateur: str | None,
+    on_progress: Progress,
+    *,
+    keep_trajectories: bool = False,
+    trajectories: Run | None = None,
+    on_activity: OnActivity = lambda note, seconds_left: None,
+    on_decoded: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Writes the shards that are missing, and returns the `sampling` part of the summary.
+
+    `on_progress` is called with each shard, `on_activity` every second, from another thread.
+
+    With `resources.sampling: apart` the expert decodes all problems before the amateur scores them;
+    `on_decoded` gets (problems decoded, problems). The rows are the same. `keep_trajectories` writes the
+    expert's into `trajectories/`, each with its top-K log-probabilities; `trajectories` is a finished run
+    that has kept its own: they are scored, and no expert starts. Raises StageError when an engine fails
+    for good or too many problems are rejected, UserError when `trajectories` does not fit the config.
+    Method rejection needs no amateur.
+    """
+    started = time.monotonic()
+    total = stage_problems(run, config)
+    index = run.read_json(INDEX)
+    unusable = Facts(problems=index["rejected"], rejected=index["rejected"])
+    everything = total + unusable.problems
+    check_answers(run, config)
+    exchange = _exchange(config, expert)
+    finished, facts = survey(run, total)
+    todo = np.flatnonzero(~finished)
+    work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
+
+    def check(facts: Facts) -> None:
+        on_progress(everything, facts)
+        check_rejected(run, config.sampling, facts, everything, index["first_rejected"])
+
+    check(facts + unusable)
+    if len(todo):
+        if _is_apart(work):
+            work = _decode_first(work, total, todo, on_activity, on_decoded)
+        with closing(_shards(work, todo, on_activity)) as shards:
+            for name, shard in shards:
+                facts += shard
+                _log.info(
+                    "shard %s: %d problems, %d trajectories, %d rejected, %d of %d steps kept",
+                    *(name, shard.problems, shard.trajectories, shard.rejected),
+                    *(shard.steps_kept, shard.steps_scored),
+                )
+                check(facts + unusable)
+    finished, facts = survey(run, total)
+    if not finished.all():
+        raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
+    remove_leftovers(run)
+    if _is_apart(work) and not keep_trajectories:
+        run.remove(kept_trajectories.FOLDER)
+    write_rejections(run)
+    counts = asdict(facts + unusable)
+    return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
+
+
+def _shards(work: Work, todo: NDArray, on_activity: OnActivity) -> Generator[tuple[str, Facts]]:
+    """Samples the problems of the run at `todo`; yields each shard's name and facts when it is written."""
+    journal = graph.prepare(work)
+    build = graph.contrast if work.config.sampling.method == "contrast" else graph.rejection
+    observer = Observer(len(todo), most_tokens(work.config))
+    rows = _rows(build(work, todo, journal), journal, observer, on_activity)
+    with closing(rows):
+        for row in rows:
+            yield row.pop("shard"), Facts(**row)
+
+
+def _rows(dataset: Any, journal: Any, observer: Observer, on_activity: OnActivity) -> Any:
+    """The dataset's rows as they come, while `on_activity` hears of what the engines do."""
+    import ray
+
+    try:
+        with watching(journal, observer, on_activity):
+            yield from dataset.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise StageError(f"sampling failed: {_reason(error)}") from error
+
+
+def _is_apart(work: Work) -> bool:
+    """Whether the two models hold their GPUs one after the other."""
+    config = work.config
+    apart = config.resources.sampling == "apart" and config.sampling.method == "contrast"
+    return apart and work.trajectories in (None, work.run)
+
+
+def _decode_first(
+    work: Work,
+    total: int,
+    todo: NDArray,
+    on_activity: OnActivity,
+    on_decoded: Callable[[int, int], None],
+) -> Work:
+    """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there."""
+    footer = kept_trajectories.made_with(work.config.sampling, work.exchange)
+    there = kept_trajectories.decoded(work.run, footer, total)
+    missing = todo[~there[todo]]
+    done = total - len(missing)
+    on_decoded(done, total)
+    if len(missing):
+        room = shared_context(work.expert, str(work.amateur))
+        journal = graph.prepare(work)
+        decoding = graph.solved(work, missing, room, journal).map_batches(
+            kept_trajectories.save_alone,
+            fn_args=(work.run, footer),
+            **graph.task_options(work.config),
+        )
+        observer = Observer(len(missing), most_tokens(work.config))
+        with closing(_rows(decoding, journal, observer, on_activity)) as rows:
+            for row in rows:
+                done += row["decoded"]
+                on_decoded(done, total)
+    return replace(work, trajectories=work.run)
+
+
+def _exchange(config: Config, expert: str) -> dict[str, Any]:
+    """Whose rows they are, and how exact their KL: tokens exchanged a step, and data types."""
+    rows, sampling = vocabulary_rows(expert), config.sampling
+    whose = {"expert": fingerprint(expert), "expert_dtype": sampling.expert.dtype}
+    if sampling.method == "rejection":
+        return {"method": "rejection", **whose}
+    return {
+        **whose,
+        "top_k": min(sampling.top_k, rows),
+        "expert_vocabulary": rows,
+        "amateur_dtype": sampling.amateur.dtype,
+        "head_dtype": "model",  # lm_head in each engine's own data type, its softmax in float32
+    }
+
+
+def _reason(error: Exception) -> str:
+    """The line of a remote traceback that names the exception, without the class if it is ours."""
+    text = str(error).strip()
+    ours = re.findall(r"^lr_ray\.errors\.\w+: (.+)$", text, re.MULTILINE)
+    named = ours or re.findall(r"^[\w.]+(?:Error|Exception)\b.*$", text, re.MULTILINE)
+    return (named or text.splitlines()[-1:])[-1]

@@ -1,0 +1,219 @@
+"""The training stage: supervision shards to adapter and merged model, through Ray Train.
+
+Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k training`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from lr_ray.config import Config, Sampling, Training
+from lr_ray.errors import StageError
+from lr_ray.labelling.shards import checked_footers
+from lr_ray.models.models import fingerprint, vocabulary_rows
+from lr_ray.run.store import Run, read_summary
+from lr_ray.runtime import interrupts
+from lr_ray.runtime.cluster import start_helper
+from lr_ray.training.data import Supervision
+from lr_ray.training.trackers import Trackers
+
+Progress = Callable[[dict[str, Any]], None]  # a row of metrics.jsonl
+
+CHECKPOINTS = "checkpoints"
+_KEPT = 2  # checkpoints
+_MOST_FAILURES = 10  # preempted nodes among them; what cannot get better ends at once
+_POLL_S = 0.5
+# Bytes a checkpoint needs of each trained weight: itself and two moments, in float32.
+_BYTES_A_WEIGHT = 12
+
+# How often Ray Train looks at its workers: what they report between two looks is lost with them.
+_LOOK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+CPU_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+_QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
+
+
+def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[str, Any]:
+    """Fine-tunes the expert on the run's supervision; returns the `training` part of the summary.
+
+    Goes on after the run's last checkpoint, when it is of the same supervision. Raises StageError when
+    there is nothing to train on or no room for checkpoints, or when training fails for good.
+    """
+    import ray
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from lr_ray.training.board import TrainingBoard
+
+    started = time.monotonic()
+    check_supervision(run, expert, config.sampling)
+    check_room(run, expert, config.training)
+    _own_checkpoints(run, config)
+    for name, value in _LOOK.items():
+        os.environ.setdefault(name, value)
+    # Metrics lost with its node are in metrics.jsonl all the same.
+    board = start_helper(TrainingBoard, run)
+    trainer = _trainer(run, config, expert, board)
+    try:
+        with Trackers(run, config) as trackers:
+
+            def on_row(row: dict[str, Any]) -> None:
+                trackers.log(row)
+                on_progress(row)
+
+            figures = _fit(trainer, board, on_row)
+            if "error" in figures:
+                raise StageError(f"training failed: {figures['error']}")
+    except (TrainingFailedError, ray.exceptions.RayError) as error:
+        raise StageError(f"training failed: {_reason(error)}") from error
+    finally:
+        ray.kill(board)
+    return figures | {"seconds": time.monotonic() - started}
+
+
+def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from lr_ray.training.worker import train_loop
+
+    training, place = config.training, config.resources.trainer
+    on_gpu = place.gpus > 0
+    most, least = training.workers, training.min_workers
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "run": run,
+            "training": training,
+            "place": place,
+            "expert": expert,
+            "name": config.models.expert,
+            "board": board,
+        },
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=most if least in (None, most) else (least, most),
+            use_gpu=on_gpu,
+            resources_per_worker=place.bundle(),
+        ),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=run.root,
+            storage_filesystem=None if run.is_local else PyFileSystem(FSSpecHandler(run.fs)),
+            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
+            failure_config=FailureConfig(max_failures=_MOST_FAILURES),
+            worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
+        ),
+    )
+
+
+def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
+    """Number of kept steps. Raises StageError when there is none, or a row is not for this expert."""
+    mine = fingerprint(expert)
+    for name, said in checked_footers(run, "supervision").items():
+        theirs = said.get("expert", mine)  # imported rows do not say
+        if theirs != mine:
+            raise StageError(
+                f"{run.location}/{name}: was sampled from another expert (fingerprint {theirs}, "
+                f"this one's is {mine}); sample with this one, or give that one as models.expert"
+            )
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+        supervision = Supervision(run, vocabulary_rows(expert), scratch)
+    summary = read_summary(run)
+    sampled = summary.get("sampling", {}).get("trajectories", supervision.trajectories)
+    if supervision.trajectories > sampled:
+        raise StageError(
+            f"--run {run.location}: holds {supervision.trajectories} trajectories where {sampled} "
+            "were sampled; remove the files in supervision/ that the run did not write"
+        )
+    if supervision.trajectories != sampled:
+        raise StageError(
+            f"--run {run.location}: holds {supervision.trajectories} of {sampled} sampled "
+            "trajectories; remove summary.json and sample again, which makes the others"
+        )
+    if not supervision.trajectories:
+        advice = {
+            "contrast": "sample first (jobs/sample.py)",
+            "rejection": "none of the sampled solutions is right; draw more "
+            "(sampling.rejection.samples)",
+        }
+        raise StageError(f"--run {run.location}: no supervision; {advice[sampling.method]}")
+    kept = int(supervision.step_counts.sum())
+    if kept == 0:
+        raise StageError(
+            f"--run {run.location}: {supervision.trajectories} trajectories, no kept step to train "
+            "on; lower sampling.kl_threshold"
+        )
+    return kept
+
+
+def check_room(run: Run, expert: str, training: Training) -> None:
+    """Raises StageError when a local run's disk cannot hold the checkpoints and the merged model."""
+    if not run.is_local:
+        return
+    weights = sum(file.stat().st_size for file in Path(expert).glob("*.safetensors"))
+    # LoRA's weights are far fewer: with rank 8 a hundredth of this.
+    state = weights * _BYTES_A_WEIGHT // 2 if training.method == "full" else weights // 10
+    needed = weights + (_KEPT + 1) * state
+    free = shutil.disk_usage(run.root).free
+    if free < needed:
+        raise StageError(
+            f"--run {run.location}: no room for checkpoints and model: {free / 1e6:.0f} MB free, about "
+            f"{needed / 1e6:.0f} MB needed; free some or give another --run"
+        )
+
+
+def _own_checkpoints(run: Run, config: Config) -> None:
+    """Drops checkpoints that are not of this training: of other supervision or settings."""
+    shards = run.shards("supervision")
+    sizes = [run.fs.info(run.path(name))["size"] for name in shards]
+    settings = {k: v for k, v in config.identity().items() if k.startswith(("training", "models"))}
+    text = json.dumps([shards, sizes, settings], sort_keys=True)
+    mine = {"training": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    name = f"{CHECKPOINTS}/training.json"
+    if run.exists(name) and run.read_json(name) == mine:
+        return
+    for folder in (CHECKPOINTS, "adapter", "model", "metrics.jsonl"):
+        run.remove(folder)
+    run.write_json(name, mine)
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of the innermost message: what the worker said."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _fit(trainer: Any, board: Any, on_row: Progress) -> dict[str, Any]:
+    """`trainer.fit()` in a thread, while this one hands on the workers' progress.
+
+    In the main thread, Ray Train would take Ctrl-C for itself, and keep it.
+    """
+    import ray
+
+    future: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    done = False
+    while not done:
+        interrupts.again()  # an import above may have swallowed it, and training would go on
+        done = future.done()
+        for row in ray.get(board.take.remote()):
+            on_row(row)
+        if not done:
+            time.sleep(_POLL_S)
+    return dict(future.result().return_value)
