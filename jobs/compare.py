@@ -9,6 +9,7 @@ seed is a run of its own under <run>/variants/. The same command goes on after a
 import argparse
 
 from lr_ray.cli.front import Command, main
+from lr_ray.run.store import Run
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def work(command: Command) -> int:
     from lr_ray.experiments.compare import compare
 
-    return compare(command)
+    options, run = command.options, command.run
+    if options.run is None:  # not where the config's ordinary run is
+        run = Run(f"{run.location}-compared")
+    return compare(command.config, run, command.config_name, options.grid, options.amateurs)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ _PAPER = "qwen2.5-math-1.5b"
 
 
 def work(command: Command) -> int:
-    return execute(command, ("evaluation",))
+    return execute(command.config, command.run, ("evaluation",), command.config_name)
 
 
 def endpoint_work(command: Command[EndpointConfig]) -> int:
     from lr_ray.pipeline.evaluation import evaluate_endpoint
 
-    return evaluate_endpoint(command)
+    return evaluate_endpoint(command.config, command.run)
 
 
 if __name__ == "__main__":

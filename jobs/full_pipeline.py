@@ -43,13 +43,19 @@ def work(command: Command[Config]) -> int:
     options = command.options
     if options.plan:
         console = Console(highlight=False, markup=False)
-        for label, text in lines(command):
+        for label, text in lines(
+            command.config,
+            command.config_name,
+            options.gpus,
+            options.gpu_memory_gb,
+            options.rates,
+        ):
             console.print(f"{label:<10} {text}", soft_wrap=True)
         return 0
     for name in ("gpus", "gpu_memory_gb", "rates"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} has an effect with --plan alone")
-    return execute(command, STAGES)
+    return execute(command.config, command.run, STAGES, command.config_name)
 
 
 if __name__ == "__main__":

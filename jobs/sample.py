@@ -8,7 +8,7 @@ from lr_ray.pipeline.pipeline import execute
 
 
 def work(command: Command) -> int:
-    return execute(command, ("sampling",))
+    return execute(command.config, command.run, ("sampling",), command.config_name)
 
 
 if __name__ == "__main__":

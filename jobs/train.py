@@ -8,7 +8,7 @@ from lr_ray.pipeline.pipeline import execute
 
 
 def work(command: Command) -> int:
-    return execute(command, ("training",))
+    return execute(command.config, command.run, ("training",), command.config_name)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ and gets a float32 tensor as long as `ids`.
 from collections.abc import Set
 from typing import Any
 
-ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
+from lr_ray.models.files import SCORERS
+
 _PREFIX = "LrRayScorer"
 _CHUNK_ROWS = 1024  # rows of logits alive at once: 0.6 GB at 152k tokens in float32
 
@@ -27,7 +28,7 @@ def register() -> None:
     """Called by vLLM in each of its processes."""
     from vllm import ModelRegistry
 
-    for architecture in ARCHITECTURES:
+    for architecture in SCORERS:
         name = scorer_architecture(architecture)
         if name not in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(name, f"{__name__}:{name}")
@@ -100,7 +101,7 @@ def _build(name: str) -> type:
 
 
 def __getattr__(name: str) -> type:
-    if name.removeprefix(_PREFIX) in ARCHITECTURES and name.startswith(_PREFIX):
+    if name.removeprefix(_PREFIX) in SCORERS and name.startswith(_PREFIX):
         globals()[name] = _build(name)
         return globals()[name]
     raise AttributeError(name)

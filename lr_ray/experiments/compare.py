@@ -6,10 +6,8 @@ Exercised by `python jobs/compare.py --config demo --run RUN` and
 
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
-from lr_ray.cli.front import Command
 from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
@@ -39,15 +37,18 @@ TABLE, PAGE = "comparison.json", "comparison.md"
 DEFAULT_GRID = "ablations"
 
 
-def compare(command: Command) -> int:
-    """Does what is missing of a comparison. Returns the exit code."""
-    if command.options.run is None:  # not where the config's ordinary run is
-        command = replace(command, run=Run(f"{command.run.location}-compared"))
-    config, run = command.config, command.run
+def compare(
+    config: Config, run: Run, name: str, grid_name: str | None = None, amateurs: str | None = None
+) -> int:
+    """Does what is missing of a comparison. Returns the exit code.
+
+    `name`: of the config; `grid_name` and `amateurs`, the folder of the amateurs that it names: None takes
+    those of the run's earlier command.
+    """
     run.create()
     with run.lock():
         checks.check_kind(run)
-        asked = _asked(run, command)
+        asked = _asked(run, grid_name, amateurs)
         grid = read_grid(asked["grid"], config, asked["amateurs"])
         plan = make_plan(config, grid)
         if run.exists("run.json"):
@@ -58,15 +59,14 @@ def compare(command: Command) -> int:
             _show(run, grid)
             return 0
         plan = checks.settle_sources(run, grid, plan)
-        _work(command, grid, plan, asked)
+        _work(config, run, name, grid, plan, asked)
         _show(run, grid)
     return 0
 
 
-def _asked(run: Run, command: Command) -> dict[str, Any]:
-    """The grid and the amateurs' folder: the command line's, else those of the command before."""
+def _asked(run: Run, grid: str | None, amateurs: str | None) -> dict[str, Any]:
+    """The grid and the amateurs' folder: those given, else those of the command before."""
     before = run.read_json(checks.ASKED) if run.exists(checks.ASKED) else {}
-    grid, amateurs = command.options.grid, command.options.amateurs
     if grid and grid.endswith((".yaml", ".yml")):
         grid = os.path.abspath(grid)  # a later command may be given elsewhere
     return {
@@ -86,23 +86,33 @@ def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
     return bool(there["grid"] != wanted or cells != [cell.folder for cell in plan.cells])
 
 
-def _work(command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
-    check_config(command.config, STAGES, command.run)
-    with site(command.config, STAGES) as there:
-        _work_at(there, command, grid, plan, asked)
+def _work(
+    config: Config, run: Run, name: str, grid: Grid, plan: Plan, asked: dict[str, Any]
+) -> None:
+    check_config(config, STAGES, run)
+    with site(config, STAGES) as there:
+        _work_at(there, config, run, name, grid, plan, asked)
 
 
-def _work_at(there: Site, command: Command, grid: Grid, plan: Plan, asked: dict[str, Any]) -> None:
+def _work_at(
+    there: Site,
+    config: Config,
+    run: Run,
+    name: str,
+    grid: Grid,
+    plan: Plan,
+    asked: dict[str, Any],
+) -> None:
     from lr_ray.runtime.cluster import cluster
 
-    config, run, started = command.config, command.run, time.monotonic()
+    started = time.monotonic()
     cells = checks.unfinished(run, plan)
     expert, amateur = check(config, STAGES)
     amateurs = checks.check_sources(plan, expert)
     if amateur:  # not where the config samples by rejection
         amateurs[config.models.amateur] = amateur
     log = run.log_path()
-    print(f"config     {command.config_name}\ngrid       {grid.name}\nrun        {run.location}")
+    print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")
     print(
         f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
     )

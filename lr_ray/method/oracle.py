@@ -4,19 +4,15 @@ The reference that the pipeline is tested against and measured against. It share
 the rest of the package: float32, full vocabulary, one amateur forward for each prefix, one training
 forward for each kept step. The method is that of arXiv 2510.07962; beta is `kl_threshold`, alpha is
 `plausibility`.
-
-    python -m lr_ray.method.oracle --problems 20 --optimizer-steps 5
 """
 
-import argparse
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 
 @dataclass
@@ -136,53 +132,3 @@ def with_lora(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
     return get_peft_model(model, lora)
-
-
-def main() -> None:
-    from lr_ray import embedded
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--expert", default=str(embedded.expert_path()))
-    parser.add_argument("--amateur", default=str(embedded.amateur_path()))
-    parser.add_argument("--problems", type=int, default=20)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--kl-threshold", type=float, default=0.1)
-    parser.add_argument("--plausibility", type=float, default=0.2)
-    parser.add_argument("--optimizer-steps", type=int, default=5)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # threads of tiny matrices only wait for each other
-
-    expert, amateur = load(args.expert), load(args.amateur)
-    tokenizer = AutoTokenizer.from_pretrained(args.expert)
-    started = time.monotonic()
-    kept: list[KeptStep] = []
-    steps = 0
-    for row in embedded.generate("sampling", args.problems, args.seed):
-        turn = [{"role": "user", "content": row["problem"]}]
-        prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
-        solution = solve(
-            expert,
-            amateur,
-            prompt,
-            [tokenizer.eos_token_id],
-            args.max_new_tokens,
-            args.kl_threshold,
-            args.plausibility,
-        )
-        steps += len(solution.completion)
-        kept += solution.kept
-    print(f"{steps} steps, {len(kept)} kept, {time.monotonic() - started:.1f} s")
-    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(args.seed)).tolist()
-    batches = [
-        [kept[order[(16 * b + i) % len(kept)]] for i in range(16)]
-        for b in range(args.optimizer_steps)
-    ]
-    rates = [args.learning_rate] * len(batches)
-    losses = train(with_lora(expert, args.seed), batches, rates)
-    print("loss " + " ".join(f"{loss:.3f}" for loss in losses))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,9 +11,9 @@ from typing import Any
 from lr_ray import embedded
 from lr_ray.config import Models
 from lr_ray.console import fetching
-from lr_ray.engines.scorer_model import ARCHITECTURES
 from lr_ray.errors import UserError
 from lr_ray.models.files import (
+    SCORERS,
     architecture,
     check_files,
     check_tokenizer,
@@ -140,10 +140,10 @@ def fits_context(path: str, max_model_len: int, name: str) -> None:
 
 def check_pair(expert: str, amateur: str, models: Models) -> None:
     """Raises UserError unless both models read the same ids as the same text and can be run."""
-    if architecture(amateur) not in ARCHITECTURES:
+    if architecture(amateur) not in SCORERS:
         raise UserError(
             f"models.amateur: {models.amateur}: {architecture(amateur)} cannot score; "
-            f"known: {', '.join(ARCHITECTURES)}"
+            f"known: {', '.join(SCORERS)}"
         )
     ours, theirs = load_tokenizer(expert), load_tokenizer(amateur)
     differing = dict(ours.get_vocab().items() ^ theirs.get_vocab().items())

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 
 from lr_ray import report
-from lr_ray.cli.front import Command
 from lr_ray.config import EndpointConfig, Evaluation
 from lr_ray.console import StageProgress, quiet_others, rate
 from lr_ray.errors import UserError
@@ -109,9 +108,9 @@ def run_evaluation(
     return parts
 
 
-def evaluate_endpoint(command: Command[EndpointConfig]) -> int:
+def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
     """Evaluates what an endpoint serves into a run directory of its own. Returns the exit code."""
-    config, run, started = command.config, command.run, time.monotonic()
+    started = time.monotonic()
     run.create()
     with run.lock():
         _check_same(run, config)

@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 
 from lr_ray import placement, report
-from lr_ray.cli.front import Command
 from lr_ray.config import STAGES, Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.doctor import check_config
@@ -55,10 +54,9 @@ class Job:
     sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.stage.sample`
 
 
-def execute(command: Command, stages: tuple[str, ...]) -> int:
-    """Runs the stages that are not finished yet. Returns the exit code."""
+def execute(config: Config, run: Run, stages: tuple[str, ...], name: str) -> int:
+    """Runs the stages that are not finished yet. Returns the exit code. `name`: of the config."""
     started = time.monotonic()
-    config, run = command.config, command.run
     run.create()
     with run.lock():
         if run.exists("run.json"):
@@ -76,7 +74,7 @@ def execute(command: Command, stages: tuple[str, ...]) -> int:
                 )
         check_config(config, todo, run)
         log = run.log_path()
-        head = f"config     {command.config_name}\nrun        {run.location}\nlog        {log}"
+        head = f"config     {name}\nrun        {run.location}\nlog        {log}"
         with site(config, todo) as there:
             expert, amateur = check(config, todo)
             print(head)

@@ -6,7 +6,6 @@ python jobs/full_pipeline.py --config qwen2.5-math-1.5b --plan [--gpus 8] [--rat
 import itertools
 import math
 
-from lr_ray.cli.front import Command
 from lr_ray.config import STAGES, Config, uses_gpus
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
@@ -22,15 +21,23 @@ NOUNS = {"expert": "engine", "amateur": "engine", "trainer": "worker", "server":
 COUNT = ("", "thousand", "million", "billion")
 
 
-def lines(command: Command[Config]) -> list[tuple[str, str]]:
+def lines(
+    config: Config,
+    name: str,
+    gpus_given: int | None = None,
+    gpu_memory_gb: float | None = None,
+    rates: str | None = None,
+) -> list[tuple[str, str]]:
     """Label and text of each line of the plan; a line of what does not fit is labelled "!".
+
+    `gpus_given` with `gpu_memory_gb` GB each are taken to be there; `rates`: a finished run whose seconds
+    are scaled to this one.
 
     Raises UserError for models, problems, benchmarks or rates that cannot be read, and rates of other
     models.
     """
-    config, options = command.config, command.options
-    cards, there = _cards(config, options.gpus, options.gpu_memory_gb)
-    told = [("plan", f"{command.config_name}, {there}")]
+    cards, there = _cards(config, gpus_given, gpu_memory_gb)
+    told = [("plan", f"{name}, {there}")]
     models, unknown = find_models(config)
     for role, model in models.items():
         if model:
@@ -68,9 +75,7 @@ def lines(command: Command[Config]) -> list[tuple[str, str]]:
         listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
         total = amount(sum(parts.values()))
         told.append(("disk", f"at most about {total} in the run directory: {listed}"))
-    told += (
-        durations(config, Run(options.rates), asked) if options.rates else [("duration", NO_RATES)]
-    )
+    told += durations(config, Run(rates), asked) if rates else [("duration", NO_RATES)]
     return told + [("!", line) for line in wrong]
 
 

@@ -97,7 +97,7 @@ def test_a_file_is_utf8_whatever_the_locale(tmp_path):
     text = f'{MODELS}sampling: {{system_prompt: "{prompt}"}}'
     assert config_of(tmp_path, b"\xef\xbb\xbf" + text.encode()).sampling.system_prompt == prompt
     code = (
-        "import sys; from lr_ray.cli import guarded; from lr_ray.config import read_tree, resolve\n"
+        "import sys; from lr_ray.cli.front import guarded; from lr_ray.config import read_tree, resolve\n"
         "said = lambda: print(resolve(read_tree(sys.argv[1])).sampling.system_prompt)\n"
         "sys.exit(guarded(said) or 0)"
     )

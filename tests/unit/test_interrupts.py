@@ -9,7 +9,7 @@ import pytest
 
 ORDERLY = """
 import time
-from lr_ray import interrupts
+from lr_ray.runtime import interrupts
 interrupts.install()
 try:
     print("ready", flush=True)
@@ -20,7 +20,7 @@ finally:
 
 SWALLOWED = """
 import subprocess, time
-from lr_ray import interrupts
+from lr_ray.runtime import interrupts
 interrupts.GRACE_S = 1.0
 interrupts.install()
 child = subprocess.Popen(["sleep", "60"], start_new_session=True)
@@ -37,7 +37,7 @@ while True:
 
 CONVERTED = """
 import time
-from lr_ray.cli import guarded
+from lr_ray.cli.front import guarded
 from lr_ray.errors import StageError
 
 def job():

@@ -51,7 +51,7 @@ def test_run_without_config_uses_its_own(tmp_path):
 def test_stages_ask_for_the_ones_before(tmp_path, stage, needed):
     command = parse("", ["--config", "demo", "--run", str(tmp_path)])
     with pytest.raises(UserError, match=f"{needed} is not finished, and {stage} needs it"):
-        execute(command, (stage,))
+        execute(command.config, command.run, (stage,), "demo")
 
 
 def test_a_new_result_voids_what_was_made_of_the_old_one():
