@@ -21,9 +21,9 @@ TRAINING = {"optimizer_steps": STEPS, "checkpoint_every": EVERY}
 # A driver of its own, as a person's job has. Its worker is killed at one step, it itself at another.
 DRIVER = """
 import os, signal, sys
-from lr_ray.cluster import cluster
-from lr_ray.store import Run
-from lr_ray.training.stage import train
+from lr_ray.runtime.cluster import cluster
+from lr_ray.run.store import Run
+from lr_ray.training.train import train
 from tests.integration.conftest import EXPERT
 from tests.integration.test_training_resume import config_of, kill_a_worker
 
