@@ -17,7 +17,8 @@ from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.pipeline import facts
-from lr_ray.run.store import SCHEMA_VERSION, begin, read_asked
+from lr_ray.run.asked import begin
+from lr_ray.run.store import SCHEMA_VERSION, read_asked
 from lr_ray.run.versions import versions
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from lr_ray.console import quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.pipeline import facts
-from lr_ray.run.store import begin, read_summary
+from lr_ray.run.asked import begin
+from lr_ray.run.store import read_summary
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

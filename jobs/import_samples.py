@@ -12,7 +12,8 @@ from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.pipeline import void_from
-from lr_ray.run.store import Run, begin, read_summary
+from lr_ray.run.asked import begin
+from lr_ray.run.store import Run, read_summary
 from lr_ray.run.versions import versions
 
 

@@ -16,11 +16,12 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
 from lr_ray.models.models import fits_context, resolve_model
-from lr_ray.pipeline.pipeline import facts
+from lr_ray.pipeline.job import facts
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
 from lr_ray.placement.sizes import largest
-from lr_ray.run.store import begin, read_summary
+from lr_ray.run.asked import begin
+from lr_ray.run.store import read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.connection import read_key
 from lr_ray.serving.application import KEY_VARIABLE

@@ -18,10 +18,12 @@ from lr_ray.config.sections import (
 )
 from lr_ray.config.tree import (
     STAGES,
+    Change,
     Config,
     EndpointConfig,
     ServeConfig,
     Tree,
+    digest_of,
     flatten,
     roles_of,
     unflatten,
@@ -32,6 +34,7 @@ from lr_ray.config.tree import (
 __all__ = [
     "ROLES",
     "STAGES",
+    "Change",
     "Config",
     "Data",
     "EndpointConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "Serving",
     "Training",
     "Tree",
+    "digest_of",
     "flatten",
     "merge",
     "preset_names",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from lr_ray.config.effects import on, setting
 from lr_ray.config.resources import AUTO, auto_or
 from lr_ray.config.section import Section
 from lr_ray.config.typed import TYPED
@@ -15,15 +16,23 @@ else:
     Processes = auto_or(Annotated[int, Field(ge=1, le=1024)])
     Concurrency = auto_or(Annotated[int, Field(ge=1, le=4096)])
 
+CONTRAST, REJECTION = ("sampling.method", "contrast"), ("sampling.method", "rejection")
+LORA = ("training.method", "lora")
+
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1), TYPED]
 
 
 class Models(Section):
-    expert: str = Field(description="Directory, Hugging Face id, or embedded:expert.")
-    amateur: str = Field(description="Directory, Hugging Face id, or embedded:amateur.")
-    special_tokens_may_differ: bool = Field(
+    expert: str = setting(
+        "trajectories", description="Directory, Hugging Face id, or embedded:expert."
+    )
+    amateur: str = setting(
+        on("scores", CONTRAST), description="Directory, Hugging Face id, or embedded:amateur."
+    )
+    special_tokens_may_differ: bool = setting(
+        on("scores", CONTRAST),
         default=False,
         description="Accept a pair whose special tokens (not the others) have different names.",
     )
@@ -42,32 +51,43 @@ class Fields(Section):
 
 
 class Data(Section):
-    source: str = Field(
+    source: str = setting(
+        "trajectories",
         default="demo",
         min_length=1,
         description="demo, gsm8k, math or another benchmark, org/name[:config] of the Hugging Face "
         "hub, or a path, URI or glob of .jsonl, .jsonl.gz or .parquet.",
     )
-    split: str = Field(
-        default="train", min_length=1, description="Split of a benchmark or hub data set."
+    split: str = setting(
+        "trajectories",
+        default="train",
+        min_length=1,
+        description="Split of a benchmark or hub data set.",
     )
-    data_dir: str | None = Field(
+    data_dir: str | None = setting(
+        "trajectories",
         default=None,
         min_length=1,
         description="Folder with <benchmark>/<split>.jsonl; null takes benchmarks from the hub.",
     )
-    fields: Fields = Fields()
-    shuffle: bool = Field(
+    fields: Fields = setting("trajectories", default=Fields())
+    shuffle: bool = setting(
+        "trajectories",
         default=False,
         description="Take problems in an order by a hash of seed and id, which reads the whole "
         "source, and keeps up to twice sampling.max_problems of it on disk; demo is random already.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the demo's problems and the shuffle.")
+    seed: int = setting(
+        "trajectories", default=0, ge=0, description="Seed of the demo's problems and the shuffle."
+    )
 
 
 class Pool(Section):
-    min_engines: int = Field(default=1, ge=1, le=1024, description="Engines kept at least.")
-    max_engines: Processes = Field(
+    min_engines: int = setting(
+        "speed", default=1, ge=1, le=1024, description="Engines kept at least."
+    )
+    max_engines: Processes = setting(
+        "speed",
         default=AUTO,
         description="Engines grown to at most; auto takes the GPUs there are, on CPUs min_engines.",
     )
@@ -91,41 +111,73 @@ class Rejection(Section):
 
 
 class Sampling(Section):
-    method: Literal["contrast", "rejection"] = Field(
+    method: Literal["contrast", "rejection"] = setting(
+        "trajectories",
         default="contrast",
         description="contrast: the amateur scores the expert's greedy steps. rejection (a baseline): "
         "the expert's sampled solutions with the right answer, all of their tokens; needs answers.",
     )
-    selection: Literal["kl", "random", "random_within", "all"] = Field(
+    selection: Literal["kl", "random", "random_within", "all"] = setting(
+        on("rows", CONTRAST),
         default="kl",
         description="Steps kept: those above kl_threshold; as many at random, of all steps of a shard "
         "(random) or of each trajectory (random_within); or all.",
     )
-    labels: Literal["contrast", "expert", "greedy"] = Field(
+    labels: Literal["contrast", "expert", "greedy"] = setting(
+        on("rows", CONTRAST),
         default="contrast",
         description="Label of a kept step: p/q over the plausible tokens, the expert's p over them, "
         "or its greedy token.",
     )
-    max_problems: int = Field(default=1000, ge=1, description="Problems to solve, at most.")
-    max_new_tokens: int = Field(default=128, ge=1, le=32768, description="Steps a trajectory.")
-    system_prompt: str | None = Field(default=None, description="System turn of the prompt.")
-    kl_threshold: float = Field(
-        default=0.4, ge=0, le=100, description="Keep steps whose KL exceeds this, in nats (beta)."
+    max_problems: int = setting(
+        "trajectories", default=1000, ge=1, description="Problems to solve, at most."
     )
-    plausibility: float = Field(
-        default=0.2, gt=0, le=1, description="Share of the top probability a label needs (alpha)."
+    max_new_tokens: int = setting(
+        "trajectories", default=128, ge=1, le=32768, description="Steps a trajectory."
     )
-    top_k: int = Field(
-        default=256, ge=2, le=8192, description="Log-probabilities exchanged a step (at most V)."
+    system_prompt: str | None = setting(
+        "trajectories", default=None, description="System turn of the prompt."
     )
-    batch_size: int = Field(default=64, ge=1, le=4096, description="Problems sent to an engine.")
-    max_rejected: Fraction = Field(
-        default=0.05, description="Fraction of problems that may be rejected before the job fails."
+    kl_threshold: float = setting(
+        on("rows", CONTRAST),
+        default=0.4,
+        ge=0,
+        le=100,
+        description="Keep steps whose KL exceeds this, in nats (beta).",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of random steps and sampled solutions.")
-    rejection: Rejection = Rejection()
-    expert: Pool = Pool()
-    amateur: Pool = Pool()
+    plausibility: float = setting(
+        on("trajectories", CONTRAST, if_less=True),
+        on("rows", CONTRAST),
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of the top probability a label needs (alpha).",
+    )
+    top_k: int = setting(
+        on("trajectories", CONTRAST),
+        default=256,
+        ge=2,
+        le=8192,
+        description="Log-probabilities exchanged a step (at most V).",
+    )
+    batch_size: int = setting(
+        "speed", default=64, ge=1, le=4096, description="Problems sent to an engine."
+    )
+    max_rejected: Fraction = setting(
+        "speed",
+        default=0.05,
+        description="Fraction of problems that may be rejected before the job fails.",
+    )
+    seed: int = setting(
+        on("rows", CONTRAST),
+        on("trajectories", REJECTION),
+        default=0,
+        ge=0,
+        description="Seed of random steps and sampled solutions.",
+    )
+    rejection: Rejection = setting(on("trajectories", REJECTION), default=Rejection())
+    expert: Pool = setting("trajectories", default=Pool())
+    amateur: Pool = setting(on("scores", CONTRAST), default=Pool())
 
     @model_validator(mode="after")
     def _fits_a_column(self) -> Self:
@@ -148,48 +200,66 @@ class Lora(Section):
 
 
 class Training(Section):
-    method: Literal["lora", "full"] = Field(
-        default="lora", description="Weights that are trained: LoRA's, or all."
+    method: Literal["lora", "full"] = setting(
+        "weights", default="lora", description="Weights that are trained: LoRA's, or all."
     )
-    optimizer_steps: int = Field(default=1000, ge=1, description="Optimizer steps.")
-    batch_by: Literal["step", "trajectory"] = Field(
+    optimizer_steps: int = setting("weights", default=1000, ge=1, description="Optimizer steps.")
+    batch_by: Literal["step", "trajectory"] = setting(
+        "weights",
         default="step",
         description="What a batch is drawn from: kept steps, or trajectories with all their kept steps.",
     )
-    batch_size: int = Field(
-        default=16, ge=1, le=65536, description="Kept steps, or trajectories, a batch."
+    batch_size: int = setting(
+        "weights", default=16, ge=1, le=65536, description="Kept steps, or trajectories, a batch."
     )
-    learning_rate: float = Field(default=5e-5, gt=0, le=1, description="Peak learning rate.")
-    warmup: Fraction = Field(default=0.0, description="Fraction of steps with a rising rate.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="linear", description="Learning rate after the warm-up."
+    learning_rate: float = setting(
+        "weights", default=5e-5, gt=0, le=1, description="Peak learning rate."
     )
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm clipped to this.")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW weight decay.")
-    seed: int = Field(default=0, ge=0, description="Seed of batches, LoRA weights and dropout.")
-    dtype: Dtype = Field(default="bfloat16", description="Data type of the frozen weights.")
-    lora: Lora = Lora()
-    zero_stage: int = Field(default=2, ge=2, le=3, description="DeepSpeed ZeRO stage, 2 or 3.")
-    num_workers: Processes = Field(
+    warmup: Fraction = setting(
+        "weights", default=0.0, description="Fraction of steps with a rising rate."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "weights", default="linear", description="Learning rate after the warm-up."
+    )
+    max_grad_norm: float = setting(
+        "weights", default=1.0, gt=0, description="Gradient norm clipped to this."
+    )
+    weight_decay: float = setting(
+        "weights", default=0.0, ge=0, le=1, description="AdamW weight decay."
+    )
+    seed: int = setting(
+        "weights", default=0, ge=0, description="Seed of batches, LoRA weights and dropout."
+    )
+    dtype: Dtype = setting(
+        "weights", default="bfloat16", description="Data type of the frozen weights."
+    )
+    lora: Lora = setting(on("weights", LORA), default=Lora())
+    zero_stage: int = setting(
+        "speed", default=2, ge=2, le=3, description="DeepSpeed ZeRO stage, 2 or 3."
+    )
+    num_workers: Processes = setting(
+        "speed",
         default=AUTO,
         description="Data-parallel workers; auto takes the GPUs there are, with at least four of a "
         "batch's items each, and one on CPUs.",
     )
-    min_workers: int | None = Field(
+    min_workers: int | None = setting(
+        "speed",
         default=None,
         ge=1,
         description="Workers to go on with where num_workers have no room; null waits for room.",
     )
-    micro_batch_tokens: int = Field(
-        default=8192, ge=1, description="Tokens of one forward, padding included, at most."
+    micro_batch_tokens: int = setting(
+        "speed", default=8192, ge=1, description="Tokens of one forward, padding included, at most."
     )
-    gradient_checkpointing: bool = Field(
-        default=False, description="Compute activations twice instead of keeping them."
+    gradient_checkpointing: bool = setting(
+        "speed", default=False, description="Compute activations twice instead of keeping them."
     )
-    checkpoint_every: int = Field(
-        default=50, ge=1, description="Optimizer steps from one checkpoint to the next."
+    checkpoint_every: int = setting(
+        "speed", default=50, ge=1, description="Optimizer steps from one checkpoint to the next."
     )
-    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = setting(
+        "speed",
         default=["tensorboard"],
         description="Where metrics go beside metrics.jsonl; mlflow and wandb are configured by "
         "their own environment variables.",
@@ -209,34 +279,43 @@ class Training(Section):
 
 
 class Serving(Section):
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to bind.")
-    port: int = Field(default=8000, ge=1, le=65535, description="Port to bind.")
-    min_replicas: Processes = Field(
+    host: str = setting("speed", default="127.0.0.1", min_length=1, description="Address to bind.")
+    port: int = setting("speed", default=8000, ge=1, le=65535, description="Port to bind.")
+    min_replicas: Processes = setting(
+        "speed",
         default=AUTO,
         description="Replicas of each model, at least; auto is one, and in an evaluation of a run as "
         "many as the GPUs have room for.",
     )
-    max_replicas: int | None = Field(
+    max_replicas: int | None = setting(
+        "speed",
         default=None,
         ge=1,
         le=1024,
         description="Replicas grown to under load, at most; null stays at min_replicas.",
     )
-    replica_requests: int = Field(
+    replica_requests: int = setting(
+        "speed",
         default=64,
         ge=1,
         le=4096,
         description="Requests under way in a replica above which another one is started.",
     )
-    dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
-    max_model_len: int = Field(default=4096, ge=16, description="Tokens of prompt and answer.")
-    max_requests: int = Field(
+    dtype: Dtype = setting(
+        "answers", default="bfloat16", description="Data type of weights and activations."
+    )
+    max_model_len: int = setting(
+        "answers", default=4096, ge=16, description="Tokens of prompt and answer."
+    )
+    max_requests: int = setting(
+        "speed",
         default=1024,
         ge=1,
         le=65536,
         description="Requests under way at once; more are answered 429, to be tried again.",
     )
-    drain_s: float = Field(
+    drain_s: float = setting(
+        "speed",
         default=60.0,
         ge=0,
         le=3600,
@@ -256,67 +335,82 @@ class Serving(Section):
 
 
 class Evaluation(Section):
-    benchmarks: list[str] = Field(
+    benchmarks: list[str] = setting(
+        "answers",
         default=["demo"],
         min_length=1,
         description="demo, gsm8k, math and the other benchmarks, or paths of .jsonl or .parquet with "
         "answers.",
     )
-    data_dir: str | None = Field(
+    data_dir: str | None = setting(
+        "answers",
         default=None,
         min_length=1,
         description="Folder with <benchmark>/test.jsonl; null takes benchmarks from the hub.",
     )
-    fields: Fields = Fields()
-    grader: str | None = Field(
+    fields: Fields = setting("answers", default=Fields())
+    grader: str | None = setting(
+        "answers",
         default=None,
         min_length=1,
         description="How answers of files are graded: math, choice, exact, number, or module:object of your "
         "own; null takes the rows' field grader, else math.",
     )
-    grader_check: list[Literal["math_verify", "toolkit"]] = Field(
+    grader_check: list[Literal["math_verify", "toolkit"]] = setting(
+        "answers",
         default=[],
         description="Other graders to hold ours against, on math: math_verify alone, and the number and "
         "string rules of the Qwen2.5-Math toolkit.",
     )
-    max_problems: int | None = Field(
+    max_problems: int | None = setting(
+        "answers",
         default=None,
         ge=1,
         description="Problems a benchmark, drawn by a hash of seed and id; null takes all.",
     )
-    max_new_tokens: int = Field(default=2048, ge=1, le=32768, description="Tokens an answer.")
-    system_prompt: str | None = Field(default=None, description="System turn of the prompt.")
-    shots: list[Annotated[int, Field(ge=0, le=4)]] = Field(
+    max_new_tokens: int = setting(
+        "answers", default=2048, ge=1, le=32768, description="Tokens an answer."
+    )
+    system_prompt: str | None = setting(
+        "answers", default=None, description="System turn of the prompt."
+    )
+    shots: list[Annotated[int, Field(ge=0, le=4)]] = setting(
+        "answers",
         default=[0],
         min_length=1,
         description="Worked examples before each problem; with several numbers, each is reported.",
     )
-    prefill: str | None = Field(
+    prefill: str | None = setting(
+        "answers",
         default=None,
         min_length=1,
         description="Beginning of each answer, put in the models' mouths; our endpoint and vLLM's know how.",
     )
-    stop: list[Text] = Field(
+    stop: list[Text] = setting(
+        "answers",
         default=[],
         max_length=4,
         description="Texts that end an answer, whatever the model: one each time the option is "
         "given, or a JSON list of them.",
     )
-    samples: int = Field(default=1, ge=1, le=1024, description="Answers a problem.")
-    temperature: float = Field(
-        default=0.0, ge=0, le=2, description="0 is greedy; several samples need more."
+    samples: int = setting("answers", default=1, ge=1, le=1024, description="Answers a problem.")
+    temperature: float = setting(
+        "answers", default=0.0, ge=0, le=2, description="0 is greedy; several samples need more."
     )
-    concurrency: Concurrency = Field(
+    concurrency: Concurrency = setting(
+        "speed",
         default=AUTO,
         description="Requests under way at once; auto is 256 a replica on GPUs, else 64.",
     )
-    timeout_s: float = Field(
+    timeout_s: float = setting(
+        "speed",
         default=600.0,
         gt=0,
         le=86400,
         description="Seconds a request may take before it is retried.",
     )
-    seed: int = Field(
+    seed: int = setting(
+        "answers",
         default=0,
         ge=0,
         description="Seed of the demo's problems, subsets, samples and the bootstrap.",

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, get_origin
+from typing import Any, NamedTuple, Self
 
-from pydantic import Field, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import model_validator
 
+from lr_ray.config.effects import Mark, fields_of, marks_of, setting
 from lr_ray.config.resources import AUTO, Resources
 from lr_ray.config.section import Section
 from lr_ray.config.sections import (
@@ -21,35 +20,74 @@ from lr_ray.config.sections import (
 )
 
 
+class Change(NamedTuple):
+    """A field whose value is another than that in a tree that was dumped before."""
+
+    name: str
+    before: Any
+    now: Any
+    effects: frozenset[str]  # of which it is the input, in either tree
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.before} (now {self.now})"
+
+
 class Tree(Section):
     """Sections of which some fields can change a result."""
+
+    def inputs(self, *effects: str) -> dict[str, Any]:
+        """Dotted name to value of every field that has one of the effects (see `config.effects`).
+
+        Without those whose smaller value alone has it.
+        """
+        flat = flatten(self.model_dump(mode="json"))
+        return {
+            name: value
+            for name, value in flat.items()
+            if any(m.effect in effects and not m.if_less for m in _acting(type(self), name, flat))
+        }
 
     def identity(self) -> dict[str, Any]:
         """Dotted name to value of every field that can change a result."""
         flat = flatten(self.model_dump(mode="json"))
-        return {name: value for name, value in flat.items() if not _EXECUTION.search(name)}
+        changing = lambda name: any(m.effect != "speed" for m in marks_of(type(self), name))  # noqa: E731
+        return {name: value for name, value in flat.items() if changing(name)}
 
     def digest(self) -> str:
         """sha256 (hex, first 16) of `identity`: equal runs have equal digests."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest_of(self.identity())
 
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Dotted names of `identity` fields whose value in the dumped tree `other` is another.
+    def changes(self, other: dict[str, Any]) -> list[Change]:
+        """The fields of `identity` whose value in the dumped tree `other` is another, with what they affect.
 
         A field that `other` lacks, as an older version's tree may, has its default there.
         """
-        there = flatten(other)
-        return [
-            name
-            for name, value in self.identity().items()
-            if (there[name] if name in there else _default(type(self), name)) != value
-        ]
+        kind, here, there = type(self), flatten(self.model_dump(mode="json")), flatten(other)
+        before = {n: there[n] if n in there else _default(kind, n) for n in here}
+        found = []
+        for name in self.identity():
+            old, new = before[name], here[name]
+            if old == new:
+                continue
+            acting = [*_acting(kind, name, here), *_acting(kind, name, before)]
+            effects = {m.effect for m in acting if not m.if_less or new < old}
+            found.append(Change(name, old, new, frozenset(effects - {"speed"})))
+        return found
 
     @classmethod
     def unknown(cls, tree: dict[str, Any]) -> list[str]:
         """Dotted names in `tree` of which this version has no field."""
-        return [name for name in flatten(tree) if _field(cls, name) is None]
+        return [name for name in flatten(tree) if not _is_field(cls, name)]
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (hex, first 16) of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[Mark]:
+    """A field's marks whose condition holds in a flat tree."""
+    return [m for m in marks_of(kind, name) if m.when is None or flat.get(m.when[0]) == m.when[1]]
 
 
 class Config(Tree):
@@ -61,7 +99,7 @@ class Config(Tree):
     training: Training = Training()
     serving: Serving = Serving()
     evaluation: Evaluation = Evaluation()
-    resources: Resources = Resources()
+    resources: Resources = setting("speed", default=Resources())
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -98,11 +136,13 @@ def uses_gpus(config: Config, stages: Sequence[str] = STAGES) -> bool:
 class EndpointConfig(Tree):
     """An evaluation of models behind somebody's endpoint."""
 
-    endpoint: str = Field(
-        pattern=r"^https?://", description="Base URL of an OpenAI-compatible API."
+    endpoint: str = setting(
+        "answers", pattern=r"^https?://", description="Base URL of an OpenAI-compatible API."
     )
-    models: list[str] = Field(
-        min_length=1, description="Names served there, the one to compare with first: A,B."
+    models: list[str] = setting(
+        "answers",
+        min_length=1,
+        description="Names served there, the one to compare with first: A,B.",
     )
     evaluation: Evaluation = Evaluation()
 
@@ -116,38 +156,32 @@ class EndpointConfig(Tree):
 class ServeConfig(Tree):
     """Model directories to serve."""
 
-    models: dict[str, str] = Field(
-        min_length=1, description="Served names and their directories: NAME=DIR,NAME=DIR."
+    models: dict[str, str] = setting(
+        "answers",
+        min_length=1,
+        description="Served names and their directories: NAME=DIR,NAME=DIR.",
     )
     serving: Serving = Serving()
-    resources: Resources = Resources()
+    resources: Resources = setting("speed", default=Resources())
 
 
-# Where and how fast, but not what: a run may go on with other values of these.
-_EXECUTION = re.compile(
-    r"^serving\.(host|port|min_replicas|max_replicas|replica_requests|max_requests|drain_s)$"
-    r"|^evaluation\.(concurrency|timeout_s)$|^sampling\.(batch_size|max_rejected)$"
-    r"|^training\.(zero_stage|micro_batch_tokens|gradient_checkpointing|checkpoint_every|trackers)$"
-    r"|\.(min_engines|max_engines|num_workers|min_workers)$|^resources\."
-)
-
-
-def _field(kind: Any, name: str) -> FieldInfo | None:
-    """The field of a dotted name, or the mapping that it is an entry of."""
-    field = None
-    for part in name.split("."):
-        if field is not None and get_origin(field.annotation) is dict:
-            return field
-        fields = getattr(kind, "model_fields", {})
-        if part not in fields:
-            return None
-        field, kind = fields[part], fields[part].annotation
-    return field
+def _is_field(kind: Any, name: str) -> bool:
+    try:
+        return bool(list(fields_of(kind, name)))
+    except KeyError:
+        return False
 
 
 def _default(kind: Any, name: str) -> Any:
-    field = _field(kind, name)
-    return field.get_default(call_default_factory=True) if field else None
+    """The value of a field in a tree that does not have it, None where it needs one."""
+    if not _is_field(kind, name):
+        return None
+    parts = name.split(".")
+    for depth, field in enumerate(fields_of(kind, name), start=1):
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Section):  # which may say otherwise than its fields
+            return value_at(default.model_dump(mode="json"), ".".join(parts[depth:]))
+    return None if field.is_required() else default
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

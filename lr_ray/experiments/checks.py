@@ -6,7 +6,7 @@ Exercised by `pytest tests/unit/test_comparison.py`.
 from dataclasses import replace
 from typing import Any
 
-from lr_ray.config import merge, resolve, value_at
+from lr_ray.config import merge, resolve
 from lr_ray.errors import UserError
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan, Source
@@ -40,11 +40,7 @@ def check_cells(run: Run, grid: Grid, plan: Plan) -> None:
 
 def _differences(cell: Cell, asked: dict[str, Any]) -> list[str]:
     """`field = value there (now value here)` of what differs."""
-    here = cell.config.identity()
-    differing = [
-        f"{name} = {value_at(asked['config'], name)} (now {here[name]})"
-        for name in cell.config.differences(asked["config"])
-    ]
+    differing = [str(change) for change in cell.config.changes(asked["config"])]
     if asked["untrained"] != cell.variant.untrained:
         differing.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
     return differing

@@ -29,9 +29,10 @@ from lr_ray.experiments.work import (
     train_cells,
 )
 from lr_ray.grading.pool import Graders
-from lr_ray.pipeline.pipeline import check, facts, read_source
+from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.placement.site import Site, site
-from lr_ray.run.store import SCHEMA_VERSION, Run, begin
+from lr_ray.run.asked import begin
+from lr_ray.run.store import SCHEMA_VERSION, Run
 
 TABLE, PAGE = "comparison.json", "comparison.md"
 DEFAULT_GRID = "ablations"

@@ -1,22 +1,18 @@
 """Which runs a grid makes, and which work they share.
 
 A cell is a variant under one seed, in a run directory of its own. A source is a run whose sampling serves
-several cells: what differs in labelling alone (selection, labels, threshold, plausibility, seed) is
-labelled anew from its scores, and one that differs from another in the amateur alone takes over the
-other's trajectories. Exercised by `pytest tests/unit/test_comparison.py`.
+all cells whose scores have the same digest: they are labelled from its scores. A source whose trajectories
+have the digest of another's scores those. Exercised by `pytest tests/unit/test_comparison.py`.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lr_ray.config import Config, merge, resolve
+from lr_ray.config import Config, flatten, merge, resolve, unflatten
 from lr_ray.experiments.grid import Grid, Variant
+from lr_ray.run.stages import digests
 
-# Of one source, cells may differ in these.
-_LABELLING = ("selection", "labels", "kl_threshold", "plausibility")
-_AMATEUR = ("models.amateur", "models.special_tokens_may_differ", "sampling.amateur.dtype")
+_PLAUSIBILITY = "sampling.plausibility"  # scores for a smaller one serve a larger one
 
 
 @dataclass(frozen=True)
@@ -67,50 +63,30 @@ def make_plan(config: Config, grid: Grid) -> Plan:
     cells, sources = [], dict[str, Source]()
     for variant in grid.variants:
         for seed in grid.seeds[:1] if variant.untrained else grid.seeds:
-            seeded = _with(variant.config, training={"seed": seed}, sampling={"seed": seed})
+            seeded = _with(variant.config, {"training.seed": seed, "sampling.seed": seed})
             folder = None
             if not variant.untrained:
-                source = _source(config, seeded)
-                folder = source.folder
-                known = sources.get(folder, source)
-                least = min(known.config.sampling.plausibility, source.config.sampling.plausibility)
-                sources[folder] = _plausible(source, least)
+                folder, asked = _source(config, seeded)
+                known = sources.get(folder, Source(folder, asked))
+                sources[folder] = _plausible(known, seeded.sampling.plausibility)
             cells.append(Cell(variant, seed, seeded, folder))
     return Plan(_chained(sources), cells)
 
 
-def _source(config: Config, cell: Config) -> Source:
-    """The source of a cell, with the labelling of the config and the cell's plausibility."""
-    sampling = cell.sampling.model_dump(mode="json")
-    base = config.sampling.model_dump(mode="json")
-    own = {k: base[k] for k in _LABELLING} | {"plausibility": sampling["plausibility"]}
-    models = cell.models.model_dump(mode="json")
-    if cell.sampling.method == "contrast":
-        own |= {"seed": base["seed"], "rejection": base["rejection"]}
-    else:  # the expert's alone
-        own["plausibility"] = base["plausibility"]
-        models |= config.models.model_dump(mode="json")
-    asked = _with(config, models=models, data=cell.data.model_dump(), sampling=sampling | own)
-    return Source(_folder(config, asked), asked)
+def _source(config: Config, cell: Config) -> tuple[str, Config]:
+    """Folder and config of the source of a cell: labelled as the config is, for the cell's plausibility.
 
-
-def _folder(config: Config, source: Config) -> str:
-    """The same for the same work, in whatever grid; the plausibility is settled once all are known."""
-    ours, theirs = (_work(c) for c in (source, config))
-    if ours == theirs:
-        return "base"
-    digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()
-    return f"sources/{digest[:8]}"
-
-
-def _work(config: Config) -> dict[str, Any]:
-    """What a source's sampling depends on."""
-    labelling = [f"sampling.{name}" for name in _LABELLING]
-    return {
+    The folder is the same for the same work, in whatever grid.
+    """
+    labelling = cell.inputs("rows").keys() - cell.inputs("trajectories", "scores").keys()
+    own = {
         name: value
-        for name, value in config.identity().items()
-        if name.startswith(("models.", "data.", "sampling.")) and name not in labelling
+        for name, value in flatten(cell.model_dump(mode="json")).items()
+        if name.startswith(("models.", "data.", "sampling."))
+        and (name not in labelling or name == _PLAUSIBILITY)
     }
+    digest, base = (digests(c, {})["scoring"] for c in (cell, config))
+    return "base" if digest == base else f"sources/{digest[:8]}", _with(config, own)
 
 
 def _chained(sources: dict[str, Source]) -> list[Source]:
@@ -118,12 +94,8 @@ def _chained(sources: dict[str, Source]) -> list[Source]:
     first, later = list[Source](), list[Source]()
     groups: dict[str, list[Source]] = {}
     for source in sources.values():
-        key = {k: v for k, v in _work(source.config).items() if k not in _AMATEUR}
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(source)
+        groups.setdefault(digests(source.config, {})["decoding"], []).append(source)
     for group in groups.values():
-        if not group[0].relabels:
-            first += group
-            continue
         # The plausible sets of all must be in the one that is sampled.
         least = min(source.config.sampling.plausibility for source in group)
         group = [_plausible(source, least) for source in group]
@@ -135,8 +107,10 @@ def _chained(sources: dict[str, Source]) -> list[Source]:
 
 
 def _plausible(source: Source, plausibility: float) -> Source:
-    return replace(source, config=_with(source.config, sampling={"plausibility": plausibility}))
+    """The source for this plausibility as well."""
+    least = min(source.config.sampling.plausibility, plausibility)
+    return replace(source, config=_with(source.config, {_PLAUSIBILITY: least}))
 
 
-def _with(config: Config, **sections: Any) -> Config:
-    return resolve(merge(config.model_dump(mode="json"), sections))
+def _with(config: Config, values: dict[str, Any]) -> Config:
+    return resolve(merge(config.model_dump(mode="json"), unflatten(values)))

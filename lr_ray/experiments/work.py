@@ -25,13 +25,17 @@ from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
-from lr_ray.pipeline.pipeline import Job, facts, run_stage
+from lr_ray.pipeline.job import Job, facts
+from lr_ray.pipeline.sharing import can_share, has_trajectories, share
+from lr_ray.pipeline.stages import run_stage
 from lr_ray.placement.site import Site
-from lr_ray.run.store import Run, begin
+from lr_ray.run.asked import begin
+from lr_ray.run.stages import SAMPLING
+from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
+from lr_ray.sampling.sample import finish
 
 AMATEURS = "models.amateur"  # a sweep of these asks them too
-COPIED = ("supervision", "rejected", "problems")  # folders that a cell copies of a source
 
 
 @dataclass
@@ -80,7 +84,7 @@ def sample_sources(bench: Bench) -> dict[str, str]:
             continue
         if source.trajectories_of:
             other = bench.run.child(source.trajectories_of)
-            if _has_trajectories(other):  # or an earlier grid had no use for them
+            if has_trajectories(other):  # or an earlier grid had no use for them
                 job.sampling_options = {"trajectories": other}
         job.run.create()
         try:
@@ -94,18 +98,8 @@ def sample_sources(bench: Bench) -> dict[str, str]:
     return failed
 
 
-def _has_trajectories(run: Run) -> bool:
-    """Whether a finished run has kept all of them."""
-    from lr_ray.labelling.shards import holders
-
-    kept_of = {name.rsplit("/", 1)[1] for name in run.shards("trajectories")}
-    return kept_of >= set(holders(run))
-
-
 def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The cell's run with its supervision, without engines. Returns its summary."""
-    from lr_ray.labelling.relabel import relabel
-
     job = bench.job(cell.folder, cell.config)
     if "sampling" in job.summary or cell.source is None:
         bench.begin(job, untrained=cell.variant.untrained)
@@ -114,13 +108,13 @@ def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     job.run.create()
     with job.run.lock():
         bench.begin(job, untrained=False)
-        if bench.plan.source(cell.source).relabels:
-            job.summary["sampling"] = relabel(source, job.run, cell.config.sampling)
-        else:
-            for folder in COPIED:
-                job.run.remove(folder)
-                job.run.copy_folder(source, folder)
-            job.summary["sampling"] = summary_of(source)["sampling"]
+        stages = can_share(source, cell.config, {})
+        job.summary |= share(source, job.run, [s for s in stages if s in SAMPLING])
+        if "sampling" not in job.summary:
+            part = finish(job.run, cell.config)
+            if part is None:
+                raise StageError(f"{source.location}: lacks scores; remove summary.json there")
+            job.summary["sampling"] = part
         job.run.write_json("summary.json", job.summary)
     return job.summary
 

@@ -72,19 +72,6 @@ def footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
         return dict(zip(names, threads.map(run.read_facts, names), strict=True))
 
 
-def holders(run: Run) -> dict[str, list[int]]:
-    """The problems that are done, by the file name of the batch that did them.
-
-    An interrupted batch's problems may have been done in another; what it left in other folders of
-    those problems is not to be used.
-    """
-    done: dict[str, list[int]] = {}
-    for name, said in checked_footers(run, *FOLDERS).items():
-        if "problems" in said:
-            done.setdefault(name.rsplit("/", 1)[1], []).extend(said["problems"])
-    return done
-
-
 def remove_leftovers(run: Run) -> None:
     """Removes trajectories and scores of batches that were interrupted and done in other batches."""
     done = {name.rsplit("/", 1)[1] for folder in FOLDERS for name in run.shards(folder)}
@@ -104,13 +91,15 @@ def write_shard(
 ) -> dict[str, list[Any]]:
     """Writes a batch's files, and returns its name and facts in lists of one.
 
-    The scores, with the plausibility of their sets, come before the supervision made of them.
+    The scores, with the plausibility of their sets, come before the supervision made of them; None leaves
+    those that are there.
     """
     facts = labelled.facts
     good = replace(facts, rejected=0, problems=len(labelled.good_index))
     bad = Facts(rejected=facts.rejected, problems=len(labelled.bad_index))
     run.check_owner()
-    for folder in (*FOLDERS, "scores"):  # of a lost attempt, which may have ended otherwise
+    folders = FOLDERS if scores is None else (*FOLDERS, "scores")
+    for folder in folders:  # of a lost attempt, which may have ended otherwise
         with _naming(run, folder):
             run.remove(f"{folder}/{name}")
     if scores is not None and scores.num_rows:

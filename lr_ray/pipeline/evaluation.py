@@ -147,10 +147,10 @@ def _check_same(run: Run, config: EndpointConfig) -> None:
     there = read_asked(run)["config"]
     if "endpoint" not in there:
         raise UserError(f"--run {run.location}: holds a run of the pipeline; give another --run")
-    differing = config.differences(there)
+    differing = config.changes(there)
     if differing:
         raise UserError(
-            f"--run {run.location}: holds an evaluation with another {', '.join(differing)}; "
+            f"--run {run.location}: holds an evaluation with another {', '.join(map(str, differing))}; "
             "give another --run, or the values in its run.json"
         )
 

@@ -16,12 +16,12 @@ from lr_ray.problems.order import Item, distinct, shuffled
 from lr_ray.problems.rows import PROBLEM, Problem, Rejected
 from lr_ray.problems.sources import open_source
 from lr_ray.run.schemas import REJECTED
+from lr_ray.run.stages import UNUSABLE
 from lr_ray.run.store import Run
 
 INDEX = "problems/index.json"
 ROWS_A_PART = 1024
 _REJECTED_ROWS_A_PART = 16384
-_REJECTED_PART = "rejected/part-source-"
 _CACHED_PARTS = 4
 
 
@@ -93,7 +93,7 @@ def _items(config: Config) -> Iterator[Item]:
 def _clear(run: Run) -> None:
     run.remove("problems")
     for name in run.shards("rejected"):
-        if name.startswith(_REJECTED_PART):
+        if name.startswith(UNUSABLE):
             run.remove(name)
     _index.cache_clear()
     _part.cache_clear()
@@ -107,7 +107,7 @@ def _write_problems(run: Run, problems: Sequence[Problem], good: int) -> None:
 def _write_rejected(run: Run, rejected: Sequence[Rejected], bad: int) -> None:
     if rejected:
         part = (bad - 1) // _REJECTED_ROWS_A_PART
-        run.write_table(f"{_REJECTED_PART}{part:05d}.parquet", _table(rejected, REJECTED))
+        run.write_table(f"{UNUSABLE}{part:05d}.parquet", _table(rejected, REJECTED))
 
 
 def _table(rows: Sequence[Problem] | Sequence[Rejected], schema: pa.Schema) -> pa.Table:

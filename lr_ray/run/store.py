@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lr_ray.config import Config, value_at
 from lr_ray.errors import StageError, UserError
 from lr_ray.run import lock
 
@@ -142,12 +142,26 @@ class Run:
         with self._atomic(name) as path:
             self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
 
-    def copy_folder(self, other: "Run", folder: str) -> None:
-        """The files that lie in a folder of another run, one by one; what is there is replaced."""
-        if other.exists(folder):
-            for path in other.fs.ls(other.path(folder), detail=False):
-                name = f"{folder}/{str(path).rsplit('/', 1)[1]}"
-                self.write_bytes(name, other.fs.cat_file(other.path(name)))
+    def take(self, other: "Run", name: str) -> None:
+        """A file or folder of another run; what is there of the same name is replaced.
+
+        Files are hard links where they can be: no file of a run is ever written into.
+        """
+        if not other.exists(name):
+            return
+        files = sorted(
+            other.fs.find(other.path(name)), key=lambda path: path.endswith("index.json")
+        )
+        for path in files:  # an index says that its folder is whole
+            file = str(path)[len(other.root) + 1 :]
+            if self.is_local and other.is_local:
+                with self._atomic(file) as temporary:
+                    try:
+                        os.link(path, temporary)
+                    except OSError:  # another file system
+                        shutil.copyfile(path, temporary)
+            else:
+                self.write_bytes(file, other.fs.cat_file(path))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         with self._atomic(name) as path:
@@ -205,28 +219,3 @@ def read_asked(run: Run) -> dict[str, Any]:
     if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
     return asked
-
-
-def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
-    """Writes run.json, or checks that the run that is there was asked for the same.
-
-    `facts` are versions, models and data; None checks the config alone. Raises UserError naming the
-    keys that differ.
-    """
-    if not run.exists("run.json"):
-        models = {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
-        if not facts or not models <= facts["models"].keys():
-            raise UserError(f"--run {run.location}: no run.json; sample first")
-        asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest(), **(facts or {})}
-        run.write_json("run.json", asked | {"config": config.model_dump(mode="json")})
-        return
-    there = read_asked(run)
-    differing = config.differences(there["config"])
-    for role, model in facts["models"].items() if facts else ():
-        if value_at(there, f"models.{role}.fingerprint") != model["fingerprint"]:
-            differing.append(f"model behind models.{role}")
-    if differing:
-        raise UserError(
-            f"--run {run.location}: holds a run with another {', '.join(differing)}; "
-            "give another --run, or the values in its run.json"
-        )

@@ -88,7 +88,7 @@ def contrast(work: Work, todo: NDArray, journal: Any) -> Any:
 def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     """The dataset of `rows.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
     kept = work.keep_trajectories or work.trajectories
-    footer = kept_trajectories.made_with(work.config.sampling, work.exchange) if kept else {}
+    footer = kept_trajectories.made_with(work.config, work.exchange["expert"]) if kept else {}
     if work.trajectories:
         blocks = kept_trajectories.plan(work.trajectories, todo, footer)
         arguments = (work.trajectories, work.run)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.errors import StageError
 from lr_ray.labelling.label import Facts
+from lr_ray.labelling.relabel import exchange_of, label_scores
 from lr_ray.labelling.shards import check_rejected, remove_leftovers, survey
 from lr_ray.models.models import fingerprint, shared_context, vocabulary_rows
 from lr_ray.problems import INDEX, stage_problems, write_rejections
@@ -58,20 +59,20 @@ def sample(
     """
     started = time.monotonic()
     total = stage_problems(run, config)
-    index = run.read_json(INDEX)
-    unusable = Facts(problems=index["rejected"], rejected=index["rejected"])
-    everything = total + unusable.problems
     check_answers(run, config)
     exchange = _exchange(config, expert)
+    label_scores(run, config.sampling)
     finished, facts = survey(run, total)
     todo = np.flatnonzero(~finished)
     work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
+    everything = total + _unusable(run).problems
 
     def check(facts: Facts) -> None:
         on_progress(everything, facts)
-        check_rejected(run, config.sampling, facts, everything, index["first_rejected"])
+        _check_rejected(run, config, facts)
 
-    check(facts + unusable)
+    facts += _unusable(run)
+    check(facts)
     if len(todo):
         if _is_apart(work):
             work = _decode_first(work, total, todo, on_activity, on_decoded)
@@ -83,16 +84,49 @@ def sample(
                     *(name, shard.problems, shard.trajectories, shard.rejected),
                     *(shard.steps_kept, shard.steps_scored),
                 )
-                check(facts + unusable)
-    finished, facts = survey(run, total)
-    if not finished.all():
-        raise StageError(f"{(~finished).sum()} of {total} problems did not come back; run it again")
-    remove_leftovers(run)
+                check(facts)
+    part = finish(run, config, exchange)
+    if part is None:
+        missing = total - int(survey(run, total)[0].sum())
+        raise StageError(f"{missing} of {total} problems did not come back; run it again")
     if _is_apart(work) and not keep_trajectories:
         run.remove(kept_trajectories.FOLDER)
+    return part | {"seconds": time.monotonic() - started}
+
+
+def finish(
+    run: Run, config: Config, exchange: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The `sampling` part of the summary of a run whose problems are all sampled, else None.
+
+    Scores that have no supervision are labelled: another labelling of a run needs no engine. `exchange`
+    is what its shards say where it is None. Raises StageError when too many problems are rejected.
+    """
+    started = time.monotonic()
+    if not run.exists(INDEX):
+        return None
+    label_scores(run, config.sampling)
+    finished, facts = survey(run, run.read_json(INDEX)["problems"])
+    if not finished.all():
+        return None
+    facts += _unusable(run)
+    _check_rejected(run, config, facts)
+    remove_leftovers(run)
     write_rejections(run)
-    counts = asdict(facts + unusable)
-    return {**counts, "seconds": time.monotonic() - started, "exchange": exchange}
+    exchange = exchange or exchange_of(run)
+    return {**asdict(facts), "seconds": time.monotonic() - started, "exchange": exchange}
+
+
+def _unusable(run: Run) -> Facts:
+    """The rows of the source that are no problem."""
+    rejected = run.read_json(INDEX)["rejected"]
+    return Facts(problems=rejected, rejected=rejected)
+
+
+def _check_rejected(run: Run, config: Config, facts: Facts) -> None:
+    index = run.read_json(INDEX)
+    total = index["problems"] + index["rejected"]
+    check_rejected(run, config.sampling, facts, total, index["first_rejected"])
 
 
 def _shards(work: Work, todo: NDArray, on_activity: OnActivity) -> Generator[tuple[str, Facts]]:
@@ -132,7 +166,7 @@ def _decode_first(
     on_decoded: Callable[[int, int], None],
 ) -> Work:
     """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there."""
-    footer = kept_trajectories.made_with(work.config.sampling, work.exchange)
+    footer = kept_trajectories.made_with(work.config, work.exchange["expert"])
     there = kept_trajectories.decoded(work.run, footer, total)
     missing = todo[~there[todo]]
     done = total - len(missing)

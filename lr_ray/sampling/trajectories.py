@@ -11,24 +11,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lr_ray.config import Sampling
+from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.shards import footers, put, shard_name
 from lr_ray.problems import read_problems
 from lr_ray.run.schemas import TRAJECTORY
+from lr_ray.run.stages import digests
 from lr_ray.run.store import Run
 
 FOLDER = "trajectories"
 
 
-def made_with(sampling: Sampling, exchange: dict[str, Any]) -> dict[str, Any]:
-    """What trajectories follow from beside their problems: the footer of their shards."""
-    return {
-        "max_new_tokens": sampling.max_new_tokens,
-        "system_prompt": sampling.system_prompt,
-        "plausibility": sampling.plausibility,
-        **{name: exchange[name] for name in ("expert", "top_k", "expert_dtype", "head_dtype")},
-    }
+def made_with(config: Config, expert: str) -> dict[str, Any]:
+    """What trajectories follow from, as it is in the footer of their shards. `expert`: its fingerprint."""
+    decoding = digests(config, {"expert": expert})["decoding"]
+    return {"decoding": decoding, "plausibility": config.sampling.plausibility}
+
+
+def _serve(said: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a shard was made by the same settings, for plausible sets that are as large or larger."""
+    return (
+        said.get("decoding") == wanted["decoding"]
+        and said["plausibility"] <= wanted["plausibility"]
+    )
 
 
 def save(batch: pa.Table, run: Run, footer: dict[str, Any]) -> pa.Table:
@@ -48,7 +53,7 @@ def decoded(run: Run, footer: Mapping[str, Any], total: int) -> NDArray[np.bool_
     """Which of a run's problems have trajectories that were made with the settings of `footer`."""
     there = np.zeros(total, bool)
     for said in footers(run, FOLDER).values():
-        if all(said.get(key) == value for key, value in footer.items()):
+        if _serve(said, footer):
             there[said["problems"]] = True
     return there
 
@@ -65,9 +70,8 @@ def plan(source: Run, todo: NDArray, footer: dict[str, Any]) -> list[pa.Table]:
         here = sorted(wanted.intersection(made["problems"]))
         if not here:
             continue
-        differing = [key for key, value in footer.items() if made.get(key) != value]
-        if differing:
-            raise UserError(f"{where}: trajectories were made with another {', '.join(differing)}")
+        if not _serve(made, footer):
+            raise UserError(f"{where}: trajectories were made with other settings")
         wanted.difference_update(here)
         file = name.rsplit("/", 1)[1]
         blocks.append(pa.table({"index": here, "name": [file] * len(here)}))

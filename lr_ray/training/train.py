@@ -3,8 +3,6 @@
 Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k training`.
 """
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -17,10 +15,11 @@ from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from lr_ray.config import Config, Sampling, Training
+from lr_ray.config import Config, Sampling, Training, digest_of
 from lr_ray.errors import StageError
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.models import fingerprint, vocabulary_rows
+from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.cluster import start_helper
@@ -56,7 +55,7 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     started = time.monotonic()
     check_supervision(run, expert, config.sampling)
     check_room(run, expert, config.training)
-    _own_checkpoints(run, config)
+    _own_checkpoints(run, config, expert)
     for name, value in _LOOK.items():
         os.environ.setdefault(name, value)
     # Metrics lost with its node are in metrics.jsonl all the same.
@@ -171,13 +170,12 @@ def check_room(run: Run, expert: str, training: Training) -> None:
         )
 
 
-def _own_checkpoints(run: Run, config: Config) -> None:
+def _own_checkpoints(run: Run, config: Config, expert: str) -> None:
     """Drops checkpoints that are not of this training: of other supervision or settings."""
     shards = run.shards("supervision")
     sizes = [run.fs.info(run.path(name))["size"] for name in shards]
-    settings = {k: v for k, v in config.identity().items() if k.startswith(("training", "models"))}
-    text = json.dumps([shards, sizes, settings], sort_keys=True)
-    mine = {"training": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    settings = digests(config, {"expert": fingerprint(expert)})["training"]
+    mine = {"training": digest_of([shards, sizes, settings])}
     name = f"{CHECKPOINTS}/training.json"
     if run.exists(name) and run.read_json(name) == mine:
         return

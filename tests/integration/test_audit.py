@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lr_ray.pipeline.pipeline import facts
-from lr_ray.run.store import begin
+from lr_ray.pipeline.job import facts
+from lr_ray.run.asked import begin
 from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
 
 ROOT = Path(__file__).parents[2]

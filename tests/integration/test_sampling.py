@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from lr_ray.embedded import generate
-from lr_ray.labelling.relabel import relabel
 from lr_ray.method import oracle
 from lr_ray.models.models import fingerprint, load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.pipeline.pipeline import facts
+from lr_ray.pipeline.job import facts
+from lr_ray.pipeline.sharing import can_share, share
+from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION
-from lr_ray.run.store import Run, begin
+from lr_ray.run.stages import SAMPLING
+from lr_ray.run.store import Run
 from lr_ray.sampling import graph
+from lr_ray.sampling.sample import finish
 from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
 
 TOLERANCE = 1e-3
@@ -251,11 +254,11 @@ def test_relabelled_scores_equal_the_rows_that_were_sampled(sampled, tmp_path):
     begin(sampled.run, sampled.config, facts(sampled.config, EXPERT, AMATEUR))
     sampled.run.write_json("summary.json", {"sampling": sampled.summary})
     target = Run(str(tmp_path))
-    part = relabel(sampled.run, target, sampled.config.sampling)
-    supervision = {k: v for k, v in contents(sampled.run).items() if not k.startswith("scores")}
-    assert contents(target) == supervision
-    assert part["shared_seconds"] == sampled.summary["seconds"]
-    counts = part.keys() - {"seconds", "shared_seconds"}
+    assert can_share(sampled.run, sampled.config, {}) == list(SAMPLING)
+    share(sampled.run, target, ["decoding", "scoring"])
+    part = finish(target, sampled.config)
+    assert contents(target) == contents(sampled.run)
+    counts = part.keys() - {"seconds"}
     assert {k: part[k] for k in counts} == {k: sampled.summary[k] for k in counts}
 
 

@@ -19,9 +19,10 @@ from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.errors import StageError
 from lr_ray.method import oracle
 from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
-from lr_ray.pipeline.pipeline import facts
+from lr_ray.pipeline.job import facts
+from lr_ray.run.asked import begin
 from lr_ray.run.schemas import SUPERVISION
-from lr_ray.run.store import Run, begin
+from lr_ray.run.store import Run
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 ROOT = Path(__file__).parents[2]

@@ -271,11 +271,11 @@ def test_the_axis_is_logarithmic_where_the_values_ask_for_it():
     assert not log(0.2, 0.4)
 
 
-def test_copied_folders_hold_the_same_files(tmp_path: Path):
+def test_folders_that_are_taken_over_hold_the_same_files(tmp_path: Path):
     one, two = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
     one.write_bytes("rejected/part-1", b"x")
     two.write_bytes("rejected/part-1", b"old")
-    two.copy_folder(one, "rejected")
-    two.copy_folder(one, "problems")  # there is none
+    two.take(one, "rejected")
+    two.take(one, "problems")  # there is none
     assert (tmp_path / "b/rejected/part-1").read_bytes() == b"x"
     assert not two.exists("problems")

@@ -93,7 +93,8 @@ def test_only_what_changes_results_is_the_runs_identity():
     assert base.digest() == placed.digest()
     other = demo({"sampling": {"kl_threshold": 0.3}})
     assert base.digest() != other.digest()
-    assert other.differences(base.model_dump(mode="json")) == ["sampling.kl_threshold"]
+    (change,) = other.changes(base.model_dump(mode="json"))
+    assert str(change) == "sampling.kl_threshold = 0.1 (now 0.3)"
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,13 @@ def test_a_field_that_an_older_version_lacks_has_its_default_there(name):
     for part in above:
         at = at[part]
     del at[last]
-    assert older.differences(tree) == []
+    assert older.changes(tree) == []
     other = demo(
         {"sampling": {"kl_threshold": 0.3}, "training": {"lora": {"rank": 3}},
          "data": {"source": "a.jsonl", "fields": {"id": "nr"}}}
     )  # fmt: skip
     changed = ["data.source", "data.fields.id", "sampling.kl_threshold", "sampling.expert.dtype"]
-    assert other.differences(tree) == [*changed, "training.lora.rank"]
+    assert [change.name for change in other.changes(tree)] == [*changed, "training.lora.rank"]
 
 
 def test_a_tree_of_a_newer_version_names_what_is_not_known():

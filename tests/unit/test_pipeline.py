@@ -7,7 +7,8 @@ import pytest
 from lr_ray.cli.front import parse
 from lr_ray.config import merge, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
-from lr_ray.pipeline.pipeline import check, execute, void_from
+from lr_ray.pipeline.job import check
+from lr_ray.pipeline.pipeline import execute
 from lr_ray.training.schedule import learning_rate
 
 DEMO = resolve(read_tree("demo"))
@@ -52,15 +53,6 @@ def test_stages_ask_for_the_ones_before(tmp_path, stage, needed):
     command = parse("", ["--config", "demo", "--run", str(tmp_path)])
     with pytest.raises(UserError, match=f"{needed} is not finished, and {stage} needs it"):
         execute(command.config, command.run, (stage,), "demo")
-
-
-def test_a_new_result_voids_what_was_made_of_the_old_one():
-    parts = ("sampling", "training", "serving", "evaluation", "accuracy", "seconds_total")
-    summary = dict.fromkeys(parts, 1)
-    void_from(summary, "training")
-    assert list(summary) == ["sampling", "seconds_total"]
-    void_from(summary, "sampling")
-    assert list(summary) == ["seconds_total"]
 
 
 def test_learning_rate_rises_then_falls():

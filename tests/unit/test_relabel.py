@@ -9,12 +9,14 @@ import pytest
 
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
-from lr_ray.labelling.relabel import relabel
 from lr_ray.labelling.shards import survey
+from lr_ray.pipeline.sharing import can_share, share, void
 from lr_ray.problems import INDEX, stage_problems
 from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION, lists
+from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run
 from lr_ray.sampling.graph import write_contrast
+from lr_ray.sampling.sample import finish
 from tests.unit.test_label import K, batch
 from tests.unit.test_stage import with_errors
 
@@ -55,6 +57,16 @@ def write(run: Run, sampling: Config) -> Run:
     part = {"seconds": 5.0, "exchange": EXCHANGE}
     run.write_json("summary.json", {"sampling": part})
     return run
+
+
+def relabel(source: Run, target: Run, asked: Config) -> dict:
+    """The sampling part of the target's summary, made of the source's scores."""
+    stages = can_share(source, asked, {})
+    assert stages[:2] == ["decoding", "scoring"]
+    share(source, target, [stage for stage in stages if stage != "labelling"])
+    part = finish(target, asked)
+    assert part is not None
+    return part
 
 
 @pytest.fixture
@@ -103,12 +115,12 @@ def test_relabelled_shards_equal_those_of_sampling(source, tmp_path, changed):
     asked = config(**changed)
     direct = write(Run(str(tmp_path / "direct")), asked)
     target = Run(str(tmp_path / "target"))
-    part = relabel(source, target, asked.sampling)
+    part = relabel(source, target, asked)
     equal(contents(target), contents(direct))
     _, facts = survey(direct, PROBLEMS)
     assert {"problems": PROBLEMS, "rejected": facts.rejected}.items() <= part.items()
     assert part["trajectories"] + part["rejected"] == PROBLEMS
-    assert (part["shared_seconds"], part["exchange"]) == (5.0, EXCHANGE)
+    assert part["exchange"] == EXCHANGE
     assert part["seconds"] > 0
     assert target.read_json(INDEX) == source.read_json(INDEX)
     if not changed:
@@ -116,65 +128,89 @@ def test_relabelled_shards_equal_those_of_sampling(source, tmp_path, changed):
         assert 3 < facts.rejected < 20  # some were spoilt
 
 
-def test_an_object_store_and_a_target_that_was_begun_before(source):
-    target = Run(f"memory://{uuid.uuid4().hex}")
-    relabel(source, target, config(kl_threshold=0.0).sampling)
-    relabel(source, target, config(selection="all", labels="expert").sampling)
-    part = relabel(source, target, config().sampling)
-    assert contents(target) == contents(source)
+def test_a_run_is_labelled_again_where_it_is(source):
+    before, scores = contents(source), source.shards("scores")
+    for asked in (config(kl_threshold=0.0), config(selection="all", labels="expert"), config()):
+        void(source, "labelling", {})
+        part = finish(source, asked)
+    assert contents(source) == before
+    assert source.shards("scores") == scores
     assert part["steps_kept"] == survey(source, PROBLEMS)[1].steps_kept
 
 
-def test_scores_of_an_interrupted_batch_are_not_used(source, tmp_path):
+def test_a_run_in_an_object_store_takes_over_another(source):
+    target = Run(f"memory://{uuid.uuid4().hex}")
+    relabel(source, target, config())
+    assert contents(target) == contents(source)
+
+
+def test_an_interrupted_batch_is_labelled_as_far_as_no_other_did_its_problems(source):
     before = contents(source)
-    table = trajectories().slice(4, 8)  # problems that the first shard holds
-    write_contrast(table, source, config(), EXCHANGE)
-    name = source.shards("scores")[1]
-    source.remove(name.replace("scores", "supervision"))
-    source.remove(name.replace("scores", "rejected"))
-    target = Run(str(tmp_path / "target"))
-    relabel(source, target, config().sampling)
-    assert contents(target) == before == contents(source)
+    write_contrast(trajectories().slice(4, 8), source, config(), EXCHANGE)  # of the first shard
+    names = source.shards("scores")
+    for name in names[1:3]:  # the second is that of the interrupted batch
+        source.remove(name.replace("scores", "supervision"))
+    source.remove(names[1].replace("scores", "rejected"))
+    part = finish(source, config())
+    equal(contents(source), before)
+    assert part["problems"] == PROBLEMS
+    assert source.shards("scores") == [names[0], *names[2:]]
+
+
+def test_scores_for_a_larger_plausibility_are_sampled_again(source):
+    void(source, "labelling", {})
+    assert finish(source, config(plausibility=0.1)) is None
+    assert source.shards("scores") == []
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "same"),
     [
-        ({"plausibility": 0.1}, "plausibility = 0.1: .* holds scores from 0.2 on"),
-        ({"top_k": 7}, "sampling.top_k = 7: .* was sampled with 3"),
-        ({"system_prompt": "x"}, "sampling.system_prompt = x: .* was sampled with None"),
-        ({"expert": {"dtype": "bfloat16"}}, r"sampling.expert.dtype = bfloat16: .* float32"),
-        ({"method": "rejection"}, "sampling.method = rejection: .* was sampled with contrast"),
+        ({"top_k": 7}, []),
+        ({"system_prompt": "x"}, []),
+        ({"expert": {"dtype": "bfloat16"}}, []),
+        ({"method": "rejection"}, []),
+        ({"amateur": {"dtype": "bfloat16"}}, ["decoding"]),
+        ({"plausibility": 0.1}, ["decoding", "scoring"]),
+        ({"batch_size": 7, "max_rejected": 0.5}, list(SAMPLING)),
+        ({"rejection": {"samples": 9}}, list(SAMPLING)),  # of another method
     ],
 )
-def test_what_scores_do_not_hold_is_refused_before_anything_is_written(
-    source, tmp_path, changed, message
-):
-    with pytest.raises(UserError, match=message):
-        relabel(source, Run(str(tmp_path / "target")), config(**changed).sampling)
-    assert not (tmp_path / "target").exists()
+def test_what_is_shared_follows_from_what_settings_affect(source, changed, same):
+    assert can_share(source, config(**changed), {}) == same
 
 
-def test_a_source_that_is_not_whole_is_refused(source, tmp_path):
-    target, sampling = Run(str(tmp_path / "target")), config().sampling
-    with pytest.raises(UserError, match="cannot be relabelled into itself"):
-        relabel(source, source, sampling)
-    name = source.shards("scores")[0]
-    kept = source.read_tables([name], SCORES)
-    source.write_table(name, kept.slice(1))
-    with pytest.raises(StageError, match=f"{name}: lacks 1 of its problems"):
-        relabel(source, target, sampling)
-    source.remove("scores")
-    with pytest.raises(UserError, match="has no scores; sample it again"):
-        relabel(source, target, sampling)
+def test_another_model_behind_the_same_name_shares_nothing_of_it(source):
+    asked = source.read_json("run.json")
+    asked["models"] = {role: {"fingerprint": role} for role in ("expert", "amateur")}
+    source.write_json("run.json", asked)
+    assert can_share(source, config(), {"expert": "expert"}) == list(SAMPLING)
+    assert can_share(source, config(), {"expert": "expert", "amateur": "new"}) == ["decoding"]
+    assert can_share(source, config(), {"expert": "new"}) == []
+
+
+def test_a_source_that_is_not_finished_shares_nothing(source):
     source.write_json("summary.json", {})
-    with pytest.raises(UserError, match="sampling is not finished"):
-        relabel(source, target, sampling)
+    assert can_share(source, config(), {}) == []
+
+
+def test_scores_that_were_cut_are_no_finished_run(source):
+    name = source.shards("scores")[0]
+    source.write_table(name, source.read_tables([name], SCORES).slice(1), source.read_facts(name))
+    void(source, "labelling", {})
+    assert finish(source, config()) is None
 
 
 def test_too_many_trajectories_without_a_label_fail(source, tmp_path):
-    asked = config(selection="all", max_rejected=0.05).sampling
-    target = Run(str(tmp_path / "target"))
+    asked = config(selection="all", max_rejected=0.05)
     with pytest.raises(StageError, match=r"of 40 problems were rejected, more than"):
-        relabel(source, target, asked)
+        relabel(source, Run(str(tmp_path / "target")), asked)
     assert json.loads((tmp_path / "target/problems/index.json").read_text())["problems"] == 40
+
+
+def test_imported_supervision_is_not_thrown_away(source):
+    source.write_json("run.json", source.read_json("run.json") | {"data": {"source": "imported"}})
+    before = contents(source)
+    with pytest.raises(UserError, match="its supervision was imported"):
+        void(source, "labelling", {})
+    assert contents(source) == before

@@ -23,8 +23,9 @@ from lr_ray.labelling.shards import survey
 from lr_ray.problems import stage_problems
 from lr_ray.report.status import Status, at_work
 from lr_ray.run import lock
+from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED
-from lr_ray.run.store import SCHEMA_VERSION, Run, begin
+from lr_ray.run.store import SCHEMA_VERSION, Run
 from lr_ray.sampling.graph import write_contrast
 from tests.unit.test_label import APART, SAME, batch
 from tests.unit.test_stage import EXCHANGE, with_errors

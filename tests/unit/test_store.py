@@ -10,8 +10,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
+from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED
-from lr_ray.run.store import Run, begin, read_summary
+from lr_ray.run.store import Run, read_summary
 
 FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
 
@@ -96,8 +97,13 @@ def test_second_driver_is_refused(run):
 
 def test_changed_config_is_refused_by_name(run):
     begin(run, config(), FACTS)
+    begin(run, config(kl_threshold=0.7), FACTS)  # nothing was made with 0.1
     begin(run, config(), FACTS)
-    with pytest.raises(UserError, match=r"another sampling\.kl_threshold;"):
+    run.write_bytes("supervision/part-1.parquet", b"")
+    with pytest.raises(
+        UserError,
+        match=r"another sampling\.kl_threshold = 0\.1 \(now 0\.3\), and labelling would be made again",
+    ):
         begin(run, config(kl_threshold=0.3), FACTS)
     other = {"models": {"expert": {"fingerprint": "z"}, "amateur": {"fingerprint": "b"}}}
     with pytest.raises(UserError, match=r"model behind models\.expert"):

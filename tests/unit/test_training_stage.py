@@ -36,23 +36,23 @@ def checkpoint_of(run: Run) -> bool:
 
 def test_checkpoints_are_kept_for_the_same_training_whatever_the_workers(tmp_path):
     run = run_with(tmp_path, "a", "b")
-    stage._own_checkpoints(run, demo())
+    stage._own_checkpoints(run, demo(), EXPERT)
     run.write_json("checkpoints/step-000010/state.safetensors", {})
-    stage._own_checkpoints(run, demo())
+    stage._own_checkpoints(run, demo(), EXPERT)
     assert checkpoint_of(run)
-    stage._own_checkpoints(run, demo(num_workers=3, zero_stage=3, checkpoint_every=7))
+    stage._own_checkpoints(run, demo(num_workers=3, zero_stage=3, checkpoint_every=7), EXPERT)
     assert checkpoint_of(run)
 
 
 @pytest.mark.parametrize("change", ["supervision", "settings"])
 def test_checkpoints_of_another_training_are_dropped(tmp_path, change):
     run = run_with(tmp_path, "a", "b")
-    stage._own_checkpoints(run, demo())
+    stage._own_checkpoints(run, demo(), EXPERT)
     run.write_json("checkpoints/step-000010/state.safetensors", {})
     run.write_json("model/config.json", {})
     if change == "supervision":
         run.remove("supervision/part-a.parquet")
-    stage._own_checkpoints(run, demo(seed=7) if change == "settings" else demo())
+    stage._own_checkpoints(run, demo(seed=7) if change == "settings" else demo(), EXPERT)
     assert not checkpoint_of(run)
     assert not run.exists("model")
 

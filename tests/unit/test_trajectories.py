@@ -13,7 +13,7 @@ from lr_ray.sampling.graph import write_contrast
 from lr_ray.sampling.trajectories import plan, read, save
 from tests.unit.test_relabel import EXCHANGE, PROBLEMS, config, trajectories
 
-FOOTER = {"expert": "f" * 16, "top_k": 3}
+FOOTER = {"decoding": "f" * 16, "plausibility": 0.2}
 
 
 @pytest.fixture
@@ -62,9 +62,10 @@ def test_trajectories_of_an_interrupted_batch_are_not_read_twice(source):
 
 def test_what_does_not_fit_is_refused(source, tmp_path):
     everything = np.arange(PROBLEMS)
-    other = FOOTER | {"top_k": 4}
-    with pytest.raises(UserError, match=r"were made with another top_k$"):
-        plan(source, everything, other)
+    for other in ({"decoding": "e" * 16}, {"plausibility": 0.1}):
+        with pytest.raises(UserError, match=r"were made with other settings$"):
+            plan(source, everything, FOOTER | other)
+    plan(source, everything, FOOTER | {"plausibility": 0.3})  # those for a smaller one serve
     shuffled = Run(str(tmp_path / "shuffled"))
     stage_problems(shuffled, merge_seed(1))
     with pytest.raises(StageError, match=f"is of other problems than {shuffled.location}"):

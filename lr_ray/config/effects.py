@@ -1,0 +1,64 @@
+"""What a setting affects: the one place that knows which settings a stage's output depends on.
+
+Every field of the config is made by `setting`, with marks that say what of a run is another with another
+value: its trajectories, scores, supervision rows, weights, answers, or only how fast they come. A field
+of a section that several sections have is without a mark where it is defined, and has that of the section
+that it is in. Exercised by `pytest tests/unit/test_effects.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+EFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "speed")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One effect of a field. See `on`."""
+
+    effect: str
+    when: tuple[str, str] | None = None
+    if_less: bool = False
+
+
+def on(effect: str, when: tuple[str, str] | None = None, if_less: bool = False) -> Mark:
+    """A mark with a condition: another field has this value (`when`), or the new value is smaller.
+
+    What was made with a smaller value of an `if_less` field serves larger ones too.
+    """
+    return Mark(effect, when, if_less)
+
+
+def setting(*affects: str | Mark, **field: Any) -> Any:
+    """pydantic's Field with its marks, which the documentation shows as `affects`."""
+    marks = [Mark(a) if isinstance(a, str) else a for a in affects]
+    assert all(mark.effect in EFFECTS for mark in marks), affects
+    info = Field(**field, json_schema_extra={"affects": [mark.effect for mark in marks]})
+    info.metadata.extend(marks)
+    return info
+
+
+def fields_of(kind: Any, name: str) -> Iterator[FieldInfo]:
+    """The fields that a dotted name goes through, the last one's entry of a mapping included.
+
+    Raises KeyError where there is no such field.
+    """
+    for part in name.split("."):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields[part]
+            kind = field.annotation
+            yield field
+        elif get_origin(kind) is not dict:
+            raise KeyError(name)
+
+
+def marks_of(kind: Any, name: str) -> list[Mark]:
+    """The marks of the field with a dotted name: its own, else those of the section that it is in."""
+    found: list[Mark] = []
+    for field in fields_of(kind, name):
+        found = [part for part in field.metadata if isinstance(part, Mark)] or found
+    return found

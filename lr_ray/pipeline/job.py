@@ -1,0 +1,85 @@
+"""What every stage of a job needs, and what can be wrong and is cheap to find before one starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from lr_ray.config import Config
+from lr_ray.evaluation.prompts import check_expert
+from lr_ray.models.models import check_pair, check_room, fingerprint, fits_context, resolve_model
+from lr_ray.placement.site import Site
+from lr_ray.problems import check_source
+from lr_ray.run.asked import difference
+from lr_ray.run.store import Run
+from lr_ray.run.versions import versions
+from lr_ray.runtime.cluster import check_address
+from lr_ray.runtime.connection import check_environment
+from lr_ray.training.trackers import check_trackers
+
+
+@dataclass
+class Job:
+    """What every stage needs."""
+
+    config: Config
+    run: Run
+    expert: str
+    amateur: str | None
+    console: Console
+    summary: dict[str, Any]
+    site: Site = field(default_factory=Site)
+    sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.stage.sample`
+
+
+def read_source(run: Run, config: Config) -> None:
+    """Reads the source before run.json says that the run is of it, so that a wrong one can be corrected."""
+    from lr_ray.problems import check_rows, stage_problems
+    from lr_ray.sampling.rejection import check_answers
+
+    if not run.exists("run.json") or "decoding" in difference(run, config).affected:
+        run.remove("problems")  # of another source, and nothing is made of them
+    stage_problems(run, config)
+    check_rows(run, config)
+    check_answers(run, config)
+
+
+def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
+    """What run.json says beside the config. Without the amateur's directory, only the expert's model."""
+    models = {"expert": {"path": config.models.expert, "fingerprint": fingerprint(expert)}}
+    if amateur:
+        models["amateur"] = {"path": config.models.amateur, "fingerprint": fingerprint(amateur)}
+    data = config.data.model_dump() | {"max_problems": config.sampling.max_problems}
+    return {"versions": versions(), "models": models, "data": data}
+
+
+def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
+    """Everything that can be wrong and is cheap to find. Returns the models' directories.
+
+    The amateur is looked for only when there is sampling to do, by method contrast.
+    """
+    if "evaluation" in stages:
+        from lr_ray.evaluation.tasks import load_tasks
+        from lr_ray.serving import base_url, check_port
+
+        load_tasks(config.evaluation)
+        check_port(config.serving)
+        check_environment(base_url(config.serving))
+    check_address()
+    if "training" in stages:
+        check_trackers(config.training.trackers)
+    expert = resolve_model(config.models.expert, "models.expert")
+    check_expert(expert, config, stages)
+    if "evaluation" in stages:
+        fits_context(expert, config.serving.max_model_len, "the expert")
+    if "sampling" not in stages:
+        return expert, None
+    check_source(config)
+    if config.sampling.method == "rejection":
+        check_room(expert, None, config.sampling.max_new_tokens)
+        return expert, None
+    amateur = resolve_model(config.models.amateur, "models.amateur")
+    check_pair(expert, amateur, config.models)
+    check_room(expert, amateur, config.sampling.max_new_tokens)
+    return expert, amateur

@@ -1,0 +1,77 @@
+"""Finished work of another run taken over, and work of a run that is to be made again.
+
+Exercised by `pytest tests/unit/test_relabel.py`.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lr_ray.config import Config
+from lr_ray.errors import UserError
+from lr_ray.labelling.shards import footers
+from lr_ray.problems import INDEX
+from lr_ray.run.asked import fingerprints_of
+from lr_ray.run.stages import SAMPLING, STAGES, UNUSABLE, digests, from_stage, parts_from
+from lr_ray.run.store import Run, read_asked, read_summary
+
+
+def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None]) -> list[str]:
+    """Names of the stages, from the first on, that the source has finished by the same settings and models.
+
+    A model that `fingerprints` has not is taken to be the source's, if it has the same name. Raises
+    UserError when the source is no run.
+    """
+    asked, there = read_asked(source), read_summary(source)
+    before = fingerprints_of(asked)
+    theirs = digests(Config.model_validate(asked["config"]), before)
+    ours = digests(config, {**before, **fingerprints})
+    same = lambda s: theirs[s.name] == ours[s.name] and bool(set(there).intersection(s.parts))  # noqa: E731
+    return [stage.name for stage in itertools.takewhile(same, STAGES)]
+
+
+def share(source: Run, run: Run, stages: Sequence[str]) -> dict[str, Any]:
+    """Takes over what the source's `stages` have left, and returns the parts of summary.json for them.
+
+    Of the sampling commands' stages all or those up to scoring: what is missing is labelled without
+    engines, or scored from the source's trajectories.
+    """
+    if "decoding" in stages:
+        run.take(source, "problems")
+        for name in source.shards("rejected"):
+            if name.startswith(UNUSABLE) or "scoring" in stages:
+                run.take(source, name)
+    for stage in STAGES:
+        for name in stage.leaves if stage.name in stages else ():
+            if name not in ("problems", "trajectories", "answers"):
+                run.take(source, name)
+    there = read_summary(source)
+    whole = [
+        s for s in STAGES if s.name in stages and (s.name not in SAMPLING or "labelling" in stages)
+    ]
+    parts = {part: there[part] for stage in whole for part in stage.parts if part in there}
+    return {**parts, "shared": dict.fromkeys(stages, source.location)} if stages else {}
+
+
+def has_trajectories(source: Run) -> bool:
+    """Whether a finished run has kept the expert's trajectories of all its problems."""
+    kept = [p for said in footers(source, "trajectories").values() for p in said["problems"]]
+    return len(set(kept)) == source.read_json(INDEX)["problems"]
+
+
+def void(run: Run, stage: str, summary: dict[str, Any]) -> None:
+    """Removes what a stage and those that depend on it have left. Scores stay where labels alone go.
+
+    Raises UserError where that would need sampling again from data that the run does not know.
+    """
+    if stage in SAMPLING and read_asked(run).get("data") == {"source": "imported"}:
+        raise UserError(f"--run {run.location}: its supervision was imported; give another --run")
+    if stage == "labelling" and not run.shards("scores"):
+        stage = "decoding"
+    for later in from_stage(stage):
+        for name in later.leaves:
+            if not (stage == "labelling" and name.startswith("rejected")):  # see `label_scores`
+                run.remove(name)
+    for part in parts_from(stage):
+        summary.pop(part, None)
+    run.write_json("summary.json", summary)

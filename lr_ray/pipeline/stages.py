@@ -1,0 +1,146 @@
+"""How each stage runs: what it says while it does, and what it adds to summary.json."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from lr_ray import placement, report
+from lr_ray.console import StageProgress
+from lr_ray.labelling.label import Facts
+from lr_ray.models.models import fingerprint
+from lr_ray.pipeline.job import Job
+from lr_ray.placement.arrange import settings
+from lr_ray.run.stages import parts_from
+from lr_ray.runtime.metrics import StageMetrics
+
+
+def run_stage(job: Job, stage: str) -> None:
+    """One stage on the connected cluster; what was made of an older result of it is dropped."""
+    for part in parts_from("decoding" if stage == "sampling" else stage):
+        job.summary.pop(part, None)
+    if stage != "evaluation":
+        job.run.remove("answers")  # an evaluation that was interrupted asked an older model
+    job.run.write_json("summary.json", job.summary)
+    placement.check_visible(job.run)
+    config = job.site.arranged(job.config, [stage])
+    if stage != "evaluation":  # serving waits by itself
+        for wanted in placement.demands(config, stage):
+            placement.await_room(
+                wanted,
+                config.resources.wait_s,
+                lambda said: job.console.print(f"{stage:<10} {said}"),
+            )
+    if config != job.config:
+        job.summary.setdefault("placement", {})[stage] = settings(config, stage)
+    _STAGES[stage](replace(job, config=config))
+    job.run.write_json("summary.json", job.summary)
+    if stage == "evaluation":
+        job.run.remove("answers")  # the tables hold them all
+
+
+def _sample(job: Job) -> None:
+    from lr_ray.problems import stage_problems
+    from lr_ray.sampling.sample import sample
+
+    total = stage_problems(job.run, job.config)
+    job.console.print(f"sampling   {total} problems, starting engines")
+    metrics = StageMetrics(job.run, "sampling")
+    with StageProgress(job.console, "sampling", total, "problems", metrics.progress) as progress:
+
+        def on_progress(problems: int, facts: Facts) -> None:
+            if progress.first is None and facts.trajectories:
+                job.console.print(f"sampling   goes on after {facts.problems} of them")
+            kept = f"{facts.steps_kept}/{facts.steps_scored} steps kept"
+            parts = [kept] if facts.steps_scored else []
+            parts += [f"{facts.rejected} rejected"] if facts.rejected else []
+            progress.update_of(facts.problems, problems, ", ".join(parts))
+            if facts.steps_scored:
+                metrics.set(kept_step_share=facts.steps_kept / facts.steps_scored)
+
+        def on_decoded(done: int, total: int) -> None:
+            progress.update_of(done, total, "decoded; the amateur scores them afterwards")
+
+        result = sample(
+            job.run,
+            job.config,
+            job.expert,
+            job.amateur,
+            on_progress,
+            on_decoded=on_decoded,
+            on_activity=progress.show,
+            **job.sampling_options,
+        )
+    job.summary["sampling"] = result
+    job.console.print("sampling   " + report.sampling_line(result))
+
+
+def _train(job: Job) -> None:
+    from lr_ray.training.train import check_supervision, train
+
+    steps = job.config.training.optimizer_steps
+    kept = check_supervision(job.run, job.expert, job.config.sampling)
+    job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
+    metrics = StageMetrics(job.run, "training")
+    with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:
+
+        def on_progress(row: dict[str, Any]) -> None:
+            if row["step"] == row["resumed_at"] + 1 > 1:
+                job.console.print(
+                    f"training   goes on after the checkpoint of step {row['resumed_at']}"
+                )
+            progress.update(row["step"], f"loss {row['loss']:.3f}")
+            metrics.set(loss=row["loss"], tokens_per_second=row["tokens"] / row["seconds"])
+
+        result = train(job.run, job.config, job.expert, on_progress)
+    job.summary["training"] = result
+    job.console.print("training   " + report.training_line(result))
+
+
+def _evaluate(job: Job) -> None:
+    from lr_ray.evaluation.evaluate import ServedModel
+    from lr_ray.models.models import stop_token_ids
+    from lr_ray.pipeline.evaluation import run_evaluation
+
+    with tempfile.TemporaryDirectory() as cache:
+        paths = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
+        # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
+        served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in paths.items()]
+        together = job.config.resources.evaluation != "apart"
+        parts = run_evaluation(
+            job.run,
+            job.console,
+            [served] if together else [[model] for model in served],
+            lambda group: _serving(job, {model.name: paths[model.name] for model in group}),
+            job.config.evaluation,
+            stop_token_ids(job.expert),
+            on_asked=StageMetrics(job.run, "evaluation").progress,
+        )
+    job.summary |= parts
+
+
+@contextlib.contextmanager
+def _serving(job: Job, models: dict[str, str]) -> Iterator[str]:
+    """The base URL of an endpoint of the model directories, which ends with the context."""
+    from lr_ray import serving
+
+    started = time.monotonic()
+    job.console.print(f"serving    starting {' and '.join(models)}")
+    with StageProgress(job.console, "serving", len(models), "models") as progress:
+        url = serving.start(
+            models,
+            job.config.serving,
+            job.config.resources,
+            on_progress=progress.update_of,
+            on_waiting=lambda said: job.console.print(f"serving    {said}"),
+        )
+    try:
+        job.console.print(f"serving    {url} ready in {time.monotonic() - started:.1f} s")
+        yield url
+    finally:
+        serving.stop()
+
+
+_STAGES = {"sampling": _sample, "training": _train, "evaluation": _evaluate}

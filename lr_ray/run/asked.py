@@ -1,0 +1,94 @@
+"""run.json: what a run was asked for, and what a command may ask of it that is another.
+
+A setting may change as long as no stage that depends on it has begun. Exercised by
+`pytest tests/unit/test_effects.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lr_ray.config import Change, Config, value_at
+from lr_ray.errors import UserError
+from lr_ray.run.stages import STAGES, begun, digests, from_stage
+from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a command asks otherwise than a run's run.json, and which stages that concerns."""
+
+    changes: list[Change]
+    affected: list[str]  # stages whose output is another by them
+    stale: list[str]  # those of them that have left something in the run
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.changes))
+
+
+def difference(
+    run: Run, config: Config, fingerprints: Mapping[str, str | None] | None = None
+) -> Difference:
+    """What differs from run.json, of the config and of the models behind it where they are given.
+
+    Raises UserError when run.json cannot be read.
+    """
+    there = read_asked(run)
+    changes = config.changes(there["config"])
+    for role, now in (fingerprints or {}).items():
+        before = value_at(there, f"models.{role}.fingerprint")
+        if before != now:
+            effect = next(s.effect for s in STAGES if s.model == role)
+            name = f"model behind models.{role}: its fingerprint"
+            changes.append(Change(name, before, now, frozenset({effect})))
+    first = next((s for s in STAGES if any(s.effect in c.effects for c in changes)), None)
+    affected = [stage.name for stage in from_stage(first.name)] if first else []
+    return Difference(changes, affected, [name for name in begun(run) if name in affected])
+
+
+def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
+    """Writes run.json, unless the run holds work that would be stale by it.
+
+    `facts` are versions, models and data; None checks the config alone, and writes nothing. Raises
+    UserError naming what differs, with both values.
+    """
+    if run.exists("run.json"):
+        found = difference(run, config, fingerprints_of(facts) if facts else None)
+        check(run, found)
+        if not facts or not found.changes:
+            return
+    elif not facts or not _roles(config) <= facts["models"].keys():
+        raise UserError(f"--run {run.location}: no run.json; sample first")
+    asked = {
+        "schema_version": SCHEMA_VERSION,
+        "config_hash": config.digest(),
+        "digests": digests(config, fingerprints_of(facts)),
+    }
+    before = read_asked(run) if run.exists("run.json") else {}
+    models = (
+        before.get("models", {}) | facts["models"]
+    )  # a later stage does not look at the amateur
+    run.write_json(
+        "run.json",
+        before | asked | facts | {"models": models, "config": config.model_dump(mode="json")},
+    )
+
+
+def check(run: Run, found: Difference) -> None:
+    """Raises UserError when work of the run would be stale, saying what can be done."""
+    if found.stale:
+        stale = " and ".join(found.stale)
+        raise UserError(
+            f"--run {run.location}: holds a run with another {found}, and {stale} would be made again; "
+            f"give --yes for that, --from {run.location} with another --run to keep both, or the values "
+            "in its run.json"
+        )
+
+
+def _roles(config: Config) -> set[str]:
+    return {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
+
+
+def fingerprints_of(asked: dict[str, Any]) -> dict[str, str | None]:
+    """Of the models that run.json or its facts name, by role."""
+    return {role: model.get("fingerprint") for role, model in asked.get("models", {}).items()}

@@ -1,0 +1,89 @@
+"""What each stage's output depends on, and so: what is finished, stale, or there to be shared.
+
+A stage depends on the settings that affect it (`config.effects`), on the stages before it and on the
+models' weights. `digests` names all of that in one word, by which runs find what they can share; `stale`
+names the settings that a run's finished work was made with other values of.
+Exercised by `pytest tests/unit/test_effects.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lr_ray.config import Config, digest_of
+from lr_ray.run.store import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the method: `effect` is the mark of its settings, `model` the role that it loads first.
+
+    `leaves` are the files and folders it writes into a run, `parts` those of summary.json.
+    """
+
+    name: str
+    effect: str
+    leaves: tuple[str, ...]
+    parts: tuple[str, ...]
+    model: str | None = None
+
+
+# In order; each depends on all before it. The first three are one command's, and run as one stream.
+STAGES = (
+    Stage("decoding", "trajectories", ("problems", "trajectories"), ("sampling",), "expert"),
+    Stage("scoring", "scores", ("scores",), ("sampling",), "amateur"),
+    Stage("labelling", "rows", ("supervision", "rejected", "rejected.jsonl"), ("sampling",)),
+    Stage(
+        "training",
+        "weights",
+        ("checkpoints", "adapter", "model", "metrics.jsonl", "tensorboard"),
+        ("training",),
+    ),
+    Stage(
+        "evaluation",
+        "answers",
+        ("answers", "evaluation", "report.html"),
+        ("evaluation", "serving", "accuracy", "accuracy_mean"),
+    ),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+SAMPLING = ("decoding", "scoring", "labelling")
+UNUSABLE = "rejected/part-source-"  # shards of rows that were no problem, from before sampling
+
+
+def digests(config: Config, fingerprints: Mapping[str, str | None]) -> dict[str, str]:
+    """sha256 (hex, first 16) of what each stage's output depends on, by its name.
+
+    `fingerprints`: of the models' weights by role; a method that needs no amateur does not read its.
+    """
+    found: dict[str, str] = {}
+    before = ""
+    for stage in STAGES:
+        weights = fingerprints.get(str(stage.model)) if _loads(stage, config) else None
+        before = digest_of([before, config.inputs(stage.effect), weights])
+        found[stage.name] = before
+    return found
+
+
+def _loads(stage: Stage, config: Config) -> bool:
+    return stage.model != "amateur" or config.sampling.method == "contrast"
+
+
+def from_stage(name: str) -> tuple[Stage, ...]:
+    """A stage and those that depend on it."""
+    return STAGES[NAMES.index(name) :]
+
+
+def parts_from(name: str) -> tuple[str, ...]:
+    """The parts of summary.json that a stage and those that depend on it write."""
+    return tuple(dict.fromkeys(part for stage in from_stage(name) for part in stage.parts))
+
+
+def begun(run: Run) -> list[str]:
+    """Names of the stages that have left something in a run: all of sampling's, or none."""
+    sampled = any(
+        not name.startswith(UNUSABLE)
+        for folder in ("trajectories", "scores", "supervision", "rejected")
+        for name in run.shards(folder)
+    )
+    there = {stage.name for stage in STAGES if any(run.exists(name) for name in stage.leaves)}
+    return [n for n in NAMES if (sampled if n in SAMPLING else n in there)]

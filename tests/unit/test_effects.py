@@ -1,0 +1,90 @@
+"""What each setting affects, and what follows for a run's stages."""
+
+import pytest
+
+from lr_ray.config import Config, EndpointConfig, ServeConfig, flatten, merge, read_tree, resolve
+from lr_ray.config.effects import marks_of
+from lr_ray.run.stages import NAMES, STAGES, digests
+
+DEMO = resolve(read_tree("demo"))
+SAMPLED = ("decoding", "scoring", "labelling")
+
+
+def with_(**sections) -> Config:
+    return resolve(merge(DEMO.model_dump(mode="json"), sections))
+
+
+def unlike(config: Config, fingerprints=None) -> list[str]:
+    """Names of the stages whose digest is another than the demo's."""
+    ours, theirs = digests(config, fingerprints or {}), digests(DEMO, {})
+    return [name for name in NAMES if ours[name] != theirs[name]]
+
+
+@pytest.mark.parametrize("kind", [Config, EndpointConfig, ServeConfig])
+def test_every_field_says_what_it_affects(kind):
+    def leaves(model, prefix=""):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from leaves(field.annotation, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+    assert [name for name in leaves(kind) if not marks_of(kind, name)] == []
+
+
+def test_conditions_name_fields_and_values_that_there_are():
+    flat = flatten(DEMO.model_dump(mode="json"))
+    conditions = {m.when for name in flat for m in marks_of(Config, name) if m.when}
+    assert conditions == {
+        ("sampling.method", "contrast"),
+        ("sampling.method", "rejection"),
+        ("training.method", "lora"),
+    }
+    for name, value in conditions:
+        section, field = name.split(".")
+        assert getattr(getattr(with_(**{section: {field: value}}), section), field) == value
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        ({"sampling": {"max_new_tokens": 7}}, NAMES),
+        ({"data": {"fields": {"id": "nr"}}}, NAMES),
+        ({"models": {"amateur": "embedded:expert"}}, NAMES[1:]),
+        ({"sampling": {"amateur": {"dtype": "bfloat16"}}}, NAMES[1:]),
+        ({"sampling": {"labels": "greedy"}}, NAMES[2:]),
+        ({"sampling": {"plausibility": 0.9}}, NAMES[2:]),
+        ({"sampling": {"seed": 9}}, NAMES[2:]),
+        ({"training": {"lora": {"rank": 4}}}, NAMES[3:]),
+        ({"evaluation": {"prefill": "So."}}, NAMES[4:]),
+        ({"serving": {"dtype": "bfloat16"}}, NAMES[4:]),
+        ({"sampling": {"rejection": {"samples": 9}}}, ()),
+        ({"training": {"trackers": []}, "resources": {"wait_s": 1}}, ()),
+    ],
+)
+def test_a_change_reaches_the_stages_that_depend_on_it_and_no_other(changed, stages):
+    assert unlike(with_(**changed)) == list(stages)
+
+
+def test_a_setting_of_a_method_that_is_not_used_reaches_nothing():
+    rejection = with_(sampling={"method": "rejection"})
+    other = with_(sampling={"method": "rejection", "kl_threshold": 9}, models={"amateur": "a/b"})
+    assert digests(rejection, {"amateur": "x"}) == digests(other, {})
+    drawn = with_(sampling={"method": "rejection", "seed": 9})
+    assert digests(rejection, {})["decoding"] != digests(drawn, {})["decoding"]
+
+
+def test_weights_behind_a_name_are_part_of_it():
+    assert unlike(DEMO, {"expert": "x"}) == list(NAMES)
+    assert unlike(DEMO, {"amateur": "x"}) == list(NAMES[1:])
+
+
+def test_a_smaller_plausibility_needs_trajectories_again_and_a_larger_one_labels():
+    tree = DEMO.model_dump(mode="json")
+    (smaller,) = with_(sampling={"plausibility": 0.1}).changes(tree)
+    (larger,) = with_(sampling={"plausibility": 0.3}).changes(tree)
+    assert (smaller.effects, larger.effects) == ({"trajectories", "rows"}, {"rows"})
+
+
+def test_stages_are_in_the_order_of_their_effects():
+    assert [s.effect for s in STAGES] == ["trajectories", "scores", "rows", "weights", "answers"]
