@@ -61,7 +61,7 @@ def execute(
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
-            report.print_summary(Console(highlight=False), run, summary)
+            report.print_summary(_terminal(), run, summary)
             return 0
         if source is None:
             _check_before(run, summary, todo)
@@ -84,7 +84,7 @@ def execute(
                 known["models"] = asked.get("models", {}) | known["models"]
                 known["data"] = asked.get("data") if shared else known["data"]
             begin(run, config, known)
-            job = Job(config, run, expert, amateur, Console(highlight=False), summary, there)
+            job = Job(config, run, expert, amateur, _terminal(), summary, there)
             if source is not None:
                 _take(job, source, shared)
             if "sampling" in todo and "sampling" not in summary:
@@ -96,6 +96,7 @@ def execute(
                     f"--run {run.location}: not all of its problems have scores; sample them first"
                 )
             if not todo:
+                _note_seconds(job, summary.get("seconds_total", 0.0), started)
                 report.write_page(run, summary)
             else:
                 with quiet_others(log) as console:
@@ -104,8 +105,12 @@ def execute(
                     told = report.placement_line(config, arranged, there.models, there.cards, todo)
                     console.print(f"placement  {told}")
                     _run_stages(job, todo, started)
-        report.print_summary(Console(highlight=False), run, summary)
+        report.print_summary(_terminal(), run, summary)
     return 0
+
+
+def _terminal() -> Console:
+    return Console(highlight=False, soft_wrap=True)
 
 
 def _stale(run: Run, config: Config, yes: bool) -> Difference | None:
@@ -158,6 +163,11 @@ def _label(job: Job) -> None:
         job.console.print("sampling   " + report.sampling_line(part))
 
 
+def _note_seconds(job: Job, before: float, started: float) -> None:
+    job.summary["seconds_total"] = before + time.monotonic() - started
+    job.run.write_json("summary.json", job.summary)
+
+
 def _run_stages(job: Job, stages: list[str], started: float) -> None:
     from lr_ray.runtime.cluster import cluster
 
@@ -170,6 +180,5 @@ def _run_stages(job: Job, stages: list[str], started: float) -> None:
                     placement.check_room(stage, wanted)
         for stage in stages:
             run_stage(job, stage)
-            job.summary["seconds_total"] = before + time.monotonic() - started
-            job.run.write_json("summary.json", job.summary)
+            _note_seconds(job, before, started)
     report.write_page(job.run, job.summary)

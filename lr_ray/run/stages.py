@@ -79,11 +79,12 @@ def parts_from(name: str) -> tuple[str, ...]:
 
 
 def begun(run: Run) -> list[str]:
-    """Names of the stages that have left something in a run: all of sampling's, or none."""
+    """Names of the stages that have left something in a run. Decoding and scoring do together."""
     sampled = any(
         not name.startswith(UNUSABLE)
         for folder in ("trajectories", "scores", "supervision", "rejected")
         for name in run.shards(folder)
     )
-    there = {stage.name for stage in STAGES if any(run.exists(name) for name in stage.leaves)}
-    return [n for n in NAMES if (sampled if n in SAMPLING else n in there)]
+    there = {s.name: any(run.exists(name) for name in s.leaves) for s in STAGES}
+    there |= {"decoding": sampled, "scoring": sampled, "labelling": bool(run.shards("supervision"))}
+    return [name for name in NAMES if there[name]]

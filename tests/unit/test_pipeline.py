@@ -6,10 +6,15 @@ import pytest
 
 from lr_ray.cli.front import parse
 from lr_ray.config import merge, preset_names, read_tree, resolve
+from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
-from lr_ray.pipeline.job import check
+from lr_ray.pipeline.job import check, facts
 from lr_ray.pipeline.pipeline import execute
+from lr_ray.run.asked import begin
+from lr_ray.run.store import Run
 from lr_ray.training.schedule import learning_rate
+from tests.unit.test_relabel import config as small
+from tests.unit.test_relabel import contents, write
 
 DEMO = resolve(read_tree("demo"))
 
@@ -85,3 +90,67 @@ def test_numbers_of_a_choice_are_read_off_the_command_line():
     assert command.config.evaluation.shots == [0, 4]
     with pytest.raises(UserError, match=r"training\.zero_stage"):
         parse("", ["--config", "demo", "--training.zero_stage", "4"])
+
+
+@pytest.fixture
+def sampled(tmp_path) -> Run:
+    """A run that is sampled, with shards of made-up trajectories, and trained."""
+    run = write(Run(str(tmp_path / "run")), small())
+    known = facts(small(), str(expert_path()), str(amateur_path()))
+    run.write_json("run.json", run.read_json("run.json") | known)
+    run.write_json("model/config.json", {})
+    summary = run.read_json("summary.json")
+    run.write_json("summary.json", summary | {"training": {"loss": 1.0}, "accuracy": {"demo": {}}})
+    return run
+
+
+def test_a_setting_that_a_finished_stage_depends_on_needs_a_yes(sampled, capsys):
+    before = contents(sampled)
+    other = small(kl_threshold=0.05)
+    with pytest.raises(UserError, match=r"kl_threshold = 0\.3 \(now 0\.05\), and labelling and training would be made again; give --yes for that, --from"):  # fmt: skip
+        execute(other, sampled, ("labelling",), "demo")
+    with pytest.raises(UserError, match=r"concerns labelling, which this command does not do"):
+        execute(other, sampled, ("training",), "demo", yes=True)
+    assert contents(sampled) == before
+    assert sampled.exists("model")
+    assert execute(other, sampled, ("labelling",), "demo", yes=True) == 0
+    assert "again      labelling, training: sampling.kl_threshold = 0.3 (now 0.05)" in capsys.readouterr().out  # fmt: skip
+    assert contents(sampled) != before
+    assert not sampled.exists("model")
+    assert "training" not in sampled.read_json("summary.json")
+    assert sampled.read_json("run.json")["config"]["sampling"]["kl_threshold"] == 0.05
+    assert execute(small(), sampled, ("labelling",), "demo", yes=True) == 0
+    assert contents(sampled) == before
+
+
+def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, capsys):
+    run = Run(str(tmp_path / "new"))
+    other = small(kl_threshold=0.05)
+    assert execute(other, run, ("sampling",), "demo", source=sampled) == 0
+    assert f"from       {sampled.location}: decoding, scoring\n" in capsys.readouterr().out
+    assert contents(run).keys() == contents(sampled).keys()
+    assert contents(run) != contents(sampled)
+    assert not run.exists("model")
+    assert run.read_json("summary.json")["shared"] == dict.fromkeys(("decoding", "scoring"), sampled.location)  # fmt: skip
+    both = Run(str(tmp_path / "both"))
+    assert execute(small(), both, ("sampling",), "demo", source=sampled) == 0
+    assert contents(both) == contents(sampled)
+    assert both.exists("model")  # trained by the same settings
+    with pytest.raises(UserError, match="is the run itself; give another --run"):
+        execute(small(), sampled, ("sampling",), "demo", source=sampled)
+
+
+def test_labelling_alone_needs_all_scores(sampled):
+    sampled.remove(sampled.shards("scores")[0])
+    with pytest.raises(UserError, match="not all of its problems have scores; sample them first"):
+        execute(small(kl_threshold=0.05), sampled, ("labelling",), "demo", yes=True)
+
+
+def test_a_setting_of_a_stage_that_has_not_begun_may_change(sampled):
+    sampled.remove("model")
+    sampled.write_json("summary.json", {"sampling": sampled.read_json("summary.json")["sampling"]})
+    steps = resolve(merge(small().model_dump(mode="json"), {"training": {"optimizer_steps": 3}}))
+    begin(sampled, steps, facts(steps, str(expert_path()), None))
+    asked = sampled.read_json("run.json")
+    assert asked["config"]["training"]["optimizer_steps"] == 3
+    assert asked["models"].keys() == {"expert", "amateur"}
