@@ -12,6 +12,7 @@ from lr_ray.pipeline.job import check, facts
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
+from lr_ray.sampling.sample import finish
 from lr_ray.training.schedule import learning_rate
 from tests.unit.test_relabel import config as small
 from tests.unit.test_relabel import contents, write
@@ -99,8 +100,17 @@ def sampled(tmp_path) -> Run:
     known = facts(small(), str(expert_path()), str(amateur_path()))
     run.write_json("run.json", run.read_json("run.json") | known)
     run.write_json("model/config.json", {})
-    summary = run.read_json("summary.json")
-    run.write_json("summary.json", summary | {"training": {"loss": 1.0}})
+    trained = {
+        "optimizer_steps": 2,
+        "trained_steps": 32,
+        "distinct_steps": 9,
+        "loss": 1.0,
+        "seconds": 1.0,
+    }
+    sampling = finish(run, small())
+    run.write_json(
+        "summary.json", {"sampling": sampling, "training": trained, "seconds_total": 1.0}
+    )
     return run
 
 
