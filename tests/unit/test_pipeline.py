@@ -104,7 +104,7 @@ def sampled(tmp_path) -> Run:
         "optimizer_steps": 2,
         "trained_steps": 32,
         "distinct_steps": 9,
-        "loss": 1.0,
+        "final_loss": 1.0,
         "seconds": 1.0,
     }
     sampling = finish(run, small())
