@@ -15,20 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
 from lr_ray.doctor.installed import Differing, differing, engines
-from lr_ray.placement.nvidia import Gpu, Seen, cards_on_bus, gpus, look
-
-__all__ = ["Facts", "Folder", "Gpu", "Proxy", "Torch", "gather", "gpus"]
+from lr_ray.placement.nvidia import Seen, cards_on_bus, look
+from lr_ray.runtime.connection import PROXIES, scheme_of
 
 # What Ray puts below its temporary directory, with its socket of the longest name
 # (ray/_private/node.py); the process id follows the third part.
 _SESSION = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 _LOOPBACK = "127.0.0.1"  # a run's own endpoint
-_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 @dataclass(frozen=True)
@@ -232,21 +229,11 @@ def _proxies(environ: Mapping[str, str]) -> tuple[Proxy, ...]:
     found = []
     for name, value in sorted(environ.items()):
         kind = name.lower().removesuffix("_proxy")
-        if kind not in ("http", "https", "all") or name.lower() == kind or not value:
+        if kind not in ("http", "https", "all") or name.lower() == kind:
             continue
-        if "*" in bypassed:
+        if not value or "*" in bypassed:
             continue
-        scheme, well_formed = _scheme(value)
+        scheme, is_address = scheme_of(value)
         takes_loopback = kind != "https" and _LOOPBACK not in bypassed
-        found.append(Proxy(name, scheme, well_formed, takes_loopback))
+        found.append(Proxy(name, scheme, is_address and scheme in PROXIES, takes_loopback))
     return tuple(found)
-
-
-def _scheme(value: str) -> tuple[str, bool]:
-    """Scheme of a proxy's address, and whether it is one that is known, with a host (httpx2/_config.py)."""
-    try:
-        parts = urlsplit(value if "://" in value else f"http://{value}")
-        whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return "", False
-    return parts.scheme, whole and parts.scheme in _SCHEMES and not any(c.isspace() for c in value)

@@ -4,9 +4,9 @@ pytest tests/integration/test_placement.py -k doctor
 """
 
 from dataclasses import replace
-from typing import Any
 
 from lr_ray.doctor.facts import Facts, gather
+from lr_ray.runtime.cluster import ask, nodes
 
 _PROBE_S = 60.0
 
@@ -16,32 +16,16 @@ def gather_nodes(run: str | None) -> dict[str, Facts | str]:
 
     A node that went away meanwhile is left out.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    probes = {}
-    for node in _alive():
-        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        probe = ray.remote(gather).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned)
-        probes[node["NodeID"]] = probe.remote(run)
-    answers: dict[str, Facts | str] = {}
-    for node_id, probe in probes.items():
-        try:
-            answers[node_id] = ray.get(probe, timeout=_PROBE_S)
-        except Exception as error:  # of the task too: its Python may lack this package
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            answers[node_id] = lines[-1].strip() if lines else type(error).__name__
+    answers = ask(nodes(), gather, run, within_s=_PROBE_S)
     found: dict[str, Facts | str] = {}
-    for node in _alive():
+    for node in nodes():
         if node["NodeID"] not in answers:
             continue
         answer, name = answers[node["NodeID"]], node["NodeManagerAddress"]
         name = f"{name} {node['NodeID'][:8]}" if name in found else name
-        found[name] = answer if isinstance(answer, str) else replace(answer, joins=name)
+        if isinstance(answer, Exception):
+            lines = [line.strip() for line in str(answer).splitlines() if line.strip()]
+            found[name] = lines[-1] if lines else type(answer).__name__
+        else:
+            found[name] = replace(answer, joins=name)
     return found
-
-
-def _alive() -> list[dict[str, Any]]:
-    import ray
-
-    return [node for node in ray.nodes() if node["Alive"]]
