@@ -6,7 +6,7 @@ pytest tests/integration/test_placement.py -k doctor
 from dataclasses import replace
 
 from lr_ray.doctor.facts import Facts, gather
-from lr_ray.runtime.cluster import ask, nodes
+from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _PROBE_S = 60.0
 
@@ -16,7 +16,7 @@ def gather_nodes(run: str | None) -> dict[str, Facts | str]:
 
     A node that went away meanwhile is left out.
     """
-    answers = ask(nodes(), gather, run, within_s=_PROBE_S)
+    answers = ask_nodes(nodes(), gather, run, within_s=_PROBE_S)
     found: dict[str, Facts | str] = {}
     for node in nodes():
         if node["NodeID"] not in answers:

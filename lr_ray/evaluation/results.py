@@ -25,6 +25,7 @@ LABELS = ("expert", "improved")  # of a pipeline's run
 # Columns of a task's table, and those of each model behind its label.
 SHARED = ("problem_id", "problem", "expected", "sample")
 PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
+_DIFFERENCE = ("difference", "difference_ci95")
 Scores = npt.NDArray[np.float64]
 
 
@@ -67,11 +68,8 @@ def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> d
     first = scores[labels[0]]
     differences = {}
     for label in labels[1:]:
-        paired = macro_difference(list(zip(first, scores[label], strict=True)), seed)
-        differences[label] = {
-            "difference": paired["difference"],
-            "difference_ci95": paired["difference_ci95"],
-        }
+        found = macro_difference(list(zip(first, scores[label], strict=True)), seed)
+        differences[label] = {name: found[name] for name in _DIFFERENCE}
     means = {
         label: {"accuracy": float(np.mean([s.mean() for s in scores[label]]))} for label in labels
     }
@@ -161,10 +159,9 @@ def _majority(table: pa.Table, label: str, samples: int) -> float:
 def _difference(first: Scores, other: Scores, samples: int, seed: int) -> dict[str, Any]:
     paired = paired_difference(first, other, seed)
     gained, lost = int((other > first).sum()), int((other < first).sum())
-    return {
-        "difference": paired["difference"],
-        "difference_ci95": paired["difference_ci95"],
+    p = mcnemar_p(gained, lost) if samples == 1 else None
+    return {name: paired[name] for name in _DIFFERENCE} | {
         "gained": gained,
         "lost": lost,
-        "mcnemar_p": mcnemar_p(gained, lost) if samples == 1 else None,
+        "mcnemar_p": p,
     }

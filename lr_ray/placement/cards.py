@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lr_ray.placement.nvidia import gpus
-from lr_ray.runtime.cluster import ask, nodes
+from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _PROBE_S = 30.0
 # Bytes of a GPU by Ray's names, a little less than is sold: what a driver reports.
@@ -72,7 +72,7 @@ def of_cluster() -> Cards:
 
 def _measured(there: Sequence[dict[str, Any]]) -> list[int]:
     """Bytes of each GPU of the nodes, by their drivers; nothing where a driver is silent."""
-    found = ask(there, gpus, within_s=_PROBE_S).values()
+    found = ask_nodes(there, gpus, within_s=_PROBE_S).values()
     if any(isinstance(of_node, Exception) for of_node in found):
         return []  # a node went away, or is slow
     return [gpu.memory_bytes for of_node in found for gpu in of_node]

@@ -14,7 +14,7 @@ from lr_ray.placement.needs import Bundle
 from lr_ray.run.lock import NOTE
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
-from lr_ray.runtime.cluster import ask, nodes
+from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _POLL_S = 2.0
 _PROBE_S = 30.0
@@ -127,7 +127,7 @@ def check_visible(run: Run) -> None:
         return
     here = ray.get_runtime_context().get_node_id()
     others = {node["NodeID"]: node for node in nodes() if node["NodeID"] != here}
-    for node_id, seen in ask(list(others.values()), _sees, run, within_s=_PROBE_S).items():
+    for node_id, seen in ask_nodes(list(others.values()), _sees, run, within_s=_PROBE_S).items():
         if seen is False:  # rather than the error of a node that went away meanwhile
             raise UserError(
                 f"--run {run.location}: is not seen on node {others[node_id]['NodeManagerAddress']}; "

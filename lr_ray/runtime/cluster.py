@@ -96,7 +96,7 @@ def nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask(
+def ask_nodes(
     asked: Sequence[dict[str, Any]], question: Callable[..., Any], *arguments: Any, within_s: float
 ) -> dict[str, Any]:
     """What a function returns on each of these nodes, by node id; the exception where it has no answer."""
