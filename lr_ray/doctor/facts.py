@@ -1,6 +1,7 @@
 """What is so on a node: gathered by libraries and the operating system, judged in `checks`.
 
-Picklable, so that a task can send a node's facts to the driver. Imports neither torch, vLLM nor Ray.
+Picklable, so that a task can send a node's facts to the driver. Imports neither torch nor vLLM, and Ray
+for a cluster's nodes alone.
 """
 
 import os
@@ -12,7 +13,7 @@ import socket
 import sysconfig
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 
@@ -20,11 +21,13 @@ import psutil
 
 from lr_ray.doctor.installed import Differing, differing, engines
 from lr_ray.placement.nvidia import Seen, cards_on_bus, look
+from lr_ray.runtime.cluster import ask_nodes, nodes
 from lr_ray.runtime.connection import PROXIES, scheme_of
 
 # What Ray puts below its temporary directory, with its socket of the longest name
 # (ray/_private/node.py); the process id follows the third part.
 _SESSION = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+_PROBE_S = 60.0
 _LOOPBACK = "127.0.0.1"  # a run's own endpoint
 
 
@@ -128,6 +131,26 @@ def gather(
         proxies=_proxies(environ),
         socks=util.find_spec("socksio") is not None,
     )
+
+
+def gather_nodes(run: str | None) -> dict[str, Facts | str]:
+    """Facts of the connected cluster's nodes by address, or a line on why a node gave none.
+
+    A node that went away meanwhile is left out.
+    """
+    answers = ask_nodes(nodes(), gather, run, within_s=_PROBE_S)
+    found: dict[str, Facts | str] = {}
+    for node in nodes():
+        if node["NodeID"] not in answers:
+            continue
+        answer, name = answers[node["NodeID"]], node["NodeManagerAddress"]
+        name = f"{name} {node['NodeID'][:8]}" if name in found else name
+        if isinstance(answer, Exception):
+            lines = [line.strip() for line in str(answer).splitlines() if line.strip()]
+            found[name] = lines[-1] if lines else type(answer).__name__
+        else:
+            found[name] = replace(answer, joins=name)
+    return found
 
 
 def _users(seen: Seen) -> tuple[str, ...]:
