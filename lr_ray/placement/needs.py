@@ -244,18 +244,15 @@ def demands(config: Config, stage: str) -> list[dict[str, list[Bundle]]]:
 
     Bundles by the name in `resources`.
     """
-    resources, asked = config.resources, config.sampling
-    if stage == "sampling":
-        found = {"expert": [resources.expert.bundle()] * asked.expert.min_engines}
-        if asked.method == "contrast":
-            found["amateur"] = [resources.amateur.bundle()] * asked.amateur.min_engines
-    elif stage == "training":
-        workers = config.training.min_workers or config.training.workers
-        found = {"trainer": [resources.trainer.bundle()] * workers}
-    else:
-        served = 2 if together(config, stage) else 1
-        found = {"server": replica_bundles(resources.server) * config.serving.replicas * served}
-    return [found] if together(config, stage) else [{role: b} for role, b in found.items()]
+    kinds = processes(config, {"expert": None, "amateur": None}, stage)
+    if together(config, stage):
+        return [{p.role: _bundles(p) for p in kinds}]
+    return [{p.role: _bundles(p)} for p in _kinds(kinds)]
+
+
+def _bundles(p: Processes) -> list[Bundle]:
+    one = replica_bundles(p.place) if p.role == "server" else [p.place.bundle()]
+    return one * p.least
 
 
 def replica_bundles(place: Place) -> list[Bundle]:
