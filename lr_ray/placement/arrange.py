@@ -76,25 +76,22 @@ def _fit(processes: Sequence[Processes], together: bool, cards: Cards) -> bool:
 
 def settings(config: Config, stage: str) -> Values:
     """The settings that `arrange` may choose for a stage, with their values."""
-    roles = roles_of(config, stage)
-    names = {
+    names = [f"resources.{role}.gpus" for role in roles_of(config, stage)]
+    names += {
         "sampling": [
             "resources.sampling",
-            *(f"sampling.{role}.{bound}_engines" for role in roles for bound in ("min", "max")),
+            *(f"sampling.{r}.{m}_engines" for r in roles_of(config, stage) for m in ("min", "max")),
         ],
         "training": [
-            f"training.{name}"
-            for name in (
-                "num_workers",
-                "zero_stage",
-                "micro_batch_tokens",
-                "gradient_checkpointing",
-            )
+            "training.num_workers",
+            "training.zero_stage",
+            "training.micro_batch_tokens",
+            "training.gradient_checkpointing",
         ],
         "evaluation": ["resources.evaluation", "serving.min_replicas", "evaluation.concurrency"],
     }[stage]
     tree = config.model_dump(mode="json")
-    return {n: value_at(tree, n) for n in [*(f"resources.{role}.gpus" for role in roles), *names]}
+    return {name: value_at(tree, name) for name in names}
 
 
 def changes(config: Config, arranged: Config, stage: str) -> Values:
