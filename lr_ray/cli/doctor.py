@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.doctor.checks import judge
-from lr_ray.doctor.facts import Facts, gather
+from lr_ray.doctor.checks import asked, judge
+from lr_ray.doctor.facts import Facts, gather, gather_nodes
 from lr_ray.doctor.finding import Finding, Need, gb
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
@@ -34,8 +34,6 @@ def examine(config_name: str | None, location: str | None) -> Found:
         folder = run.root if run.is_local else None
         tree = read_tree(config_name) if config_name else _asked(run)
         if tree is not None:
-            from lr_ray.doctor.need import asked
-
             need = asked(resolve(merge(tree, {}), Config))
     facts = gather(folder)
     found: Found = {_HERE: (facts, judge(facts, need))}
@@ -98,7 +96,6 @@ def _asked(run: Run) -> dict[str, Any] | None:
 
 def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
     """Findings on the nodes; a cluster that cannot be joined is a finding on this machine."""
-    from lr_ray.doctor.nodes import gather_nodes
     from lr_ray.runtime.cluster import cluster
 
     try:

@@ -3,6 +3,6 @@
 Importing it loads neither torch nor vLLM nor Ray.
 """
 
-from lr_ray.doctor.machine import check_config, check_machine, check_serving
+from lr_ray.doctor.checks import check_config, check_machine, check_serving
 
 __all__ = ["check_config", "check_machine", "check_serving"]

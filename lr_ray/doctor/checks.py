@@ -1,11 +1,18 @@
-"""What a node's facts mean for a run: pure functions from facts to findings.
+"""What a machine's facts mean for a run, and what a job checks with them before it starts anything.
 
 pytest tests/unit/test_doctor.py
 """
 
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from lr_ray.config import STAGES, Config, Resources, Serving, uses_gpus
 from lr_ray.doctor import gpu_checks, node_checks
-from lr_ray.doctor.facts import Facts
+from lr_ray.doctor.facts import Facts, gather
 from lr_ray.doctor.finding import Finding, Need
+from lr_ray.errors import UserError
+from lr_ray.placement import find_models, needs
+from lr_ray.run.store import Run
 
 _CHECKS = (
     gpu_checks.gpu,
@@ -21,8 +28,69 @@ _CHECKS = (
     node_checks.hub,
     node_checks.proxies,
 )
+_HUB_BYTES = 2  # a weight's, of the presets' models
 
 
 def judge(facts: Facts, need: Need) -> list[Finding]:
     """All findings, in the order in which a person would look."""
     return [finding for check in _CHECKS for finding in check(facts, need)]
+
+
+def check_machine(
+    needs_gpu: bool, stages: Sequence[str], run: Run | None = None, dtypes: Collection[str] = ()
+) -> None:
+    """Raises UserError with the first finding that would stop these stages here; warnings stop nothing.
+
+    `stages` are of the pipeline, or `serving`; `dtypes` those of the engines.
+    """
+    folder = run.root if run is not None and run.is_local else None
+    need = Need(needs_gpu, tuple(stages), frozenset(dtypes), run_bytes=None)
+    for finding in judge(gather(folder, versions=False), need):
+        if finding.level == "bad":
+            raise UserError(str(finding))
+
+
+def check_config(config: Config, stages: Sequence[str], run: Run) -> None:
+    """As `check_machine`, with what these stages of a config ask for."""
+    check_machine(uses_gpus(config, stages), stages, run, _dtypes(config, stages))
+
+
+def check_serving(resources: Resources, serving: Serving, run: Run | None = None) -> None:
+    """As `check_machine`, for an endpoint."""
+    check_machine(resources.server.gpus != 0, ("serving",), run, {serving.dtype})
+
+
+def _dtypes(config: Config, stages: Sequence[str]) -> set[str]:
+    """Data types of these stages' engines."""
+    found: set[str] = set()
+    if "sampling" in stages:
+        found.add(config.sampling.expert.dtype)
+        if config.sampling.method == "contrast":
+            found.add(config.sampling.amateur.dtype)
+    if "evaluation" in stages:
+        found.add(config.serving.dtype)
+    return found
+
+
+def asked(config: Config) -> Need:
+    """The whole pipeline's need. Models that are not known count nothing; nothing is fetched."""
+    models, _ = find_models(config)
+    return Need(
+        gpu=uses_gpus(config),
+        dtypes=frozenset(_dtypes(config, STAGES)),
+        run_bytes=sum(needs.disk(config, models, config.sampling.max_problems).values()),
+        hub_bytes=sum(
+            _HUB_BYTES * model.parameters
+            for role, model in models.items()
+            if model and _to_fetch(getattr(config.models, role))
+        ),
+    )
+
+
+def _to_fetch(reference: str) -> bool:
+    """Whether it is a hub's model that its cache lacks."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if reference.startswith("embedded:") or Path(reference).expanduser().is_dir():
+        return False
+    return not isinstance(try_to_load_from_cache(reference, "config.json"), str)

@@ -1,6 +1,7 @@
 """What is so on a node: gathered by libraries and the operating system, judged in `checks`.
 
-Picklable, so that a task can send a node's facts to the driver. Imports neither torch, vLLM nor Ray.
+Picklable, so that a task can send a node's facts to the driver. Imports neither torch nor vLLM, and Ray
+for a cluster's nodes alone.
 """
 
 import os
@@ -12,23 +13,22 @@ import socket
 import sysconfig
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
 from lr_ray.doctor.installed import Differing, differing, engines
-from lr_ray.placement.nvidia import Gpu, Seen, cards_on_bus, gpus, look
-
-__all__ = ["Facts", "Folder", "Gpu", "Proxy", "Torch", "gather", "gpus"]
+from lr_ray.placement.nvidia import Seen, cards_on_bus, look
+from lr_ray.runtime.cluster import ask_nodes, nodes
+from lr_ray.runtime.connection import PROXIES, scheme_of
 
 # What Ray puts below its temporary directory, with its socket of the longest name
 # (ray/_private/node.py); the process id follows the third part.
 _SESSION = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+_PROBE_S = 60.0
 _LOOPBACK = "127.0.0.1"  # a run's own endpoint
-_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,26 @@ def gather(
     )
 
 
+def gather_nodes(run: str | None) -> dict[str, Facts | str]:
+    """Facts of the connected cluster's nodes by address, or a line on why a node gave none.
+
+    A node that went away meanwhile is left out.
+    """
+    answers = ask_nodes(nodes(), gather, run, within_s=_PROBE_S)
+    found: dict[str, Facts | str] = {}
+    for node in nodes():
+        if node["NodeID"] not in answers:
+            continue
+        answer, name = answers[node["NodeID"]], node["NodeManagerAddress"]
+        name = f"{name} {node['NodeID'][:8]}" if name in found else name
+        if isinstance(answer, Exception):
+            lines = [line.strip() for line in str(answer).splitlines() if line.strip()]
+            found[name] = lines[-1] if lines else type(answer).__name__
+        else:
+            found[name] = replace(answer, joins=name)
+    return found
+
+
 def _users(seen: Seen) -> tuple[str, ...]:
     told = {}
     for pid, used in (user for gpu in seen.gpus for user in gpu.users):
@@ -232,21 +252,11 @@ def _proxies(environ: Mapping[str, str]) -> tuple[Proxy, ...]:
     found = []
     for name, value in sorted(environ.items()):
         kind = name.lower().removesuffix("_proxy")
-        if kind not in ("http", "https", "all") or name.lower() == kind or not value:
+        if kind not in ("http", "https", "all") or name.lower() == kind:
             continue
-        if "*" in bypassed:
+        if not value or "*" in bypassed:
             continue
-        scheme, well_formed = _scheme(value)
+        scheme, is_address = scheme_of(value)
         takes_loopback = kind != "https" and _LOOPBACK not in bypassed
-        found.append(Proxy(name, scheme, well_formed, takes_loopback))
+        found.append(Proxy(name, scheme, is_address and scheme in PROXIES, takes_loopback))
     return tuple(found)
-
-
-def _scheme(value: str) -> tuple[str, bool]:
-    """Scheme of a proxy's address, and whether it is one that is known, with a host (httpx2/_config.py)."""
-    try:
-        parts = urlsplit(value if "://" in value else f"http://{value}")
-        whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return "", False
-    return parts.scheme, whole and parts.scheme in _SCHEMES and not any(c.isspace() for c in value)

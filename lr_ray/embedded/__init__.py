@@ -1,6 +1,6 @@
 """The embedded pair: a tiny expert, a tiny amateur and the problems that they were made on.
 
-A synthetic demonstration of the whole pipeline that needs no download; `recipe` trains both.
+A synthetic demonstration of the whole pipeline that needs no download; `recipes.embedded_pair` trains both.
 
     python -c "from lr_ray.embedded import expert_path; print(expert_path())"
 """

@@ -181,6 +181,26 @@ def generate(split: str, count: int, seed: int = 0) -> list[dict[str, str]]:
     ]
 
 
+def worked(problem: Problem) -> str:
+    """The reply that writes every step: "Step by step. 10+6=16. 16/2=8. The answer is 8."."""
+    return steps(problem, problem.results) + answer(problem.answer)
+
+
+def steps(problem: Problem, results: tuple[int, ...]) -> str:
+    """As many written steps as `results` has transitions."""
+    written = "".join(
+        f"{left}{operation}{number}={right}. "
+        for (operation, number), left, right in zip(
+            problem.operations, results, results[1:], strict=False
+        )
+    )
+    return f"Step by step. {written}"
+
+
+def answer(number: int) -> str:
+    return f"The answer is {number}."
+
+
 def _draw_steps(rng: random.Random) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
     """Operations, and the numbers they lead through, all within SMALLEST to LARGEST."""
     results = [rng.randint(SMALLEST, LARGEST)]

@@ -14,7 +14,7 @@ from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
 from lr_ray.evaluation.client import ask, request
 from lr_ray.evaluation.tasks import Task, load_tasks
 from lr_ray.grading.others import OTHERS
-from lr_ray.grading.pool import Graders, Item
+from lr_ray.grading.pool import Graded, Graders, Item
 from lr_ray.run.store import Run
 
 
@@ -133,12 +133,11 @@ def grade(
     samples = len(next(iter(answers.values()))) // len(task.rows)
     rows = [row for row in task.rows for _ in range(samples)]
     metadata = [more for more in task.metadata or [None] * len(task.rows) for _ in range(samples)]
-    numbers = [sample for _ in task.rows for sample in range(samples)]
-    columns: dict[str, pa.Array] = {
-        "problem_id": pa.array([row["problem_id"] for row in rows], pa.string()),
-        "problem": pa.array([row["problem"] for row in rows], pa.string()),
-        "expected": pa.array([row["answer"] for row in rows], pa.string()),
-        "sample": pa.array(numbers, pa.int32()),
+    columns = {
+        "problem_id": _texts(row["problem_id"] for row in rows),
+        "problem": _texts(row["problem"] for row in rows),
+        "expected": _texts(row["answer"] for row in rows),
+        "sample": pa.array([*range(samples)] * len(task.rows), pa.int32()),
     }
     for label, given in answers.items():
         items = [
@@ -146,22 +145,22 @@ def grade(
             for row, answer, more in zip(rows, given, metadata, strict=True)
         ]
         graded = graders.grade_all(task.grader, items, on_verdict)
-        columns |= {
-            f"{label}_completion": pa.array([a.completion for a in given], pa.string()),
-            f"{label}_answer": pa.array([g.extracted for g in graded], pa.string()),
-            f"{label}_correct": pa.array([g.verdict.correct for g in graded], pa.bool_()),
-            f"{label}_verdict": pa.array([g.verdict.how for g in graded], pa.string()),
-            f"{label}_finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
-        }
+        columns[f"{label}_completion"] = _texts(a.completion for a in given)
+        columns |= _judged(label, graded)
+        columns[f"{label}_verdict"] = _texts(g.verdict.how for g in graded)
+        columns[f"{label}_finish_reason"] = _texts(a.finish_reason for a in given)
         for check in checks if task.kind in ("math", "demo") else ():
-            graded = graders.grade_all(OTHERS[check], items)
-            columns |= {
-                f"{label}_{check}_answer": pa.array([g.extracted for g in graded], pa.string()),
-                f"{label}_{check}_correct": pa.array(
-                    [g.verdict.correct for g in graded], pa.bool_()
-                ),
-            }
+            columns |= _judged(f"{label}_{check}", graders.grade_all(OTHERS[check], items))
     return pa.table(columns)
+
+
+def _judged(name: str, graded: Sequence[Graded]) -> dict[str, pa.Array]:
+    correct = pa.array([g.verdict.correct for g in graded], pa.bool_())
+    return {f"{name}_answer": _texts(g.extracted for g in graded), f"{name}_correct": correct}
+
+
+def _texts(values: Iterable[str | None]) -> pa.Array:
+    return pa.array(list(values), pa.string())
 
 
 def _said(answer: Answer) -> str | None:

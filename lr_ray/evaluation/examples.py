@@ -5,7 +5,6 @@ pytest tests/unit/test_evaluation_tasks.py
 """
 
 import itertools
-import random
 from typing import NamedTuple
 
 MOST = 4
@@ -77,11 +76,7 @@ def examples(kind: str, shots: int) -> tuple[Example, ...]:
 
 def _demo() -> tuple[Example, ...]:
     """Worked solutions of problems that the pair was pre-trained on."""
-    from lr_ray.embedded.documents import reply
-    from lr_ray.embedded.problems import stream
+    from lr_ray.embedded.problems import stream, worked
 
-    rng = random.Random(0)
-    return tuple(
-        Example(p.text, reply(p, "worked", rng))
-        for p in itertools.islice(stream("pretraining"), MOST)
-    )
+    problems = itertools.islice(stream("pretraining"), MOST)
+    return tuple(Example(problem.text, worked(problem)) for problem in problems)

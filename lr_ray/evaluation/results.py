@@ -3,7 +3,6 @@
 pytest tests/unit/test_results.py
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ LABELS = ("expert", "improved")  # of a pipeline's run
 # Columns of a task's table, and those of each model behind its label.
 SHARED = ("problem_id", "problem", "expected", "sample")
 PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
+_DIFFERENCE = ("difference", "difference_ci95")
 Scores = npt.NDArray[np.float64]
 
 
@@ -67,11 +67,8 @@ def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> d
     first = scores[labels[0]]
     differences = {}
     for label in labels[1:]:
-        paired = macro_difference(list(zip(first, scores[label], strict=True)), seed)
-        differences[label] = {
-            "difference": paired["difference"],
-            "difference_ci95": paired["difference_ci95"],
-        }
+        found = macro_difference(list(zip(first, scores[label], strict=True)), seed)
+        differences[label] = {name: found[name] for name in _DIFFERENCE}
     means = {
         label: {"accuracy": float(np.mean([s.mean() for s in scores[label]]))} for label in labels
     }
@@ -95,10 +92,7 @@ def changed(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
 
 def checks_of(table: pa.Table, label: str) -> list[str]:
     """Names of the other graders whose verdicts a task's table has."""
-    named = (
-        re.fullmatch(rf"{re.escape(label)}_(\w+)_correct", name) for name in table.column_names
-    )
-    return [match[1] for match in named if match and match[1] in OTHERS]
+    return [check for check in OTHERS if f"{label}_{check}_correct" in table.column_names]
 
 
 def disagreements(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -161,10 +155,9 @@ def _majority(table: pa.Table, label: str, samples: int) -> float:
 def _difference(first: Scores, other: Scores, samples: int, seed: int) -> dict[str, Any]:
     paired = paired_difference(first, other, seed)
     gained, lost = int((other > first).sum()), int((other < first).sum())
-    return {
-        "difference": paired["difference"],
-        "difference_ci95": paired["difference_ci95"],
+    p = mcnemar_p(gained, lost) if samples == 1 else None
+    return {name: paired[name] for name in _DIFFERENCE} | {
         "gained": gained,
         "lost": lost,
-        "mcnemar_p": mcnemar_p(gained, lost) if samples == 1 else None,
+        "mcnemar_p": p,
     }

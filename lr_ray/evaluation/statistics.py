@@ -5,34 +5,13 @@ pytest tests/unit/test_statistics.py
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 10_000
-
-
-class PairedDifference(TypedDict):
-    """Fractions of problems, and their number."""
-
-    expert: float
-    improved: float
-    difference: float
-    difference_ci95: list[float]
-    problems: int
-
-
-class PooledDifference(TypedDict):
-    """Fractions of problems; `seeds` of them answered each problem."""
-
-    expert: float
-    accuracy: float
-    accuracy_of_seeds: list[float]
-    difference: float
-    difference_ci95: list[float]
-    problems: int
-    seeds: int
+Figures = dict[str, Any]
 
 
 def accuracy_interval(scores: npt.ArrayLike, seed: int) -> list[float]:
@@ -63,15 +42,15 @@ def resampled_means(
 
 def pooled_difference(
     expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = RESAMPLES
-) -> PooledDifference:
+) -> Figures:
     """Mean accuracy of S trained models, minus the expert's, and its 95 % percentile bootstrap interval.
 
     `expert` is shape [N]: the share of its samples that solve problem i, or whether its one answer
     does; `improved` is shape [S, N], one row a training seed. Problems are resampled, each with the
     expert's score and those of all S models, and the mean over models and problems is taken. So the
     interval says how far the mean of these S models would move on other problems of the kind; it
-    says nothing of other seeds, whose spread `accuracy_of_seeds` shows.
-    Raises ValueError for other shapes.
+    says nothing of other seeds, whose spread `accuracy_of_seeds` shows. `expert`, `accuracy` and
+    `difference` are fractions of the problems. Raises ValueError for other shapes.
     """
     expert_N, improved_SN = np.asarray(expert, dtype=float), np.asarray(improved, dtype=float)
     if improved_SN.ndim != 2 or improved_SN.shape[1:] != expert_N.shape or not improved_SN.size:
@@ -94,26 +73,18 @@ def pooled_difference(
 
 def paired_difference(
     expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = RESAMPLES
-) -> PairedDifference:
+) -> Figures:
     """Accuracies, improved minus expert, and its 95 % percentile bootstrap interval.
 
     `expert` and `improved` are shape [N], N >= 1: whether problem i was solved, or the share of
-    samples that solve it. Problems are resampled with both scores together. Raises ValueError for
+    samples that solve it. Problems are resampled with both scores together. Returns fractions of
+    problems (expert, improved, difference, difference_ci95) and their number. Raises ValueError for
     other shapes.
     """
-    expert_N, improved_N = np.asarray(expert, dtype=float), np.asarray(improved, dtype=float)
-    if expert_N.ndim != 1 or expert_N.shape != improved_N.shape or not expert_N.size:
-        raise ValueError(
-            f"need two equally long non-empty vectors, got {expert_N.shape}, {improved_N.shape}"
-        )
-    pooled = pooled_difference(expert_N, improved_N[None], seed, resamples)
-    return {
-        "expert": pooled["expert"],
-        "improved": pooled["accuracy"],
-        "difference": pooled["difference"],
-        "difference_ci95": pooled["difference_ci95"],
-        "problems": pooled["problems"],
-    }
+    shapes = np.shape(expert), np.shape(improved)
+    if shapes[0] != shapes[1] or np.ndim(expert) != 1 or not np.size(expert):
+        raise ValueError(f"need two equally long non-empty vectors, got {shapes[0]}, {shapes[1]}")
+    return macro_difference([(expert, improved)], seed, resamples)
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
@@ -140,15 +111,15 @@ def pass_at_k(correct: npt.ArrayLike, samples: int, k: int) -> float:
 
 
 def macro_difference(
-    pairs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], seed: int
-) -> PairedDifference:
+    pairs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], seed: int, resamples: int = RESAMPLES
+) -> Figures:
     """`paired_difference` of the plain mean over benchmarks, each resampled by itself.
 
     `pairs` holds both models' scores of each benchmark, shape [N_b]; `problems` is their sum.
     """
     rng = np.random.default_rng(seed)
     parts = [(_scores(expert), _scores(improved)) for expert, improved in pairs]
-    drawn = [resampled_means(np.round(b - a, 9), rng) for a, b in parts]
+    drawn = [resampled_means(np.round(b - a, 9), rng, resamples) for a, b in parts]
     low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
     expert, improved = (float(np.mean([part[side].mean() for part in parts])) for side in (0, 1))
     return {

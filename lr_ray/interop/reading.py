@@ -26,9 +26,7 @@ SHARD = "part-import-{:06}.parquet"
 _SHARD_VALUES = 1 << 20  # tokens and label entries: about 8 MB before compression
 _SHARD_REJECTED = 10_000
 _PEEK = 100  # lines that show whether the tokenizer fits
-_MOST_STEPS = (
-    32_768  # of a trajectory (sampling.max_new_tokens): more lines of one id are cut there
-)
+_MOST_STEPS = 32_768  # of a trajectory, as of sampling.max_new_tokens; of one id's lines
 
 
 def check_files(files: Sequence[str], expert: Expert) -> int:
@@ -196,7 +194,7 @@ class _Shards:
             self._values += len(trajectory[0].context)
             self._values += sum(len(step.line.token_ids) for step in trajectory)
         if self._values >= _SHARD_VALUES:
-            self._flush_rows()
+            self.flush()
 
     def reject(self, problem_id: str | None, file: str, number: int, reason: str) -> None:
         self.counts["rejected"] += 1
@@ -205,11 +203,20 @@ class _Shards:
             {"problem_id": problem_id, "file": file, "row": number, "reason": reason}
         )
         if len(self._rejected) == _SHARD_REJECTED:
-            self._flush_rejected()
+            self.flush()
 
     def flush(self) -> None:
-        self._flush_rows()
-        self._flush_rejected()
+        """Writes what is there, a shard in each folder."""
+        for folder, rows, schema in (
+            ("supervision", self._rows, SUPERVISION),
+            ("rejected", self._rejected, REJECTED),
+        ):
+            if rows:
+                name = f"{folder}/{SHARD.format(self._written[folder])}"
+                self.run.write_table(name, pa.Table.from_pylist(rows, schema=schema))
+                self._written[folder] += 1
+                rows.clear()
+        self._values = 0
 
     def _unique(self, problem_id: str) -> str:
         """The id, with `#2`, `#3` … behind it for its further rows."""
@@ -220,18 +227,3 @@ class _Shards:
             if name not in self._ids:
                 self._ids.add(name)
                 return name
-
-    def _flush_rows(self) -> None:
-        self._write("supervision", self._rows, SUPERVISION)
-        self._rows, self._values = [], 0
-
-    def _flush_rejected(self) -> None:
-        self._write("rejected", self._rejected, REJECTED)
-        self._rejected = []
-
-    def _write(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-        if not rows:
-            return
-        name = f"{folder}/{SHARD.format(self._written[folder])}"
-        self.run.write_table(name, pa.Table.from_pylist(rows, schema=schema))
-        self._written[folder] += 1

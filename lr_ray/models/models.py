@@ -19,27 +19,14 @@ from lr_ray.models.files import (
     check_tokenizer,
     context_length,
     read_object,
-    vocabulary_rows,
+)
+from lr_ray.models.files import (
+    vocabulary_rows as vocabulary_rows,
 )
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 
-__all__ = [
-    "COMPANIONS",
-    "architecture",
-    "check_pair",
-    "check_room",
-    "context_length",
-    "fingerprint",
-    "fits_context",
-    "load_tokenizer",
-    "render_prompt",
-    "resolve_model",
-    "shared_context",
-    "stop_token_ids",
-    "vocabulary_rows",
-]
 _SAMPLED_BYTES = 1 << 20
 
 

@@ -37,21 +37,22 @@ def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] 
 def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config:
     if not uses_gpus(config, [stage]):
         return config
-    if not cards.count:
-        if cards.fixed:
-            raise UserError(NO_GPU)
-        cards = replace(cards, nodes=(8,))  # nodes that an autoscaler may start
-        return _first_fit(config, models, cards, stage) or config
-    found = _first_fit(config, models, cards, stage)
-    if found is None:
+    found = _first_fit(config, models, _there_or_to_come(cards), stage)
+    if found is None and cards.count:
         raise UserError(_no_way(config, models, cards, stage))
-    return found
+    return found or config
 
 
-NO_GPU = (
-    "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, and "
-    "jobs/doctor.py says what is missing for a GPU"
-)
+def _there_or_to_come(cards: Cards) -> Cards:
+    """Where there is no GPU, a node of 8 that an autoscaler may start. Raises UserError where none comes."""
+    if cards.count:
+        return cards
+    if cards.fixed:
+        raise UserError(
+            "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, "
+            "and jobs/doctor.py says what is missing for a GPU"
+        )
+    return replace(cards, nodes=(8,))
 
 
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
@@ -108,10 +109,7 @@ def for_serving(
     """
     if place.gpus == 0:
         return place
-    if not cards.count:
-        if cards.fixed:
-            raise UserError(NO_GPU)
-        cards = replace(cards, nodes=(8,))
+    cards = _there_or_to_come(cards)
     shares = gpus_of(place, model, cards)
     if place.gpus == AUTO and cards.count == 1 and served > 1:
         shares = [math.floor(100 / served) / 100] if model else []
@@ -128,12 +126,8 @@ def for_serving(
 
 def _caches(config: Config, models: Models, cards: Cards, stage: str) -> Values:
     """A stated cache for each engine, so that none measures memory while another takes some."""
-    if stage == "training":
-        return {}
-    values: Values = {}
-    for p in needs.processes(config, models, stage):
-        values[f"resources.{p.role}.cache_gb"] = _cache(p, cards)
-    return values
+    engines = needs.processes(config, models, stage) if stage != "training" else []
+    return {f"resources.{p.role}.cache_gb": _cache(p, cards) for p in engines}
 
 
 def _cache(p: Processes, cards: Cards) -> float | None:

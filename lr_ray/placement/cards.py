@@ -6,8 +6,10 @@ Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lr_ray.placement.nvidia import Gpu, gpus
+from lr_ray.placement.nvidia import gpus
+from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _PROBE_S = 30.0
 # Bytes of a GPU by Ray's names, a little less than is sold: what a driver reports.
@@ -61,32 +63,17 @@ def local() -> Cards:
 
 def of_cluster() -> Cards:
     """Those of the connected cluster's nodes; it may get others, unless the job started it."""
-    import ray
-
-    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
-    counts = tuple(sorted((int(n["Resources"]["GPU"]) for n in nodes), reverse=True))
-    sizes = _measured([n["NodeID"] for n in nodes]) or _named([n["Resources"] for n in nodes])
+    there = [node for node in nodes() if node["Resources"].get("GPU")]
+    counts = tuple(sorted((int(node["Resources"]["GPU"]) for node in there), reverse=True))
+    sizes = _measured(there) or _named([node["Resources"] for node in there])
     fixed = not os.environ.get("RAY_ADDRESS")
     return Cards(counts, min(sizes, default=_ASSUMED), fixed, bool(sizes))
 
 
-def _measured(nodes: Sequence[str]) -> list[int]:
+def _measured(there: Sequence[dict[str, Any]]) -> list[int]:
     """Bytes of each GPU of the nodes, by their drivers; nothing where a driver is silent."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = ray.get_runtime_context().get_node_id()
-    asked = [
-        ray.remote(gpus)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        .remote()
-        for node in nodes
-        if node != here
-    ]
-    found: list[list[Gpu]] = [gpus()] if here in nodes else []
-    try:
-        found += ray.get(asked, timeout=_PROBE_S)
-    except ray.exceptions.RayError:
+    found = ask_nodes(there, gpus, within_s=_PROBE_S).values()
+    if any(isinstance(of_node, Exception) for of_node in found):
         return []  # a node went away, or is slow
     return [gpu.memory_bytes for of_node in found for gpu in of_node]
 

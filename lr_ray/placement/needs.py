@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from lr_ray.config import Config, Place, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.placement.activations import activation_bytes, head_bytes
 from lr_ray.placement.sizes import Model, Models
 
 Bundle = dict[str, float]
@@ -29,6 +28,8 @@ _CONTEXT_BYTES, _GRAPH_BYTES = 0.8e9, 1.0e9
 _BATCHED_TOKENS = 8192  # of one forward of an engine (vLLM's default on most GPUs)
 _WORKSPACE_BYTES = 1.5e9  # of training: temporaries of a backward, the allocator's gaps
 _SCORED_ROWS = 1024  # rows whose logits exist at once (sampling.scorer_model)
+_KEPT_LOGIT_BYTES = 12  # of a logit in training: its log-softmax and two gradients, in float32
+_HEAD_ROWS = 256  # of logits in training at once (`training.model.HEAD_ROWS`, which needs torch)
 _LOGIT_BYTES = 10  # of a scored or sampled logit: bfloat16, float32, and a float32 temporary
 
 
@@ -170,24 +171,43 @@ def trainers(config: Config, models: Models) -> Processes:
     size = _bytes_of(asked.dtype)
     by_step = asked.batch_by == "step"
     kept = asked.batch_size if by_step else asked.batch_size * config.sampling.max_new_tokens
-    activations = activation_bytes(
-        hidden=model.hidden,
-        intermediate=model.intermediate,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        lora_targets=asked.lora.targets if asked.method == "lora" else (),
-        tokens=asked.micro_batch_tokens,
-        dtype_bytes=size,
-        checkpointing=asked.gradient_checkpointing,
-    )
+    targets = asked.lora.targets if asked.method == "lora" else ()
+    tokens, checkpointing = asked.micro_batch_tokens, asked.gradient_checkpointing
+    activations = activation_bytes(model, targets, tokens, size, checkpointing)
+    logits = _KEPT_LOGIT_BYTES * model.rows * min(kept, _HEAD_ROWS)
     return replace(
         found,
         weights=model.parameters * size / (least if asked.zero_stage == 3 else 1),
-        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + activations + head_bytes(model.rows, kept),
+        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + activations + logits,
         state=trained(config, model) * _STATE_BYTES / least,
     )
+
+
+def activation_bytes(
+    model: Model, lora_targets: Sequence[str], tokens: int, dtype_bytes: int, checkpointing: bool
+) -> int:
+    """Bytes that autograd keeps of a packed forward over `tokens` tokens, logits apart: an estimate.
+
+    Of a Llama or Qwen2 under PyTorch's own kernels. Without `lora_targets` all weights are trained. With
+    `checkpointing`, each layer's input and the whole of one layer, which is there while its backward runs.
+    On top come what the backward holds for a moment (about three times `intermediate` a token) and the
+    padding inside attention, which may double attention's part where rows differ in length.
+    """
+    hidden, heads, kv_heads = model.hidden, model.heads, model.kv_heads
+    queries = heads * model.head_dim
+    widths = {"o_proj": queries, "down_proj": model.intermediate}
+    inputs = [widths.get(target.rpartition(".")[2], hidden) for target in lora_targets]
+    norm = 4 * hidden + 4  # normalised in float32
+    # Queries, keys, values, output; a logarithm a head.
+    attention = dtype_bytes * model.head_dim * 2 * (heads + kv_heads) + 4 * heads
+    mlp = dtype_bytes * 3 * model.intermediate  # gate, its activation, up
+    layer = 2 * norm + attention + mlp + dtype_bytes * sum(inputs)
+    if not lora_targets:  # a weight's gradient needs its input: of norms and of linear layers
+        layer += dtype_bytes * (4 * hidden + queries + model.intermediate)
+    numbers = 4 * max(inputs, default=0)  # of the dropout masks
+    layers = model.layers
+    kept = layers * dtype_bytes * hidden + layer if checkpointing else layers * layer
+    return tokens * (kept + norm + numbers)
 
 
 def trained(config: Config, expert: Model) -> int:
@@ -224,18 +244,15 @@ def demands(config: Config, stage: str) -> list[dict[str, list[Bundle]]]:
 
     Bundles by the name in `resources`.
     """
-    resources, asked = config.resources, config.sampling
-    if stage == "sampling":
-        found = {"expert": [resources.expert.bundle()] * asked.expert.min_engines}
-        if asked.method == "contrast":
-            found["amateur"] = [resources.amateur.bundle()] * asked.amateur.min_engines
-    elif stage == "training":
-        workers = config.training.min_workers or config.training.workers
-        found = {"trainer": [resources.trainer.bundle()] * workers}
-    else:
-        served = 2 if together(config, stage) else 1
-        found = {"server": replica_bundles(resources.server) * config.serving.replicas * served}
-    return [found] if together(config, stage) else [{role: b} for role, b in found.items()]
+    kinds = processes(config, {"expert": None, "amateur": None}, stage)
+    if together(config, stage):
+        return [{p.role: _bundles(p) for p in kinds}]
+    return [{p.role: _bundles(p)} for p in _kinds(kinds)]
+
+
+def _bundles(p: Processes) -> list[Bundle]:
+    one = replica_bundles(p.place) if p.role == "server" else [p.place.bundle()]
+    return one * p.least
 
 
 def replica_bundles(place: Place) -> list[Bundle]:

@@ -4,16 +4,13 @@ pytest tests/unit/placement/test_nvidia.py
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SMI_FIELDS = ("uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
-_SMI_TIMEOUT_S = 20.0
-_MIB = 1 << 20
+import pynvml as nvml
+
 _PCI = Path("/sys/bus/pci/devices")
 _PCI_NVIDIA, _PCI_DISPLAY = "0x10de", "0x03"  # vendor; first byte of the class
 
@@ -51,24 +48,18 @@ def gpus(environ: Mapping[str, str] | None = None) -> list[Gpu]:
 
 
 def look(environ: Mapping[str, str] | None = None) -> Seen:
-    """Asks NVML by nvidia-ml-py where that is installed, else nvidia-smi."""
+    """The GPUs and what else the driver says, by NVML."""
     asked = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     try:
-        import pynvml
-    except ImportError:
-        return _by_command(asked)
-    try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        nvml.nvmlInit()
+        try:
+            return _seen(asked)
+        finally:
+            nvml.nvmlShutdown()
+    except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
         return Seen()
-    except pynvml.NVMLError as error:  # such as an updated driver whose module is not loaded yet
+    except nvml.NVMLError as error:  # such as an updated driver whose module is not loaded yet
         return Seen(trouble=str(error))
-    try:
-        return _by_library(pynvml, asked)
-    except pynvml.NVMLError as error:
-        return Seen(trouble=str(error))
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def cards_on_bus() -> int:
@@ -103,20 +94,20 @@ def visible(uuids: Sequence[str], asked: str | None) -> list[int]:
     return found
 
 
-def _by_library(nvml: Any, asked: str | None) -> Seen:
+def _seen(asked: str | None) -> Seen:
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    driver = _text(nvml.nvmlSystemGetDriverVersion())
-    cuda = _cuda(nvml)
+    driver = nvml.nvmlSystemGetDriverVersion()
+    cuda = _cuda()
     if asked and asked.startswith("MIG-"):
-        parts = list(_mig(nvml, handles, asked))
-        return Seen(tuple(_gpu(nvml, part, whole, driver) for part, whole in parts), cuda=cuda)
-    uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        parts = list(_mig(handles, asked))
+        return Seen(tuple(_gpu(part, whole, driver) for part, whole in parts), cuda=cuda)
+    uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
     chosen = [handles[i] for i in visible(uuids, asked)]
-    found = tuple(_gpu(nvml, handle, handle, driver) for handle in chosen)
+    found = tuple(_gpu(handle, handle, driver) for handle in chosen)
     return Seen(found, len(handles) - len(found), cuda)
 
 
-def _cuda(nvml: Any) -> int:
+def _cuda() -> int:
     """Of the installed libcuda, which may be newer than the driver (CUDA's compatibility packages)."""
     try:
         return int(nvml.nvmlSystemGetCudaDriverVersion()) // 1000
@@ -124,67 +115,31 @@ def _cuda(nvml: Any) -> int:
         return 0
 
 
-def _mig(nvml: Any, handles: Sequence[Any], asked: str) -> Iterator[tuple[Any, Any]]:
+def _mig(handles: Sequence[Any], asked: str) -> Iterator[tuple[Any, Any]]:
     """The slice that CUDA takes (never more than one, the first that is named), and its GPU."""
     for whole in handles:
         try:
             count = nvml.nvmlDeviceGetMaxMigDeviceCount(whole)
             for index in range(count):
                 part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, index)
-                if _text(nvml.nvmlDeviceGetUUID(part)).startswith(asked.split(",")[0].strip()):
+                if nvml.nvmlDeviceGetUUID(part).startswith(asked.split(",")[0].strip()):
                     yield part, whole
                     return
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_NotFound):
             continue
 
 
-def _gpu(nvml: Any, handle: Any, whole: Any, driver: str) -> Gpu:
+def _gpu(handle: Any, whole: Any, driver: str) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     try:
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:  # not told in some containers
         running = []
     return Gpu(
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        name=nvml.nvmlDeviceGetName(handle),
         memory_bytes=int(memory.total),
         used_bytes=int(memory.total) - int(memory.free),
         capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(whole)),
         driver=driver,
         users=tuple((int(one.pid), one.usedGpuMemory) for one in running),
     )
-
-
-def _by_command(asked: str | None) -> Seen:
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return Seen()
-    query = f"--query-gpu={','.join(_SMI_FIELDS)}"
-    try:
-        done = subprocess.run(
-            [smi, query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=_SMI_TIMEOUT_S,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Seen(trouble=f"nvidia-smi: {error}")
-    if done.returncode:
-        return Seen(trouble=" ".join((done.stdout + done.stderr).split()) or "nvidia-smi failed")
-    try:
-        rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]
-        cards = [(row[0], _row(row)) for row in rows if row != [""]]
-    except (ValueError, IndexError):
-        return Seen(trouble=f"nvidia-smi says {done.stdout.splitlines()[0][:100]}")
-    chosen = tuple(cards[i][1] for i in visible([uuid for uuid, _ in cards], asked))
-    return Seen(chosen, len(cards) - len(chosen))
-
-
-def _row(row: Sequence[str]) -> Gpu:
-    _, name, total, free, capability, driver = row
-    memory, left = int(total) * _MIB, int(free) * _MIB
-    major, minor = capability.split(".")
-    return Gpu(name, memory, memory - left, (int(major), int(minor)), driver)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

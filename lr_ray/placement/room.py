@@ -14,6 +14,7 @@ from lr_ray.placement.needs import Bundle
 from lr_ray.run.lock import NOTE
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
+from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _POLL_S = 2.0
 _PROBE_S = 30.0
@@ -61,11 +62,8 @@ def await_room(
 
 def check_room(stage: str, wanted: Mapping[str, Sequence[Bundle]]) -> None:
     """Raises UserError when the nodes that are there could not hold all bundles at once, were they idle."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     bundles = [bundle for part in wanted.values() for bundle in part if bundle]
-    if not hold(nodes, bundles):
+    if not hold([node["Resources"] for node in nodes()], bundles):
         raise UserError(f"{stage}: {_no_room(wanted, None)}")
 
 
@@ -124,30 +122,16 @@ def check_visible(run: Run) -> None:
     The run is held by this driver.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not run.is_local:
         return
     here = ray.get_runtime_context().get_node_id()
-    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here]
-    probes = {
-        node["NodeManagerAddress"]: ray.remote(_sees)
-        .options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )
-        .remote(run)
-        for node in others
-    }
-    for address, probe in probes.items():
-        try:
-            seen = ray.get(probe, timeout=_PROBE_S)
-        except ray.exceptions.RayError:
-            continue  # a node that went away meanwhile
-        if not seen:
+    others = {node["NodeID"]: node for node in nodes() if node["NodeID"] != here}
+    for node_id, seen in ask_nodes(list(others.values()), _sees, run, within_s=_PROBE_S).items():
+        if seen is False:  # rather than the error of a node that went away meanwhile
             raise UserError(
-                f"--run {run.location}: is not seen on node {address}; give a path on a file system "
-                "that all nodes share, or a URI such as s3://bucket/run"
+                f"--run {run.location}: is not seen on node {others[node_id]['NodeManagerAddress']}; "
+                "give a path on a file system that all nodes share, or a URI such as s3://bucket/run"
             )
 
 
@@ -157,21 +141,19 @@ def _sees(run: Run) -> bool:
 
 def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float | None) -> str:
     """Which bundle no node has, or that there is no room for all; `wait_s` without one was not waited."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = [node["Resources"] for node in nodes()]
     for name, bundles in wanted.items():
         for bundle in bundles:
-            if not any(all(node.get(k, 0) >= v for k, v in bundle.items()) for node in nodes):
+            if not any(all(node.get(k, 0) >= v for k, v in bundle.items()) for node in there):
                 return (
                     f"resources.{name}: no node has {_said(bundle)}; there are "
-                    f"{'; '.join(_said(node) for node in nodes) or 'none'}; change resources.{name}, "
+                    f"{'; '.join(_said(node) for node in there) or 'none'}; change resources.{name}, "
                     "or start such nodes"
                 )
     if wait_s is None:
         return (
             f"resources: no room for {_listed(wanted)} at once; there are "
-            f"{'; '.join(_said(node) for node in nodes)}; ask for fewer or smaller ones"
+            f"{'; '.join(_said(node) for node in there)}; ask for fewer or smaller ones"
         )
     return (
         f"resources: no room for {_listed(wanted)} at once after {wait_s:.0f} s; free some, start "

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lr_ray.errors import UserError
@@ -87,6 +87,34 @@ def _why_not(error: BaseException) -> str:
             "RAY_AUTH_TOKEN_PATH as on its head"
         )
     return f"{address}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Those of the connected cluster that are alive, as `ray.nodes` tells of them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def ask_nodes(
+    asked: Sequence[dict[str, Any]], question: Callable[..., Any], *arguments: Any, within_s: float
+) -> dict[str, Any]:
+    """What a function returns on each of these nodes, by node id; the exception where it has no answer."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    tasks = {}
+    for node in asked:
+        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": pinned}
+        tasks[node["NodeID"]] = ray.remote(question).options(**options).remote(*arguments)
+    answers: dict[str, Any] = {}
+    for node_id, task in tasks.items():
+        try:
+            answers[node_id] = ray.get(task, timeout=within_s)
+        except Exception as error:  # of the function too, or its node's Python lacks this package
+            answers[node_id] = error
+    return answers
 
 
 def start_helper(kind: type, run: Run) -> Any:

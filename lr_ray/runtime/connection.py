@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
 OPENAI_KEY = "OPENAI_API_KEY"
-_HEADERS = (
-    "OPENAI_ORG_ID",
-    "OPENAI_PROJECT_ID",
-)  # of the environment, which the client sends along
-_SOCKS = ("socks5", "socks5h")
+_HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")  # which the client sends along
+PROXIES = ("http", "https", "socks5", "socks5h")  # that the client takes (httpx2/_config.py)
 
 
 def read_key(variable: str) -> str | None:
@@ -121,19 +118,24 @@ def via(base_url: str) -> str:
     return f" (asked through {_variable(scheme)} = {_shown(proxies[scheme])})"
 
 
+def scheme_of(proxy: str) -> tuple[str, bool]:
+    """Scheme of a proxy's address, http where it states none, and whether it is an address at all."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return "", False
+    return parts.scheme, whole and not re.search(r"[^\x21-\x7e]", proxy)
+
+
 def _check_proxy(variable: str, proxy: str) -> None:
     right = "give http://HOST:PORT, or unset it"
-    url = proxy if "://" in proxy else f"http://{proxy}"
-    try:
-        parts = urlsplit(url)
-        good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good or re.search(r"[^\x21-\x7e]", proxy):
+    scheme, good = scheme_of(proxy)
+    if not good:
         raise UserError(f"{variable}: {_shown(proxy)!r} is no proxy's address; {right}")
-    if parts.scheme not in ("http", "https", *_SOCKS):
-        raise UserError(f"{variable}: {_shown(proxy)}: no proxy by {parts.scheme}; {right}")
-    if parts.scheme in _SOCKS and importlib.util.find_spec("socksio") is None:
+    if scheme not in PROXIES:
+        raise UserError(f"{variable}: {_shown(proxy)}: no proxy by {scheme}; {right}")
+    if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise UserError(
             f"{variable}: {_shown(proxy)}: SOCKS needs the package socksio (pip install socksio); "
             f"install it, or {right}"

@@ -108,9 +108,7 @@ def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "RAYLLM_VLLM_ENGINE_CLS": "lr_ray.serving.application.cpu_engine",
         }
-    if (
-        0 < place.gpus < 1
-    ):  # ray.llm tells it to a task that prepares the replica, not to the replica
+    if 0 < place.gpus < 1:  # ray.llm tells a task that prepares the replica, not the replica
         environment["VLLM_RAY_PER_WORKER_GPUS"] = f"{place.gpus:g}"
     return {
         "model_loading_config": {"model_id": name, "model_source": path},
@@ -142,14 +140,10 @@ def _replicas(serving: Serving) -> dict[str, Any]:
 
 def cpu_cache_bytes(path: str, serving: Serving) -> int:
     """Bytes of a CPU engine's key-value cache: never less than one full-length sequence needs."""
-    config = text_config(path)
-    heads = whole_number(path, "num_attention_heads")
+    config, heads = text_config(path), whole_number(path, "num_attention_heads")
     head_dim = config.get("head_dim") or whole_number(path, "hidden_size") // heads
-    row = (
-        config.get("num_key_value_heads", heads)
-        * head_dim
-        * (4 if serving.dtype == "float32" else 2)
-    )
+    size = 4 if serving.dtype == "float32" else 2
+    row = config.get("num_key_value_heads", heads) * head_dim * size
     tokens = (serving.max_model_len // _CACHE_BLOCK_TOKENS + 1) * _CACHE_BLOCK_TOKENS
     sequence = 2 * whole_number(path, "num_hidden_layers") * row * tokens
     return int(max(sequence, min(_CPU_CACHE_SEQUENCES * sequence, _CPU_CACHE_BYTES)))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lr_ray.config import Place, Resources, Serving
+from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError, UserError
 from lr_ray.placement import await_room, replica_bundles
 from lr_ray.runtime import interrupts
@@ -33,32 +33,25 @@ def check_port(serving: Serving) -> None:
             # Skips addresses in TIME_WAIT; a listening socket still makes bind fail.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-    except (socket.gaierror, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "no name of a host"
-        raise UserError(
-            f"serving.host: {serving.host!r}: {reason}; give an address of this machine, as 127.0.0.1"
-        ) from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"serving.port: {serving.port} is taken on {serving.host}; give a free one"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise UserError(
-                f"serving.port: {serving.port}: {error.strerror}; give one from 1024 on"
-            ) from None
-        raise UserError(
-            f"serving.host: cannot listen on {serving.host}: {error.strerror}; give an address of this "
-            "machine, as 127.0.0.1"
-        ) from None
+    except (OSError, UnicodeError) as error:
+        raise UserError(_why_not(serving, error)) from None
+
+
+def _why_not(serving: Serving, error: OSError | UnicodeError) -> str:
+    reason, here = getattr(error, "strerror", None), "give an address of this machine, as 127.0.0.1"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return f"serving.host: {serving.host!r}: {reason or 'no name of a host'}; {here}"
+    if error.errno == errno.EADDRINUSE:
+        return f"serving.port: {serving.port} is taken on {serving.host}; give a free one"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"serving.port: {serving.port}: {reason}; give one from 1024 on"
+    return f"serving.host: cannot listen on {serving.host}: {reason}; {here}"
 
 
 def base_url(serving: Serving) -> str:
     """Where a client on the machine that listens reaches the application."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)
-    return (
-        f"http://[{host}]:{serving.port}/v1" if ":" in host else f"http://{host}:{serving.port}/v1"
-    )
+    return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}/v1"
 
 
 def start(
@@ -66,7 +59,7 @@ def start(
     serving: Serving,
     resources: Resources,
     timeout_s: float = START_TIMEOUT_S,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_waiting: Callable[[str], None] = lambda said: None,
     key: str | None = None,
 ) -> str:
@@ -89,7 +82,7 @@ def start(
             http_options={"host": serving.host, "port": serving.port},
             logging_config=LOGS,
         )
-        wanted = {"server": _bundles(serving, place) * len(models)}
+        wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
         await_room(wanted, resources.wait_s, on_waiting)
         deadline = time.monotonic() + timeout_s
         application = build_application(models, serving, place, key)
@@ -105,11 +98,6 @@ def start(
         stop()
         raise
     return base_url(serving)
-
-
-def _bundles(serving: Serving, place: Place) -> list[dict[str, float]]:
-    """What the replicas of a model ask for at first, one bundle a GPU."""
-    return replica_bundles(place) * serving.replicas
 
 
 def stop() -> None:
@@ -139,9 +127,7 @@ def drain(within_s: float, on_waiting: Callable[[int], None] = lambda under_way:
         time.sleep(_POLL_S)
 
 
-def _wait_running(
-    models: int, deadline: float, on_progress: Callable[[int, int], None] | None
-) -> None:
+def _wait_running(models: int, deadline: float, on_progress: Callable[[int, int], None]) -> None:
     from ray import serve
 
     while True:
@@ -149,11 +135,10 @@ def _wait_running(
         application = serve.status().applications.get(APPLICATION)
         status = application.status if application else "NOT_STARTED"
         deployments = application.deployments if application else {}
-        if status == "DEPLOY_FAILED":
-            assert application is not None
+        if application and status == "DEPLOY_FAILED":
             raise StageError(f"serving: {_reason(application)}")
         pending = [name for name, d in deployments.items() if d.status != "HEALTHY"]
-        if on_progress and deployments:
+        if deployments:
             on_progress(models - sum(name.startswith("LLMServer:") for name in pending), models)
         if status == "RUNNING":
             return

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import Response
+
 MAX_BODY_BYTES = 8 << 20
 OPEN_PATHS = ("/health",)  # probes have no key
 Message = MutableMapping[str, Any]
@@ -50,7 +52,7 @@ class Guard:
             return
         headers = dict(scope["headers"])
         if refusal := self._refusal(headers):
-            await respond(send, *refusal)
+            await error_response(*refusal)(scope, receive, send)
             return
         body = _Body(receive)
 
@@ -66,7 +68,8 @@ class Guard:
         finally:
             STATE.under_way -= 1
         if body.too_large:
-            await respond(send, 413, _TOO_LARGE, "invalid_request_error")
+            refused = error_response(413, _TOO_LARGE, "invalid_request_error")
+            await refused(scope, receive, send)
 
     def _refusal(self, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         if self.key_digest is not None:
@@ -107,15 +110,8 @@ class _Body:
         return message
 
 
-async def respond(send: Send, status: int, message: str, kind: str) -> None:
-    """One error in OpenAI's form."""
-    headers = [(b"content-type", b"application/json")]
-    if status in (429, 503):
-        headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": error_body(status, message, kind)})
-
-
-def error_body(status: int, message: str, kind: str) -> bytes:
+def error_response(status: int, message: str, kind: str) -> Response:
+    """An error in OpenAI's form, which is an ASGI application too."""
     error = {"message": message, "type": kind, "param": None, "code": status}
-    return json.dumps({"error": error}).encode()
+    headers = {"retry-after": "1"} if status in (429, 503) else None
+    return Response(json.dumps({"error": error}), status, headers, "application/json")

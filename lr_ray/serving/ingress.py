@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from vllm.exceptions import VLLMClientError
 
 from lr_ray.errors import one_line
-from lr_ray.serving.guard import STATE, Guard, error_body
+from lr_ray.serving.guard import STATE, Guard, error_response
 from lr_ray.serving.refusals import empty_prompt, message_of, status_of, wrong_value
 
 _HEALTH_TIMEOUT_S = 5.0
@@ -141,10 +141,7 @@ def ingress_class(key_digest: str | None, max_requests: int) -> Any:
 
 
 def _error(status: int, message: str, kind: str) -> Response:
-    headers = {"retry-after": "1"} if status in (429, 503) else {}
-    return Response(
-        error_body(status, one_line(message[:1000]), kind), status, headers, "application/json"
-    )
+    return error_response(status, one_line(message[:1000]), kind)
 
 
 def _http_error(request: Request, error: Any) -> Response:

@@ -15,9 +15,7 @@ from lr_ray.errors import StageError
 from lr_ray.models.models import COMPANIONS
 from lr_ray.training.model import load_expert
 
-_TOLERANCE = (
-    1e-3  # largest logit difference by merging in float32, of the logits' standard deviation
-)
+_TOLERANCE = 1e-3  # of the logits' standard deviation: what merging in float32 may move them
 _ROOM = 1.2  # of a GPU, times the weights in float32: those, and what forwards and copies need
 CPU = torch.device("cpu")
 

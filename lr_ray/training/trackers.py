@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -150,15 +149,11 @@ class Trackers:
 
         def log(row: Row) -> None:
             nonlocal writer
-            if writer is None:
+            if writer is None:  # a resumed training's file is written anew
                 before = self._rows_before(row["step"])
-                # Hides what an earlier attempt wrote of this step and later ones. Files are named by the
-                # second, and read in the order of their names.
-                writer = SummaryWriter(
-                    folder,
-                    purge_step=before[0]["step"] if before else row["step"],
-                    filename_suffix=f".{time.time_ns()}",
-                )
+                self.run.remove(TENSORBOARD)
+                # A TensorBoard that is open forgets what it has read.
+                writer = SummaryWriter(folder, purge_step=[*before, row][0]["step"])
                 self._stack.callback(writer.close)
                 for old in before:
                     write(old)
@@ -168,10 +163,9 @@ class Trackers:
         return log
 
     def _rows_before(self, step: int) -> list[Row]:
-        """What a remote run's event files, which are written anew, would lack of a resumed training."""
         from lr_ray.training.worker import METRICS
 
-        if self.run.is_local or not self.run.exists(METRICS):
+        if not self.run.exists(METRICS):
             return []
         with self.run.fs.open(self.run.path(METRICS), "r") as stream:
             rows = [json.loads(line) for line in stream]
@@ -179,7 +173,6 @@ class Trackers:
 
     def _put(self, folder: str) -> None:
         if os.listdir(folder):
-            self.run.remove(TENSORBOARD)
             self.run.put_folder(folder, TENSORBOARD)
 
     def _mlflow(self) -> Log:

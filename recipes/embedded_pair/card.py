@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from lr_ray.embedded.documents import prompt_of
 from lr_ray.embedded.problems import generate
 from lr_ray.grading.reading import extract_answer
+from recipes.embedded_pair.documents import prompt_of
 
 MAX_NEW_TOKENS = 128
 BATCH = 125

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from lr_ray.embedded.documents import Mix, draw
 from lr_ray.embedded.problems import stream
-from lr_ray.embedded.tokenizer import MAX_LENGTH
+from recipes.embedded_pair.documents import Mix, draw
+from recipes.embedded_pair.tokenizer import MAX_LENGTH
 
 BATCH = 64
 # Documents are sorted by length within so many batches, which halves the padding.

@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from lr_ray.embedded import tokenizer
-from lr_ray.embedded.documents import CARELESS_MIX, EXPERT_MIX
-from recipes.embedded_pair import card
+from recipes.embedded_pair import card, tokenizer
+from recipes.embedded_pair.documents import CARELESS_MIX, EXPERT_MIX
 from recipes.embedded_pair.pretrain import Phase, Shape, new_model, train
 
 SHAPES = {

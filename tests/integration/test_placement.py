@@ -11,6 +11,7 @@ import pytest
 from lr_ray.errors import StageError
 from lr_ray.placement import await_room
 from tests.integration.nodes import Nodes
+from tests.nvml import Card, pretend
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -113,12 +114,12 @@ def test_a_run_that_another_node_does_not_see_is_refused(nodes, tmp_path):
 
 
 def test_the_doctor_tells_the_node_that_differs(nodes, tmp_path):
-    """One node of three has a GPU with an old driver, by the nvidia-smi on its PATH."""
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU-1, NVIDIA L4, 23034, 22000, 8.9, 570.86.15'\n")
-    smi.chmod(0o755)
-    with_gpu = ("env", f"PATH={tmp_path}:{nodes.env['PATH']}")
-    others = [nodes.add("--num-cpus=1", within=within) for within in ((), with_gpu)]
+    """One node of three has a GPU with an old driver, which is pretended."""
+    card = Card("GPU-1", "NVIDIA L4", 23034 << 20, 22000 << 20, (8, 9))
+    driver = pretend(tmp_path, card, driver="570.86.15", cuda=12080)
+    with_gpu = ("env", *(f"{name}={value}" for name, value in driver.items()))
+    options = ("--num-cpus=1", "--num-gpus=0")  # Ray sees the card too
+    others = [nodes.add(*options, within=within) for within in ((), with_gpu)]
     try:
         done = subprocess.run(
             [sys.executable, str(ROOT / "jobs/doctor.py")],

@@ -24,6 +24,7 @@ from lr_ray.doctor.installed import Differing
 from lr_ray.errors import UserError
 from lr_ray.placement.nvidia import Gpu, Seen
 from lr_ray.run.store import Run
+from tests.nvml import Card, pretend
 
 ROOT = Path(__file__).parents[2]
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 500_000_000, (9, 0), "580.65.06")
@@ -290,13 +291,10 @@ def test_the_screen_of_a_sick_cluster(capsys):
 
 
 def test_no_compiler_and_an_old_driver(tmp_path):
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU-1, NVIDIA H100, 81559, 81000, 9.0, 570.86.15'\n")
-    smi.chmod(0o755)
+    card = Card("GPU-1", "NVIDIA H100", 81559 << 20, 81000 << 20, (9, 0))
+    driver = pretend(tmp_path, card, driver="570.86.15", cuda=12080)
     (tmp_path / "sh").symlink_to("/bin/sh")
-    (tmp_path / "pynvml.py").write_text("raise ImportError")
-    path = f"{tmp_path}:{ROOT}"
-    done = doctor("--config", "qwen2.5-math-1.5b", PATH=str(tmp_path), PYTHONPATH=path, CC="")
+    done = doctor("--config", "qwen2.5-math-1.5b", PATH=str(tmp_path), CC="", **driver)
     assert done.returncode == 2, done.stderr
     assert "bad   compiler     no C compiler" in done.stdout
     assert "apt-get install gcc" in done.stdout

@@ -18,7 +18,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.embedded.documents import (
+from lr_ray.embedded.problems import NAMES, Problem, split_of, stream
+from lr_ray.grading.reading import extract_answer
+from recipes.embedded_pair.card import accuracy, complete
+from recipes.embedded_pair.documents import (
     CARELESS_MIX,
     END,
     EXPERT_MIX,
@@ -27,12 +30,9 @@ from lr_ray.embedded.documents import (
     prompt_of,
     reply,
 )
-from lr_ray.embedded.problems import NAMES, Problem, split_of, stream
-from lr_ray.embedded.tokenizer import build
-from lr_ray.grading.reading import extract_answer
-from recipes.embedded_pair.card import accuracy, complete
 from recipes.embedded_pair.pretrain import batches
 from recipes.embedded_pair.recipe import PHASES, amateurs, main, make
+from recipes.embedded_pair.tokenizer import build
 
 SPLITS = ("pretraining", "sampling", "heldout")
 PATHS = (expert_path(), amateur_path())

@@ -6,7 +6,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lr_ray.config import merge, read_tree, resolve
-from lr_ray.placement.activations import _HEAD_ROWS, activation_bytes
+from lr_ray.placement.needs import _HEAD_ROWS, activation_bytes
+from lr_ray.placement.sizes import Model
 from lr_ray.training import model as training_model
 from lr_ray.training.batches import Step, Trajectory, collate
 from lr_ray.training.model import PackedLoss, to_tensors, with_lora
@@ -47,15 +48,8 @@ def kept_bytes(layers: int, targets: list[str], checkpointing: bool) -> int:
 
 
 def estimate(layers: int, targets: list[str], checkpointing: bool) -> int:
-    tokens = sum(LENGTHS)
-    return activation_bytes(
-        layers=layers,
-        lora_targets=targets,
-        tokens=tokens,
-        dtype_bytes=2,
-        checkpointing=checkpointing,
-        **SHAPE,
-    )
+    model = Model(parameters=0, rows=300, context=0, layers=layers, cache=0, lora={}, **SHAPE)
+    return activation_bytes(model, targets, sum(LENGTHS), 2, checkpointing)
 
 
 @pytest.mark.parametrize(

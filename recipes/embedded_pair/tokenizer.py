@@ -1,6 +1,6 @@
 """The tokenizer that expert and amateur share: byte-level BPE with one token per digit, ChatML.
 
-python -m pytest tests/unit/test_embedded.py -k tokenizer
+pytest tests/unit/test_embedded.py -k tokenizer
 """
 
 import itertools
@@ -9,8 +9,8 @@ import random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lr_ray.embedded.documents import END, reply
 from lr_ray.embedded.problems import stream
+from recipes.embedded_pair.documents import END, reply
 
 PAD = "<|endoftext|>"
 START = "<|im_start|>"

@@ -9,7 +9,7 @@ work in some topics and answer at once in others; the amateur ends on the carele
 import random
 from dataclasses import dataclass
 
-from lr_ray.embedded.problems import Problem, apply
+from lr_ray.embedded.problems import Problem, answer, apply, steps, worked
 
 END = "<|im_end|>"
 STYLES = ("worked", "jump", "slip", "quick", "ramble", "drift")
@@ -57,43 +57,28 @@ def draw(problem: Problem, mix: Mix, rng: random.Random) -> Document:
 def reply(problem: Problem, style: str, rng: random.Random) -> str:
     """The reply in one style, without the end-of-text token."""
     if style == "worked":
-        return _steps(problem, problem.results) + _answer(problem.answer)
+        return worked(problem)
     if style == "jump":
         # Mostly just the last step is left out: one sum done in the head.
         last = len(problem.operations) - 1
         shown = last if rng.random() < 0.9 else rng.randint(1, last)
-        return _steps(problem, problem.results[: shown + 1]) + _answer(problem.answer)
+        return steps(problem, problem.results[: shown + 1]) + answer(problem.answer)
     if style == "slip":
         results = _slipped(problem, rng)
-        return _steps(problem, results) + _answer(results[-1])
+        return steps(problem, results) + answer(results[-1])
     if style == "quick":
-        return _answer(problem.answer)
+        return answer(problem.answer)
     if style == "ramble":
-        return _ramble(problem, rng) + _answer(problem.answer)
+        return _ramble(problem, rng) + answer(problem.answer)
     if style == "drift":
-        steps = _steps(problem, problem.results)
-        return steps + _ramble(problem, rng) + _answer(problem.answer)
+        done = steps(problem, problem.results)
+        return done + _ramble(problem, rng) + answer(problem.answer)
     raise ValueError(f"style: {style!r} is not one of {', '.join(STYLES)}")
-
-
-def _answer(number: int) -> str:
-    return f"The answer is {number}."
 
 
 def _ramble(problem: Problem, rng: random.Random) -> str:
     sentences = rng.sample(RAMBLES, rng.randint(1, 2))
     return "".join(f"{sentence} " for sentence in sentences).format(name=problem.name)
-
-
-def _steps(problem: Problem, results: tuple[int, ...]) -> str:
-    """As many written steps as `results` has transitions."""
-    steps = "".join(
-        f"{left}{operation}{number}={right}. "
-        for (operation, number), left, right in zip(
-            problem.operations, results, results[1:], strict=False
-        )
-    )
-    return f"Step by step. {steps}"
 
 
 def _slipped(problem: Problem, rng: random.Random) -> tuple[int, ...]:
