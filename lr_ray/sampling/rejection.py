@@ -12,12 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
+from lr_ray.engines.engine import Generate
 from lr_ray.errors import UserError
 from lr_ray.grading.pool import Graders, Item
 from lr_ray.labelling.label import Facts, Labelled
 from lr_ray.labelling.shards import shard_name, write_shard
 from lr_ray.method.contrast import problem_seed
-from lr_ray.models.models import load_tokenizer, stop_token_ids
+from lr_ray.models.models import load_tokenizer
 from lr_ray.problems import PROBLEM
 from lr_ray.problems.benchmarks import grader_of
 from lr_ray.run.schemas import SOLUTIONS, SUPERVISION, lists, rejected
@@ -39,35 +40,28 @@ class Solutions:
 class SolutionSampler(Solver):
     """Rows of the run's problems in, sampled solutions (columns of `rows.SOLUTIONS`) out."""
 
-    def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling = config.sampling
-        self.params = lambda problem_id: SamplingParams(
-            n=sampling.rejection.samples,
-            temperature=sampling.rejection.temperature,
-            seed=problem_seed(sampling.seed, problem_id),  # the batch has no say in the draw
-            max_tokens=sampling.max_new_tokens,
-            stop_token_ids=stop_token_ids(model),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        super().__init__(model, config, context, run, journal)
-
     def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
         return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))
 
     def solve(self, items: Sequence[tuple[str, list[int]]]) -> list[Solutions]:
-        params = [self.params(problem_id) for problem_id, _ in items]
-        outputs = self.loop.run([prompt for _, prompt in items], params)
+        asked, drawn = self.sampling, self.sampling.rejection
+        requests = [
+            Generate(
+                prompt,
+                asked.max_new_tokens,
+                samples=drawn.samples,
+                temperature=drawn.temperature,
+                seed=problem_seed(asked.seed, problem_id),  # the batch has no say in the draw
+            )
+            for problem_id, prompt in items
+        ]
         return [
             Solutions(
                 prompt,
-                [list(sample.token_ids) for sample in output.outputs],
-                [sample.finish_reason for sample in output.outputs],
+                [sample.token_ids for sample in found],
+                [sample.finish_reason for sample in found],
             )
-            for (_, prompt), output in zip(items, outputs, strict=True)
+            for (_, prompt), found in zip(items, self.engine.generate(requests), strict=True)
         ]
 
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
