@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.engines.engine import Generate
 from lr_ray.errors import UserError
+from lr_ray.grading.graders import find
 from lr_ray.grading.pool import Graders, Item
 from lr_ray.labelling.label import Facts, Labelled
 from lr_ray.labelling.shards import shard_name, write_shard
@@ -104,15 +105,17 @@ def write_right(
     def decode(token_ids: list[int]) -> str:
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    labelled = keep_right(batch, decode, config.data.source)
+    labelled = keep_right(batch, decode, config.data.source, config.data.grader)
     return write_shard(run, shard_name(batch["index"].to_numpy()), labelled, exchange)
 
 
-def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str) -> Labelled:
+def keep_right(
+    batch: pa.Table, decode: Callable[[list[int]], str], source: str, grader: str | None = None
+) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are read (see `benchmarks.grader_of`). A problem that has no right
-    solution has no row; one that has an error or no answer is rejected.
+    `source` says how answers are graded, else `grader` (see `benchmarks.grader_of`). A problem that has
+    no right solution has no row; one that has an error or no answer is rejected.
     """
     errors = [
         error or (NO_ANSWER if answer is None else None)
@@ -132,9 +135,11 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
         )
         if reason == "stop"
     ]
+    kind = grader_of(source, grader)
     with Graders() as graders:
         graded = graders.grade_all(
-            grader_of(source), [Item(p["answer"], decode(list(c))) for p, c in finished]
+            find(kind, "data.grader") or kind,
+            [Item(p["answer"], decode(list(c))) for p, c in finished],
         )
     right = [of for of, found in zip(finished, graded, strict=True) if found.verdict.correct]
     once = {(problem["index"], completion): problem for problem, completion in right}
