@@ -22,6 +22,7 @@ import numpy as np
 from in_process import Told, model_paths
 from sampling import configure
 
+from lr_ray.engines.engine import Generate
 from lr_ray.models.models import render_prompt, shared_context
 from lr_ray.problems import read_problems, stage_problems
 from lr_ray.run.store import Run
@@ -50,7 +51,7 @@ class Feeder:
         """All prompts, in batches of which so many are worked on at once."""
 
         def batch(start: int) -> None:
-            self.sampler.loop.rank(start)
+            self.sampler.engine.rank(start)
             self.sampler.solve(self.prompts[start : start + self.size])
 
         with ThreadPoolExecutor(in_flight) as threads:
@@ -58,11 +59,13 @@ class Feeder:
 
     def at_once(self) -> None:
         requests = [{"prompt_token_ids": ids} for ids in self.prompts]
-        self.sampler.loop.engine.llm.generate(requests, self.sampler.params, use_tqdm=False)
+        engine, sampling = self.sampler.engine, self.sampler.sampling
+        params = engine.params(Generate([], sampling.max_new_tokens, self.sampler.k))
+        engine.llm.generate(requests, params, use_tqdm=False)
 
     def measure(self, work: Callable[[], None]) -> tuple[float, float, float]:
         """Seconds, CPU seconds, and the share of the engine's room that was empty."""
-        self.sampler.loop.engine.llm.llm_engine.reset_prefix_cache()
+        self.sampler.engine.llm.llm_engine.reset_prefix_cache()
         before, started, cpu = self.told.said["filled_s"], time.monotonic(), time.process_time()
         work()
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
@@ -90,7 +93,7 @@ def main() -> None:
         for _ in range(args.rounds):
             rounds.append({name: feeder.measure(work) for name, work in ways.items()})
             print({name: f"{found[0]:.1f} s" for name, found in rounds[-1].items()}, flush=True)
-    room = feeder.sampler.loop.engine.room
+    room = feeder.sampler.engine.loop.engine.room
     print(f"{args.pair}, {args.problems} problems, batches of {feeder.size}, room for {room}")
     for name in ways:
         wall, cpu = (statistics.median(r[AT_ONCE][i] / r[name][i] for r in rounds) for i in (0, 1))

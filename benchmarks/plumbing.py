@@ -24,6 +24,8 @@ from sampling import object_store_bytes
 
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.engines.logprobs import StepLogprobs
+from lr_ray.engines.loop import start_loop
+from lr_ray.engines.vllm import VllmEngine
 from lr_ray.run.store import Run
 from lr_ray.runtime.cluster import cluster
 from lr_ray.sampling import graph
@@ -100,13 +102,13 @@ class InstantAmateur(Instant):
 
 
 class StubExpert(ExpertSampler):
-    def start(self, *_: Any, **__: Any) -> InstantExpert:
-        return InstantExpert()
+    def start(self, model: str, config: Config, context: int, journal: Any) -> VllmEngine:
+        return VllmEngine(start_loop("expert", model, journal, InstantExpert), model)
 
 
 class StubAmateur(AmateurScorer):
-    def start(self, *_: Any) -> InstantAmateur:
-        return InstantAmateur()
+    def start(self, model: str, config: Config, context: int, journal: Any) -> VllmEngine:
+        return VllmEngine(start_loop("amateur", model, journal, InstantAmateur), model)
 
 
 class Meter(threading.Thread):

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from lr_ray import plugins
 from lr_ray.config.effects import on, setting
 from lr_ray.config.resources import AUTO, auto_or
 from lr_ray.config.section import Section
@@ -56,7 +57,7 @@ class Data(Section):
         default="demo",
         min_length=1,
         description="demo, gsm8k, math or another benchmark, org/name[:config] of the Hugging Face "
-        "hub, or a path, URI or glob of .jsonl, .jsonl.gz or .parquet.",
+        "hub, a path, URI or glob of .jsonl, .jsonl.gz or .parquet, or a plugin's source, NAME[:PARAMETER].",
     )
     split: str = setting(
         "trajectories",
@@ -71,6 +72,13 @@ class Data(Section):
         description="Folder with <benchmark>/<split>.jsonl; null takes benchmarks from the hub.",
     )
     fields: Fields = setting("trajectories", default=Fields())
+    grader: str | None = setting(
+        on("trajectories", REJECTION),
+        default=None,
+        min_length=1,
+        description="How sampling.method rejection grades answers of files and plugins: math, choice, exact, "
+        "number, a plugin's grader or module:object; null is math.",
+    )
     shuffle: bool = setting(
         "trajectories",
         default=False,
@@ -117,17 +125,22 @@ class Sampling(Section):
         description="contrast: the amateur scores the expert's greedy steps. rejection (a baseline): "
         "the expert's sampled solutions with the right answer, all of their tokens; needs answers.",
     )
-    selection: Literal["kl", "random", "random_within", "all"] = setting(
+    selection: Annotated[str, AfterValidator(plugins.selections.check)] = setting(
         on("rows", CONTRAST),
         default="kl",
-        description="Steps kept: those above kl_threshold; as many at random, of all steps of a shard "
-        "(random) or of each trajectory (random_within); or all.",
+        description="Steps kept: those above kl_threshold (kl); as many at random, of all steps of a shard "
+        "(random) or of each trajectory (random_within); all; or a plugin's rule.",
     )
-    labels: Literal["contrast", "expert", "greedy"] = setting(
+    labels: Annotated[str, AfterValidator(plugins.labels.check)] = setting(
         on("rows", CONTRAST),
         default="contrast",
-        description="Label of a kept step: p/q over the plausible tokens, the expert's p over them, "
-        "or its greedy token.",
+        description="Label of a kept step: p/q over the plausible tokens (contrast), the expert's p over "
+        "them (expert), its greedy token (greedy), or a plugin's rule.",
+    )
+    engine: Annotated[str, AfterValidator(plugins.engines.check)] = setting(
+        "trajectories",
+        default="vllm",
+        description="What runs both models: vllm, or a plugin's engine.",
     )
     max_problems: int = setting(
         "trajectories", default=1000, ge=1, description="Problems to solve, at most."
@@ -202,6 +215,11 @@ class Lora(Section):
 class Training(Section):
     method: Literal["lora", "full"] = setting(
         "weights", default="lora", description="Weights that are trained: LoRA's, or all."
+    )
+    backend: Annotated[str, AfterValidator(plugins.backends.check)] = setting(
+        "weights",
+        default="deepspeed",
+        description="What makes the optimizer steps: deepspeed, or a plugin's.",
     )
     optimizer_steps: int = setting("weights", default=1000, ge=1, description="Optimizer steps.")
     batch_by: Literal["step", "trajectory"] = setting(
@@ -339,8 +357,8 @@ class Evaluation(Section):
         "answers",
         default=["demo"],
         min_length=1,
-        description="demo, gsm8k, math and the other benchmarks, or paths of .jsonl or .parquet with "
-        "answers.",
+        description="demo, gsm8k, math and the other benchmarks, paths of .jsonl or .parquet with "
+        "answers, or a plugin's sources, NAME[:PARAMETER].",
     )
     data_dir: str | None = setting(
         "answers",
@@ -353,8 +371,8 @@ class Evaluation(Section):
         "answers",
         default=None,
         min_length=1,
-        description="How answers of files are graded: math, choice, exact, number, or module:object of your "
-        "own; null takes the rows' field grader, else math.",
+        description="How answers of files and plugins are graded: math, choice, exact, number, a plugin's "
+        "grader or module:object; null takes the rows' field grader, else math.",
     )
     grader_check: list[Literal["math_verify", "toolkit"]] = setting(
         "answers",

@@ -10,7 +10,6 @@ in vain is given up, and the others go on. Exercised by
 
 import contextlib
 import os
-import sys
 import threading
 import time
 import traceback
@@ -18,13 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lr_ray.engines.loop import EngineLoop, VllmEngine
+from lr_ray.engines.engine import Engine
 from lr_ray.errors import StageError
 
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
 STARTS = 2  # of a batch, and of a problem alone
-_WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 DEATHS_IN_A_ROW = 8  # of batches that failed before, while no other batch or problem is finished
 
 
@@ -169,36 +167,14 @@ class Guard:
         self.end(1)
 
 
-def guard_of(loop: EngineLoop, journal: Any) -> Guard:
+def guard_of(engine: Engine, journal: Any) -> Guard:
     """The guard of an actor's engine, with the stage's journal actor."""
     import ray
 
-    if isinstance(loop.engine, VllmEngine):
-        _end_with(loop.engine.llm)
     return Guard(
         lambda method, *arguments: ray.get(getattr(journal, method).remote(*arguments)),
-        lambda: loop.is_sound,
+        lambda: engine.healthy,
     )
-
-
-def _end_with(engine: Any) -> None:
-    """Ends this process when its engine's process has died.
-
-    vLLM raises that where it sends to the engine, but waits for ever where it waits for an answer
-    (`SyncMPClient.get_output` in 0.29). An engine in this process needs no watch.
-    """
-    resources = getattr(engine.llm_engine.engine_core, "resources", None)
-    if resources is None:
-        return
-
-    def watch() -> None:
-        while not resources.engine_dead:
-            time.sleep(_WATCH_S)
-        time.sleep(_RAISED_WITHIN_S)
-        print("the engine's process has died", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="engine-watch", daemon=True).start()
 
 
 def _line(error: Exception) -> str:

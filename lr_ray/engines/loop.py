@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 REPORT_EVERY_S = 1.0
 
 
-class Engine(Protocol):
-    """What the loop asks of an engine."""
+class Stepper(Protocol):
+    """What the loop asks of what it steps."""
 
     room: int  # sequences that it runs at once
 
@@ -34,32 +34,6 @@ class Engine(Protocol):
 
     def tokens_under_way(self) -> int:
         """Tokens generated so far by the requests inside."""
-
-
-class VllmEngine:
-    """A `vllm.LLM` of either runner."""
-
-    def __init__(self, llm: Any) -> None:
-        self.llm, self.engine = llm, llm.llm_engine
-        self.room = self.engine.vllm_config.scheduler_config.max_num_seqs
-
-    def add(self, name: str, token_ids: list[int], params: Any) -> None:
-        from vllm.inputs import tokens_input
-
-        self.engine.add_request(name, tokens_input(token_ids), params)
-
-    def step(self) -> list[Any]:
-        outputs = self.engine.step()
-        if not outputs and not self.engine.has_unfinished_requests():
-            raise RuntimeError("the engine has lost its requests")
-        return [output for output in outputs if output.finished]
-
-    def abort(self, names: list[str]) -> None:
-        self.engine.abort_request(names)
-
-    def tokens_under_way(self) -> int:
-        states = self.engine.output_processor.request_states.values()
-        return sum(s.detokenizer.num_output_tokens() for s in states if s.detokenizer)
 
 
 @dataclass
@@ -120,7 +94,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        start: Callable[[], Engine],
+        start: Callable[[], Stepper],
         report: Callable[[Activity], Any] = lambda activity: None,
     ) -> None:
         """`start` builds the engine in the thread that will step it; `report` is called there."""
@@ -167,7 +141,7 @@ class EngineLoop:
         return call.results
 
 
-def start_loop(role: str, model: str, journal: Any, start: Callable[[], Engine]) -> EngineLoop:
+def start_loop(role: str, model: str, journal: Any, start: Callable[[], Stepper]) -> EngineLoop:
     """The loop of an actor's engine, which `start` builds; the journal is told how it goes."""
     name = f"{role} {uuid.uuid4().hex}"
 
@@ -189,7 +163,7 @@ def _close(state: _State) -> None:
         state.changed.notify()
 
 
-def _serve(state: _State, start: Callable[[], Engine], report: Callable[[Activity], Any]) -> None:
+def _serve(state: _State, start: Callable[[], Stepper], report: Callable[[Activity], Any]) -> None:
     try:
         state.engine = start()
     except BaseException as error:
@@ -208,7 +182,7 @@ def _serve(state: _State, start: Callable[[], Engine], report: Callable[[Activit
 class _Turn:
     """The thread's side."""
 
-    def __init__(self, state: _State, engine: Engine, report: Callable[[Activity], Any]) -> None:
+    def __init__(self, state: _State, engine: Stepper, report: Callable[[Activity], Any]) -> None:
         self.state, self.engine, self.report = state, engine, report
         self.inside: dict[str, _Request] = {}
         self.sequences = 0

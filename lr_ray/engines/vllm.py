@@ -1,10 +1,26 @@
-"""Settings that the expert's and the amateur's vLLM engines share."""
+"""The engine `vllm`: how the expert's and the amateur's vLLM engines are started, and what they are asked.
+
+Exercised by `pytest tests/unit/test_engine.py tests/integration/test_sampling.py`.
+"""
 
 import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from typing import Any
 
-from lr_ray.config import Place, Pool
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_ray.config import Config, Place, Pool
+from lr_ray.engines import logprobs
+from lr_ray.engines.engine import Generate, Generated, Score
+from lr_ray.engines.loop import EngineLoop, start_loop
+from lr_ray.engines.scorer_model import scorer_architecture
+from lr_ray.models.models import architecture, stop_token_ids, vocabulary_rows
 
 # On CPU: one thread an engine, no compilation of tiny graphs.
 CPU_ENV = {
@@ -21,6 +37,7 @@ COMMON_ENV = {
     # FlashInfer compiles its sampler with nvcc at first use, in the warm-up of greedy engines too.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
+_WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 
 
 def on_cpu() -> bool:
@@ -72,3 +89,160 @@ def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **opt
     from vllm import LLM
 
     return LLM(**engine_options(model, pool, place, max_model_len, **options))
+
+
+def samples(config: Config) -> int:
+    """Solutions of a problem."""
+    sampling = config.sampling
+    return sampling.rejection.samples if sampling.method == "rejection" else 1
+
+
+def sequences(config: Config) -> int:
+    """Sequences that a batch of problems is decoded in."""
+    return config.sampling.batch_size * samples(config)
+
+
+def most_sequences(config: Config) -> int:
+    """Sequences that an engine of the expert decodes at once.
+
+    A GPU reads its weights once a step, for however many. On CPU a batch's own number is enough, and
+    keeps the cache of `CPU_ENV` sufficient.
+    """
+    return min(sequences(config), 256) if on_cpu() else min(max(sequences(config), 256), 1024)
+
+
+def start(role: str, model: str, config: Config, context: int, journal: Any) -> "VllmEngine":
+    """The engine of an actor of `role`, expert or amateur."""
+    sampling, resources = config.sampling, config.resources
+    if role == "expert":
+        options: dict[str, Any] = {"max_num_seqs": most_sequences(config)}
+        if sampling.method == "contrast":
+            logprobs.install()
+            options["max_logprobs"] = vocabulary_rows(model)
+        make = partial(start_engine, model, sampling.expert, resources.expert, context, **options)
+    else:
+        make = partial(
+            start_engine,
+            model,
+            sampling.amateur,
+            resources.amateur,
+            context,
+            runner="pooling",
+            hf_overrides={
+                "architectures": [scorer_architecture(architecture(model))],
+                "head_dtype": "model",  # the expert's too
+            },
+            enforce_eager=True,  # a few large forwards: capturing graphs would take longer
+        )
+    loop = start_loop(role, model, journal, lambda: Steps(make()))
+    end_with(loop.engine.llm)
+    return VllmEngine(loop, model)
+
+
+class VllmEngine:
+    """See `engine.Engine`. One `vllm.LLM`, which generates or pools, in a loop of its own."""
+
+    def __init__(self, loop: EngineLoop, model: str) -> None:
+        self.loop, self.stop_token_ids = loop, stop_token_ids(model)
+
+    @property
+    def llm(self) -> Any:
+        """The `vllm.LLM`."""
+        return self.loop.engine.llm
+
+    @property
+    def healthy(self) -> bool:
+        return self.loop.is_sound
+
+    def rank(self, order: int) -> None:
+        self.loop.rank(order)
+
+    def generate(self, requests: Sequence[Generate], counted: bool = True) -> list[list[Generated]]:
+        params = [self.params(request) for request in requests]
+        outputs = self.loop.run([request.prompt for request in requests], params, counted)
+        return [[_generated(sample) for sample in output.outputs] for output in outputs]
+
+    def params(self, request: Generate) -> Any:
+        """A request's `vllm.SamplingParams`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        wanted = {"logprobs": request.top_k, "flat_logprobs": True} if request.top_k else {}
+        return SamplingParams(
+            n=request.samples,
+            temperature=request.temperature,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            stop_token_ids=self.stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **wanted,
+        )
+
+    def logprobs_at(self, requests: Sequence[Score]) -> list[NDArray[np.float32]]:
+        """One forward for each request."""
+        from vllm import PoolingParams
+
+        tokens, params = [], []
+        for prompt, completion, counts, ids in requests:
+            tokens.append(np.concatenate([prompt, completion])[:-1].tolist())
+            wanted = {
+                "first": len(prompt) - 1,
+                "counts": counts.astype("<i4").tobytes(),
+                "ids": ids.astype("<i4").tobytes(),
+            }
+            params.append(PoolingParams(task="token_classify", extra_kwargs=wanted))
+        outputs = self.loop.run(tokens, params)
+        return [output.outputs.data.float().cpu().numpy().ravel() for output in outputs]
+
+
+def _generated(sample: Any) -> Generated:
+    steps = logprobs.StepLogprobs(0, 0) if sample.logprobs is None else sample.logprobs
+    token_ids = list(sample.token_ids)
+    return Generated(token_ids, sample.finish_reason, steps.token_ids, steps.logprobs)
+
+
+class Steps:
+    """A `vllm.LLM` of either runner, as the loop steps it."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm, self.engine = llm, llm.llm_engine
+        self.room = self.engine.vllm_config.scheduler_config.max_num_seqs
+
+    def add(self, name: str, token_ids: list[int], params: Any) -> None:
+        from vllm.inputs import tokens_input
+
+        self.engine.add_request(name, tokens_input(token_ids), params)
+
+    def step(self) -> list[Any]:
+        outputs = self.engine.step()
+        if not outputs and not self.engine.has_unfinished_requests():
+            raise RuntimeError("the engine has lost its requests")
+        return [output for output in outputs if output.finished]
+
+    def abort(self, names: list[str]) -> None:
+        self.engine.abort_request(names)
+
+    def tokens_under_way(self) -> int:
+        states = self.engine.output_processor.request_states.values()
+        return sum(s.detokenizer.num_output_tokens() for s in states if s.detokenizer)
+
+
+def end_with(llm: Any) -> None:
+    """Ends this process when its engine's process has died.
+
+    vLLM raises that where it sends to the engine, but waits for ever where it waits for an answer
+    (`SyncMPClient.get_output` in 0.29). An engine in this process needs no watch.
+    """
+    resources = getattr(llm.llm_engine.engine_core, "resources", None)
+    if resources is None:
+        return
+
+    def watch() -> None:
+        while not resources.engine_dead:
+            time.sleep(_WATCH_S)
+        time.sleep(_RAISED_WITHIN_S)
+        print("the engine's process has died", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="engine-watch", daemon=True).start()

@@ -12,15 +12,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lr_ray import embedded
-from lr_ray.config import Evaluation
+from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.repeats import once
 from lr_ray.grading.graders import Grader, find
+from lr_ray.plugins import sources
 from lr_ray.problems import files
 from lr_ray.problems.benchmarks import BENCHMARKS, grader_of
 from lr_ray.problems.rows import Problem, Rejected, listed, mapped, parse
-from lr_ray.problems.sources import Source, benchmark
+from lr_ray.problems.sources import Source, benchmark, is_registered, registered
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
@@ -88,7 +89,7 @@ def task_name(benchmark_name: str, shots: int) -> str:
 
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:
     """The grader that a benchmark has, that the setting names, or that a file's rows name."""
-    if name == "demo" or name in BENCHMARKS:
+    if name in ("demo", *BENCHMARKS):
         return grader_of(name)
     named = {row.get("grader") for row in metadata} - {None}
     if evaluation.grader is None and len(named) > 1:
@@ -96,7 +97,7 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
             f"evaluation.benchmarks: {name}: its rows name the graders {listed(map(str, named))}; must be "
             "one, or set evaluation.grader"
         )
-    kind = evaluation.grader or str(next(iter(named), grader_of(name)))
+    kind = evaluation.grader or str(next(iter(named), "math"))
     find(kind, "evaluation.grader")
     return kind
 
@@ -104,13 +105,13 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
 def _rows(
     name: str, evaluation: Evaluation
 ) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...]]:
-    """The rows that are asked, and what else the rows of a file say."""
+    """The rows that are asked, and what else the rows of a file or a plugin's source say."""
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
         return tuple(embedded.generate("heldout", count, evaluation.seed)), ()
     rows, more, _ = _read(name, evaluation)
     if not rows:
-        raise UserError(f"evaluation.benchmarks: {name}: no rows; give a file that has some")
+        raise UserError(f"evaluation.benchmarks: {name}: no rows; give one that has some")
     if evaluation.max_problems is not None and evaluation.max_problems < len(rows):
         rows = _drawn(rows, evaluation.max_problems, evaluation.seed)
     metadata = tuple(more[row["problem_id"]] for row in rows) if more else ()
@@ -147,7 +148,12 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
                 values[:] = [raw.value or {}]
                 yield item
 
-    asked = evaluation.fields.model_dump().values()
+    by_name = is_registered(name)
+    asked = (
+        ("id", *Fields().model_dump().values())
+        if by_name
+        else evaluation.fields.model_dump().values()
+    )
     try:
         for item in found() if name in BENCHMARKS else once(found()):
             if item is None:
@@ -163,24 +169,28 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
             if name not in BENCHMARKS:
                 more[item.problem_id] = {k: v for k, v in values[0].items() if k not in asked}
     except StageError as error:
-        raise UserError(f"evaluation.benchmarks: {name}: {error}") from None
+        said = str(error).removeprefix(f"{name}: ")
+        raise UserError(f"evaluation.benchmarks: {name}: {said}") from None
     return rows, more, repeats
 
 
 def _source(name: str, evaluation: Evaluation) -> Source:
     if name in BENCHMARKS:
         return benchmark(name, "test", evaluation.data_dir, "evaluation")
+    if is_registered(name):
+        return registered(name, "test", evaluation.seed)
     if files.is_file_name(name) or files.has_glob(name):
         found, fields = tuple(files.find(name, "evaluation.benchmarks")), evaluation.fields
         convert = mapped(fields.problem, fields.id, fields.answer, "evaluation.fields")
         rows = lambda: files.read_all(found, fields, "evaluation.fields")  # noqa: E731
         return Source(rows, convert, f"{task_name(name, 0)}/")
-    names = ["demo", *BENCHMARKS]
+    names = [*sources.names(), *BENCHMARKS]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     raise UserError(
         f"evaluation.benchmarks: {name!r} is not a known benchmark; "
         + (f"did you mean {close[0]}? Else " if close else "")
-        + f"give some of {', '.join(names)}, or a path of {files.KINDS}"
+        + f"give some of {', '.join(names)}, or a path of {files.KINDS}; a plugin's name needs "
+        "--plugins MODULE"
     )
 
 

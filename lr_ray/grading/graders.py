@@ -3,14 +3,15 @@
 pytest tests/unit/grading/test_graders.py
 """
 
-import difflib
-import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from lr_ray.errors import UserError
 from lr_ray.grading.reading import KINDS as BUILT_IN
 from lr_ray.grading.verdicts import Verdict
+from lr_ray.plugins import graders
+
+graders.built_in.update(dict.fromkeys(BUILT_IN, ""))  # the pool knows them by name
 
 
 @runtime_checkable
@@ -27,16 +28,11 @@ class Grader(Protocol):
         """Whether the answer that was read is the expected one. `metadata`: the row's other fields."""
 
 
-_registered: dict[str, Grader] = {}
-
-
 def register(name: str, grader: Grader) -> None:
     """Makes a grader known by name in this process. Raises ValueError for a name that is taken."""
-    if name in (*BUILT_IN, *_registered) and _registered.get(name) is not grader:
-        raise ValueError(f"a grader {name!r} is there already")
-    if not isinstance(grader, Grader):
+    if not isinstance(grader, Grader) and name not in graders.built_in:
         raise ValueError(f"{grader!r} is no grader; it must have read and judge")
-    _registered[name] = grader
+    graders.register(name)(grader)
 
 
 def find(name: str, option: str) -> Grader | None:
@@ -46,21 +42,10 @@ def find(name: str, option: str) -> Grader | None:
     """
     if name in BUILT_IN:
         return None
-    if name in _registered:
-        return _registered[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        names = [*BUILT_IN, *_registered]
-        close = difflib.get_close_matches(name, names, n=1)
-        raise UserError(
-            f"{option}: no grader {name!r}; "
-            + (f"did you mean {close[0]}? Else " if close else "")
-            + f"give {', '.join(names)}, or module:object of your own"
-        )
+    found = graders.get(name, option)
     try:
-        found = getattr(importlib.import_module(module), attribute)
         grader = found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except TypeError as error:
         raise UserError(f"{option}: {name!r} cannot be imported: {error}") from None
     if not isinstance(grader, Grader):
         raise UserError(f"{option}: {name!r} is no grader; it must have the methods read and judge")

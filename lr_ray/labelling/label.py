@@ -8,19 +8,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
+from lr_ray.errors import StageError
 from lr_ray.labelling.scores import score
-from lr_ray.method.contrast import (
-    Exchange,
-    Labels,
-    expert_labels,
-    greedy_labels,
-    random_steps,
-    soft_labels,
-    unlabelled,
-)
+from lr_ray.method.contrast import Exchange, Labels
+from lr_ray.method.rules import LabelRule, SelectionRule, Steps
+from lr_ray.plugins import labels, selections
 from lr_ray.run.schemas import STEP, SUPERVISION, flat, rejected
 
 NO_LABEL = "a step's plausible tokens are all unknown to the amateur"
+_SUM_TOLERANCE = 1e-3  # of a label's float32 weights
 
 
 @dataclass
@@ -70,27 +66,20 @@ def supervise(
     has no label joins them: it would be trained on as if it were whole.
     """
     scores = scores.combine_chunks()
-    lengths = pc.list_value_length(scores["completion_token_ids"]).to_numpy()
-    row_N = np.repeat(np.arange(scores.num_rows), lengths)
-    x = _exchange(scores)
-    keep_N = _select(scores, lengths, sampling)
+    steps = _steps(scores, sampling)
+    keep_N = _selected(steps, sampling.selection)
+    given = _labelled(steps, keep_N, sampling.labels)
+    bare_N = keep_N.copy()
+    bare_N[given.steps] = False
     spoilt = np.zeros(scores.num_rows, bool)
-    if sampling.labels == "contrast":
-        spoilt[row_N[keep_N & unlabelled(x, sampling.plausibility)]] = True
-    whole_N = ~spoilt[row_N]
-    if sampling.labels == "contrast":
-        labels = soft_labels(x, keep_N & whole_N, sampling.plausibility)
-    elif sampling.labels == "expert":
-        labels = expert_labels(x, keep_N, sampling.plausibility)
-    else:
-        labels = greedy_labels(flat(scores["completion_token_ids"]), keep_N)
-
+    spoilt[steps.trajectory[bare_N]] = True
+    whole_N = ~spoilt[steps.trajectory]
     reasons = pa.array([NO_LABEL] * scores.num_rows, pa.string())
     bad = pa.concat_tables([bad, rejected(scores, pa.array(spoilt), reasons)])
     good = scores.filter(pa.array(~spoilt))
     index = scores["index"].to_numpy()
     return Labelled(
-        _supervision(scores, lengths, labels).filter(pa.array(~spoilt)),
+        _supervision(scores, steps.lengths, given).filter(pa.array(~spoilt)),
         bad,
         index[~spoilt].tolist(),
         bad_index + index[spoilt].tolist(),
@@ -107,24 +96,53 @@ def supervise(
     )
 
 
-def _exchange(scores: pa.Table) -> Exchange:
-    """The plausible sets as an exchange of those tokens alone."""
-    steps = scores["plausible"].combine_chunks().flatten()
+def _steps(scores: pa.Table, sampling: Sampling) -> Steps:
+    """What the rules see of `rows.SCORES`: an exchange of each step's plausible set alone."""
+    plausible = scores["plausible"].combine_chunks().flatten()
     names = ("token_ids", "expert_logprobs", "amateur_logprobs")
     token_ids, expert, amateur = (
-        steps.field(name).flatten().to_numpy(zero_copy_only=False) for name in names
+        plausible.field(name).flatten().to_numpy(zero_copy_only=False) for name in names
     )
-    counts = pc.list_value_length(steps.field("token_ids")).to_numpy(zero_copy_only=False)
-    return Exchange(token_ids, expert, amateur, counts)
+    counts = pc.list_value_length(plausible.field("token_ids")).to_numpy(zero_copy_only=False)
+    return Steps(
+        kl=flat(scores["kl"]),
+        exchange=Exchange(token_ids, expert, amateur, counts),
+        completion=flat(scores["completion_token_ids"]),
+        lengths=pc.list_value_length(scores["completion_token_ids"]).to_numpy(),
+        problem_ids=scores["problem_id"].to_pylist(),
+        threshold=sampling.kl_threshold,
+        plausibility=sampling.plausibility,
+        seed=sampling.seed,
+    )
 
 
-def _select(scores: pa.Table, lengths: NDArray, sampling: Sampling) -> NDArray[np.bool_]:
-    keep_N = flat(scores["kl"]) > sampling.kl_threshold
-    if sampling.selection in ("random", "random_within"):
-        ids = scores["problem_id"].to_pylist()
-        within = sampling.selection == "random_within"
-        return random_steps(keep_N, lengths.tolist(), ids, sampling.seed, within)
-    return keep_N if sampling.selection == "kl" else np.ones_like(keep_N)
+def _selected(steps: Steps, name: str) -> NDArray[np.bool_]:
+    """The mask `[N]` of a selection rule. Raises StageError when it is none."""
+    rule: SelectionRule = selections.get(name, "sampling.selection")
+    keep_N = np.asarray(rule(steps))
+    if keep_N.dtype != bool or keep_N.shape != steps.kl.shape:
+        raise StageError(
+            f"sampling.selection = {name}: the rule gave {keep_N.dtype} of shape {keep_N.shape}; must be "
+            f"bool of shape {steps.kl.shape}"
+        )
+    return keep_N
+
+
+def _labelled(steps: Steps, keep_N: NDArray[np.bool_], name: str) -> Labels:
+    """Labels of a label rule. Raises StageError when they are none of the kept steps."""
+    rule: LabelRule = labels.get(name, "sampling.labels")
+    found = rule(steps, keep_N)
+    wrong = None
+    if not keep_N[found.steps].all() or (np.diff(found.steps) <= 0).any():
+        wrong = "labels of steps that are not kept, or not in order"
+    elif len(found.offsets) != len(found.steps) + 1 or (np.diff(found.offsets) <= 0).any():
+        wrong = "a label without a token"
+    elif len(found.steps):
+        sums = np.add.reduceat(found.weights, found.offsets[:-1])
+        wrong = None if np.abs(sums - 1).max() < _SUM_TOLERANCE else "weights that do not sum to 1"
+    if wrong:
+        raise StageError(f"sampling.labels = {name}: the rule gave {wrong}")
+    return found
 
 
 def _supervision(scores: pa.Table, lengths: NDArray, labels: Labels) -> pa.Table:

@@ -1,13 +1,11 @@
 """The method's arithmetic on arrays: step KL, plausible set, soft labels (arXiv 2510.07962, sampling stage).
 
-And that of its ablations: random steps, the expert's own labels. NumPy only. Shape suffixes: N steps (of
-one or many trajectories), M exchanged tokens, which are those of the first step, then those of the second,
-and so on. Exercised by `pytest tests/unit/test_contrast.py`.
+And that of its ablations: labels of the expert alone. NumPy only; rules.py says which is used when. Shape
+suffixes: N steps (of one or many trajectories), M exchanged tokens, which are those of the first step, then
+those of the second, and so on. Exercised by `pytest tests/unit/test_contrast.py`.
 """
 
 import hashlib
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,12 +70,12 @@ def diverge(x: Exchange) -> Divergence:
     log_p[unknown] = log_q[unknown] = 0
     p, q = np.exp(log_p), np.exp(log_q)
     p[unknown] = q[unknown] = 0
-    residual_p = np.maximum(1 - _sum(p, x), 0)
-    residual_q = np.maximum(1 - _sum(q, x), 0)
+    residual_p = np.maximum(1 - sum_of_step(p, x), 0)
+    residual_q = np.maximum(1 - sum_of_step(q, x), 0)
     tail_p, tail_q = np.maximum(residual_p, _TAIL_FLOOR), np.maximum(residual_q, _TAIL_FLOOR)
     log_p -= log_q
     log_p *= p  # in place: fresh memory costs more than the arithmetic
-    kl = _sum(log_p, x) + tail_p * np.log(tail_p / tail_q)
+    kl = sum_of_step(log_p, x) + tail_p * np.log(tail_p / tail_q)
     return Divergence(*(v.astype(np.float32) for v in (np.maximum(kl, 0), residual_p, residual_q)))
 
 
@@ -94,7 +92,7 @@ def plausible_bound(top_logprob: Floats, plausibility: float) -> NDArray[np.int6
 
 def unlabelled(x: Exchange, plausibility: float) -> NDArray[np.bool_]:
     """Steps whose plausible tokens the amateur all lacks, `[N]`: they have no soft label."""
-    return _sum(plausible(x, plausibility) & np.isfinite(x.amateur), x) == 0
+    return sum_of_step(plausible(x, plausibility) & np.isfinite(x.amateur), x) == 0
 
 
 def soft_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:
@@ -103,13 +101,15 @@ def soft_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> 
     Each kept step needs a plausible token that the amateur knows (see `unlabelled`).
     """
     member = plausible(x, plausibility) & np.isfinite(x.amateur) & x.of_step(keep_N)
-    return _softmax(x, keep_N, member, x.expert[member].astype(np.float64) - x.amateur[member])
+    return softmax_labels(
+        x, keep_N, member, x.expert[member].astype(np.float64) - x.amateur[member]
+    )
 
 
 def expert_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:
     """The expert's own p, normalised over the plausible set of each kept step."""
     member = plausible(x, plausibility) & x.of_step(keep_N)
-    return _softmax(x, keep_N, member, x.expert[member].astype(np.float64))
+    return softmax_labels(x, keep_N, member, x.expert[member].astype(np.float64))
 
 
 def greedy_labels(completion_N: NDArray[np.int32], keep_N: NDArray[np.bool_]) -> Labels:
@@ -119,40 +119,20 @@ def greedy_labels(completion_N: NDArray[np.int32], keep_N: NDArray[np.bool_]) ->
     return Labels(steps, np.arange(len(steps) + 1), token_ids, np.ones(len(steps), np.float32))
 
 
-def random_steps(
-    keep_N: NDArray[np.bool_],
-    lengths: Sequence[int],
-    problem_ids: Sequence[str],
-    seed: int,
-    within: bool,
-) -> NDArray[np.bool_]:
-    """As many steps as `keep_N` has, drawn at random of all, or `within` each trajectory, `[N]`.
-
-    `lengths` are the trajectories' steps. A step's lot follows from seed, problem id and position.
-    """
-    lots = [
-        np.random.default_rng(problem_seed(seed, problem_id)).random(length)
-        for length, problem_id in zip(lengths, problem_ids, strict=True)
-    ]
-    spans = np.cumsum([0, *lengths]) if within else np.array([0, len(keep_N)])
-    lot_N, drawn_N = np.concatenate([np.empty(0), *lots]), np.zeros_like(keep_N)
-    for start, end in itertools.pairwise(spans):
-        order = start + np.argsort(lot_N[start:end])
-        drawn_N[order[: keep_N[start:end].sum()]] = True
-    return drawn_N
-
-
 def problem_seed(seed: int, problem_id: str) -> int:
     """A seed for all that is random about one problem, below 2**62."""
     digest = hashlib.sha256(f"{seed} {problem_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 2
 
 
-def _softmax(
+def softmax_labels(
     x: Exchange, keep_N: NDArray[np.bool_], member_M: NDArray[np.bool_], scores: NDArray[np.float64]
 ) -> Labels:
-    """Softmax over the members of each kept step; a score a member, in nats."""
-    sizes = _sum(member_M, x)[keep_N].astype(np.int64)
+    """Softmax over the members of each kept step; a score a member, in nats.
+
+    Members are of kept steps alone, at least one of each.
+    """
+    sizes = sum_of_step(member_M, x)[keep_N].astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     if len(scores):
         scores = np.exp(scores - np.repeat(np.maximum.reduceat(scores, offsets[:-1]), sizes))
@@ -161,7 +141,7 @@ def _softmax(
     return Labels(np.flatnonzero(keep_N), offsets, x.token_ids[member_M], weights)
 
 
-def _sum(values_M: NDArray, x: Exchange) -> NDArray[np.float64]:
+def sum_of_step(values_M: NDArray, x: Exchange) -> NDArray[np.float64]:
     """Sum over each step's tokens, float64 `[N]`."""
     if not len(x.counts):
         return np.zeros(0)

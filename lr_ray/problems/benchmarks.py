@@ -142,8 +142,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 )
 
 
-def grader_of(source: str) -> str:
-    """How answers of a benchmark or of the demo are graded; those of any other source as math."""
+def grader_of(source: str, otherwise: str | None = None) -> str:
+    """How answers of a benchmark or of the demo are graded; of any other source, `otherwise` or math."""
     if source == "demo":
         return "demo"
-    return BENCHMARKS[source].grader if source in BENCHMARKS else "math"
+    return BENCHMARKS[source].grader if source in BENCHMARKS else otherwise or "math"

@@ -1,4 +1,4 @@
-"""Problem sources by name: the demo's generator, benchmarks, hub data sets, and files.
+"""Problem sources: the demo's generator and plugins by name, benchmarks, hub data sets, and files.
 
 pytest tests/unit/test_problems_sources.py
 """
@@ -7,17 +7,37 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lr_ray.config import Config, Data, Fields
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, one_line
+from lr_ray.grading.graders import find as find_grader
+from lr_ray.plugins import sources
 from lr_ray.problems import files, hub
 from lr_ray.problems.benchmarks import BENCHMARKS
-from lr_ray.problems.rows import Convert, Problem, Raw, Rejected, listed, mapped, parse
+from lr_ray.problems.rows import (
+    Convert,
+    Found,
+    Problem,
+    Raw,
+    Rejected,
+    Row,
+    answer_text,
+    identifier,
+    listed,
+    mapped,
+    parse,
+    text,
+)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _PEEKED_ROWS = 100
+
+# What is registered by name, for data.source NAME or NAME:PARAMETER. Gets the parameter ("" without one),
+# the split (data.split; test in an evaluation) and the seed, and gives rows with `problem`, and maybe `id`
+# (the text makes one), `answer`, and what else a grader is to see. Raises ValueError for a bad parameter.
+Rows = Callable[[str, str, int], Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -39,18 +59,18 @@ class Source:
 
 def open_source(data: Data) -> Source:
     """The source that `data` names. Loads no data. Raises UserError naming the wrong setting."""
-    if data.source == "demo" or data.source in BENCHMARKS:
-        if data.fields != Fields():
-            raise UserError(f"data.fields: {data.source} has fields of its own; leave them out")
-        if data.source != "demo":
-            return benchmark(data.source, data.split, data.data_dir, "data")
+    by_name = is_registered(data.source)
+    if (by_name or data.source in BENCHMARKS) and data.fields != Fields():
+        raise UserError(f"data.fields: {data.source} has fields of its own; leave them out")
+    if data.source in BENCHMARKS:
+        return benchmark(data.source, data.split, data.data_dir, "data")
     if data.data_dir is not None:
         raise UserError(
             f"data.data_dir: only a benchmark is read from it, and data.source is {data.source!r}; "
             "leave it out"
         )
-    if data.source == "demo":
-        return Source(lambda: _demo(data.seed), mapped("problem", "problem_id", "answer"), "")
+    if by_name:
+        return registered(data.source, data.split, data.seed)
     convert = mapped(data.fields.problem, data.fields.id, data.fields.answer)
     if files.is_file_name(data.source) or files.has_glob(data.source):
         found = tuple(files.find(data.source, "data.source"))
@@ -63,6 +83,35 @@ def open_source(data: Data) -> Source:
         rows = lambda: hub.read(name, config or None, data.split, data.fields)  # noqa: E731
         return Source(rows, convert, f"{data.source}/{data.split}/")
     raise UserError(_unknown(data.source))
+
+
+def is_registered(source: str) -> bool:
+    """Whether a source is the demo or a plugin's, whatever its parameter."""
+    return source.partition(":")[0] in sources.names()
+
+
+def registered(source: str, split: str, seed: int) -> Source:
+    """The rows of `NAME` or `NAME:PARAMETER`; reading them raises StageError for a bad parameter."""
+    name, _, parameter = source.partition(":")
+    make: Rows = sources.get(name, "data.source")
+
+    def rows() -> Iterator[Raw]:
+        try:
+            for row, value in enumerate(make(parameter, split, seed), start=1):
+                yield Raw(source, row, value)
+        except ValueError as error:
+            raise StageError(f"{source}: {one_line(str(error))}") from None
+
+    return Source(rows, _stated, f"{source}/")
+
+
+def _stated(row: Row) -> Found:
+    """What a registered source's row says."""
+    return Found(
+        text(row, "problem"),
+        answer_text(row.get("answer"), "answer"),
+        identifier(row, "id") if "id" in row else None,
+    )
 
 
 def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Source:
@@ -89,25 +138,27 @@ def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Sour
 
 
 def check_source(config: Config) -> None:
-    """Raises UserError when the source cannot be what was meant; looks at a few rows of files.
+    """Raises UserError when the source, or its grader, cannot be what was meant; looks at a few rows.
 
     Asks no network unless files are remote.
     """
     data = config.data
     source = open_source(data)
-    if not source.inputs:
+    if data.grader is not None:
+        find_grader(data.grader, "data.grader")
+    if not source.inputs and not is_registered(data.source):
         return
     try:
         rows = list(itertools.islice(source.rows(), _PEEKED_ROWS))
     except StageError as error:
         raise UserError(f"data.source: {error}") from None
     if not rows:
-        raise UserError(f"data.source: {data.source}: no rows; give files that have some")
+        raise UserError(f"data.source: {data.source}: no rows; give one that has some")
     objects = [raw.value for raw in rows if isinstance(raw.value, dict)]
     if not objects and len(rows) < _PEEKED_ROWS:
         reason = rows[0].error or "not a JSON object"
         raise UserError(f"data.source: {rows[0].file}, row {rows[0].row}: {reason}")
-    if data.source in BENCHMARKS or not objects:
+    if not source.inputs or data.source in BENCHMARKS or not objects:
         return
     for option, name in data.fields:
         optional = option == "answer" and name == Fields().answer
@@ -132,21 +183,22 @@ def _local(name: str, split: str, data_dir: str, section: str) -> files.File:
     raise UserError(f"{section}.split: {folder} has no {split}.jsonl; there are {listed(splits)}")
 
 
-def _demo(seed: int) -> Iterator[Raw]:
+def demo(parameter: str, split: str, seed: int) -> Iterator[Row]:
+    """The embedded pair's problems, without an end; a run samples the same ones of any split."""
     from lr_ray.embedded.problems import stream
 
-    for row, problem in enumerate(stream("sampling", seed), start=1):
-        answer = str(problem.answer)
-        value = {"problem_id": problem.problem_id, "problem": problem.text, "answer": answer}
-        yield Raw("demo", row, value)
+    if parameter:
+        raise ValueError("takes no parameter; leave it out")
+    for problem in stream("sampling", seed):
+        yield {"id": problem.problem_id, "problem": problem.text, "answer": str(problem.answer)}
 
 
 def _unknown(source: str) -> str:
-    names = ["demo", *BENCHMARKS]
+    names = [*sources.names(), *BENCHMARKS]
     close = difflib.get_close_matches(source, names, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}? Else " if close else ""
     return (
         f"data.source: {source!r} is no known source and no folder; {hint}give one of "
         f"{', '.join(names)}, org/name or org/name:config of the Hugging Face hub, or a path, URI or "
-        f"glob of {files.KINDS}"
+        f"glob of {files.KINDS}; a plugin's name needs --plugins MODULE"
     )

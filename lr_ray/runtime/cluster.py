@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lr_ray import plugins
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
@@ -31,7 +32,9 @@ def cluster() -> Iterator[str]:
     if ray.is_initialized():
         yield _logs()
         return
-    options = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if env := plugins.runtime_env():
+        options["runtime_env"] = env
     if os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(**options)

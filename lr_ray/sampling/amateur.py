@@ -1,7 +1,6 @@
 """The amateur's side of sampling: its log-probabilities at the tokens that the expert named."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,47 +9,27 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
+from lr_ray.engines.engine import Engine, Score
 from lr_ray.engines.guard import guard_of
-from lr_ray.engines.loop import Engine, VllmEngine, start_loop
-from lr_ray.engines.scorer_model import scorer_architecture
-from lr_ray.engines.vllm import start_engine
-from lr_ray.models.models import architecture, vocabulary_rows
+from lr_ray.models.models import vocabulary_rows
+from lr_ray.plugins import engines
 from lr_ray.run.schemas import lists
 
 
 class AmateurScorer:
-    """Ray Data actor: adds `amateur_logprobs` to trajectories. Holds one vLLM pooling engine."""
+    """Ray Data actor: adds `amateur_logprobs` to trajectories. Holds one engine."""
 
     def __init__(self, model: str, config: Config, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
         self.vocabulary, self.context = vocabulary_rows(model), context
-        start = partial(self.start, model, config, context)
-        self.loop = start_loop("amateur", model, journal, start)
-        self.guard = guard_of(self.loop, journal)
+        self.engine = self.start(model, config, context, journal)
+        self.guard = guard_of(self.engine, journal)
 
-    def start(self, model: str, config: Config, context: int) -> Engine:
-        """The engine that the loop is to have."""
-        # The head's type is the expert's too.
-        overrides = {
-            "architectures": [scorer_architecture(architecture(model))],
-            "head_dtype": "model",
-        }
-        return VllmEngine(
-            start_engine(
-                model,
-                config.sampling.amateur,
-                config.resources.amateur,
-                context,
-                runner="pooling",
-                hf_overrides=overrides,
-                enforce_eager=True,  # a few large forwards: capturing graphs would take longer
-            )
-        )
-
-    @property
-    def engine(self) -> Any:
-        """The `vllm.LLM`."""
-        return self.loop.engine.llm
+    def start(self, model: str, config: Config, context: int, journal: Any) -> Engine:
+        """The engine that `sampling.engine` names."""
+        make = engines.get(config.sampling.engine, "sampling.engine")
+        engine: Engine = make("amateur", model, config, context, journal)
+        return engine
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""
@@ -62,7 +41,7 @@ class AmateurScorer:
         ]
         todo = [i for i, error in enumerate(errors) if error is None]
         first = batch["index"][0].as_py()
-        self.loop.rank(first)
+        self.engine.rank(first)
         scored = self.guard.run(
             f"amateur {first}+{batch.num_rows}", todo, lambda rows: self.score(batch, rows)
         )
@@ -87,22 +66,7 @@ class AmateurScorer:
         return f"trajectory has token {largest}; the amateur has {self.vocabulary}"
 
     def score(self, batch: pa.Table, rows: Sequence[int]) -> list[NDArray[np.float32]]:
-        """One forward for each of the trajectories at `rows`."""
-        from vllm import PoolingParams
-
-        requests, params = [], []
-        for row in rows:
-            prompt, completion, counts, ids = (
-                batch[name][row].values.to_numpy()
-                for name in ("prompt_token_ids", "completion_token_ids", "counts", "topk_token_ids")
-            )
-            tokens = np.concatenate([prompt, completion])[:-1].tolist()
-            requests.append(tokens)
-            wanted = {
-                "first": len(prompt) - 1,
-                "counts": counts.astype("<i4").tobytes(),
-                "ids": ids.astype("<i4").tobytes(),
-            }
-            params.append(PoolingParams(task="token_classify", extra_kwargs=wanted))
-        outputs = self.loop.run(requests, params)
-        return [output.outputs.data.float().cpu().numpy().ravel() for output in outputs]
+        """The amateur's log-probabilities of the trajectories at `rows`."""
+        names = ("prompt_token_ids", "completion_token_ids", "counts", "topk_token_ids")
+        requests = [Score(*(batch[name][row].values.to_numpy() for name in names)) for row in rows]
+        return self.engine.logprobs_at(requests)

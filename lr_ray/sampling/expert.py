@@ -4,7 +4,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
-from lr_ray.engines import logprobs
+from lr_ray.engines.engine import Engine, Generate
 from lr_ray.engines.guard import guard_of
-from lr_ray.engines.loop import Engine, VllmEngine, start_loop
-from lr_ray.engines.vllm import on_cpu, start_engine
+from lr_ray.engines.vllm import samples
 from lr_ray.method.contrast import plausible_bound
-from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
+from lr_ray.models.models import load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.plugins import engines
 from lr_ray.problems import read_problems
 from lr_ray.run.schemas import TRAJECTORY, lists
 from lr_ray.run.store import Run
@@ -38,31 +37,28 @@ class Trajectory:
 
 
 class Solver(ABC):
-    """What Ray Data actors that solve the run's problems share. Holds one vLLM engine of the expert."""
+    """What Ray Data actors that solve the run's problems share. Holds one engine of the expert."""
 
-    def __init__(
-        self, model: str, config: Config, context: int, run: Run, journal: Any, **options: Any
-    ) -> None:
-        """`context`: tokens of prompt and completion there is room for; `options` are the engine's."""
+    def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
+        """`context`: tokens of prompt and completion there is room for."""
         self.sampling, self.run = config.sampling, run
         self.tokenizer = load_tokenizer(model)
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.max_new_tokens
-        start = partial(self.start, model, config, context, **options)
-        self.loop = start_loop("expert", model, journal, start)
-        self.guard = guard_of(self.loop, journal)
+        self.engine = self.start(model, config, context, journal)
+        self.guard = guard_of(self.engine, journal)
 
-    def start(self, model: str, config: Config, context: int, **options: Any) -> Engine:
-        """The engine that the loop is to have."""
-        pool, place = config.sampling.expert, config.resources.expert
-        options |= {"max_num_seqs": most_sequences(config)}
-        return VllmEngine(start_engine(model, pool, place, context, **options))
+    def start(self, model: str, config: Config, context: int, journal: Any) -> Engine:
+        """The engine that `sampling.engine` names."""
+        make = engines.get(config.sampling.engine, "sampling.engine")
+        engine: Engine = make("expert", model, config, context, journal)
+        return engine
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Column `index` to the columns of `table`; unusable problems get an error."""
         rows = batch["index"].to_numpy()
-        self.loop.rank(int(rows[0]))
+        self.engine.rank(int(rows[0]))
         problems = read_problems(self.run, rows)
         prompts: list[list[int]] = []
         results: list[Any] = []
@@ -109,78 +105,37 @@ class Solver(ABC):
         return None
 
 
-def sequences(config: Config) -> int:
-    """Sequences that a batch of problems is decoded in."""
-    return config.sampling.batch_size * _samples(config)
-
-
 def most_tokens(config: Config) -> int:
     """Tokens that are generated of a problem at most."""
-    return config.sampling.max_new_tokens * _samples(config)
-
-
-def _samples(config: Config) -> int:
-    sampling = config.sampling
-    return sampling.rejection.samples if sampling.method == "rejection" else 1
-
-
-def most_sequences(config: Config) -> int:
-    """Sequences that an engine of the expert decodes at once.
-
-    A GPU reads its weights once a step, for however many. On CPU a batch's own number is enough, and
-    keeps the cache of `engine.CPU_ENV` sufficient.
-    """
-    return min(sequences(config), 256) if on_cpu() else min(max(sequences(config), 256), 1024)
+    return config.sampling.max_new_tokens * samples(config)
 
 
 class ExpertSampler(Solver):
     """Rows of the run's problems in, trajectories (columns of `rows.TRAJECTORY`) out."""
 
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        logprobs.install()
-        sampling = config.sampling
-        rows = vocabulary_rows(model)
-        self.k = min(sampling.top_k, rows)
-        greedy = {"temperature": 0, "flat_logprobs": True, "detokenize": False}
-        greedy |= {"output_kind": RequestOutputKind.FINAL_ONLY}
-        self.params = SamplingParams(
-            max_tokens=sampling.max_new_tokens,
-            stop_token_ids=stop_token_ids(model),
-            logprobs=self.k,
-            **greedy,
-        )
-        self.one_step = lambda k: SamplingParams(max_tokens=1, logprobs=k, **greedy)
-        super().__init__(model, config, context, run, journal, max_logprobs=rows)
+        super().__init__(model, config, context, run, journal)
+        self.k = min(self.sampling.top_k, self.vocabulary)
 
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
         return as_table(rows, problems, results)
 
     def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
         """Decodes greedily, and gives each step at least its whole plausible set."""
+        most = self.sampling.max_new_tokens
+        requests = [Generate(prompt, most, top_k=self.k) for prompt in prompts]
         solved = []
-        outputs = self.loop.run(prompts, [self.params] * len(prompts))
-        for prompt, output in zip(prompts, (o.outputs[0] for o in outputs), strict=True):
-            steps = output.logprobs
-            solved.append(
-                Trajectory(
-                    prompt,
-                    list(output.token_ids),
-                    output.finish_reason,
-                    np.full(len(steps), self.k, np.int32),
-                    steps.token_ids.ravel(),
-                    steps.logprobs.ravel(),
-                )
-            )
+        for prompt, [found] in zip(prompts, self.engine.generate(requests), strict=True):
+            counts = np.full(len(found.top_ids_TK), self.k, np.int32)
+            top = found.top_ids_TK.ravel(), found.top_logprobs_TK.ravel()
+            solved.append(Trajectory(prompt, found.token_ids, found.finish_reason, counts, *top))
         if self.k < self.vocabulary:
             self._complete(solved)
         return solved
 
     def _complete(self, solved: list[Trajectory]) -> None:
         """Asks again, for as many tokens as can be plausible, where all K tokens are."""
-        places, prefixes, params = [], [], []
+        places, requests = [], []
         threshold = np.float32(np.log(self.sampling.plausibility))
         for place, trajectory in enumerate(solved):
             logprobs_TK = trajectory.logprobs.reshape(-1, self.k)
@@ -188,14 +143,13 @@ class ExpertSampler(Solver):
             for step in np.flatnonzero(logprobs_TK[:, -1] >= top_T + threshold):
                 bound = plausible_bound(top_T[step], self.sampling.plausibility)
                 places.append((place, step))
-                prefixes.append(trajectory.prompt + trajectory.completion[:step])
+                prefix = trajectory.prompt + trajectory.completion[:step]
                 # Twice the bound: in bfloat16 a forward in another batch has another top.
-                params.append(self.one_step(min(self.vocabulary, 2 * int(bound) + 1)))
+                requests.append(Generate(prefix, 1, min(self.vocabulary, 2 * int(bound) + 1)))
         wider: list[dict[int, Step]] = [{} for _ in solved]
-        outputs = self.loop.run(prefixes, params, counted=False)
-        for (place, step), output in zip(places, outputs, strict=True):
-            found = output.outputs[0].logprobs
-            ids, values = found.token_ids[0], found.logprobs[0]
+        outputs = self.engine.generate(requests, counted=False)
+        for (place, step), [found] in zip(places, outputs, strict=True):
+            ids, values = found.top_ids_TK[0], found.top_logprobs_TK[0]
             size = max(self.k, int((values >= values[0] + threshold).sum()))
             if size == len(ids) < self.vocabulary:
                 raise ValueError(f"plausible set of step {step} reaches beyond {size} tokens")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Place, Pool
 from lr_ray.engines.guard import SamplingJournal
-from lr_ray.engines.vllm import engine_env
+from lr_ray.engines.vllm import engine_env, most_sequences, sequences
 from lr_ray.labelling.label import supervise
 from lr_ray.labelling.scores import score
 from lr_ray.labelling.shards import shard_name, write_shard
@@ -22,7 +22,7 @@ from lr_ray.run.store import Run
 from lr_ray.runtime.cluster import start_helper
 from lr_ray.sampling import trajectories as kept_trajectories
 from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.expert import ExpertSampler, most_sequences, sequences
+from lr_ray.sampling.expert import ExpertSampler
 from lr_ray.sampling.rejection import SolutionSampler, write_right
 
 _BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch

@@ -12,12 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
+from lr_ray.engines.engine import Generate
 from lr_ray.errors import UserError
+from lr_ray.grading.graders import find
 from lr_ray.grading.pool import Graders, Item
 from lr_ray.labelling.label import Facts, Labelled
 from lr_ray.labelling.shards import shard_name, write_shard
 from lr_ray.method.contrast import problem_seed
-from lr_ray.models.models import load_tokenizer, stop_token_ids
+from lr_ray.models.models import load_tokenizer
 from lr_ray.problems import PROBLEM
 from lr_ray.problems.benchmarks import grader_of
 from lr_ray.run.schemas import SOLUTIONS, SUPERVISION, lists, rejected
@@ -39,35 +41,28 @@ class Solutions:
 class SolutionSampler(Solver):
     """Rows of the run's problems in, sampled solutions (columns of `rows.SOLUTIONS`) out."""
 
-    def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling = config.sampling
-        self.params = lambda problem_id: SamplingParams(
-            n=sampling.rejection.samples,
-            temperature=sampling.rejection.temperature,
-            seed=problem_seed(sampling.seed, problem_id),  # the batch has no say in the draw
-            max_tokens=sampling.max_new_tokens,
-            stop_token_ids=stop_token_ids(model),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        super().__init__(model, config, context, run, journal)
-
     def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
         return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))
 
     def solve(self, items: Sequence[tuple[str, list[int]]]) -> list[Solutions]:
-        params = [self.params(problem_id) for problem_id, _ in items]
-        outputs = self.loop.run([prompt for _, prompt in items], params)
+        asked, drawn = self.sampling, self.sampling.rejection
+        requests = [
+            Generate(
+                prompt,
+                asked.max_new_tokens,
+                samples=drawn.samples,
+                temperature=drawn.temperature,
+                seed=problem_seed(asked.seed, problem_id),  # the batch has no say in the draw
+            )
+            for problem_id, prompt in items
+        ]
         return [
             Solutions(
                 prompt,
-                [list(sample.token_ids) for sample in output.outputs],
-                [sample.finish_reason for sample in output.outputs],
+                [sample.token_ids for sample in found],
+                [sample.finish_reason for sample in found],
             )
-            for (_, prompt), output in zip(items, outputs, strict=True)
+            for (_, prompt), found in zip(items, self.engine.generate(requests), strict=True)
         ]
 
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
@@ -110,15 +105,17 @@ def write_right(
     def decode(token_ids: list[int]) -> str:
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    labelled = keep_right(batch, decode, config.data.source)
+    labelled = keep_right(batch, decode, config.data.source, config.data.grader)
     return write_shard(run, shard_name(batch["index"].to_numpy()), labelled, exchange)
 
 
-def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str) -> Labelled:
+def keep_right(
+    batch: pa.Table, decode: Callable[[list[int]], str], source: str, grader: str | None = None
+) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are read (see `benchmarks.grader_of`). A problem that has no right
-    solution has no row; one that has an error or no answer is rejected.
+    `source` says how answers are graded, else `grader` (see `benchmarks.grader_of`). A problem that has
+    no right solution has no row; one that has an error or no answer is rejected.
     """
     errors = [
         error or (NO_ANSWER if answer is None else None)
@@ -138,9 +135,11 @@ def keep_right(batch: pa.Table, decode: Callable[[list[int]], str], source: str)
         )
         if reason == "stop"
     ]
+    kind = grader_of(source, grader)
     with Graders() as graders:
         graded = graders.grade_all(
-            grader_of(source), [Item(p["answer"], decode(list(c))) for p, c in finished]
+            find(kind, "data.grader") or kind,
+            [Item(p["answer"], decode(list(c))) for p, c in finished],
         )
     right = [of for of, found in zip(finished, graded, strict=True) if found.verdict.correct]
     once = {(problem["index"], completion): problem for problem, completion in right}

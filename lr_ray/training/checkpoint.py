@@ -19,7 +19,7 @@ class Progress:
     """How far training is: `rows[i]` are the metrics of optimizer step i + 1."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    state: dict[str, Tensor] | None = None  # of `Engine.state`; None at the start
+    state: dict[str, Tensor] | None = None  # of `Backend.state`; None at the start
 
     @property
     def steps(self) -> int:

@@ -1,11 +1,11 @@
-"""DeepSpeed around the packed loss: one optimizer step, and a state that fits any number of workers.
+"""What makes the optimizer steps: the protocol of a training backend, and DeepSpeed around the packed loss.
 
-The state is that of the trainable weights alone, whole and by name: a run may go on with another number
-of workers or another ZeRO stage than it began with.
+DeepSpeed's state here is that of the trainable weights alone, whole and by name: a run may go on with
+another number of workers or another ZeRO stage than it began with.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,11 +32,42 @@ def deepspeed_config(training: Training) -> dict[str, Any]:
     }
 
 
+class Backend(Protocol):
+    """One worker's part of the training; all workers call every method, in the same order.
+
+    `training.backend` names a class of these, or a function that makes one, of a model directory and the
+    training section. It is made in a Ray Train worker, with the process group of torch.distributed.
+    """
+
+    packs: bool  # micro-batches of rows one after another, or else of rows that are to be padded
+    device: torch.device
+
+    def step(
+        self, number: int, micro_batches: Sequence[MicroBatch], kept_steps: int
+    ) -> dict[str, float]:
+        """Optimizer step `number` (from 0) over this worker's share of a batch of `kept_steps` steps.
+
+        Returns loss (nats) and support_probability, both means over the whole batch, grad_norm before
+        clipping, and learning_rate.
+        """
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The trained weights, whole, float32 on the CPU, by their names in `model.load_expert`'s model.
+
+        LoRA's without PEFT's ".default".
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a checkpoint needs, on the CPU: what `load_state` takes."""
+
+    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
+        """Puts the state of a training in place that has made `steps` optimizer steps."""
+
+
 class Engine:
-    """One worker's part of the training; all workers call every method, in the same order."""
+    """The backend `deepspeed`: ZeRO 2 or 3, on GPUs or CPUs."""
 
     def __init__(self, expert: str, training: Training) -> None:
-        """`expert` is a model directory. Needs the process group of torch.distributed."""
         import deepspeed
 
         # On CPU, DeepSpeed would spend a minute compiling a collective that gloo has.
@@ -51,6 +82,7 @@ class Engine:
             )  # loads each weight straight into its partitions
         self.training = training
         self.loss = PackedLoss(load_expert(expert, training), training)
+        self.packs = self.loss.packs
         del partitioned
         self.weights = {
             name.replace(".default.weight", ".weight"): weight
@@ -72,11 +104,6 @@ class Engine:
     def step(
         self, number: int, micro_batches: Sequence[MicroBatch], kept_steps: int
     ) -> dict[str, float]:
-        """Optimizer step `number` (from 0) over this worker's share of a batch of `kept_steps` steps.
-
-        Returns loss (nats) and support_probability, both means over the whole batch, grad_norm before
-        clipping, and learning_rate.
-        """
         rate = learning_rate(number, self.training)
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
@@ -108,7 +135,6 @@ class Engine:
         return sums
 
     def full_weights(self) -> dict[str, Tensor]:
-        """The trainable weights, whole, float32 on the CPU, by name."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         return {name: safe_get_full_fp32_param(w).cpu() for name, w in self.weights.items()}
@@ -124,7 +150,6 @@ class Engine:
         return state
 
     def load_state(self, state: dict[str, Tensor], steps: int) -> None:
-        """Puts the state of a training in place that has made `steps` optimizer steps."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         self._start_moments(steps)

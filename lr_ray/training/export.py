@@ -92,7 +92,7 @@ def _probe(model: Any) -> Tensor:
 
 
 def place(weights: dict[str, Tensor], model: Any) -> None:
-    """Copies trained weights, by the names of `Engine.weights`, into a model of the same kind."""
+    """Copies trained weights, by the names of `Backend.full_weights`, into a model of the same kind."""
     there = dict(model.named_parameters())
     for name, value in weights.items():
         key = name if name in there else name.replace(".weight", ".default.weight")

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: packed steps under DeepSpeed, checkpoints, then the export on rank 0."""
+"""What each Ray Train worker runs: packed steps of a backend, checkpoints, then the export on rank 0."""
 
 import contextlib
 import errno
@@ -15,11 +15,13 @@ import numpy as np
 from lr_ray.config import Place, Training
 from lr_ray.errors import StageError
 from lr_ray.models.models import vocabulary_rows
+from lr_ray.plugins import backends
 from lr_ray.run.store import Run
 from lr_ray.training import checkpoint
 from lr_ray.training.batches import Ints, collate, label_entropy, pack, plan, share
 from lr_ray.training.checkpoint import Progress
 from lr_ray.training.data import Supervision
+from lr_ray.training.engine import Backend
 
 METRICS = "metrics.jsonl"
 
@@ -74,8 +76,6 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     import torch
 
-    from lr_ray.training.engine import Engine
-
     run: Run = spec["run"]
     training: Training = spec["training"]
     context = ray.train.get_context()
@@ -85,15 +85,15 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(max(1, int(place.cpus)))
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(spec["expert"]), scratch)
-        engine = Engine(spec["expert"], training)
-        progress = _resume(engine)
+        make = backends.get(training.backend, "training.backend")
+        backend: Backend = make(spec["expert"], training)
+        progress = _resume(backend)
         started, resumed_at = time.monotonic(), progress.steps
         for step, pairs in _batches(supervision, training, progress.steps):
             begun = time.monotonic()
             packed = pack(supervision, pairs)
-            padded = not engine.loss.packs
-            mine = share(packed, rank, workers, training.micro_batch_tokens, padded)
-            figures = engine.step(step, [collate(items) for items in mine], len(pairs))
+            mine = share(packed, rank, workers, training.micro_batch_tokens, not backend.packs)
+            figures = backend.step(step, [collate(items) for items in mine], len(pairs))
             _check_finite(figures, step)
             row = {"step": step + 1, **figures, "label_entropy": label_entropy(packed)}
             row |= {"kept_steps": len(pairs), "tokens": sum(len(p.token_ids) for p in packed)}
@@ -103,14 +103,14 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
             if rank == 0:
                 spec["board"].post.remote(row)
             if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.optimizer_steps:
-                _checkpoint(engine, progress, rank, run)
-        weights = engine.full_weights()
+                _checkpoint(backend, progress, rank, run)
+        weights = backend.full_weights()
         if rank != 0:
             return {}
         run.check_owner()
         run.write_lines(METRICS, progress.rows)  # which an attempt killed at its end had not
         figures = _counts(supervision, training, progress)
-        figures["merge_logit_gap"] = _export(spec, weights, scratch, engine.device)
+        figures["merge_logit_gap"] = _export(spec, weights, scratch, backend.device)
     return figures | {"loop_seconds": time.monotonic() - started, "workers": workers}
 
 
@@ -130,8 +130,8 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
         )
 
 
-def _resume(engine: Any) -> Progress:
-    """What the last checkpoint says, with its state in the engine; nothing without one."""
+def _resume(backend: Backend) -> Progress:
+    """What the last checkpoint says, with its state in the backend; nothing without one."""
     import ray.train
 
     last = ray.train.get_checkpoint()
@@ -140,18 +140,18 @@ def _resume(engine: Any) -> Progress:
     with last.as_directory() as folder:
         progress = checkpoint.load(folder)
     assert progress.state is not None
-    engine.load_state(progress.state, progress.steps)
+    backend.load_state(progress.state, progress.steps)
     progress.state = None
     return progress
 
 
-def _checkpoint(engine: Any, progress: Progress, rank: int, run: Run) -> None:
+def _checkpoint(backend: Backend, progress: Progress, rank: int, run: Run) -> None:
     """All workers take part; rank 0 writes, and puts metrics.jsonl where the checkpoint is."""
     import ray.train
     from ray.train import Checkpoint
 
     run.check_owner()
-    state = engine.state()
+    state = backend.state()
     name = f"step-{progress.steps:06d}"
     with contextlib.ExitStack() as stack:
         saved = None

@@ -23,6 +23,7 @@ from transformers import (
 
 from lr_ray.config import read_tree, resolve
 from lr_ray.embedded import generate
+from lr_ray.engines import vllm
 from lr_ray.models.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
 from lr_ray.run.schemas import lists
 from lr_ray.sampling import amateur
@@ -62,12 +63,12 @@ class Scored:
 
 def score(model: str, requests: pa.Table) -> dict[str, list[np.ndarray]]:
     """Each engine's answers. For a process of its own: engines leave memory and variables behind."""
-    answers, start_engine = {}, amateur.start_engine
+    answers, start_engine = {}, vllm.start_engine
     for name, options in ENGINES.items():
-        amateur.start_engine = partial(start_engine, **options)
+        vllm.start_engine = partial(start_engine, **options)
         config = resolve(read_tree("demo"))
         scorer = amateur.AmateurScorer(model, config, context_length(model), journal=None)
-        scheduler = scorer.engine.llm_engine.vllm_config.scheduler_config
+        scheduler = scorer.engine.llm.llm_engine.vllm_config.scheduler_config
         assert {option: getattr(scheduler, option) for option in options} == options
         answers[name] = scorer.score(requests, range(requests.num_rows))
         del scorer

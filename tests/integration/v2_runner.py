@@ -53,28 +53,30 @@ def with_gpu_options() -> None:
     engine.on_cpu = lambda: False
 
 
-def start(actor: type, role: Any, model: str, dtype: str, mode: str) -> Any:
-    """An expert's or amateur's actor; `role` is the module that starts its engine."""
+def start(actor: type, model: str, dtype: str, mode: str) -> Any:
+    """An expert's or amateur's actor."""
     from vllm.v1.worker.gpu.model_runner import GPUModelRunner
     from vllm.v1.worker.gpu.warmup import warmup_kernels
 
     from lr_ray.config import merge, read_tree, resolve
-    from lr_ray.engines.vllm import start_engine
+    from lr_ray.engines import vllm
     from lr_ray.models.models import context_length
 
     theirs = COMMON | MODES[mode]  # instead of what the actor asks for
-    role.start_engine = lambda *given, **ours: start_engine(*given, **ours | theirs)
+    start_engine = vllm.start_engine
+    vllm.start_engine = lambda *given, **ours: start_engine(*given, **ours | theirs)
     sampling = {"max_new_tokens": NEW_TOKENS, "top_k": TOP_K}
     pools = {name: {"dtype": dtype} for name in ("expert", "amateur")}
     places = {name: {"gpus": 1} for name in pools}
     config = resolve(merge(read_tree("demo"), {"sampling": sampling | pools, "resources": places}))
     rest = (None, None) if actor.__name__ == "ExpertSampler" else (None,)
     started = actor(model, config, context_length(model), *rest)
-    found = started.loop.engine.llm.llm_engine.vllm_config
+    vllm.start_engine = start_engine
+    found = started.engine.llm.llm_engine.vllm_config
     assert found.use_v2_model_runner
     assert {name: getattr(found.scheduler_config, name) for name in MODES[mode]} == MODES[mode]
     assert found.cache_config.enable_prefix_caching
-    worker = started.loop.engine.llm.llm_engine.model_executor.driver_worker.worker
+    worker = started.engine.llm.llm_engine.model_executor.driver_worker.worker
     assert isinstance(worker.model_runner, GPUModelRunner)
     # A GPU's worker runs these two before the first request. Generating engines warm up with top-p
     # too, whose kernel Triton's interpreter does not take.
@@ -87,14 +89,14 @@ def start(actor: type, role: Any, model: str, dtype: str, mode: str) -> Any:
 def solve(model: str, prompts: list[list[int]], dtype: str, mode: str) -> list[Any]:
     from lr_ray.sampling import expert
 
-    sampler = start(expert.ExpertSampler, expert, model, dtype, mode)
+    sampler = start(expert.ExpertSampler, model, dtype, mode)
     return [(t.completion, t.counts, t.token_ids, t.logprobs) for t in sampler.solve(prompts)]
 
 
 def score(model: str, requests: Any, dtype: str, mode: str) -> list[Any]:
     from lr_ray.sampling import amateur
 
-    scorer = start(amateur.AmateurScorer, amateur, model, dtype, mode)
+    scorer = start(amateur.AmateurScorer, model, dtype, mode)
     return scorer.score(requests, range(requests.num_rows))
 
 

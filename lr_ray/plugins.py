@@ -1,0 +1,174 @@
+"""What can be added from outside the package, by name: six registries, and the modules that fill them.
+
+A plugin is any importable module that registers something. `--plugins MODULE` names it, so does the
+environment variable LR_RAY_PLUGINS (names between commas), and an installed package names its own in the
+entry point group `lr_ray.plugins`. docs/extending.md has an example of each.
+Exercised by `pytest tests/unit/test_extending.py`.
+"""
+
+import difflib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from typing import Any, TypeVar
+
+from lr_ray.errors import UserError, one_line
+
+VARIABLE = "LR_RAY_PLUGINS"
+GROUP = "lr_ray.plugins"
+_RAY_JOB = (
+    "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what `ray job submit` hands to a job, its environment in it
+)
+_SHOWN = 100  # characters of a name in an error
+
+Value = TypeVar("Value")
+
+
+class Registry:
+    """Things of one kind by name: built in, registered by a plugin, or `my_module:object`."""
+
+    def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
+        """`built_in` maps names to `module:object`, imported when it is asked for."""
+        self.kind, self.built_in = kind, dict(built_in)
+        self._registered: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[Value], Value]:
+        """A decorator that makes a function, a class or an object known by a name.
+
+        Raises ValueError for a name that another object has.
+        """
+
+        def add(value: Value) -> Value:
+            if name in self.built_in or self._registered.get(name, value) is not value:
+                raise ValueError(f"a {self.kind} {name!r} is there already")
+            self._registered[name] = value
+            return value
+
+        return add
+
+    def names(self) -> list[str]:
+        """Built-in names, then those of the plugins."""
+        _import_plugins()
+        return [*self.built_in, *self._registered]
+
+    def check(self, name: str) -> str:
+        """The name. Raises ValueError with one line that lists the known ones when there is no such thing."""
+        if name not in self.built_in:
+            self._find(name)
+        return name
+
+    def get(self, name: str, option: str) -> Any:
+        """What has the name. Raises UserError naming `option`, the setting that asked for it."""
+        try:
+            return self._find(name)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
+
+    def _find(self, name: str) -> Any:
+        known = self.names()
+        if name in self._registered:
+            return self._registered[name]
+        module, colon, attribute = self.built_in.get(name, name).partition(":")
+        if not colon:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}? Known" if close else "known"
+            raise ValueError(
+                f"no {self.kind} {name[:_SHOWN]!r}; {hint}: {', '.join(known)}; a plugin's name needs "
+                "--plugins MODULE, or give module:object of your own"
+            )
+        try:
+            return getattr(_import(module), attribute)
+        except Exception as error:  # whatever a user's module raises
+            reason = one_line(f"{name[:_SHOWN]!r} cannot be imported: {error}")
+            raise ValueError(reason[: 5 * _SHOWN]) from None
+
+
+# A function of (parameter, split, seed) to rows: see lr_ray.problems.sources.
+sources = Registry("problem source", {"demo": "lr_ray.problems.sources:demo"})
+# Functions of steps to a mask, and of both to labels: see lr_ray.method.rules.
+selections = Registry(
+    "selection rule",
+    {
+        "kl": "lr_ray.method.rules:kl",
+        "random": "lr_ray.method.rules:random",
+        "random_within": "lr_ray.method.rules:random_within",
+        "all": "lr_ray.method.rules:every",
+    },
+)
+labels = Registry(
+    "label rule",
+    {name: f"lr_ray.method.rules:{name}" for name in ("contrast", "expert", "greedy")},
+)
+# Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
+graders = Registry("grader", {})
+# Classes of lr_ray.training.engine.Backend and lr_ray.engines.engine.Engine, or functions that make one.
+backends = Registry("training backend", {"deepspeed": "lr_ray.training.engine:Engine"})
+engines = Registry("inference engine", {"vllm": "lr_ray.engines.vllm:start"})
+
+
+def load(names: Iterable[str]) -> None:
+    """Imports plugins, by module name, here and in the Ray workers that this process will ask for.
+
+    A module may lie in the current folder. Raises UserError for one that cannot be imported.
+    """
+    asked = dict.fromkeys([*_named(), *names])
+    if asked:
+        os.environ[VARIABLE] = ",".join(asked)
+    _import_plugins()
+
+
+def runtime_env() -> dict[str, Any]:
+    """What a job's Ray workers need to import the same plugins; empty without one.
+
+    Ray takes no variable from a job that it was submitted with already.
+    """
+    names = _named()
+    if not names or VARIABLE in os.environ.get(_RAY_JOB, ""):
+        return {}
+    return {"env_vars": {VARIABLE: ",".join(names)}}
+
+
+def _named() -> list[str]:
+    return [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+
+
+def _import_plugins() -> None:
+    for name in _named():
+        _import_named(name)
+    _import_installed()
+
+
+@functools.cache
+def _import_named(name: str) -> None:
+    try:
+        _import(name)
+    except Exception as error:
+        raise UserError(
+            one_line(
+                f"--plugins {name}: cannot be imported: {error}; give a module of the Python path or of "
+                "the current folder, and on a cluster send it along (docs/extending.md)"
+            )
+        ) from None
+
+
+@functools.cache
+def _import_installed() -> None:
+    for entry in metadata.entry_points(group=GROUP):
+        try:
+            entry.load()
+        except Exception as error:
+            owner = entry.dist.name if entry.dist else "an installed package"
+            raise UserError(
+                one_line(f"plugin {entry.name} of {owner}: cannot be imported: {error}")
+            ) from None
+
+
+def _import(module: str) -> Any:
+    """The module; the current folder comes last, so that it hides nothing that is installed."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    return importlib.import_module(module)

@@ -1,0 +1,291 @@
+"""What plugins add, from outside the package: the examples of docs/extending.md, run as they stand there."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lr_ray import plugins
+from lr_ray.cli.front import parse
+from lr_ray.config import Evaluation
+from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.evaluate import grade
+from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.grading.pool import Graders
+from lr_ray.labelling.label import label
+from lr_ray.problems import PROBLEM, check_source, stage_problems
+from lr_ray.run.store import Run
+from lr_ray.sampling.rejection import keep_right
+from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/extending.md").read_text()
+EXAMPLES = dict(re.findall(r'```python title="(\w+)\.py"\n(.*?)```', PAGE, re.DOTALL))
+MOST_LINES = 25
+
+
+@pytest.fixture(scope="module", autouse=True)
+def examples(tmp_path_factory):
+    """The examples as modules of a folder that is the current one, loaded by `--plugins`."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, code in EXAMPLES.items():
+        (folder / f"{name}.py").write_text(code)
+    before, variable, path = os.getcwd(), os.environ.get(plugins.VARIABLE), list(sys.path)
+    os.chdir(folder)
+    plugins.load(EXAMPLES)
+    yield folder
+    os.chdir(before)
+    sys.path[:] = path
+    if variable is None:
+        del os.environ[plugins.VARIABLE]
+    else:
+        os.environ[plugins.VARIABLE] = variable
+
+
+def asked(tmp_path, *options: str):
+    return parse("a job", ["--config", "demo", "--run", str(tmp_path / "run"), *options])
+
+
+def test_the_page_has_an_example_of_each_seam_and_each_is_short():
+    assert list(EXAMPLES) == ["sums", "unsure", "tempered", "anagrams"]
+    for name, code in EXAMPLES.items():
+        assert len(code.splitlines()) <= MOST_LINES, name
+        imported = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)]
+        assert {n.module for n in imported} <= {"lr_ray.plugins", "lr_ray.method.contrast"}
+    for path in re.findall(r"\]\(\.\./([^)]+)\)", PAGE):
+        assert (ROOT / path).is_file(), path
+
+
+def test_a_source_is_staged_and_asked(tmp_path):
+    command = asked(tmp_path, "--data.source", "sums:20", "--sampling.max_problems", "5")
+    check_source(command.config)
+    command.run.create()
+    assert stage_problems(command.run, command.config) == 5
+    first, *_ = command.run.read_tables(command.run.shards("problems"), PROBLEM).to_pylist()
+    a, b = map(int, re.findall(r"\d+", first["problem"]))
+    assert max(a, b) <= 20
+    assert (first["problem_id"], first["answer"]) == ("train-0", str(a + b))
+    assert (first["file"], first["row"]) == ("sums:20", 1)
+    evaluation = Evaluation(benchmarks=["sums:99"], max_problems=7)
+    [task] = load_tasks(evaluation)
+    assert (task.name, task.kind, len(task.rows)) == ("sums_99", "math", 7)
+    assert all(row["problem_id"].startswith("test-") for row in task.rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.source", "sums:x"], "data.source: sums:x: must be sums:BOUND with a whole number"),
+        (["--data.source", "sums"], "data.source: sums: must be sums:BOUND"),
+        (["--data.source", "demo:9"], "data.source: demo:9: takes no parameter; leave it out"),
+        (["--data.source", "smus:20"], r"'smus:20' is no known source .*sums.*needs --plugins MODULE"),
+        (["--data.source", "sums:20", "--data.fields.problem", "q"], "data.fields: sums:20 has fields of its own"),
+        (["--data.source", "sums:20", "--data.data_dir", "."], "data.data_dir: only a benchmark is read from it"),
+        (["--data.grader", "anagarm"], "data.grader: no grader 'anagarm'; did you mean anagram"),
+    ],
+)  # fmt: skip
+def test_a_bad_parameter_of_a_source_is_told_in_one_line(tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_source(asked(tmp_path, *options).config)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_a_source_are_held_to_what_those_of_files_are(tmp_path):
+    rows = [{"problem": "a"}, {"problem": 7}, {"question": "b"}, "c", {"problem": "d", "answer": 2}]
+    plugins.sources.register("odd rows")(lambda parameter, split, seed: rows)
+    config = asked(tmp_path, "--data.source", "odd rows").config
+    check_source(config)
+    run = Run(str(tmp_path / "staged"))
+    run.create()
+    assert stage_problems(run, config) == 2
+    index = run.read_json("problems/index.json")
+    assert index["rejected"] == 3
+    assert index["first_rejected"] == "odd rows, row 2: problem is a number; must be a string"
+    message = "evaluation.benchmarks: odd rows, row 1: no answer"
+    with pytest.raises(UserError, match=message):
+        load_tasks(Evaluation(benchmarks=["odd rows"]))
+
+
+def kept(table: pa.Table) -> dict[str, list]:
+    return {r["problem_id"]: [s["position"] for s in r["steps"]] for r in table.to_pylist()}
+
+
+def test_a_selection_rule_makes_supervision(tmp_path):
+    sampling = asked(tmp_path, "--sampling.selection", "unsure").config.sampling
+    trajectories = [[APART, SAME, APART], [SAME, SAME], [SAME, APART]]
+    labelled = label(batch(trajectories), sampling, K)
+    assert kept(labelled.good) == {"p0": [2], "p1": [], "p2": [1]}
+    assert labelled.facts.steps_kept == 2
+
+
+def test_a_label_rule_makes_supervision(tmp_path):
+    sampling = asked(tmp_path, "--sampling.labels", "tempered").config.sampling
+    labelled = label(batch([[SAME, APART], [UNKNOWN]]), sampling, K)
+    [row] = labelled.good.to_pylist()
+    [step] = row["steps"]
+    soft = np.sqrt([5, 0.5])  # of p/q
+    assert step["token_ids"] == [7, 8]
+    assert step["weights"] == pytest.approx(soft / soft.sum(), abs=1e-5)
+    assert labelled.bad["problem_id"].to_pylist() == ["p1"]
+
+
+def test_a_rule_that_gives_something_else_is_named(tmp_path):
+    plugins.selections.register("numbers")(lambda steps: steps.kl)
+    plugins.labels.register("too little")(
+        lambda steps, keep: type(x := plugins.labels.get("greedy", "")(steps, keep))(
+            x.steps, x.offsets, x.token_ids, x.weights / 2
+        )
+    )
+    plugins.labels.register("too much")(
+        lambda steps, keep: plugins.labels.get("greedy", "")(steps, ~keep)
+    )
+    for options, message in (
+        (["--sampling.selection", "numbers"], r"selection = numbers: the rule gave float32 of shape"),
+        (["--sampling.labels", "too little"], "labels = too little: .*weights that do not sum to 1"),
+        (["--sampling.labels", "too much"], "labels = too much: .*labels of steps that are not kept"),
+    ):  # fmt: skip
+        with pytest.raises(StageError, match=message):
+            label(batch([[SAME, APART]]), asked(tmp_path, *options).config.sampling, K)
+
+
+def test_steps_say_where_they_are_and_how_sure_the_expert_was():
+    seen = []
+    plugins.selections.register("seen")(lambda steps: seen.append(steps) or steps.kl > 9)
+    from lr_ray.config import Sampling
+
+    label(batch([[APART, SAME], [SAME]]), Sampling(selection="seen"), K)
+    [steps] = seen
+    assert steps.position.tolist() == [0, 1, 0]
+    assert steps.trajectory.tolist() == [0, 0, 1]
+    plausible = np.array([[0.5, 0.4, 0.1], [0.9, 0.1, 0], [0.9, 0.1, 0]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = -np.nansum(plausible * np.log(plausible), axis=1)
+    assert steps.entropy == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_benchmark_is_graded_by_the_grader_of_its_rows():
+    [task] = load_tasks(Evaluation(benchmarks=["anagrams"]))
+    assert (task.name, task.kind, len(task.rows)) == ("anagrams", "anagram", 3)
+    said = ["It is tinsel.", "below", "I do not know"]
+    with Graders(workers=1, time_limit_s=60) as pool:
+        table = grade(task, {"expert": [Answer(text, "stop") for text in said]}, pool)
+    assert table["expert_answer"].to_pylist() == ["tinsel", "below", "know"]
+    assert table["expert_correct"].to_pylist() == [True, False, False]
+
+
+def test_rejection_sampling_grades_by_the_grader_that_data_names():
+    plugins.graders.register("last word")(LastWord)
+    row = {"index": 0, "problem_id": "p", "file": "a", "row": 1, "answer": "no", "error": None}
+    row |= {"prompt_token_ids": [9], "completions": [[1], [2]], "finish_reasons": ["stop"] * 2}
+    from lr_ray.run.schemas import SOLUTIONS
+
+    table, texts = pa.Table.from_pylist([row], SOLUTIONS), {1: "I say no", 2: "no I say"}
+    for grader, right in (("last word", [[1]]), ("exact", [])):
+        labelled = keep_right(table, lambda ids: texts[ids[0]], "a.jsonl", grader)
+        assert labelled.good["completion_token_ids"].to_pylist() == right
+
+
+class LastWord:
+    def read(self, completion, cut, metadata):
+        return completion.split()[-1]
+
+    def judge(self, expected, extracted, metadata):
+        return expected == extracted
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("sampling.selection", "kll", "no selection rule 'kll'; did you mean kl? Known: kl, random, random_within, all, unsure"),
+        ("sampling.labels", "mine", "no label rule 'mine'; known: contrast, expert, greedy, tempered"),
+        ("sampling.engine", "sglang", "no inference engine 'sglang'; known: vllm; a plugin's name needs --plugins MODULE"),
+        ("training.backend", "fsdp", "no training backend 'fsdp'; known: deepspeed; a plugin's name needs --plugins"),
+        ("training.backend", "no_such:Thing", "'no_such:Thing' cannot be imported: No module named 'no_such'"),
+        ("sampling.selection", "unsure:no", "'unsure:no' cannot be imported: module 'unsure' has no attribute 'no'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_refused_with_those_there_are(tmp_path, option, name, message):
+    with pytest.raises(UserError, match=f"^config: {option}: {re.escape(message)}") as error:
+        asked(tmp_path, f"--{option}", name)
+    assert "\n" not in str(error.value)
+
+
+def test_an_object_of_a_module_needs_no_registration(tmp_path):
+    config = asked(tmp_path, "--sampling.selection", "unsure:unsure").config
+    found = plugins.selections.get(config.sampling.selection, "sampling.selection")
+    assert found is importlib.import_module("unsure").unsure
+
+
+def test_a_name_is_taken_once():
+    rule = plugins.selections.get("unsure", "")
+    assert plugins.selections.register("unsure")(rule) is rule  # as when a module is imported twice
+    for name in ("unsure", "kl"):
+        with pytest.raises(ValueError, match=f"a selection rule '{name}' is there already"):
+            plugins.selections.register(name)(lambda steps: steps.kl > 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (None, "--plugins broken: cannot be imported: No module named 'broken'; give a module"),
+        ("1 +", "--plugins broken: cannot be imported: invalid syntax"),
+        ("import lr_ray.plugins as p\np.labels.register('greedy')(print)", "a label rule 'greedy' is there already"),
+    ],
+)  # fmt: skip
+def test_a_plugin_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, code, message):
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.chdir(tmp_path)
+    if code:
+        (tmp_path / "broken.py").write_text(code)
+    script = "from lr_ray import plugins\ntry: plugins.load(['broken'])\nexcept Exception as e: print(type(e).__name__, e)"
+    said = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert said.startswith("UserError --plugins broken: cannot be imported: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_an_installed_package_needs_no_option(tmp_path):
+    """An entry point is found wherever the package's metadata lie on the path."""
+    (tmp_path / "theirs.py").write_text(EXAMPLES["unsure"])
+    info = tmp_path / "their_rules-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-rules\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lr_ray.plugins]\nrules = theirs\n")
+    job = [sys.executable, "-c", "import lr_ray.plugins as p; print(p.selections.names())"]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = {k: v for k, v in os.environ.items() if k != plugins.VARIABLE}
+    for path, found in ((paths, True), (str(ROOT), False)):
+        said = subprocess.run(job, env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, check=True).stdout  # fmt: skip
+        assert ("unsure" in said) is found
+
+
+def test_the_grading_command_knows_a_plugins_grader(examples, tmp_path):
+    row = {"expected": "silent", "completion": "tinsel", "kind": "anagram", "word": "listen"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    environment = os.environ | {plugins.VARIABLE: "anagrams", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "lr_ray.grading", str(tmp_path / "rows.jsonl")],
+        env=environment, cwd=examples, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) | {"correct": True, "extracted": "tinsel"} == json.loads(
+        done.stdout
+    )
+
+
+def test_rays_workers_are_told_unless_the_jobs_submitter_has_told_them(monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, "sums, unsure")
+    assert plugins.runtime_env() == {"env_vars": {plugins.VARIABLE: "sums,unsure"}}
+    submitted = json.dumps({"runtime_env": {"env_vars": {plugins.VARIABLE: "sums"}}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", submitted)
+    assert plugins.runtime_env() == {}
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    assert plugins.runtime_env() == {}
