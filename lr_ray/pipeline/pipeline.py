@@ -54,8 +54,18 @@ class Job:
     sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.stage.sample`
 
 
-def execute(config: Config, run: Run, stages: tuple[str, ...], name: str) -> int:
+def execute(
+    config: Config,
+    run: Run,
+    stages: tuple[str, ...],
+    name: str,
+    *,
+    source: Run | None = None,
+    yes: bool = False,
+) -> int:
     """Runs the stages that are not finished yet. Returns the exit code. `name`: of the config."""
+    if source:
+        raise UserError("--from: stages are not shared among runs yet")
     started = time.monotonic()
     run.create()
     with run.lock():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lr_ray.cli.front import parse
+from lr_ray.cli.options import parse
 from lr_ray.config import Config, read_tree, resolve
 from lr_ray.placement import find_models
 from lr_ray.report.plan import answers, warnings

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.status import lines
+from lr_ray.cli.status import lines
 from lr_ray.config import EndpointConfig, merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
