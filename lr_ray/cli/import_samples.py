@@ -16,6 +16,7 @@ from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.pipeline import void_from
 from lr_ray.run.store import Run, begin, read_summary
 from lr_ray.run.versions import versions
+from lr_ray.runtime.progress import recorded
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,7 @@ def _import(command: Command[Config]) -> int:
         read = 0
         with (
             quiet_others(log) as console,
+            recorded(run),
             StageProgress(console, "importing", size >> 20, "MiB") as progress,
         ):
 

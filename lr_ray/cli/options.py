@@ -4,6 +4,7 @@ pytest tests/unit/test_pipeline.py tests/unit/test_config_typed.py tests/unit/te
 """
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -172,13 +173,9 @@ def _help(field: FieldInfo) -> str:
 
 def _load(plugins: Sequence[str]) -> None:
     """Imports the modules that --plugins names, and those of installed packages."""
-    try:
-        from lr_ray import plugins as seams  # type: ignore[attr-defined]
-    except ImportError:
-        if plugins:
-            raise UserError("--plugins: this version takes none") from None
-        return
-    seams.load([name for text in plugins for name in text.split(",")])
+    if importlib.util.find_spec("lr_ray.plugins"):
+        names = [name for text in plugins for name in text.split(",")]
+        importlib.import_module("lr_ray.plugins").load(names)
 
 
 def _base(

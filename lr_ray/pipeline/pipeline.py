@@ -30,6 +30,7 @@ from lr_ray.run.versions import versions
 from lr_ray.runtime.cluster import check_address
 from lr_ray.runtime.connection import check_environment
 from lr_ray.runtime.metrics import StageMetrics
+from lr_ray.runtime.progress import recorded
 from lr_ray.training.trackers import check_trackers
 
 # Parts of summary.json that a stage writes.
@@ -88,7 +89,7 @@ def execute(
         with site(config, todo) as there:
             expert, amateur = check(config, todo)
             print(head)
-            with quiet_others(log) as console:
+            with quiet_others(log) as console, recorded(run):
                 arranged = there.arranged(config, todo)
                 told = report.placement_line(config, arranged, there.models, there.cards, todo)
                 console.print(f"placement  {told}")
