@@ -9,10 +9,9 @@ seed is a run of its own under <run>/variants/. The same command goes on after a
 import argparse
 
 from lr_ray.cli.options import Command, parse
+from lr_ray.cli.stages import METHOD
 from lr_ray.config import Config
 from lr_ray.run.store import Run
-
-_SHOWN = ("models", "data.*", "sampling.*", "training.*", "evaluation.*")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> int:
     from lr_ray.experiments.compare import compare
 
     command: Command[Config] = parse(
-        __doc__, argv, _add_options, prog="lr-ray compare", shown=_SHOWN
+        __doc__, argv, _add_options, prog="lr-ray compare", shown=METHOD
     )
     options, run = command.options, command.run
     if options.run is None:  # not where the config's ordinary run is

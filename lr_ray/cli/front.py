@@ -57,7 +57,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     """Help of at most 98 columns, with room for long options."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34)
+        super().__init__(prog, max_help_position=30)
         self._width = min(self._width, 98)
 
 

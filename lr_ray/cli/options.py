@@ -52,8 +52,8 @@ def parse(
     """Reads the command line, with the command's own options if it adds any.
 
     A `kind` other than Config takes the sections that it has from --config, or `defaults` without
-    one. `shown` are the settings that --help has beside the command's own options: sections, `section.*`
-    for those right in it, or fields. Raises UserError for bad values, SystemExit for usage and help.
+    one. `shown` are the settings that --help has beside the command's own options: sections
+    or fields. Raises UserError for bad values, SystemExit for usage and help.
     """
     parser = Parser(
         prog=prog,
@@ -139,8 +139,6 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _covers(part: str, name: str) -> bool:
-    if part.endswith(".*"):
-        return name.rpartition(".")[0] == part[:-2]
     return not part or name == part or name.startswith(f"{part}.")
 
 
@@ -164,9 +162,7 @@ def _metavar(annotation: Any) -> str:
 def _help(field: FieldInfo) -> str:
     """The field's description and default, as argparse formats it."""
     said, default = field.description or "", field.get_default(call_default_factory=True)
-    if field.is_required():
-        said += " (required)"
-    elif default is not None and default not in ({}, []):
+    if not field.is_required() and default is not None and default not in ({}, []):
         said += f" ({','.join(map(str, default)) if isinstance(default, list) else default})"
     return said.replace("%", "%%")
 

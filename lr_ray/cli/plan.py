@@ -8,10 +8,12 @@ import argparse
 from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 
-_SHOWN = (
-    "models", "data", "sampling.*", "training.*", "serving.max_model_len", "serving.min_replicas",
-    "evaluation.benchmarks", "evaluation.max_problems", "evaluation.samples", "resources.sampling",
-    "resources.evaluation",
+SHOWN = (
+    "models", "data.source", "sampling.method", "sampling.max_problems", "sampling.max_new_tokens",
+    "sampling.top_k", "training.method", "training.optimizer_steps", "training.batch_size",
+    "training.zero_stage", "training.num_workers", "serving.max_model_len", "serving.min_replicas",
+    "evaluation.benchmarks", "evaluation.max_problems", "evaluation.max_new_tokens",
+    "evaluation.samples", "resources.sampling", "resources.evaluation",
     *(f"resources.{role}.gpus" for role in ("expert", "amateur", "trainer", "server")),
 )  # fmt: skip
 
@@ -55,4 +57,4 @@ def show(command: Command[Config]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return show(parse(__doc__, argv, add_options, prog="lr-ray plan", shown=_SHOWN))
+    return show(parse(__doc__, argv, add_options, prog="lr-ray plan", shown=SHOWN))

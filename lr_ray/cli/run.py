@@ -7,12 +7,9 @@ import argparse
 
 from lr_ray.cli import plan
 from lr_ray.cli.options import Command, parse
-from lr_ray.cli.stages import add_stage_options, run_stages
+from lr_ray.cli.stages import METHOD, add_stage_options, run_stages
 from lr_ray.config import STAGES, Config
 from lr_ray.errors import UserError
-
-# All settings count here; those of processes and of optional parts are left to --help-all.
-_SHOWN = ("models", "data.*", "sampling.*", "training.*", "evaluation.*")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +21,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray run", shown=_SHOWN)
+    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray run", shown=METHOD)
     if command.options.plan:
         return plan.show(command)
     for name in ("gpus", "gpu_memory_gb", "rates"):

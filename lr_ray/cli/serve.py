@@ -31,14 +31,14 @@ from lr_ray.serving.application import KEY_VARIABLE
 
 _WAIT_S = 3600.0
 _PROG = "lr-ray serve"
-_SHOWN = ("models.expert", "serving", "resources.server", "resources.wait_s")
+SHOWN = ("models.expert", "serving", "resources.server", "resources.wait_s")
 
 
 def main(argv: list[str]) -> int:
     if any(argument.split("=")[0] == "--models" for argument in argv):
-        shown = [*_SHOWN, "models"]
+        shown = [*SHOWN, "models"]
         return serve_models(parse(__doc__, argv, None, ServeConfig, {}, _PROG, shown))
-    return serve_run(parse(__doc__, argv, _add_options, prog=_PROG, shown=_SHOWN))
+    return serve_run(parse(__doc__, argv, _add_options, prog=_PROG, shown=SHOWN))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,15 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 from lr_ray.run.store import Run
 
-# What --help shows of the settings that a stage reads.
+# What --help shows of the settings that a stage reads, and of those of all stages.
+METHOD = (
+    "models.expert", "models.amateur", "data.source", "sampling.method", "sampling.selection",
+    "sampling.labels", "sampling.max_problems", "sampling.max_new_tokens", "sampling.kl_threshold",
+    "sampling.plausibility", "sampling.top_k", "sampling.seed", "training.method",
+    "training.optimizer_steps", "training.batch_size", "training.learning_rate", "training.lora.rank",
+    "training.seed", "evaluation.benchmarks", "evaluation.max_problems", "evaluation.max_new_tokens",
+    "evaluation.shots", "evaluation.grader",
+)  # fmt: skip
 SAMPLING = (
     "models", "data", "sampling", "resources.expert.gpus", "resources.amateur.gpus",
     "resources.sampling", "resources.wait_s",

@@ -1,6 +1,6 @@
 """A comparison from the command line to its table.
 
-Exercised by `python jobs/compare.py --config demo --run RUN` and
+Exercised by `lr-ray compare --config demo --run RUN` and
 `pytest tests/integration/test_compare.py`.
 """
 

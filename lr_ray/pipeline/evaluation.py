@@ -1,6 +1,6 @@
 """An evaluation in its run directory: asked, graded, stored; and the job that asks any endpoint.
 
-python jobs/evaluate.py --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
+lr-ray evaluate --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
 """
 
 import contextlib

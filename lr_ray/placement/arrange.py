@@ -50,7 +50,7 @@ def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config
 
 NO_GPU = (
     "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, and "
-    "jobs/doctor.py says what is missing for a GPU"
+    "lr-ray doctor says what is missing for a GPU"
 )
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from lr_ray.cli.front import COMMANDS, run_command
+from lr_ray.cli.plan import SHOWN as PLAN
+from lr_ray.cli.serve import SHOWN as SERVE
+from lr_ray.cli.stages import EVALUATION, LABELLING, METHOD, SAMPLING, TRAINING
 from lr_ray.config import ROLES, flatten, read_tree, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -157,3 +160,9 @@ def test_jobs_are_the_commands(script):
     name = names.get(script.stem, script.stem)
     assert f'job("{name}")' in script.read_text()
     assert name in COMMANDS
+
+
+@pytest.mark.parametrize("shown", [METHOD, SAMPLING, LABELLING, TRAINING, EVALUATION, PLAN, SERVE])
+def test_what_help_shows_is_there(shown):
+    for part in shown:
+        assert any(field == part or field.startswith(f"{part}.") for field in FIELDS), part
