@@ -1,66 +1,6 @@
-"""Write a run's supervision as a sample file that the published LightReasoner code can train on.
+"""`lr-ray export`, for `ray job submit -- python jobs/export_samples.py ...`."""
 
-python jobs/export_samples.py --run RUN --out FILE [--overwrite]
-
-FILE is a path or an fsspec URI. lr_ray/sampling/interchange/ says what such a file holds.
-"""
-
-import argparse
-import time
-
-from lr_ray.cli.front import Command, main
-from lr_ray.console import quiet_others
-from lr_ray.errors import UserError
-from lr_ray.models.models import resolve_model
-from lr_ray.pipeline.pipeline import facts
-from lr_ray.run.asked import begin
-from lr_ray.run.store import read_summary
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="FILE", required=True, help="path or URI to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-
-
-def work(command: Command) -> int:
-    from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT, Expert
-    from lr_ray.interop.writing import check_out, export
-
-    started = time.monotonic()
-    config, run, out = command.config, command.run, command.options.out
-    if "sampling" not in read_summary(run):
-        raise UserError(f"--run {run.location}: sampling is not finished, and export needs it")
-    if config.sampling.method == "rejection":
-        raise UserError(
-            "sampling.method = rejection: its rows have no KL, which a samples file needs"
-        )
-    model = resolve_model(config.models.expert, "models.expert")
-    check_out(out, command.options.overwrite)
-    expert = Expert(model, config.sampling.system_prompt)
-    with run.lock(shared=True):
-        begin(run, config, facts(config, model, None))
-        with quiet_others(run.log_path()):
-            counts = export(run, expert, out)
-    steps = counts["steps"]
-    print(
-        f"exported   {steps} kept steps of {counts['trajectories']} trajectories, "
-        f"{time.monotonic() - started:.1f} s\n"
-        f"exact      for jobs/import_samples.py, but for trajectories after their last kept step, "
-        "the KL of\n           other steps, and finish reasons\n"
-        f"published  its training sees another context at {counts['steps_retokenized']} of {steps} "
-        "steps, whose prefix tokenizes otherwise,\n"
-        f"           drops label tokens at {counts['steps_beyond']} steps (added tokens), "
-        f"and cannot read {counts['prompts_unread']} trajectories' problem"
-    )
-    if config.sampling.system_prompt != PUBLISHED_SYSTEM_PROMPT:
-        asked = config.sampling.system_prompt
-        print(
-            f"           its system prompt is {PUBLISHED_SYSTEM_PROMPT!r}, this run's is "
-            + ("none" if asked is None else repr(asked))
-        )
-    print(f"output     {out}")
-    return 0
-
+from lr_ray.cli.front import job
 
 if __name__ == "__main__":
-    main(__doc__.splitlines()[0], work, add_options)
+    job("export")

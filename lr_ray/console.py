@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -79,6 +80,33 @@ def rate(a_second: float) -> str:
     return f"{a_second:.0f}" if a_second >= 100 else f"{a_second:.3g}"
 
 
+@dataclass(frozen=True)
+class Told:
+    """How far a stage is."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    rate: float | None  # units a second since this job began the stage; None: not known yet
+    seconds_left: float | None
+    note: str
+    at_once: bool  # the stage begins or ends
+
+
+_listeners: list[Callable[[Told], None]] = []
+
+
+@contextlib.contextmanager
+def heard(listener: Callable[[Told], None]) -> Iterator[None]:
+    """Tells `listener` too what every stage's progress within shows, in whatever thread that is."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 class StageProgress:
     """A bar on a terminal, else a line now and then; `note` is shown behind it, and the time left.
 
@@ -101,7 +129,9 @@ class StageProgress:
         self.console, self.stage, self.total, self.unit = console, stage, total, unit
         self.on_update = on_update
         self.done = 0
-        self.notes, self.left = ("", ""), ""  # of what is done, and of what is under way
+        self.notes = ("", "")  # of what is done, and of what is under way
+        self.seconds_left: float | None = None
+        self.rate: float | None = None
         self.told_left = False  # by `show`
         self.first: tuple[int, float] | None = None  # done before, and when that was told
         self.line_done, self.last_line = 0, time.monotonic()  # as of the last line
@@ -121,10 +151,12 @@ class StageProgress:
 
     def __enter__(self) -> "StageProgress":
         self.bar.start()
+        self._tell(at_once=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+        self._tell(at_once=True)
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of `total` units are finished; the first call says how many were before."""
@@ -135,9 +167,10 @@ class StageProgress:
             self.first = self.first or (done, now)
             self.notes = note, self.notes[1]
             before, started = self.first
-            if not self.told_left and done > before and now - started >= self.LEFT_AFTER:
-                each = (now - started) / (done - before)
-                self.left = _left((self.total - done) * each)
+            if done > before and now - started >= self.LEFT_AFTER:
+                self.rate = (done - before) / (now - started)
+                if not self.told_left:
+                    self.seconds_left = (self.total - done) / self.rate
             self._draw(now)
 
     def update_of(self, done: int, total: int, note: str = "") -> None:
@@ -150,16 +183,33 @@ class StageProgress:
         """What is under way, and when all will be done if the work itself can tell (None: not yet)."""
         with self.lock:
             self.notes, self.told_left = (self.notes[0], note), True
-            self.left = "" if seconds_left is None else _left(seconds_left)
+            self.seconds_left = seconds_left
             self._draw(time.monotonic())
 
     def _draw(self, now: float) -> None:
-        text = "  ".join(part for part in (self.unit, *self.notes, self.left) if part)
+        left = "" if self.seconds_left is None else _left(self.seconds_left)
+        text = "  ".join(part for part in (self.unit, *self.notes, left) if part)
         self.bar.update(self.task, completed=self.done, note=text)
         every = self.LINE_EVERY if self.done > self.line_done else self.QUIET_LINE_EVERY
         if now - self.last_line >= every and not self.console.is_terminal:
             self.last_line, self.line_done = now, self.done
             self.console.print(f"{self.stage:<10} {self.done}/{self.total} {text}")
+        self._tell()
+
+    def _tell(self, at_once: bool = False) -> None:
+        note = ", ".join(filter(None, self.notes))
+        told = Told(
+            self.stage,
+            self.done,
+            self.total,
+            self.unit,
+            self.rate,
+            self.seconds_left,
+            note,
+            at_once,
+        )
+        for listener in list(_listeners):
+            listener(told)
 
 
 def _left(seconds: float) -> str:

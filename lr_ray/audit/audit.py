@@ -1,7 +1,7 @@
 """Supervision rows against an independent recomputation of a random sample of them.
 
 Checks what the engines' arithmetic and the exchange of K tokens approximated.
-Exercised by `python jobs/audit.py --run RUN` and `pytest tests/unit/test_audit.py`.
+Exercised by `lr-ray audit --run RUN` and `pytest tests/unit/test_audit.py`.
 """
 
 import random

@@ -1,8 +1,12 @@
-"""`jobs/doctor.py`: findings on this machine, and on a cluster's nodes that differ from it.
+"""Say what this machine or cluster has and lacks, before anything runs. Exit code 0: fit, 2: not.
 
-pytest tests/unit/test_doctor.py
+lr-ray doctor [--config NAME_OR_PATH] [--run DIR_OR_URI] [--json]
+
+Without --config it looks at what the installed packages are made for. With RAY_ADDRESS it looks at each
+node of that cluster too.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -11,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lr_ray.cli.front import Formatter, Parser
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.doctor.checks import asked, judge
 from lr_ray.doctor.facts import Facts, gather, gather_nodes
@@ -21,6 +26,26 @@ from lr_ray.runtime.cluster import check_address
 
 _HERE = "here"
 Found = dict[str, tuple[Facts | None, list[Finding]]]  # by node; `here` is first
+
+
+def main(argv: list[str]) -> int:
+    options = _parse(argv)
+    found = examine(options.config, options.run)
+    if options.json:
+        print(as_json(found))
+    else:
+        show(found)
+    return 0 if is_fit(found) else 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="lr-ray doctor", description=__doc__, formatter_class=Formatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", metavar="NAME_OR_PATH", help="preset or YAML file to judge by")
+    parser.add_argument("--run", metavar="DIR_OR_URI", help="where it would run")
+    parser.add_argument("--json", action="store_true", help="the same as a JSON object on a line")
+    return parser.parse_args(argv)
 
 
 def examine(config_name: str | None, location: str | None) -> Found:

@@ -1,45 +1,43 @@
-"""The common front of all jobs: `--config`, `--run`, dotted overrides, exit codes, logs.
+"""The front of all commands: which there are, their exit codes, and errors of one line.
 
 Exit codes: 0 done, 1 failed, 2 nothing started (usage, config, incompatible models),
-130 and 143 interrupted (Ctrl-C, SIGTERM).
+130 and 143 interrupted (Ctrl-C, SIGTERM). Only the standard library is imported before a command is known.
 """
 
 import argparse
 import difflib
+import importlib
 import io
-import os
 import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from pydantic_settings import CliSettingsSource
-
-from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
-from lr_ray.config.resources import AUTO
-from lr_ray.config.typed import typed_tree
 from lr_ray.errors import StageError, UserError
-from lr_ray.run.store import Run, read_asked
-from lr_ray.runtime import interrupts
 
-Kind = TypeVar("Kind", bound=Tree)
-_DEVICES = {"cpu": 0, "gpu": AUTO}  # to resources.*.gpus
-
-
-@dataclass(frozen=True)
-class Command(Generic[Kind]):
-    """What the command line asked for."""
-
-    config: Kind
-    config_name: str
-    run: Run
-    options: argparse.Namespace  # what the job itself added
-
-
-Options = Callable[[argparse.ArgumentParser], None]
+# Name to its module in this package and to what it does. A module has `main(argv) -> int`.
+COMMANDS = {
+    "run": ("run", "sample, label, train and evaluate: the whole method over one run directory"),
+    "sample": ("sample", "the expert's trajectories, scored by both models, and their supervision"),
+    "label": ("label", "supervision from scores that are there, with another threshold or rule"),
+    "train": ("train", "fine-tune the expert on a run's supervision"),
+    "evaluate": ("evaluate", "compare the expert before and after, or models behind any endpoint"),
+    "serve": ("serve", "an OpenAI-compatible endpoint of a run's two models, or of directories"),
+    "compare": ("compare", "variants of the method over seeds, in one table"),
+    "audit": ("audit", "recompute a sample of a run's supervision in float32"),
+    "status": ("status", "how far a run is, and whether anybody works on it"),
+    "plan": ("plan", "what a run would ask for, without starting anything"),
+    "doctor": ("doctor", "what this machine or cluster has and lacks"),
+    "import": ("import_samples", "a run from sample files of the published code"),
+    "export": ("export_samples", "a run's supervision as such a sample file"),
+    "grade": ("grade", "judge the answers in a file"),
+}
+_USAGE = "usage: lr-ray COMMAND [--config NAME_OR_PATH] [--run DIR_OR_URI] [OPTION ...]"
+_EXAMPLES = """lr-ray run --config demo --run runs/demo --device cpu    the embedded pair, a minute or two
+lr-ray COMMAND --help                                    a command's options
+lr-ray COMMAND --help-all                                and every setting of the config"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,114 +53,80 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def parse(
-    description: str,
-    argv: list[str],
-    add_options: Options | None = None,
-    kind: type[Kind] = Config,  # type: ignore[assignment]
-    defaults: dict[str, Any] | None = None,
-) -> Command[Kind]:
-    """Reads the command line, with the job's own options if it adds any.
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help of at most 98 columns, with room for long options."""
 
-    A `kind` other than Config takes the sections that it has from --config, or `defaults` without
-    one. Raises UserError for bad values, SystemExit for usage and --help.
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        self._width = min(self._width, 98)
+
+
+def main() -> NoReturn:
+    """The program `lr-ray`."""
+    raise SystemExit(_run(sys.argv[1:]))
+
+
+def job(name: str) -> NoReturn:
+    """A command as a program of its own, as in `ray job submit -- python jobs/sample.py ...`."""
+    raise SystemExit(_run([name, *sys.argv[1:]]))
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """The exit code of `lr-ray ARGV...`, run in this process, which keeps its own signal handlers.
+
+    What the command prints goes to sys.stdout and sys.stderr. Call it in the main thread.
     """
-    parser = Parser(
-        usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+    from lr_ray.runtime import interrupts
+
+    with interrupts.borrowed():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "--help-all"):
+        print(_help())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"lr_ray {version('lr_ray')}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "give one of " + ", ".join(COMMANDS)
+        print(f"error: no command {name!r}; {hint} (--help says what they do)", file=sys.stderr)
+        return 2
+    return guarded(lambda: _work(name, rest), resumes=name != "serve")
+
+
+def _work(name: str, argv: Sequence[str]) -> int:
+    try:
+        command = importlib.import_module(f"lr_ray.cli.{COMMANDS[name][0]}")
+        return int(command.main(list(argv)))
+    except SystemExit as ended:  # of the argument parser
+        return int(ended.code or 0)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    return (
+        f"{_USAGE}\n\nLightReasoner on Ray: a strong model learns from the steps at which it and a weaker "
+        f"one differ.\n\n{commands}\n\n{_EXAMPLES}"
     )
-    parser.add_argument(
-        "--config",
-        metavar="NAME_OR_PATH",
-        help="preset or YAML file; without it, the config of an existing --run",
-    )
-    parser.add_argument(
-        "--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>"
-    )
-    if "resources" in kind.model_fields:
-        parser.add_argument(
-            "--device",
-            choices=tuple(_DEVICES),
-            help="cpu: no process gets a GPU (resources.*.gpus 0); gpu: each gets what auto chooses; "
-            "without it the config says",
-        )
-    if add_options:
-        add_options(parser)
-    CliSettingsSource(  # adds an option for every field
-        kind,  # type: ignore[arg-type]
-        root_parser=parser,
-        cli_parse_args=False,
-        cli_use_class_docs_for_groups=False,
-        cli_avoid_json=True,
-    )
-    known = parser.parse_args(argv)
-    if known.config is None and known.run is None and defaults is None:
-        parser.error("give --config, --run or both")
-    name = known.config or ("run" if defaults is None else "endpoint")
-    default = os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
-    run = Run(known.run or os.path.join("runs", default))
-    base = _base(known, run, kind, defaults)
-    if getattr(known, "device", None):
-        gpus = _DEVICES[known.device]
-        base = merge(base, {"resources": {role: {"gpus": gpus} for role in ROLES}})
-    tree = merge(base, typed_tree(kind, vars(known)))
-    return Command(resolve(tree, kind), name, run, known)
 
 
-def _base(
-    known: argparse.Namespace, run: Run, kind: type[Tree], defaults: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The tree below the command line's overrides."""
-    if defaults is None:
-        tree = read_tree(known.config) if known.config else _asked(run, kind)
-        if "endpoint" in tree:
-            raise UserError(
-                f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
-            )
-        return tree
-    if not known.config:
-        return defaults
-    shared = {name for name in kind.model_fields if name not in ("endpoint", "models")}
-    return {name: part for name, part in read_tree(known.config).items() if name in shared}
+def guarded(work: Callable[[], int], resumes: bool = True) -> int:
+    """The exit code of some work. `resumes`: the same command goes on where an interrupted one was."""
+    from lr_ray.runtime import interrupts
 
-
-def _asked(run: Run, kind: type[Tree]) -> dict[str, Any]:
-    """The config that a run was made with."""
-    asked = read_asked(run)
-    tree = dict(asked["config"])
-    unknown = [] if "endpoint" in tree else kind.unknown(tree)
-    if unknown:
-        version = asked.get("versions", {}).get("lr_ray", "another")
-        raise UserError(
-            f"--run {run.location}: was made by lr_ray {version}, whose {', '.join(unknown)} this "
-            "version does not know; go on with that version, or give --config"
-        )
-    return tree
-
-
-def main(
-    description: str,
-    work: Callable[[Command[Any]], int],
-    add_options: Options | None = None,
-    kind: type[Tree] = Config,
-    defaults: dict[str, Any] | None = None,
-    resumes: bool = True,
-) -> NoReturn:
-    """Runs a job's `work` on the parsed command line and exits with its code (see `guarded`)."""
-    job = lambda: work(parse(description, sys.argv[1:], add_options, kind, defaults))  # noqa: E731
-    raise SystemExit(guarded(job, resumes))
-
-
-def guarded(job: Callable[[], int], resumes: bool = True) -> int:
-    """The exit code of a job. `resumes`: the same command goes on where an interrupted one was."""
     interrupts.install()
     if isinstance(sys.stdout, io.TextIOWrapper):  # texts may be beyond the locale's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            return job()
+            return work()
         except Exception:
             interrupts.again()
             raise

@@ -1,8 +1,12 @@
-"""`jobs/serve.py`: an endpoint until Ctrl-C or SIGTERM, over a run's two models or any directories.
+"""Serve models behind an OpenAI-compatible endpoint until Ctrl-C: a run's two, or any directories.
 
-pytest tests/integration/endpoint/test_serving.py
+lr-ray serve --run runs/demo [--serving.port 8000]
+lr-ray serve --models small=DIR,large=DIR [--resources.server.gpus 1]
+
+With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under way finish first.
 """
 
+import argparse
 import contextlib
 import tempfile
 import time
@@ -10,7 +14,7 @@ import time
 from rich.console import Console
 
 from lr_ray import serving
-from lr_ray.cli.front import Command
+from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config, Resources, ServeConfig, Serving
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
@@ -20,13 +24,31 @@ from lr_ray.pipeline.job import facts
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
 from lr_ray.placement.sizes import largest
-from lr_ray.run.asked import begin
+from lr_ray.run.asked import check_made
 from lr_ray.run.store import read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.connection import read_key
 from lr_ray.serving.application import KEY_VARIABLE
 
 _WAIT_S = 3600.0
+_PROG = "lr-ray serve"
+SHOWN = ("models.expert", "serving", "resources.server", "resources.wait_s")
+
+
+def main(argv: list[str]) -> int:
+    if any(argument.split("=")[0] == "--models" for argument in argv):
+        shown = [*SHOWN, "models"]
+        return serve_models(parse(__doc__, argv, None, ServeConfig, {}, _PROG, shown))
+    return serve_run(parse(__doc__, argv, _add_options, prog=_PROG, shown=SHOWN))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models",
+        action="append",
+        metavar="NAME=DIR,...",
+        help="served names and model directories, instead of a run's",
+    )
 
 
 def serve_run(command: Command[Config]) -> int:
@@ -39,7 +61,7 @@ def serve_run(command: Command[Config]) -> int:
     check_serving(config.resources, config.serving, run)
     expert = resolve_model(config.models.expert, "models.expert")
     with run.lock(shared=True):
-        begin(run, config, facts(config, expert, None))
+        check_made(run, config, "training", facts(config, expert, None))
         log = run.log_path()
         print(f"run        {run.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:

@@ -1,7 +1,7 @@
 """What a run is asked to do: one pydantic tree, read from a YAML preset or file plus dotted overrides.
 
 Importing this package loads neither torch nor ray nor vllm, so that `--help` and usage errors are
-immediate. `python jobs/full_pipeline.py --help` lists every field.
+immediate. `lr-ray run --help-all` lists every field.
 """
 
 from lr_ray.config.reading import merge, preset_names, read_tree, resolve

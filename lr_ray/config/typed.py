@@ -1,7 +1,6 @@
 """Values as they were typed on the command line, as a tree of the config's fields.
 
-pydantic-settings declares the options; its reading of lists trims texts and takes brackets, quotes and
-commas in them for syntax. Exercised by `pytest tests/unit/test_config_typed.py`.
+Exercised by `pytest tests/unit/test_config_typed.py`.
 """
 
 import csv

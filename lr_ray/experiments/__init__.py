@@ -2,5 +2,5 @@
 
 `grid` reads what is asked, `plan` decides which work is shared, `checks` finds what is wrong, `work` does
 it, `asking` asks the models, `table` and `plot` tell it, `job` puts them together. Exercised by
-`python jobs/compare.py --config demo --run RUN` and `pytest tests -k compar`.
+`lr-ray compare --config demo --run RUN` and `pytest tests -k compar`.
 """

@@ -1,6 +1,6 @@
 """A comparison from the command line to its table.
 
-Exercised by `python jobs/compare.py --config demo --run RUN` and
+Exercised by `lr-ray compare --config demo --run RUN` and
 `pytest tests/integration/test_compare.py`.
 """
 
@@ -33,6 +33,7 @@ from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.placement.site import Site, site
 from lr_ray.run.asked import begin
 from lr_ray.run.store import SCHEMA_VERSION, Run
+from lr_ray.runtime.progress import recorded
 
 TABLE, PAGE = "comparison.json", "comparison.md"
 DEFAULT_GRID = "ablations"
@@ -118,19 +119,21 @@ def _work_at(
         f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
     )
     print(f"log        {log}")
-    with quiet_others(log) as console:
+    with quiet_others(log) as console, recorded(run) as record:
         for source in plan.sources:
             read_source(run.child(source.folder), source.config)
         begin(run, config, facts(config, expert, amateur))
         run.write_json(checks.ASKED, asked)
-        bench = Bench(run, config, grid, plan, expert, amateurs, console, there)
+        bench = Bench(run, config, grid, plan, expert, amateurs, console, there, record)
         failed: dict[str, str] = {}
         if cells:
             with cluster() as ray_logs:
                 console.print(f"ray logs   {ray_logs}")
                 unsampled = sample_sources(bench)
                 failed = train_cells(bench, plan.cells, unsampled)
+                bench.tell("", failed)
                 evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
+        bench.tell("", failed)
         if len(failed) < len(plan.cells):
             _write(bench, failed, time.monotonic() - started)
         console.print()

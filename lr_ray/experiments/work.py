@@ -1,7 +1,7 @@
 """The work of a comparison: sources, then each cell's supervision and training, then all answers.
 
 A cell's run directory is that of the pipeline, and what is in its summary.json is finished.
-Exercised by `python jobs/compare.py --config demo --run RUN` and
+Exercised by `lr-ray compare --config demo --run RUN` and
 `pytest tests/integration/test_compare.py`.
 """
 
@@ -20,7 +20,7 @@ from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, keep, kept
-from lr_ray.experiments.checks import sampled, summary_of
+from lr_ray.experiments.checks import sampled, summary_of, unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.grading.pool import Graders
@@ -33,6 +33,7 @@ from lr_ray.run.asked import begin
 from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
+from lr_ray.runtime.progress import Record, recorded
 from lr_ray.sampling.sample import finish
 
 AMATEURS = "models.amateur"  # a sweep of these asks them too
@@ -50,6 +51,7 @@ class Bench:
     amateurs: dict[str, str]  # directories by the config's names
     console: Console
     site: Site
+    record: Record
 
     def arranged(self, config: Config) -> Config:
         """With the places of an evaluation."""
@@ -59,6 +61,13 @@ class Bench:
         run = self.run.child(folder)
         amateur = self.amateurs.get(config.models.amateur)
         return Job(config, run, self.expert, amateur, self.console, summary_of(run), self.site)
+
+    def tell(self, now: str, failed: dict[str, str]) -> None:
+        """Records where it is at work, and how many variants are finished."""
+        total = len(self.plan.cells)
+        done = total - len(unfinished(self.run, self.plan))
+        said = {"done": done, "total": total, "now": now, "failed": failed}
+        self.record.tell(variants=said)
 
     def begin(self, job: Job, **more: Any) -> None:
         job.run.create()
@@ -87,8 +96,9 @@ def sample_sources(bench: Bench) -> dict[str, str]:
             if has_trajectories(other):  # or an earlier grid had no use for them
                 job.sampling_options = {"trajectories": other}
         job.run.create()
+        bench.tell(source.folder, failed)
         try:
-            with job.run.lock():
+            with job.run.lock(), recorded(job.run):
                 bench.begin(job)
                 run_stage(job, "sampling")
         except StageError as error:
@@ -129,6 +139,7 @@ def train_cells(bench: Bench, cells: Sequence[Cell], unsampled: dict[str, str]) 
         if cell.source in unsampled:
             failed[cell.name] = unsampled[cell.source]
             continue
+        bench.tell(cell.folder, failed)
         try:
             _train_cell(bench, cell, f"{number} of {len(cells)}")
         except StageError as error:
@@ -147,7 +158,7 @@ def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
         bench.console.print("variant    nothing kept: it stays the expert")
         return
     job = bench.job(cell.folder, cell.config)
-    with job.run.lock():
+    with job.run.lock(), recorded(job.run):
         run_stage(job, "training")
 
 

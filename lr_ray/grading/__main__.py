@@ -21,8 +21,8 @@ has is handed on, and a grader of your own sees it. For each row a line with `ex
 `why` is printed."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m lr_ray.grading", description=_DESCRIPTION)
+def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=_DESCRIPTION)
     parser.add_argument(
         "file", metavar="FILE.jsonl", help="rows, one JSON object a line; - reads stdin"
     )
@@ -33,7 +33,7 @@ def main() -> int:
         metavar="S",
         help="of one judgement, in seconds (5)",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         bad = _grade_file(arguments.file, arguments.time_limit)
     except BrokenPipeError:

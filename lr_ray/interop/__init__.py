@@ -14,8 +14,8 @@ JSONL, one line a kept step, the steps of a trajectory one after the other:
 `form` reads one line, `grouping` makes supervision rows of a problem's lines, `reading` and `writing`
 are the two jobs:
 
-    python jobs/import_samples.py --config NAME --run RUN --samples FILE [FILE ...]
-    python jobs/export_samples.py --run RUN --out FILE
+    lr-ray import --config NAME --run RUN --samples FILE [FILE ...]
+    lr-ray export --run RUN --out FILE
 
 Files written here have two more fields, which the published reader ignores: `problem_id`, and
 `context_token_ids`, the prompt and the first `step` tokens of the completion. A line with the second

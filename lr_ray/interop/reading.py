@@ -1,6 +1,6 @@
 """Samples files to supervision shards, one problem's lines in memory at a time.
 
-Exercised by `python jobs/import_samples.py` and `pytest tests/unit/test_interchange.py`.
+Exercised by `lr-ray import` and `pytest tests/unit/test_interchange.py`.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """A run's supervision to a samples file of the published form.
 
-Exercised by `python jobs/export_samples.py` and `pytest tests/unit/test_interchange.py`.
+Exercised by `lr-ray export` and `pytest tests/unit/test_interchange.py`.
 """
 
 import contextlib

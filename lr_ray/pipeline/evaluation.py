@@ -1,6 +1,6 @@
 """An evaluation in its run directory: asked, graded, stored; and the job that asks any endpoint.
 
-python jobs/evaluate.py --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
+lr-ray evaluate --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from lr_ray.evaluation.results import changed, disagreements, macro, summarise
 from lr_ray.evaluation.tasks import load_tasks, repeated_rows
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.run.versions import versions
+from lr_ray.runtime.progress import recorded
 
 
 def run_evaluation(
@@ -128,7 +129,7 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
             ServedModel(name, name, f"{config.endpoint.rstrip('/')} {name}")
             for name in config.models
         ]
-        with quiet_others(log) as console:
+        with quiet_others(log) as console, recorded(run):
             there = lambda group: contextlib.nullcontext(config.endpoint)  # noqa: E731
             summary |= run_evaluation(run, console, [models], there, config.evaluation)
             del summary["serving"]  # somebody else's

@@ -50,7 +50,7 @@ def _there_or_to_come(cards: Cards) -> Cards:
     if cards.fixed:
         raise UserError(
             "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, "
-            "and jobs/doctor.py says what is missing for a GPU"
+            "and lr-ray doctor says what is missing for a GPU"
         )
     return replace(cards, nodes=(8,))
 

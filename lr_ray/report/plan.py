@@ -1,6 +1,6 @@
-"""`--plan`: what a run would ask for, as lines for people.
+"""What a run would ask for, as lines for people.
 
-python jobs/full_pipeline.py --config qwen2.5-math-1.5b --plan [--gpus 8] [--rates RUN]
+lr-ray plan --config qwen2.5-math-1.5b [--gpus 8] [--rates RUN]
 """
 
 import itertools

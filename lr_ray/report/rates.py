@@ -16,9 +16,9 @@ UNSCALED = re.compile(
     r"|^resources\.\w+\.(gpus|cpus|accelerator)$"
 )
 NO_RATES = (
-    "not known: there are no measured rates; a small run on the same hardware gives some: this command "
-    "with --run SMALL --sampling.max_problems 50 --evaluation.max_problems 50 in place of --plan, and "
-    "then with --plan --rates SMALL"
+    "not known: there are no measured rates; a small run on the same hardware gives some: lr-ray run "
+    "with the same settings, --run SMALL --sampling.max_problems 50 --evaluation.max_problems 50, and then "
+    "this command with --rates SMALL"
 )
 
 

@@ -1,186 +1,67 @@
 """Where a run is, from its directory alone: nothing is written, and no driver is kept out.
 
-Exercised by `python jobs/status.py --run RUN` and `pytest tests/unit/test_status.py`.
+Exercised by `lr-ray status --run RUN` and `pytest tests/unit/test_status.py`.
 """
 
 import fcntl
-import json
 import re
-import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from lr_ray.config import STAGES, Config, Evaluation, resolve, value_at
-from lr_ray.errors import StageError, UserError
-from lr_ray.evaluation import answers
-from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.experiments.checks import ASKED, summary_of
-from lr_ray.experiments.grid import read_grid
-from lr_ray.experiments.plan import make_plan
-from lr_ray.labelling.shards import FOLDERS
-from lr_ray.problems import INDEX
+from lr_ray.config import STAGES, value_at
+from lr_ray.errors import UserError
 from lr_ray.report.page import PAGE
+from lr_ray.report.terminal import difference_line, sampling_line, training_line
 from lr_ray.run import lock
-from lr_ray.run.store import Run, read_asked
+from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.runtime import progress
 
 Found = dict[str, Any]
 
 PIPELINE, ENDPOINT, COMPARISON = "pipeline run", "evaluation of an endpoint", "comparison"
 FINISHED, CURRENT, LATER, LEFT_OUT = "finished", "current", "later", "left out"  # of a stage
-CELL_STATES = (FINISHED, "trained", "sampled", "begun", "to do")
-_METRICS, _TABLE, _TABLE_PAGE = "metrics.jsonl", "comparison.json", "comparison.md"
-_THREADS = 16  # each file is a request where the run is in an object store
-_RECENT = 32  # files, or rows of metrics.jsonl, that a rate is made of
-_TAIL = 1 << 15  # bytes; holds as many rows of metrics.jsonl
-_TIMES = ("mtime", "LastModified", "last_modified", "created")  # by file system
+_PARTS_OF = {"serving": "evaluation", "grading": "evaluation", "importing": "sampling"}
+_TABLE, _TABLE_PAGE = "comparison.json", "comparison.md"
 
 
-class _Part(NamedTuple):
-    """A Parquet file, when it was written (None: not told), what its footer says (None: unreadable)."""
+def look(run: Run) -> Found:
+    """Everything that is told of the run, as JSON has it.
 
-    name: str
-    written: float | None
-    said: Any
-
-
-class Status:
-    """Looks at one run. A footer that one look has read is not read by the next."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._read: dict[str, tuple[Any, Any]] = {}  # name to what tells the file, and its footer
-
-    def look(self) -> Found:
-        """Everything that is told of the run, as JSON has it.
-
-        `run`, `kind`, `asked` (run.json), `work` (see `at_work`) and `finished` (null: it is not). Of a
-        comparison `grid`, its `cells` by state, `failed`, `sources` and, in `now`, where it is at work.
-        Of another run `export`, `accuracy`, `accuracy_mean` and `stages`: each has its `state`, a
-        finished one its part of summary.json, the current one `done`, `in_all`, `a_second` and
-        `remaining_s`. Raises UserError when there is no run, or a file of it cannot be read.
-        """
-        run = self.run
-        run.fs.invalidate_cache()  # drivers elsewhere have written since
-        asked = _asked(run)
-        found: Found = {"run": run.location, "asked": asked, "work": at_work(run)}
-        if run.exists(ASKED):
-            return found | {"kind": COMPARISON, **_comparison(run, asked["config"])}
-        found["kind"] = ENDPOINT if "endpoint" in asked["config"] else PIPELINE
-        summary = summary_of(run)
-        alone = found["kind"] == ENDPOINT or asked.get("untrained")  # as some of a comparison are
-        stages = self._stages(STAGES[-1:] if alone else STAGES, summary, found)
-        over = all(part["state"] in (FINISHED, LEFT_OUT) for part in stages.values())
-        return found | {
-            "stages": stages,
-            "export": [name for name in ("adapter", "model") if run.exists(name)],
-            "accuracy": summary.get("accuracy", {}),
-            "accuracy_mean": summary.get("accuracy_mean"),
-            "finished": _finished(run, PAGE, summary) if over else None,
-        }
-
-    def _stages(self, names: Sequence[str], summary: Found, found: Found) -> Found:
-        looks = dict(zip(STAGES, (self._sampling, self._training, self._evaluation), strict=True))
-        stages: Found = {}
-        for place, name in enumerate(names):
-            if name in summary:
-                stages[name] = {"state": FINISHED, **summary[name]}
-            elif any(later in summary for later in names[place:]):
-                stages[name] = {"state": LEFT_OUT}
-            elif any(part["state"] == CURRENT for part in stages.values()):
-                stages[name] = {"state": LATER}  # what is there of it was made of an older result
-            else:
-                part = looks[name](found["asked"]["config"], found["work"])
-                stages[name] = {"state": CURRENT, **part}
-        if "sampling" in names and "sampling" in summary:
-            stages["sampling"]["shards"] = len(self.run.shards(FOLDERS[0]))
-        return stages
-
-    def _sampling(self, config: Found, work: Found) -> Found:
-        index = self.run.read_json(INDEX) if self.run.exists(INDEX) else {}
-        parts = [part for name in FOLDERS for part in self._parts(name, self.run.read_facts)]
-        # Rows that were no problem have no `problems`, and imported ones no facts.
-        shards = [part for part in parts if part.said and "problems" in part.said]
-        names = ("trajectories", "rejected", "steps_kept", "steps_scored")
-        counts = {name: sum(part.said["facts"][name] for part in shards) for name in names}
-        counts["rejected"] += index.get("rejected", 0)
-        problems = [len((part.said or {}).get("problems", ())) for part in parts]
-        counts["shards"] = len({part.name.rsplit("/", 1)[1] for part in shards or parts})
-        return counts | self._pace(parts, problems, index.get("problems"), work)
-
-    def _training(self, config: Found, work: Found) -> Found:
-        rows, steps = _last_rows(self.run), value_at(config, "training.optimizer_steps")
-        last: Found = rows[-1] if rows else {"step": 0, "loss": None}
-        rate = 1 / statistics.median(row["seconds"] for row in rows) if rows else None
-        saved = [re.fullmatch(r"step-(\d+)", name) for name in _names(self.run, "checkpoints")]
-        return {
-            "done": last["step"],
-            "in_all": steps,
-            "loss": last["loss"],
-            "checkpoint": max((int(match[1]) for match in saved if match), default=None),
-            "a_second": rate,
-            "remaining_s": _remaining(last["step"], steps, rate, work),
-        }
-
-    def _evaluation(self, config: Found, work: Found) -> Found:
-        def rows(name: str) -> int:
-            return int(pq.read_metadata(self.run.path(name), filesystem=self.run.fs).num_rows)
-
-        parts = self._parts(answers.FOLDER, rows)
-        return self._pace(parts, [part.said or 0 for part in parts], _asked_in_all(config), work)
-
-    def _pace(
-        self, parts: Sequence[_Part], counts: Sequence[int], in_all: int | None, work: Found
-    ) -> Found:
-        """How far, how fast over the files written last (null where their times do not tell)."""
-        known = self.run.is_local and work["at_work"]  # when the driver started
-        since = time.time() - work["seconds"] if known else 0.0
-        timed = [(part.written or 0.0, n) for part, n in zip(parts, counts, strict=True) if n]
-        recent = sorted(one for one in timed if one[0] > since)[-_RECENT:]
-        seconds = recent[-1][0] - recent[0][0] if recent else 0.0
-        rate = sum(n for _, n in recent[1:]) / seconds if seconds > 0 else None
-        return {
-            "done": sum(counts),
-            "in_all": in_all,
-            "a_second": rate,
-            "remaining_s": _remaining(sum(counts), in_all, rate, work),
-            "unreadable": [part.name for part in parts if part.said is None],
-        }
-
-    def _parts(self, folder: str, read: Callable[[str], Any]) -> list[_Part]:
-        """The folder's whole Parquet files, by what `read` says of each."""
-        try:
-            listed = self.run.fs.ls(self.run.path(folder), detail=True)
-        except FileNotFoundError:
-            return []
-        there = {f"{folder}/{info['name'].rsplit('/', 1)[1]}": info for info in listed}
-        there = {name: info for name, info in there.items() if name.startswith(f"{folder}/part-")}
-
-        def said(name: str) -> Any:
-            stamp = (there[name]["size"], _written(there[name]))
-            if self._read.get(name, (None, None))[0] != stamp:
-                try:
-                    self._read[name] = stamp, read(name)
-                except (OSError, StageError, pa.ArrowException):  # cut short, or gone since
-                    return None
-            return self._read[name][1]
-
-        with ThreadPoolExecutor(_THREADS) as threads:
-            found = zip(there, threads.map(said, there), strict=True)
-            return [_Part(name, _written(there[name]), value) for name, value in found]
+    `run`, `kind`, `asked` (run.json), `progress` (progress.json, null: there is none), `work` (see
+    `at_work`) and `finished` (null: it is not). Of another run than a comparison `export`, `accuracy`,
+    `accuracy_mean` and `stages`: each has its `state`, and a finished one its part of summary.json.
+    Raises UserError when there is no run, or a file of it cannot be read.
+    """
+    run.fs.invalidate_cache()  # drivers elsewhere have written since
+    work, asked = at_work(run), _asked(run)
+    record = run.read_json(progress.FILE) if run.exists(progress.FILE) else None
+    found: Found = {"run": run.location, "asked": asked, "work": work, "progress": record}
+    if record and "variants" in record:
+        return found | {"kind": COMPARISON, "finished": _compared(run, record["variants"])}
+    kind, summary = ENDPOINT if "endpoint" in asked["config"] else PIPELINE, read_summary(run)
+    alone = kind == ENDPOINT or asked.get("untrained")  # as some of a comparison are
+    stages = _stages(STAGES[-1:] if alone else STAGES, summary, record or {})
+    if stages.get("sampling", {}).get("state") == FINISHED:
+        stages["sampling"]["shards"] = len(run.shards("supervision"))
+    over = all(part["state"] in (FINISHED, LEFT_OUT) for part in stages.values())
+    page = f"{run.location}/{PAGE}" if run.exists(PAGE) else None
+    return found | {
+        "kind": kind,
+        "stages": stages,
+        "checkpoint": _checkpoint(run),
+        "export": [name for name in ("adapter", "model") if run.exists(name)],
+        "accuracy": summary.get("accuracy", {}),
+        "accuracy_mean": summary.get("accuracy_mean"),
+        "finished": {"seconds": summary.get("seconds_total"), "page": page} if over else None,
+    }
 
 
 def at_work(run: Run) -> Found:
     """`at_work`, and `host`, `pid` and `seconds` since the last driver's note, where there is one.
 
-    A driver writes it at its start and, where it is `renewed`, again and again. `at_work` is null where the
-    file system does not tell. Jobs that only read are not seen.
+    A driver writes it at its start and, where it is `renewed`, again and again; one that ended in order has
+    removed it. `at_work` is null where the file system does not tell. Jobs that only read are not seen.
     """
     try:
         note = run.read_json(lock.NOTE)
@@ -214,82 +95,159 @@ def _asked(run: Run) -> Found:
     return read_asked(run)
 
 
-def _finished(run: Run, page: str, summary: Found) -> Found:
-    there = f"{run.location}/{page}" if run.exists(page) else None
-    return {"seconds": summary.get("seconds_total"), "page": there}
+def _stages(names: tuple[str, ...], summary: Found, record: Found) -> Found:
+    now = _PARTS_OF.get(record.get("stage", ""), record.get("stage"))
+    stages: Found = {}
+    for place, name in enumerate(names):
+        if name in summary:
+            stages[name] = {"state": FINISHED, **summary[name]}
+        elif any(later in summary for later in names[place:]):
+            stages[name] = {"state": LEFT_OUT}
+        else:
+            stages[name] = {"state": CURRENT if name == now else LATER}
+    return stages
 
 
-def _comparison(run: Run, config: Found) -> Found:
-    """Its cells by state; where the grid is not to be had here, those that have a folder."""
-    asked, reason = run.read_json(ASKED), None
-    try:
-        base: Config = resolve(config)
-        plan = make_plan(base, read_grid(asked["grid"], base, asked["amateurs"]))
-        cells, sources = [c.folder for c in plan.cells], [s.folder for s in plan.sources]
-    except UserError as error:  # a file of another machine, or a config of another version
-        reason = str(error)
-        cells, sources = [f"variants/{name}" for name in _names(run, "variants")], []
-    table = run.read_json(_TABLE) if run.exists(_TABLE) else {}
-    folders = [*sources, *cells]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = list(threads.map(lambda folder: _state(run.child(folder)), folders))
-    states = dict(zip(folders, (state for state, _ in found), strict=True))
-    todo = [cell for cell in cells if states[cell] != FINISHED]
-    counts, failed = Counter(states[cell] for cell in cells), table.get("failed", {})
-    return {
-        "grid": asked["grid"],
-        "cells": {state: counts[state] for state in CELL_STATES},
-        "cells_in_all": None if reason else len(cells),
-        "grid_unread": reason,
-        "failed": {name: why for name, why in failed.items() if f"variants/{name}" in todo},
-        "sources_sampled": sum(states[source] == "sampled" for source in sources),
-        "sources": None if reason else len(sources),
-        "now": [folder for folder, (_, busy) in zip(folders, found, strict=True) if busy],
-        "finished": _finished(run, _TABLE_PAGE, table) if table and not todo else None,
-    }
-
-
-def _state(run: Run) -> tuple[str, bool]:
-    """One of `CELL_STATES` of a run in a comparison, and whether somebody works on it."""
-    summary = summary_of(run)
-    if "accuracy" in summary:
-        return FINISHED, False
-    said = {"training": "trained", "sampling": "sampled"}
-    begun = "begun" if run.exists("run.json") else "to do"
-    state = next((state for part, state in said.items() if part in summary), begun)
-    return state, bool(at_work(run)["at_work"])
-
-
-def _asked_in_all(config: Found) -> int | None:
-    """Answers of all models; None where a benchmark would have to be read to know."""
-    if set(value_at(config, "evaluation.benchmarks")) != {"demo"}:
+def _checkpoint(run: Run) -> int | None:
+    """The optimizer step that training goes on after."""
+    if not run.exists("checkpoints"):
         return None
-    models = len(config["models"]) if "endpoint" in config else 2
-    evaluation = Evaluation.model_validate(config["evaluation"])
-    return models * evaluation.samples * sum(len(task.rows) for task in load_tasks(evaluation))
+    names = (str(path).rstrip("/") for path in run.fs.ls(run.path("checkpoints"), detail=False))
+    saved = (re.search(r"/step-(\d+)$", name) for name in names)
+    return max((int(match[1]) for match in saved if match), default=None)
 
 
-def _last_rows(run: Run) -> list[Found]:
-    """The last rows of metrics.jsonl, which is as of the last checkpoint."""
-    text = run.fs.tail(run.path(_METRICS), _TAIL) if run.exists(_METRICS) else b""
-    lines = text.splitlines()[len(text) == _TAIL :]  # the first may have lost its beginning
-    return [json.loads(line) for line in lines[-_RECENT:]]
+def _compared(run: Run, variants: Found) -> Found | None:
+    if variants["done"] < variants["total"] or not run.exists(_TABLE):
+        return None
+    page = f"{run.location}/{_TABLE_PAGE}"
+    return {"seconds": run.read_json(_TABLE).get("seconds_total"), "page": page}
 
 
-def _names(run: Run, folder: str) -> list[str]:
-    try:
-        listed = run.fs.ls(run.path(folder), detail=False)
-    except FileNotFoundError:
-        return []
-    return sorted(str(path).rstrip("/").rsplit("/", 1)[1] for path in listed)
+def lines(found: Found) -> list[tuple[str, str]]:
+    """Label and text of each line that a person reads."""
+    told = [
+        ("run", f"{found['run']} ({found['kind']})"),
+        ("config", _config(found["asked"])),
+        ("work", _work(found["work"], found["progress"])),
+    ]
+    told += _stage_lines(found) if "stages" in found else _variant_lines(found)
+    if found["finished"]:
+        seconds, page = found["finished"]["seconds"], found["finished"]["page"]
+        spent = "" if seconds is None else f"{seconds:.1f} s in all"
+        told.append(("finished", "; ".join(filter(None, [spent, page]))))
+    return told
 
 
-def _written(info: Found) -> float | None:
-    told = next((info[name] for name in _TIMES if info.get(name) is not None), None)
-    told = told.timestamp() if isinstance(told, datetime) else told
-    return float(told) if isinstance(told, int | float) else None
+def _config(asked: Found) -> str:
+    config = asked["config"]
+    asks = "asks " + ", ".join(value_at(config, "evaluation.benchmarks"))
+    if "endpoint" in config:
+        return f"{config['endpoint']}, models {', '.join(config['models'])}; {asks}"
+    models, sampling = config["models"], config["sampling"]
+    amateur = f", amateur {models['amateur']}" if sampling["method"] == "contrast" else ""
+    source = value_at(asked, "data.source") or value_at(config, "data.source")
+    most = f"at most {sampling['max_problems']} problems of {source}"
+    return f"expert {models['expert']}{amateur}; {most}; {asks}"
 
 
-def _remaining(done: int, in_all: int | None, rate: float | None, work: Found) -> float | None:
-    """Seconds, where somebody is at work and the rest and the rate are known."""
-    return (in_all - done) / rate if work["at_work"] and in_all is not None and rate else None
+def _work(work: Found, record: Found | None) -> str:
+    if "pid" not in work:  # the last driver ended in order
+        if record and record["state"] == progress.FAILED:
+            return f"failed {_duration(_age(record))} ago: {record['error']}"
+        if record and record["state"] == progress.INTERRUPTED:
+            return f"interrupted {_duration(_age(record))} ago; the same command goes on"
+        return "nobody is working on it"
+    process, seconds = f"process {work['pid']} on {work['host']}", work["seconds"]
+    if record and _is_of(record, work):
+        seconds = min(seconds, _age(record))
+    if work["at_work"] is None:
+        return (
+            f"not known, the file system has no locks: {process}, heard of {_duration(seconds)} ago"
+        )
+    if work["at_work"]:
+        return f"at work: {process}, heard of {_duration(seconds)} ago"
+    return f"killed or lost: {process}, last heard of {_duration(seconds)} ago; the same command goes on"
+
+
+def _is_of(record: Found, work: Found) -> bool:
+    """Whether the driver that holds the run has written the record, and not one before it."""
+    return (record["host"], record["pid"]) == (work.get("host"), work.get("pid"))
+
+
+def _age(record: Found) -> float:
+    """Seconds since the record was written."""
+    return max(0.0, time.time() - datetime.fromisoformat(record["updated_at"]).timestamp())
+
+
+def _stage_lines(found: Found) -> list[tuple[str, str]]:
+    texts = {CURRENT: _pace(found), LATER: "to come", LEFT_OUT: "left out"}
+    told = []
+    for name, part in found["stages"].items():
+        state = part["state"]
+        told.append((name, _finished(name, part) if state == FINISHED else texts[state]))
+        if name == "training":
+            if state == CURRENT and found["checkpoint"] is not None:
+                told[-1] = (name, f"{told[-1][1]}; last checkpoint of step {found['checkpoint']}")
+            made = ", ".join(f"{folder}/" for folder in found["export"])
+            told.append(("export", made or texts[LATER if state == CURRENT else state]))
+    for name, part in found["accuracy"].items():
+        told.append(("accuracy", f"{name}: {_accuracy(part)} on {part['problems']} problems"))
+    if found["accuracy_mean"]:
+        mean = found["accuracy_mean"]
+        told.append(("accuracy", f"mean: {_accuracy(mean)} over {mean['tasks']} tasks"))
+    return told
+
+
+def _finished(name: str, part: Found) -> str:
+    if name == "sampling":
+        return f"finished: {part['shards']} shards, {sampling_line(part)}"
+    if name == "training":
+        return f"finished: {training_line(part)}"
+    if name == "evaluation":
+        return f"finished: {part['answers']} answers, {part['seconds']:.1f} s"
+    return "finished"
+
+
+def _pace(found: Found) -> str:
+    """How far, and how fast where the driver that said so is at work."""
+    record, work = found["progress"], found["work"]
+    if not record or "stage" not in record:
+        return ""
+    of = "" if record["stage"] in found.get("stages", ()) else f"{record['stage']} "
+    parts = [f"{of}{record['done']} of {record['total']} {record['unit']}", record["note"]]
+    if work["at_work"] and _is_of(record, work) and record["state"] == progress.RUNNING:
+        rate, left, unit = record["rate"], record["seconds_left"], record["unit"]
+        if rate:
+            parts.append(f"{rate:.1f} {unit}/s" if rate >= 1 else f"{60 * rate:.1f} {unit}/min")
+        if left is not None:
+            parts.append(f"about {_duration(max(0.0, left - _age(record)))} left")
+    return ", ".join(filter(None, parts))
+
+
+def _accuracy(part: Found) -> str:
+    """The first model's accuracy, and the others' with their difference from it."""
+    texts = []
+    for label, model in part["models"].items():
+        text = f"{label} {model['accuracy']:.1%}"
+        if label in part["differences"]:
+            text += f" ({difference_line(part['differences'][label])})"
+        texts.append(text)
+    return ", ".join(texts)
+
+
+def _variant_lines(found: Found) -> list[tuple[str, str]]:
+    record = found["progress"]
+    variants = record["variants"]
+    told = [("variants", f"{variants['done']} of {variants['total']} finished")]
+    told += [("failed", f"{name}: {reason}") for name, reason in variants["failed"].items()]
+    if record["state"] != progress.FINISHED and "stage" in record:
+        where = f" in {variants['now']}" if variants["now"] else ""
+        told.append(("now", f"{record['stage']}{where}: {_pace(found | {'stages': STAGES})}"))
+    return told
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

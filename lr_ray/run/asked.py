@@ -85,6 +85,15 @@ def check(run: Run, found: Difference) -> None:
         )
 
 
+def check_made(run: Run, config: Config, stage: str, facts: dict[str, Any]) -> None:
+    """Raises UserError unless what the stage has left in a run is of these settings and models."""
+    found = difference(run, config, fingerprints_of(facts))
+    if stage in found.affected:
+        raise UserError(
+            f"--run {run.location}: {stage} was done with another {found}; give the values in its run.json"
+        )
+
+
 def _roles(config: Config) -> set[str]:
     return {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
 

@@ -18,6 +18,7 @@ import psutil
 
 GRACE_S = 12.0
 _patience_s = 0.0  # on top of it
+_watchdogs: list[threading.Timer] = []
 received: signal.Signals | None = None
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -26,6 +27,27 @@ def install() -> None:
     """Puts the handlers in place (main thread only). Call again after a library took them."""
     for number in EXIT_CODES:
         signal.signal(number, _interrupt)
+
+
+@contextlib.contextmanager
+def borrowed() -> Iterator[None]:
+    """Gives the handlers back at the end, to a process that goes on: a notebook, or a test.
+
+    An interruption within ends the work alone. In another thread than the main one it does nothing.
+    """
+    global received
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in EXIT_CODES}
+    try:
+        yield
+    finally:
+        while _watchdogs:
+            _watchdogs.pop().cancel()
+        received = None
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -53,6 +75,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     watchdog = threading.Timer(GRACE_S + _patience_s, _end_now, (EXIT_CODES[received],))
     watchdog.daemon = True
     watchdog.start()
+    _watchdogs.append(watchdog)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(EXIT_CODES[received])

@@ -1,6 +1,6 @@
 """The sampling stage: problems to supervision shards, over pools of expert and amateur engines.
 
-Exercised by `python jobs/sample.py --config demo --run RUN` and `pytest tests/integration`.
+Exercised by `lr-ray sample --config demo --run RUN` and `pytest tests/integration`.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Several models behind one OpenAI-compatible endpoint, with `ray.serve.llm`.
 
 guard.py stands before it, ingress.py routes, application.py says what runs where, endpoint.py starts
-and ends it, job.py is `jobs/serve.py`.
+and ends it.
 """
 
 from lr_ray.serving.endpoint import base_url, check_port, drain, start, stop

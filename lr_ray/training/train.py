@@ -1,6 +1,6 @@
 """The training stage: supervision shards to adapter and merged model, through Ray Train.
 
-Exercised by `python jobs/train.py --run RUN` and `pytest tests/integration -k training`.
+Exercised by `lr-ray train --run RUN` and `pytest tests/integration -k training`.
 """
 
 import os
@@ -140,7 +140,7 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
         )
     if not supervision.trajectories:
         advice = {
-            "contrast": "sample first (jobs/sample.py)",
+            "contrast": "sample first (lr-ray sample)",
             "rejection": "none of the sampled solutions is right; draw more "
             "(sampling.rejection.samples)",
         }

@@ -9,7 +9,8 @@ import ray
 from rich.console import Console
 
 from lr_ray.console import quiet_others
-from lr_ray.pipeline.pipeline import Job, run_stage
+from lr_ray.pipeline.job import Job
+from lr_ray.pipeline.stages import run_stage
 from lr_ray.run.store import Run
 from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lr_ray.cli.front import parse
+from lr_ray.cli.options import parse
 from lr_ray.config import EndpointConfig, ServeConfig
 from lr_ray.errors import UserError
 

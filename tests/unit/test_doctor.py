@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lr_ray.cli.doctor import show
-from lr_ray.cli.front import guarded
+from lr_ray.cli.front import run_command
 from lr_ray.config import merge, read_tree, resolve, uses_gpus
 from lr_ray.doctor import check_machine
 from lr_ray.doctor.checks import judge
@@ -251,8 +250,7 @@ def job(script, *arguments, within=(), **env) -> subprocess.CompletedProcess:
 
 def test_this_machine_through_the_job(capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    front = runpy.run_path(str(ROOT / "jobs/doctor.py"))
-    run = lambda *arguments: guarded(lambda: front["work"](front["parse"](list(arguments))))  # noqa: E731
+    run = lambda *arguments: run_command(["doctor", *arguments])  # noqa: E731
     code = run("--config", "demo", "--run", str(tmp_path))
     shown = capsys.readouterr().out
     assert code == (2 if "unfit" in shown else 0)

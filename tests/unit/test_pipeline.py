@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lr_ray.cli.front import parse
+from lr_ray.cli.options import parse
 from lr_ray.config import merge, preset_names, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError

@@ -1,8 +1,6 @@
 """What --plan prints, counts and refuses: the job as a person runs it, and its parts."""
 
 import json
-import runpy
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lr_ray.cli.front import parse
+from lr_ray.cli.front import run_command
+from lr_ray.cli.options import parse
 from lr_ray.config import Config, read_tree, resolve
 from lr_ray.placement import find_models
 from lr_ray.report.plan import answers, warnings
@@ -35,19 +34,11 @@ class Done:
 
 
 @pytest.fixture
-def job(capsys, monkeypatch):
-    """The job in this process, as `python jobs/full_pipeline.py` is elsewhere."""
+def job(capsys):
+    """`lr-ray run` in this process."""
 
     def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", [str(JOB), *arguments])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with pytest.raises(SystemExit) as ended:
-                runpy.run_path(str(JOB), run_name="__main__")
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
+        return Done(run_command(["run", *arguments]), *capsys.readouterr())
 
     return run
 

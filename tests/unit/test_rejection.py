@@ -8,7 +8,7 @@ from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.labelling.label import Facts
 from lr_ray.labelling.shards import shard_name, survey, write_shard
-from lr_ray.pipeline.pipeline import check
+from lr_ray.pipeline.job import check
 from lr_ray.problems import PROBLEM
 from lr_ray.run.schemas import SOLUTIONS
 from lr_ray.run.store import Run

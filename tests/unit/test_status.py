@@ -1,5 +1,7 @@
 """What is told of run directories in every state; nothing here starts Ray or an engine."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -12,20 +14,20 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from jobs.status import lines
+from lr_ray.cli.front import run_command
 from lr_ray.config import EndpointConfig, merge, read_tree, resolve
-from lr_ray.errors import UserError
-from lr_ray.evaluation.answers import Answer, AnswerStore
+from lr_ray.console import StageProgress
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.results import LABELS, macro, summarise
-from lr_ray.experiments.checks import ASKED
 from lr_ray.labelling.shards import survey
 from lr_ray.problems import stage_problems
-from lr_ray.report.status import Status, at_work
+from lr_ray.report.status import at_work, lines, look
 from lr_ray.run import lock
 from lr_ray.run.asked import begin
-from lr_ray.run.schemas import REJECTED
 from lr_ray.run.store import SCHEMA_VERSION, Run
+from lr_ray.runtime.progress import recorded
 from lr_ray.sampling.graph import write_contrast
 from tests.unit.test_label import APART, SAME, batch
 from tests.unit.test_stage import EXCHANGE, with_errors
@@ -56,26 +58,37 @@ def staged(run: Run) -> Run:
     return run
 
 
-def half_sampled(run: Run) -> Run:
-    """Two shards of two problems each, of which one is rejected."""
-    staged(run)
-    write_contrast(batch([[SAME, APART], [APART]]), run, CONFIG, EXCHANGE)
-    errors = with_errors(batch([[SAME], [SAME], [SAME], [APART]]), None, None, None, "too long")
-    write_contrast(errors.slice(2), run, CONFIG, EXCHANGE)
+def worked(
+    run: Run, stage: str, done: int, total: int, unit: str, note: str = "", error=None
+) -> Run:
+    """A job's record of one stage; `error` ends the job."""
+    with contextlib.suppress(type(error) if error else ()), recorded(run):
+        with StageProgress(Console(file=io.StringIO()), stage, total, unit) as progress:
+            progress.update(done, note)
+        if error:
+            raise error
     return run
 
 
+def half_sampled(run: Run, error=None) -> Run:
+    return worked(
+        staged(run), "sampling", 4, PROBLEMS, "problems", "2/4 steps kept, 1 rejected", error
+    )
+
+
 def sampled(run: Run) -> Run:
+    """Two shards of two problems each, of which one is rejected."""
     half_sampled(run)
+    write_contrast(batch([[SAME, APART], [APART]]), run, CONFIG, EXCHANGE)
+    errors = with_errors(batch([[SAME], [SAME], [SAME], [APART]]), None, None, None, "too long")
+    write_contrast(errors.slice(2), run, CONFIG, EXCHANGE)
     part = asdict(survey(run, PROBLEMS)[1]) | {"seconds": 5.0, "exchange": EXCHANGE}
     run.write_json("summary.json", {"sampling": part, "seconds_total": 5.0})
     return run
 
 
 def half_trained(run: Run) -> Run:
-    sampled(run)
-    rows = [{"step": i + 1, "loss": 0.5, "seconds": 0.5, "resumed_at": 0} for i in range(50)]
-    run.write_lines("metrics.jsonl", rows)
+    worked(sampled(run), "training", 50, 80, "steps", "loss 0.500", KeyboardInterrupt())
     for step in (5, 50):
         run.write_bytes(f"checkpoints/step-{step:06d}/metrics.json", b"[]")
     return run
@@ -95,10 +108,7 @@ def trained(run: Run) -> Run:
 
 
 def half_evaluated(run: Run, answers: int = 7) -> Run:
-    with AnswerStore(run) as store:
-        for number in range(answers):
-            store.add(str(number), Answer("1", "stop"))
-    return run
+    return worked(run, "evaluation", answers, 20, "answers", error=KeyboardInterrupt())
 
 
 def accuracy(**correct: list[bool]) -> dict:
@@ -127,32 +137,56 @@ def finished(run: Run) -> Run:
 
 def told(run: Run) -> dict[str, str]:
     """Texts by label, as a person reads them."""
-    return dict(lines(Status(run).look()))
+    return dict(lines(look(run)))
 
 
-def job(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "jobs/status.py", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
+@pytest.fixture
+def job(capsys):
+    """The command in this process: its exit code, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = run_command(["status", *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+DRIVER = """
+import io, sys
+from rich.console import Console
+from lr_ray.console import StageProgress
+from lr_ray.run.store import Run
+from lr_ray.runtime.progress import recorded
+
+StageProgress.LEFT_AFTER = 0.0
+location, stage, total, unit, note = sys.argv[1:]
+run = Run(location)
+with run.lock():
+    if not stage:
+        print("held", flush=True)
+        input()
+    with recorded(run), StageProgress(Console(file=io.StringIO()), stage, int(total), unit) as progress:
+        for done in range(int(total) // 2 + 1):
+            progress.update(done, note)
+        progress.show("", 80.0)
+        progress._tell(at_once=True)
+        print("held", flush=True)
+        input()
+"""
 
 
 @pytest.fixture
 def driver(run):
-    """Holds the run in another process, from its call until the test's end."""
+    """Holds the run in another process, half way through a stage if one is named, until the test's end."""
     processes = []
 
-    def start() -> int:
-        code = (
-            f"from lr_ray.run.store import Run\nwith Run({run.location!r}).lock():\n"
-            "    print('held', flush=True)\n    input()"
-        )
+    def start(stage="", total=0, unit="", note="") -> subprocess.Popen:
+        command = [sys.executable, "-c", DRIVER, run.location, stage, str(total), unit, note]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+        process = subprocess.Popen(command, text=True, cwd=ROOT, **pipes)
         processes.append(process)
         assert process.stdout.readline() == "held\n"
-        return process.pid
+        return process
 
     yield start
     for process in processes:
@@ -160,24 +194,11 @@ def driver(run):
         process.communicate()
 
 
-def test_help_loads_no_heavy_library():
-    code = (
-        "import runpy, sys\nsys.argv = ['jobs/status.py', '--help']\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit:\n"
-        "    print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "--watch SECONDS" in out.stdout
-    assert out.stdout.splitlines()[-1] == "[]"
-
-
-def test_no_run_is_told_in_one_line(run):
+def test_no_run_is_told_in_one_line(run, job):
     with pytest.raises(UserError, match=r"no run there: it has no run\.json$"):
-        Status(run).look()
-    done = job("--run", run.location)
-    assert done.returncode == 2
-    assert done.stderr == f"error: --run {run.location}: no run there: it has no run.json\n"
+        look(run)
+    said = f"error: --run {run.location}: no run there: it has no run.json\n"
+    assert job("--run", run.location) == (2, "", said)
     assert not os.path.exists(run.location)
 
 
@@ -192,20 +213,20 @@ def test_no_run_is_told_in_one_line(run):
 def test_a_run_json_of_another_kind_is_told_in_one_line(run, content, message):
     run.write_bytes("run.json", content)
     with pytest.raises(UserError, match=message) as error:
-        Status(run).look()
+        look(run)
     assert "\n" not in str(error.value)
 
 
-def test_wrong_options_are_told_in_one_line():
+def test_wrong_options_are_told_in_one_line(job):
     for arguments, message in (
         ([], "required: --run"),
         (["--run", "x", "--watch", "0"], "0 must be a number of seconds above 0"),
         (["--run", "x", "--wach", "1"], "unknown option --wach; did you mean --watch?"),
     ):
-        done = job(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert done.stderr.count("\n") == 1
+        code, _, error = job(*arguments)
+        assert code == 2
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_staged(run):
@@ -213,56 +234,57 @@ def test_staged(run):
         "run": f"{run.location} (pipeline run)",
         "config": "expert embedded:expert, amateur embedded:amateur; at most 20 problems of demo; asks demo",
         "work": "nobody is working on it",
-        "sampling": "0 of 20 problems in 0 shards, 0 trajectories, 0 rejected, 0 of 0 steps kept (0.0%)",
+        "sampling": "to come",
         "training": "to come",
         "export": "to come",
         "evaluation": "to come",
     }
 
 
-def at(run: Run, *seconds: float) -> None:
-    """Sets when the supervision shards were written, in the order of their names."""
-    for name, when in zip(run.shards("supervision"), seconds, strict=True):
-        os.utime(run.path(name), (when, when))
-    for name in run.shards("rejected"):
-        os.utime(run.path(name), (seconds[-1], seconds[-1]))
-
-
 def test_half_sampled(run):
-    half_sampled(run)
-    run.write_table("rejected/part-source-00000.parquet", REJECTED.empty_table())
-    at(run, 1000, 1010)
-    text = "4 of 20 problems in 2 shards, 3 trajectories, 1 rejected, 2 of 4 steps kept (50.0%)"
-    # The second shard's two problems in ten seconds, and nothing of what is left without a driver.
-    assert told(run)["sampling"] == f"{text}, 12.0 problems/min"
+    text = told(half_sampled(run, KeyboardInterrupt()))
+    assert text["sampling"] == "4 of 20 problems, 2/4 steps kept, 1 rejected"
+    assert re.fullmatch(r"interrupted \d s ago; the same command goes on", text["work"])
+    assert (text["training"], text["export"], text["evaluation"]) == ("to come",) * 3
 
 
-def test_rest_is_told_at_work_by_the_shards_of_this_driver(run, driver):
-    half_sampled(run)
-    pid = driver()
-    at(run, 1000, 1010)
+def test_a_failure_is_told_in_its_one_line(run):
+    text = told(half_sampled(run, StageError("9 of 20 problems were rejected")))
+    assert re.fullmatch(r"failed \d s ago: 9 of 20 problems were rejected", text["work"])
+    assert text["sampling"] == "4 of 20 problems, 2/4 steps kept, 1 rejected"
+
+
+def test_rest_is_told_at_work_by_the_record_of_this_driver(run, driver):
+    half_sampled(run, KeyboardInterrupt())
+    held = driver()
     text = told(run)
-    assert re.fullmatch(rf"at work: process {pid} on \S+, started \d+ s ago", text["work"])
-    assert "problems/min" not in text["sampling"]  # the driver before was at another pace
-    at(run, time.time() + 10, time.time() + 20)
-    assert told(run)["sampling"].endswith(", 12.0 problems/min, about 80 s left")
+    assert re.fullmatch(rf"at work: process {held.pid} on \S+, heard of \d+ s ago", text["work"])
+    assert text["sampling"] == "4 of 20 problems, 2/4 steps kept, 1 rejected"
+    held.communicate("\n")
+    driver("sampling", 20, "problems", "2/4 steps kept")
+    assert re.fullmatch(
+        r"10 of 20 problems, 2/4 steps kept, \d+\.\d problems/s, about \d\d s left",
+        told(run)["sampling"],
+    )
 
 
-def test_a_damaged_shard_is_named(run):
-    half_sampled(run)
-    name = run.shards("supervision")[0]
-    run.write_bytes(name, b"PAR1")
-    assert told(run)["sampling"].endswith(f"; cannot be read: {name}")
+def test_a_killed_driver_is_told_from_one_that_ended(run, driver):
+    staged(run)
+    killed = driver("sampling", 20, "problems", "2/4 steps kept")
+    killed.kill()
+    killed.wait()
+    text = told(run)
+    assert re.fullmatch(
+        rf"killed or lost: process {killed.pid} on \S+, last heard of \d s ago; the same command goes on",
+        text["work"],
+    )
+    assert text["sampling"] == "10 of 20 problems, 2/4 steps kept"
+    assert look(run)["progress"]["state"] == "running"
 
 
-def test_footers_are_read_once_but_for_a_shard_that_was_replaced(run):
-    half_sampled(run)
-    status = Status(run)
-    status.look()
-    write_contrast(batch([[APART, APART], [APART]]), run, CONFIG, EXCHANGE)
-    write_contrast(batch([[SAME]] * 5).slice(4), run, CONFIG, EXCHANGE)
-    part = status.look()["stages"]["sampling"]
-    assert (part["done"], part["shards"], part["steps_kept"]) == (5, 3, 3)
+def test_serving_is_a_part_of_the_evaluation(run):
+    text = told(worked(trained(run), "serving", 0, 2, "models"))
+    assert text["evaluation"] == "serving 0 of 2 models"
 
 
 def test_sampled(run):
@@ -270,23 +292,26 @@ def test_sampled(run):
     assert text["sampling"] == (
         "finished: 2 shards, 3 trajectories, 1 rejected, 2 of 4 steps kept (50.0%), 5.0 s"
     )
-    assert (text["training"], text["evaluation"]) == ("step 0 of 80", "to come")
+    assert (text["training"], text["evaluation"]) == ("to come", "to come")
     assert "finished" not in text
 
 
 def test_half_trained(run, driver):
     half_trained(run)
-    text = "step 50 of 80, loss 0.500, last checkpoint of step 50, 120.0 steps/min"
+    text = "50 of 80 steps, loss 0.500; last checkpoint of step 50"
     assert told(run)["training"] == text
-    driver()
-    assert told(run)["training"] == f"{text}, about 15 s left"
+    driver("training", 100, "steps", "loss 0.250")
+    assert re.fullmatch(
+        r"50 of 100 steps, loss 0\.250, \d+\.\d steps/s, about \d\d s left; last checkpoint of step 50",
+        told(run)["training"],
+    )
 
 
 def test_trained(run):
     text = told(trained(run))
     assert text["training"].startswith("finished: 80 optimizer steps, 9 trained steps (7 distinct)")
     assert text["export"] == "adapter/, model/"
-    assert text["evaluation"] == "0 of 20 answers"
+    assert text["evaluation"] == "to come"
 
 
 def test_half_evaluated(run):
@@ -307,14 +332,14 @@ def test_finished(run):
     assert told(run)["accuracy"].startswith("mean: expert 25.0%, improved 75.0% (+50.0% [")
 
 
-def test_job_says_the_same_and_ends_its_watch(run):
+def test_job_says_the_same_and_ends_its_watch(run, job):
     finished(run)
-    done = job("--run", run.location, "--watch", "5")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"finished   18.5 s in all; {run.location}/report.html"
-    shown = job("--run", run.location, "--json")
-    assert json.loads(shown.stdout) == json.loads(json.dumps(Status(run).look()))
-    assert shown.stdout.count("\n") == 1
+    code, out, error = job("--run", run.location, "--watch", "5")
+    assert (code, error) == (0, "")
+    assert out.splitlines()[-1] == f"finished   18.5 s in all; {run.location}/report.html"
+    shown = job("--run", run.location, "--json")[1]
+    assert json.loads(shown) == json.loads(json.dumps(look(run)))
+    assert shown.count("\n") == 1
 
 
 def test_nothing_is_written_and_a_driver_can_start(run):
@@ -327,7 +352,7 @@ def test_nothing_is_written_and_a_driver_can_start(run):
 
     before = files()
     text = told(run)["work"]
-    assert re.fullmatch(r"nobody .*; process 7 on h, started \S+ h ago, did not end in order", text)
+    assert re.fullmatch(r"killed or lost: process 7 on h, last heard of \S+ h ago; .*", text)
     assert files() == before
     with run.lock():
         assert at_work(run)["at_work"]
@@ -335,9 +360,9 @@ def test_nothing_is_written_and_a_driver_can_start(run):
 
 def test_starting_run_is_told_with_its_driver(run, driver):
     run.create()
-    pid = driver()
+    pid = driver().pid
     with pytest.raises(UserError, match=f"no run.json yet; process {pid} on .* is at work"):
-        Status(run).look()
+        look(run)
 
 
 def test_evaluation_of_an_endpoint(run):
@@ -351,7 +376,7 @@ def test_evaluation_of_an_endpoint(run):
     text = told(run)
     assert text["run"] == f"{run.location} (evaluation of an endpoint)"
     assert text["config"] == "http://h/v1, models a, b, c; asks demo"
-    assert text["evaluation"] == "7 of 30 answers"
+    assert text["evaluation"] == "7 of 20 answers"
     assert "sampling" not in text
     verdict = {"a": [True, False], "b": [True, True], "c": [False, False]}
     part = {"evaluation": {"answers": 6, "seconds": 1.0}, "seconds_total": 2.0}
@@ -362,69 +387,41 @@ def test_evaluation_of_an_endpoint(run):
     )
 
 
-def test_answers_in_all_are_unknown_where_a_benchmark_would_have_to_be_read(run):
-    config = resolve(merge(CONFIG.model_dump(), {"evaluation": {"benchmarks": ["demo", "gsm8k"]}}))
-    begin(run, config, FACTS)
-    run.write_json("summary.json", {"sampling": {}, "training": {}})
-    half_evaluated(run)
-    assert Status(run).look()["stages"]["evaluation"]["in_all"] is None
-
-
-GRID = """
-seeds: [0]
-variants:
-  a: {}
-  b: {training.optimizer_steps: 3x}
-  c: {sampling.selection: random}
-  d: {untrained: true, evaluation.prefill: Step by step.}
-"""
-
-
-@pytest.fixture
-def comparison(run, tmp_path) -> Run:
-    grid = tmp_path / "mine.yaml"
-    grid.write_text(GRID)
-    begin(run, CONFIG, FACTS)
-    asked = {"schema_version": SCHEMA_VERSION, "grid": str(grid), "amateurs": None}
-    run.write_json(ASKED, asked)
-    sampled(run.child("base"))
-    finished(run.child("variants/a-0"))
-    trained(run.child("variants/b-0"))
+def compared(run: Run, done: int, now: str, failed: dict[str, str], error=None) -> Run:
+    with contextlib.suppress(type(error) if error else ()), recorded(run) as record:
+        record.tell(variants={"done": done, "total": 4, "now": now, "failed": failed})
+        if now:
+            worked(run.child(now), "training", 10, 80, "steps", "loss 0.500")
+        if error:
+            raise error
     return run
 
 
-def test_comparison_counts_its_variants_by_state(comparison):
-    with comparison.lock(), comparison.child("variants/b-0").lock():
-        text = told(comparison)
-    assert text["run"] == f"{comparison.location} (comparison)"
-    assert text["work"].startswith(f"at work: process {os.getpid()} on ")
-    assert text["sampling"] == "1 of 1 sources"
-    assert text["variants"] == "of 4: 1 finished, 1 trained, 2 to do"
-    assert text["now"] == "variants/b-0"
-    comparison.write_json("comparison.json", {"failed": {"c-0": "no room"}, "seconds_total": 3.0})
-    text = told(comparison)
+def test_comparison_says_how_many_variants_are_finished_and_where_it_is(run):
+    begin(run, CONFIG, FACTS)
+    trained(run.child("variants/b-0"))
+    compared(run, 1, "variants/b-0", {"c-0": "no room"}, KeyboardInterrupt())
+    text = told(run)
+    assert text["run"] == f"{run.location} (comparison)"
+    assert text["work"].startswith("interrupted ")
+    assert text["variants"] == "1 of 4 finished"
     assert text["failed"] == "c-0: no room"
+    assert text["now"] == "training in variants/b-0: 10 of 80 steps, loss 0.500"
     assert "finished" not in text
-    for name in ("b-0", "c-0", "d-0"):
-        comparison.child(f"variants/{name}").write_json("summary.json", {"accuracy": {}})
-    comparison.write_bytes("comparison.md", b"#")
-    text = told(comparison)
-    assert text["variants"] == "of 4: 4 finished"
-    assert text["finished"] == f"3.0 s in all; {comparison.location}/comparison.md"
-
-
-def test_comparison_whose_grid_is_elsewhere_counts_what_is_there(comparison, tmp_path):
-    (tmp_path / "mine.yaml").unlink()
-    text = told(comparison)
-    assert text["variants"].startswith(
-        "1 finished, 1 trained of those that have a folder; the grid"
-    )
-    assert "sampling" not in text
+    assert told(run.child("variants/b-0"))["training"].startswith("finished: 80 optimizer steps")
+    with run.lock():
+        assert told(run)["work"].startswith(f"at work: process {os.getpid()} on ")
+    run.write_json("comparison.json", {"seconds_total": 3.0})
+    compared(run, 4, "", {})
+    text = told(run)
+    assert text["variants"] == "4 of 4 finished"
+    assert "now" not in text
+    assert text["finished"] == f"3.0 s in all; {run.location}/comparison.md"
 
 
 def test_untrained_variant_has_nothing_to_sample(run):
     begin(run, CONFIG, FACTS | {"untrained": True})
-    assert told(run)["evaluation"] == "0 of 20 answers"
+    assert told(half_evaluated(run))["evaluation"] == "7 of 20 answers"
     assert "sampling" not in told(run)
 
 
@@ -438,13 +435,13 @@ def test_nothing_kept_leaves_training_out(run):
 
 def test_object_store_tells_by_the_age_of_the_note():
     run = half_sampled(Run(f"memory://{uuid.uuid4().hex}"))
-    assert told(run)["sampling"].startswith("4 of 20 problems in 2 shards")
+    assert told(run)["sampling"].startswith("4 of 20 problems")
     assert told(run)["work"] == "nobody is working on it"
     with run.lock():
         assert told(run)["work"].startswith(f"at work: process {os.getpid()} on ")
         note = run.read_json(lock.NOTE)
         run.write_json(lock.NOTE, note | {"seen": time.time() - lock.FRESH_S - 60})
-        assert told(run)["work"].startswith("nobody is working on it; process")
+        assert told(run)["work"].startswith("killed or lost: process")
     half_evaluated(trained(run))
     assert told(run)["evaluation"] == "7 of 20 answers"
     assert told(finished(run))["finished"].startswith("18.5 s in all")

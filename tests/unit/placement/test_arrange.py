@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from lr_ray.cli.front import parse
+from lr_ray.cli.options import parse
 from lr_ray.config import STAGES, Config, Place, Serving, resolve
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lr_ray.cli.front import parse
+from lr_ray.cli.options import parse
 from lr_ray.config import STAGES
 from lr_ray.placement import arrange, find_models
 from lr_ray.placement.cards import NONE, pretended

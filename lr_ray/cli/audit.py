@@ -1,0 +1,121 @@
+"""Recompute a sample of a run's supervision with transformers in float32 over the full vocabulary.
+
+lr-ray audit --run runs/demo [--sample 100] [--seed 0]
+
+Writes <run>/audit.json. Exits with 1 when a figure exceeds its bound, with 2 when the run has no
+supervision or its models have changed. Needs neither Ray nor vLLM.
+"""
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from lr_ray.cli.options import Command, parse
+from lr_ray.config import Config, Sampling
+from lr_ray.console import StageProgress, quiet_others
+from lr_ray.errors import StageError, UserError
+from lr_ray.models.models import resolve_model
+from lr_ray.pipeline.job import facts
+from lr_ray.run.asked import check_made
+from lr_ray.run.store import SCHEMA_VERSION, read_asked
+from lr_ray.run.versions import versions
+
+if TYPE_CHECKING:
+    from lr_ray.audit.audit import Audit
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sample",
+        type=_count,
+        default=100,
+        metavar="N",
+        help="supervision rows to recompute; all or 0: every row",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample")
+
+
+def _count(text: str) -> int:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows, nor all")
+    return 0 if text == "all" else int(text)
+
+
+def main(argv: list[str]) -> int:
+    return _audit(parse(__doc__, argv, _add_options, prog="lr-ray audit", shown=["models"]))
+
+
+def _audit(command: Command[Config]) -> int:
+    config, run, options = command.config, command.run, command.options
+    there = read_asked(run)
+    if not run.shards("supervision"):
+        raise UserError(f"--run {run.location}: no supervision; sample first (lr-ray sample)")
+    if there["data"].get("source") == "imported":
+        raise UserError(f"--run {run.location}: was imported, without the steps to audit it by")
+    _check_settings(config.sampling)
+    expert = resolve_model(config.models.expert, "models.expert")
+    amateur = resolve_model(config.models.amateur, "models.amateur")
+    asked = facts(config, expert, amateur)
+    started = time.monotonic()
+    with run.lock(shared=True):
+        check_made(run, config, "labelling", asked)
+        log = run.log_path()
+        print(f"run        {run.location}\nlog        {log}")
+        with quiet_others(log) as console, StageProgress(console, "audit", 0, "rows") as progress:
+            from lr_ray.audit.audit import audit
+
+            done = audit(
+                run, config, expert, amateur, options.sample, options.seed, progress.update_of
+            )
+        seconds = time.monotonic() - started
+        outcome = {
+            "schema_version": SCHEMA_VERSION,
+            "seed": options.seed,
+            "kl_threshold": config.sampling.kl_threshold,
+            "plausibility": config.sampling.plausibility,
+            "models": asked["models"],
+            "versions": versions(),
+            "exceeded": [name for name, figure in done.figures.items() if figure.exceeded],
+            "seconds": seconds,
+        }
+        run.write_json("audit.json", asdict(done) | outcome)
+    _print_audit(done, options.seed, seconds)
+    print(f"\noutput     {run.location}/audit.json")
+    exceeded = [figure for figure in done.figures.values() if figure.exceeded]
+    if exceeded:
+        raise StageError(
+            f"{len(exceeded)} of {len(done.figures)} figures exceed their bound: "
+            + "; ".join(f"{f.title} {f.value:.3g} (at most {f.bound:g})" for f in exceeded)
+        )
+    return 0
+
+
+def _check_settings(sampling: Sampling) -> None:
+    """Raises UserError unless rows are contrast labels of the steps above the threshold."""
+    for name, audited in (("method", "contrast"), ("selection", "kl"), ("labels", "contrast")):
+        value = getattr(sampling, name)
+        if value != audited:
+            raise UserError(f"sampling.{name} = {value}: an audit can recompute {audited} alone")
+
+
+def _print_audit(done: "Audit", seed: int, seconds: float) -> None:
+    """The table that a person reads: what was recomputed, and each figure against its bound."""
+    k = f"K = {done.top_k} of {done.vocabulary[0]}"
+    print(
+        f"audit      {done.rows} of {done.rows_of} rows (seed {seed}), {done.steps} steps, "
+        f"{done.steps_kept} kept; {k}, engines in {done.dtype}; on {done.device}, {seconds:.1f} s"
+    )
+    said = ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in done.recorded.items()
+    )
+    print(f"recorded   {said or 'nothing in the shards; K and data types are those of run.json'}\n")
+    figures = done.figures.values()
+    width = max(len(figure.title) for figure in figures)
+    print(f"{'':<{width}} {'value':>10} {'bound':>10}")
+    for figure in figures:
+        bound = "" if figure.bound is None else f"{figure.bound:g}"
+        mark = "EXCEEDED  " if figure.exceeded else ""
+        line = f"{figure.title:<{width}} {figure.value:>10.3g} {bound:>10}  {mark}{figure.where}"
+        print(line.rstrip())

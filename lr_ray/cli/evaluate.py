@@ -1,0 +1,40 @@
+"""Compare models on benchmarks: a run's expert before and after training, or any behind an endpoint.
+
+lr-ray evaluate --run runs/demo
+lr-ray evaluate --endpoint http://127.0.0.1:8000/v1 --models base,tuned --run runs/asked
+
+With --endpoint, evaluation.* are those of --config, else the paper's: its seven benchmarks and their
+prompt. The key is read from OPENAI_API_KEY. The same command goes on after an interruption.
+"""
+
+import argparse
+
+from lr_ray.cli.options import Command, parse
+from lr_ray.cli.stages import EVALUATION, add_stage_options, run_stages
+from lr_ray.config import Config, EndpointConfig, read_tree
+
+_PAPER = "qwen2.5-math-1.5b"
+_PROG = "lr-ray evaluate"
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--endpoint", metavar="URL", help="base URL of an OpenAI-compatible API to ask, of no run")
+    add(
+        "--models",
+        action="append",
+        metavar="A,B",
+        help="with --endpoint: names served there, the one to compare with first",
+    )
+    add_stage_options(parser)
+
+
+def main(argv: list[str]) -> int:
+    if not any(argument.split("=")[0] == "--endpoint" for argument in argv):
+        command: Command[Config] = parse(__doc__, argv, _add_options, prog=_PROG, shown=EVALUATION)
+        return run_stages(command, ["evaluation"])
+    from lr_ray.pipeline.evaluation import evaluate_endpoint
+
+    defaults = {"evaluation": read_tree(_PAPER)["evaluation"]}
+    asked = parse(__doc__, argv, kind=EndpointConfig, defaults=defaults, prog=_PROG)
+    return evaluate_endpoint(asked.config, asked.run)

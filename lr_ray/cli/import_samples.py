@@ -1,0 +1,121 @@
+"""Make a run of sample files of the published LightReasoner code, ready for lr-ray train.
+
+lr-ray import --config NAME --run RUN --samples FILE [FILE ...]
+
+FILE is a path or an fsspec URI. lr_ray.interop says what such a file holds.
+"""
+
+import argparse
+from typing import Any
+
+from lr_ray.cli.options import Command, parse
+from lr_ray.config import Config
+from lr_ray.console import StageProgress, quiet_others
+from lr_ray.errors import UserError
+from lr_ray.models.models import fingerprint, resolve_model
+from lr_ray.run.asked import begin
+from lr_ray.run.store import Run, read_summary
+from lr_ray.run.versions import versions
+from lr_ray.runtime.progress import recorded
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--samples", metavar="FILE", nargs="+", required=True, help="paths or URIs of JSONL files"
+    )
+
+
+def main(argv: list[str]) -> int:
+    return _import(
+        parse(
+            __doc__,
+            argv,
+            _add_options,
+            prog="lr-ray import",
+            shown=["models", "sampling.system_prompt"],
+        )
+    )
+
+
+def _import(command: Command[Config]) -> int:
+    from lr_ray.interop.form import Expert
+    from lr_ray.interop.reading import check_files, import_files, remove_leftovers
+
+    config, run, files = command.config, command.run, command.options.samples
+    run.create()
+    with run.lock():
+        if run.exists("run.json"):
+            begin(run, config, None)
+        summary = read_summary(run)
+        if "sampling" in summary:
+            raise UserError(f"--run {run.location}: has supervision already; give another --run")
+        model = resolve_model(config.models.expert, "models.expert")
+        expert = Expert(model, config.sampling.system_prompt)
+        size = check_files(files, expert)
+        remove_leftovers(run)
+        models = {
+            "expert": {"path": config.models.expert, "fingerprint": fingerprint(model)},
+            # None: it was not looked at, and sampling into this run is refused.
+            "amateur": {"path": config.models.amateur, "fingerprint": None},
+        }
+        begin(
+            run,
+            config,
+            {"versions": versions(), "models": models, "data": {"source": "imported"}},
+        )
+        log = run.log_path()
+        print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
+        read = 0
+        with (
+            quiet_others(log) as console,
+            recorded(run),
+            StageProgress(console, "importing", size >> 20, "MiB") as progress,
+        ):
+
+            def on_progress(count: int) -> None:
+                nonlocal read
+                read += count
+                progress.update(read >> 20)
+
+            part = import_files(run, config, expert, files, on_progress)
+        total = summary.get("seconds_total", 0.0) + part["seconds"]
+        run.write_json("summary.json", summary | {"sampling": part, "seconds_total": total})
+    _report(part, expert.system_prompt, run)
+    return 0
+
+
+def _report(part: dict[str, Any], system_prompt: str | None, run: Run) -> None:
+    """What came in, what differs from what was sampled, and what no such file holds."""
+    from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT
+
+    print(
+        f"imported   {part['lines']} lines: {part['steps_kept']} kept steps in "
+        f"{part['trajectories']} trajectories of {part['problems']} problems, "
+        f"{part['rejected']} lines rejected, {part['seconds']:.1f} s\n"
+        f"contexts   {part['steps_from_text']} of {part['steps_kept']} steps tokenized from text, "
+        f"{part['steps_retokenized']} with another number of tokens than their step says; "
+        f"{part['trajectories_split']} trajectories for steps that nest in no other"
+    )
+    if part["problems_repeated"]:
+        print(
+            f"repeated   {part['problems_repeated']} times lines of a problem came after another "
+            "problem's: sorted by prompt_id and step, they share trajectories"
+        )
+    if part["prompts_rendered"]:
+        asked = "none" if system_prompt is None else repr(system_prompt)
+        print(
+            f"prompt     {part['prompts_rendered']} steps: rendered from prompt_id with "
+            f"sampling.system_prompt {asked}"
+            + (
+                ""
+                if system_prompt == PUBLISHED_SYSTEM_PROMPT
+                else f"; the published code's is {PUBLISHED_SYSTEM_PROMPT!r}"
+            )
+        )
+    print(
+        "lost       not in such files: trajectories from their last kept step on, the KL of steps "
+        "not kept,\n"
+        "           token ids of text-only prefixes, finish reasons, label mass beyond the rows "
+        "both models have\n"
+        f"output     {run.location}   next: lr-ray train --run {run.location}"
+    )

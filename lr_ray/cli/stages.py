@@ -1,0 +1,71 @@
+"""What the commands that run stages share."""
+
+import argparse
+from collections.abc import Sequence
+
+from lr_ray.cli.options import Command, parse
+from lr_ray.config import Config
+from lr_ray.run.store import Run
+
+# What --help shows of the settings that a stage reads, and of those of all stages.
+METHOD = (
+    "models.expert", "models.amateur", "data.source", "sampling.method", "sampling.selection",
+    "sampling.labels", "sampling.max_problems", "sampling.max_new_tokens", "sampling.kl_threshold",
+    "sampling.plausibility", "sampling.top_k", "sampling.seed", "training.method",
+    "training.optimizer_steps", "training.batch_size", "training.learning_rate", "training.lora.rank",
+    "training.seed", "evaluation.benchmarks", "evaluation.max_problems", "evaluation.max_new_tokens",
+    "evaluation.shots", "evaluation.grader",
+)  # fmt: skip
+SAMPLING = (
+    "models", "data", "sampling", "resources.expert.gpus", "resources.amateur.gpus",
+    "resources.sampling", "resources.wait_s",
+)  # fmt: skip
+LABELLING = (
+    "sampling.selection", "sampling.labels", "sampling.kl_threshold", "sampling.plausibility",
+    "sampling.seed",
+)  # fmt: skip
+TRAINING = ("models.expert", "training", "resources.trainer.gpus", "resources.wait_s")
+EVALUATION = (
+    "models.expert", "serving", "evaluation", "resources.server.gpus", "resources.evaluation",
+    "resources.wait_s",
+)  # fmt: skip
+
+
+def add_stage_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN",
+        help="run to begin --run with: its config unless --config is given, and what it has finished "
+        "that the settings leave valid",
+    )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="do again what a changed setting makes stale, instead of naming it and stopping",
+    )
+
+
+def stage_command(
+    name: str, doc: str | None, argv: list[str], stage: str, shown: Sequence[str]
+) -> int:
+    """A command that runs one stage."""
+    command: Command[Config] = parse(
+        doc, argv, add_stage_options, prog=f"lr-ray {name}", shown=shown
+    )
+    return run_stages(command, [stage])
+
+
+def run_stages(command: Command[Config], stages: Sequence[str]) -> int:
+    """Runs what is not finished of the stages. Returns the exit code."""
+    from lr_ray.pipeline.pipeline import execute
+
+    options = command.options
+    return execute(
+        command.config,
+        command.run,
+        tuple(stages),
+        command.config_name,
+        source=Run(options.source) if options.source else None,
+        yes=options.yes,
+    )

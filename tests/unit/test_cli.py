@@ -1,0 +1,168 @@
+"""The commands' names, help and errors; nothing here starts Ray."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lr_ray.cli.front import COMMANDS, run_command
+from lr_ray.cli.plan import SHOWN as PLAN
+from lr_ray.cli.serve import SHOWN as SERVE
+from lr_ray.cli.stages import EVALUATION, LABELLING, METHOD, SAMPLING, TRAINING
+from lr_ray.config import ROLES, flatten, read_tree, resolve
+
+ROOT = Path(__file__).parents[2]
+OF_THE_CONFIG = ["run", "sample", "label", "train", "evaluate", "serve", "compare", "audit", "plan", "import", "export"]  # fmt: skip
+FIELDS = set(flatten(resolve(read_tree("demo")).model_dump()))
+FIELDS |= {f"resources.{role}.custom" for role in ROLES}  # an empty mapping has no names of its own
+STAGES = ["run", "sample", "label", "train", "evaluate"]
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command in this process; its exit code, output and errors."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = run_command(argv)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def options(text: str) -> list[str]:
+    """The options that a help describes, in its order."""
+    return re.findall(r"^  (?:-h, )?(--[\w.-]+)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [["-m", "lr_ray", "--help"], ["jobs/sample.py", "--help"]])
+def test_help_loads_no_heavy_library(arguments):
+    code = (
+        "import atexit, runpy, sys\n"
+        "heavy = ('torch', 'ray', 'vllm', 'transformers', 'pydantic_settings')\n"
+        "atexit.register(lambda: print([m for m in heavy if m in sys.modules]))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "run = runpy.run_module if sys.argv[0] == '-m' else runpy.run_path\n"
+        "sys.argv = sys.argv[sys.argv[0] == '-m':]\n"
+        "run(sys.argv[0], run_name='__main__')"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    assert "--config NAME_OR_PATH" in out.stdout
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_list_of_commands_needs_the_standard_library_alone():
+    code = (
+        "import sys\nfrom lr_ray.cli.front import main\nsys.argv = ['lr-ray', '--help']\ntry:\n    main()\n"
+        "except SystemExit:\n    print([m for m in ('numpy', 'pydantic', 'psutil', 'yaml') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", out.stdout, re.MULTILINE)
+
+
+def test_a_command_that_is_not_there_is_one_line(said):
+    assert said("smaple") == (2, "", "error: no command 'smaple'; did you mean sample? (--help says what they do)\n")  # fmt: skip
+    code, out, error = said("?")
+    assert (code, out) == (2, "")
+    assert error.startswith("error: no command '?'; give one of run, sample, label, ")
+    code, out, error = said()
+    assert code == 2
+    assert out.startswith("usage: lr-ray COMMAND")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(said, name):
+    code, out, error = said(name, "--help")
+    assert (code, error) == (0, "")
+    assert out.startswith(f"usage: lr-ray {name}")
+
+
+@pytest.mark.parametrize("name", OF_THE_CONFIG)
+def test_help_has_the_commands_own_options_first_and_few_settings(said, name):
+    shown = options(said(name, "--help")[1])
+    own = [option for option in shown if "." not in option]
+    assert shown[: len(own)] == own
+    assert {"--config", "--run", "--help-all"} <= set(own)
+    assert ("--from" in own and "--yes" in own) == (name in STAGES)
+    settings = {option[2:] for option in shown[len(own) :]}
+    assert settings < FIELDS
+    assert len(settings) <= 60
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "lacks"),
+    [
+        ("sample", ["sampling.kl_threshold", "data.source", "resources.amateur.gpus"], ["training.", "evaluation.", "serving."]),
+        ("label", ["sampling.selection"], ["training.", "data.", "sampling.expert.dtype"]),
+        ("train", ["training.lora.rank"], ["sampling.", "data.", "evaluation.", "serving."]),
+        ("evaluate", ["evaluation.benchmarks", "serving.max_model_len"], ["training.", "sampling.", "data."]),
+        ("serve", ["serving.port"], ["training.", "sampling.", "data.", "evaluation."]),
+        ("run", ["sampling.kl_threshold", "training.optimizer_steps"], ["resources."]),
+    ],
+)  # fmt: skip
+def test_help_has_the_sections_that_a_command_reads(said, name, has, lacks):
+    shown = {option[2:] for option in options(said(name, "--help")[1])}
+    assert set(has) <= shown
+    assert not [field for field in shown if field.startswith(tuple(lacks))]
+
+
+@pytest.mark.parametrize("name", OF_THE_CONFIG)
+def test_help_all_has_every_setting(said, name):
+    shown = {option[2:] for option in options(said(name, "--help-all")[1])}
+    assert shown >= FIELDS
+
+
+def test_endpoints_and_directories_are_in_the_help(said):
+    assert {"--endpoint", "--models"} <= set(options(said("evaluate", "--help")[1]))
+    assert "--models" in options(said("serve", "--help")[1])
+    shown = options(said("evaluate", "--endpoint", "x", "--help")[1])
+    assert "--endpoint" in shown
+    assert "--evaluation.shots" in shown
+    assert "--from" not in shown
+
+
+@pytest.mark.parametrize("name", OF_THE_CONFIG)
+def test_a_setting_that_help_leaves_out_is_known_all_the_same(said, name, tmp_path):
+    required = {"import": ["--samples", "x"], "export": ["--out", "x"]}.get(name, [])
+    arguments = ["--config", "demo", "--run", str(tmp_path / "run"), *required]
+    code, _, error = said(name, *arguments, "--training.lora.rank", "x")
+    assert code == 2
+    assert error.startswith("error: config: training.lora.rank = 'x': ")
+    code, _, error = said(name, *arguments, "--training.lora.rnak", "4")
+    assert (code, error) == (2, "error: unknown option --training.lora.rnak; did you mean --training.lora.rank? (--help lists the options)\n")  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_config_of_another_run_is_the_base(said, tmp_path):
+    code, _, error = said("sample", "--from", str(tmp_path))
+    assert (code, error) == (2, "error: --from takes the new run's --run too (--help lists the options)\n")  # fmt: skip
+    code, _, error = said("sample", "--from", str(tmp_path), "--run", str(tmp_path / "new"))
+    assert code == 2
+    assert f"{tmp_path}/run.json: cannot be read" in error
+
+
+def test_signal_handlers_are_given_back(said):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert said("sample", "--config", "none")[0] == 2
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)
+def test_jobs_are_the_commands(script):
+    names = {"full_pipeline": "run", "import_samples": "import", "export_samples": "export"}
+    name = names.get(script.stem, script.stem)
+    assert f'job("{name}")' in script.read_text()
+    assert name in COMMANDS
+
+
+@pytest.mark.parametrize("shown", [METHOD, SAMPLING, LABELLING, TRAINING, EVALUATION, PLAN, SERVE])
+def test_what_help_shows_is_there(shown):
+    for part in shown:
+        assert any(field == part or field.startswith(f"{part}.") for field in FIELDS), part
