@@ -26,8 +26,6 @@ from lr_ray.run import schemas
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {"cluster-files.md": "cluster/README.md", "changelog.md": "CHANGELOG.md"}
-# What a field may change, in the order of the pipeline.
-AFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "speed")
 COLUMNS = {  # of all schemas; T steps (generated tokens) a trajectory
     "index": "number of the problem in the run, from 0",
     "problem_id": "id of the problem, stable across runs; in `rejected/` null where a row has none",
@@ -85,32 +83,28 @@ def _block(match: re.Match[str]) -> str:
 
 
 def fields_table(section: str) -> str:
-    """A Markdown table: dotted name, type and bounds, default, what it affects, meaning."""
-    rows = list(_fields(Config.model_fields[section].annotation, section))
-    marked = any(affects for *_, affects, _ in rows)
-    head = ["field", "takes", "default", *(["affects"] if marked else []), "meaning"]
-    lines = [head, ["---"] * len(head)]
-    for name, takes, default, affects, meaning in rows:
-        lines.append([f"`{name}`", takes, default, *([affects] if marked else []), meaning])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A Markdown table of a section's fields: name, type and bounds, default, what it affects, meaning."""
+    head = ["field", "takes", "default", "affects", "meaning"]
+    field = Config.model_fields[section]
+    rows = _fields(field.annotation, section, _affects(field))
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def _fields(section: Any, prefix: str) -> Iterator[tuple[str, str, str, str, str]]:
+def _fields(section: Any, prefix: str, affects: list[str]) -> Iterator[list[str]]:
+    """A row for each field; `affects` holds for those without a mark of their own."""
     for name, field in section.model_fields.items():
-        kind = field.annotation
+        kind, affected = field.annotation, _affects(field) or affects
         if isinstance(kind, type) and issubclass(kind, Section):
-            yield from _fields(kind, f"{prefix}.{name}")
+            yield from _fields(kind, f"{prefix}.{name}", affected)
             continue
         default = "required" if field.is_required() else _code(_yaml(field.get_default()))
-        meaning = _cell(field.description or "")
-        yield f"{prefix}.{name}", _takes(kind, field.metadata), default, _affects(field), meaning
+        takes, meaning = _takes(kind, field.metadata), _cell(field.description or "")
+        yield [f"`{prefix}.{name}`", takes, default, ", ".join(affected), meaning]
 
 
-def _affects(field: FieldInfo) -> str:
-    """The field's own mark, where it has one."""
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    marks = [extra.get("affects"), *field.metadata]
-    return ", ".join(str(mark) for mark in marks if isinstance(mark, str) and mark in AFFECTS)
+def _affects(field: FieldInfo) -> list[str]:
+    extra = field.json_schema_extra
+    return list(extra.get("affects", [])) if isinstance(extra, dict) else []
 
 
 def _takes(kind: Any, metadata: list[Any]) -> str:
