@@ -1,4 +1,4 @@
-"""What a node's facts mean for a run: pure functions from facts to findings.
+"""Judges a node's facts: pure functions from facts to findings.
 
 pytest tests/unit/test_doctor.py
 """
@@ -24,5 +24,5 @@ _CHECKS = (
 
 
 def judge(facts: Facts, need: Need) -> list[Finding]:
-    """All findings, in the order in which a person would look."""
+    """All findings, in the order in which a person would check them."""
     return [finding for check in _CHECKS for finding in check(facts, need)]

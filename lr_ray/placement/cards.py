@@ -22,7 +22,7 @@ _ASSUMED = 24e9  # bytes, where nothing says more
 class Cards:
     """GPUs by node, each of `memory` bytes: those of the smallest.
 
-    `fixed`: no other nodes will come. `measured`: the driver said how large they are.
+    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported.
     """
 
     nodes: tuple[int, ...]
@@ -32,7 +32,7 @@ class Cards:
 
     @property
     def known(self) -> bool:
-        """Whether they are there, rather than to come from an autoscaler."""
+        """Whether the GPUs are there now, rather than expected from an autoscaler."""
         return self.measured or self.fixed
 
     @property
@@ -60,7 +60,7 @@ def local() -> Cards:
 
 
 def of_cluster() -> Cards:
-    """Those of the connected cluster's nodes; it may get others, unless the job started it."""
+    """The GPUs of the connected cluster's nodes; more may come, unless the job started the cluster."""
     import ray
 
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
@@ -71,7 +71,7 @@ def of_cluster() -> Cards:
 
 
 def _measured(nodes: Sequence[str]) -> list[int]:
-    """Bytes of each GPU of the nodes, by their drivers; nothing where a driver is silent."""
+    """Bytes of each GPU of the nodes, as their drivers report; nothing where a driver does not answer."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

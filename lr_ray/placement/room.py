@@ -26,10 +26,10 @@ def await_room(
     wait_s: float,
     on_waiting: Callable[[str], None] = lambda said: None,
 ) -> None:
-    """Returns when all bundles fit on the connected cluster at once; an autoscaler hears of them.
+    """Returns when all bundles fit on the connected cluster at once; an autoscaler is asked for them.
 
-    A cluster that the job started has what it has, and is not waited for. `on_waiting` is told once,
-    and once more when the autoscaler says that it cannot help. Raises StageError naming what has no
+    A cluster that the job started gets no other nodes, so there is no waiting. `on_waiting` is called once,
+    and again when the autoscaler reports that it cannot help. Raises StageError naming what has no
     room after `wait_s` seconds.
     """
     from ray.util import placement_group, remove_placement_group
@@ -60,7 +60,7 @@ def await_room(
 
 
 def check_room(stage: str, wanted: Mapping[str, Sequence[Bundle]]) -> None:
-    """Raises UserError when the nodes that are there could not hold all bundles at once, were they idle."""
+    """Raises UserError when the present nodes could not hold all bundles at once even if they were idle."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -156,7 +156,7 @@ def _sees(run: Run) -> bool:
 
 
 def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float | None) -> str:
-    """Which bundle no node has, or that there is no room for all; `wait_s` without one was not waited."""
+    """Which bundle fits on no node, or that not all fit; `wait_s` is None where nothing was waited for."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -78,7 +78,7 @@ def _check_wandb() -> None:
 class Trackers:
     """All that the config names, open for the length of a training.
 
-    A step that a resumed training makes again, as it came after the last checkpoint, is logged once: MLflow
+    A resumed training repeats the optimizer steps after its last checkpoint. Each is logged once: MLflow
     and Weights & Biases keep the first value, TensorBoard the last.
     """
 
@@ -168,7 +168,7 @@ class Trackers:
         return log
 
     def _rows_before(self, step: int) -> list[Row]:
-        """What a remote run's event files, which are written anew, would lack of a resumed training."""
+        """Rows to log again for a resumed remote run, whose event files start empty."""
         from lr_ray.training.worker import METRICS
 
         if self.run.is_local or not self.run.exists(METRICS):
