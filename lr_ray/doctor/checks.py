@@ -1,4 +1,4 @@
-"""Judges a node's facts: pure functions from facts to findings.
+"""What a node's facts mean for a run: pure functions from facts to findings.
 
 pytest tests/unit/test_doctor.py
 """

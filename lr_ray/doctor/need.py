@@ -11,7 +11,7 @@ _HUB_BYTES = 2  # a weight's, of the presets' models
 
 
 def asked(config: Config) -> Need:
-    """What the whole pipeline needs. Models of unknown size count as nothing; nothing is fetched."""
+    """The whole pipeline's need. Models that are not known count nothing; nothing is fetched."""
     models, _ = find_models(config)
     return Need(
         gpu=uses_gpus(config),
@@ -26,7 +26,7 @@ def asked(config: Config) -> Need:
 
 
 def _to_fetch(reference: str) -> bool:
-    """Whether it is a model of the hub that is not in the local cache."""
+    """Whether it is a hub's model that its cache lacks."""
     from huggingface_hub import try_to_load_from_cache
 
     if reference.startswith("embedded:") or Path(reference).expanduser().is_dir():

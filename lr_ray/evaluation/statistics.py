@@ -69,8 +69,8 @@ def pooled_difference(
     `expert` is shape [N]: the share of its samples that solve problem i, or whether its one answer
     does; `improved` is shape [S, N], one row a training seed. Problems are resampled, each with the
     expert's score and those of all S models, and the mean over models and problems is taken. So the
-    interval says how far the mean of these S models would move on other problems of the same kind, and
-    nothing about other seeds, whose spread `accuracy_of_seeds` shows.
+    interval says how far the mean of these S models would move on other problems of the kind; it
+    says nothing of other seeds, whose spread `accuracy_of_seeds` shows.
     Raises ValueError for other shapes.
     """
     expert_N, improved_SN = np.asarray(expert, dtype=float), np.asarray(improved, dtype=float)

@@ -127,7 +127,7 @@ def for_serving(
 
 
 def _caches(config: Config, models: Models, cards: Cards, stage: str) -> Values:
-    """A stated cache for each engine: measuring free memory fails while another engine allocates."""
+    """A stated cache for each engine, so that none measures memory while another takes some."""
     if stage == "training":
         return {}
     values: Values = {}

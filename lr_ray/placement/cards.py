@@ -60,7 +60,7 @@ def local() -> Cards:
 
 
 def of_cluster() -> Cards:
-    """The GPUs of the connected cluster's nodes; more may come, unless the job started the cluster."""
+    """Those of the connected cluster's nodes; it may get others, unless the job started it."""
     import ray
 
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
@@ -71,7 +71,7 @@ def of_cluster() -> Cards:
 
 
 def _measured(nodes: Sequence[str]) -> list[int]:
-    """Bytes of each GPU of the nodes, as their drivers report; nothing where a driver does not answer."""
+    """Bytes of each GPU of the nodes, by their drivers; nothing where a driver is silent."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

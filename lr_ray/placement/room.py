@@ -60,7 +60,7 @@ def await_room(
 
 
 def check_room(stage: str, wanted: Mapping[str, Sequence[Bundle]]) -> None:
-    """Raises UserError when the present nodes could not hold all bundles at once even if they were idle."""
+    """Raises UserError when the nodes that are there could not hold all bundles at once, were they idle."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -156,7 +156,7 @@ def _sees(run: Run) -> bool:
 
 
 def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float | None) -> str:
-    """Which bundle fits on no node, or that not all fit; `wait_s` is None where nothing was waited for."""
+    """Which bundle no node has, or that there is no room for all; `wait_s` without one was not waited."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
