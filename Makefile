@@ -15,7 +15,7 @@ MODELS := $(VENV)/installed-models
 TRITON := $(VENV)/triton/installed
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
-.PHONY: demo test test-long test-gpu-lock test-unit lint format install lock clean
+.PHONY: demo test test-long test-gpu-lock test-unit lint docs format install lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
@@ -40,12 +40,17 @@ test-unit: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Its plugins' news about other versions of mkdocs are left out.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(INSTALLED)
 
@@ -98,4 +103,4 @@ lock:
 	sed -i 's/^torch==/torch===/' requirements/gpu.txt  # uv takes === in and writes ==
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-gpu site .pytest_cache .mypy_cache .ruff_cache *.egg-info

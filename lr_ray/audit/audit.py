@@ -1,4 +1,4 @@
-"""Supervision rows against an independent recomputation of a random sample of them.
+"""Recomputes a random sample of supervision rows independently, and compares.
 
 Checks what the engines' arithmetic and the exchange of K tokens approximated.
 Exercised by `lr-ray audit --run RUN` and `pytest tests/unit/test_audit.py`.

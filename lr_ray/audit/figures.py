@@ -14,7 +14,7 @@ from lr_ray.audit.exact import Recomputed
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far engines of a data type may be from float32 transformers."""
+    """How far engines of a data type may differ from transformers in float32."""
 
     kl: float  # nats, of a step, over the same exchanged tokens
     mean_kl: float  # nats, its mean over the steps

@@ -1,4 +1,4 @@
-"""What a machine has and lacks for this program: facts, checks on them, and the job that prints both.
+"""What a machine has and lacks for lr_ray: facts, and checks on them.
 
 Importing it loads neither torch nor vLLM nor Ray.
 """

@@ -32,7 +32,7 @@ _HUB_BYTES = 2  # a weight's, of the presets' models
 
 
 def judge(facts: Facts, need: Need) -> list[Finding]:
-    """All findings, in the order in which a person would look."""
+    """All findings, in the order in which a person would check them."""
     return [finding for check in _CHECKS for finding in check(facts, need)]
 
 

@@ -1,4 +1,4 @@
-"""What is so on a node: gathered by libraries and the operating system, judged in `checks`.
+"""The facts of a node, read through libraries and the operating system; `checks` judges them.
 
 Picklable, so that a task can send a node's facts to the driver. Imports neither torch nor vLLM, and Ray
 for a cluster's nodes alone.
@@ -33,7 +33,7 @@ _LOOPBACK = "127.0.0.1"  # a run's own endpoint
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that need not be there yet. `refuses`: why no file can be made in it, None if one can."""
+    """A folder that may not exist yet. `refuses`: why no file can be made in it, None if one can."""
 
     path: str
     free: int  # bytes
@@ -61,7 +61,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Facts:
-    """What one node has. Folders are those that programs would take, made or not."""
+    """What one node has. Folders are those that programs would use, whether they exist or not."""
 
     host: str
     python: str

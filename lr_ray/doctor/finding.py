@@ -1,4 +1,4 @@
-"""What is needed, what is found about it, and how both are said."""
+"""What a run needs, what was found, and the wording of both."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ _SHOWN = 5
 class Need:
     """What somebody wants to run. `gpu` None: whatever the installed vLLM is built for.
 
-    `dtypes` are of vLLM's engines. Bytes are what a run would write: into its directory (None: that it can
-    write there will do, as a run says itself when its disk is full), and into the hub's cache.
+    `dtypes` are of vLLM's engines. Bytes are what a run would write: into its directory (None: only whether
+    it can write there is checked, as a run reports a full disk itself), and into the hub's cache.
     """
 
     gpu: bool | None = None

@@ -1,4 +1,4 @@
-"""Installed distributions against those that are asked for: the lock's in a checkout, else lr_ray's own."""
+"""Installed distributions against those required: by the lock in a checkout, else by lr_ray's metadata."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

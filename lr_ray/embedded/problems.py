@@ -140,7 +140,7 @@ def apply(operation: str, left: int, right: int) -> int:
 
 
 def signature(topic: str, start: int, operations: tuple[tuple[str, int], ...]) -> str:
-    """What makes two problems the same one, whatever the names and the wording."""
+    """Equal for two problems that differ in names and wording alone."""
     return f"{topic}|{start}|" + "|".join(f"{op}{number}" for op, number in operations)
 
 

@@ -1,10 +1,10 @@
-"""What happens when an engine fails: the batch is tried again, and a problem that is to blame is found.
+"""Retries after an engine's failure: the batch is tried again, and the problem that caused it is found.
 
-A killed process takes its knowledge along, so starts are noted in a small actor of the driver's
-(`SamplingJournal`). Batches share an engine, and all that are in it when it dies were started in vain. Such a
-batch is started once more with the engine to itself, so that only the guilty one dies again; a batch
-that was started twice in vain is worked on one problem at a time, alone too. A problem that was started twice
-in vain is given up, and the others go on. Exercised by
+A killed process loses its state, so attempts are counted in an actor beside the driver
+(`SamplingJournal`). Several batches share an engine, and its death fails all of them. Each is then tried with
+the engine to itself, so that only the batch at fault fails again. A batch that failed twice is tried
+one problem at a time. A problem that alone ended an engine twice is rejected, and the others go on.
+Exercised by
 `pytest tests/unit/test_guard.py tests/integration/test_faults.py`.
 """
 

@@ -1,4 +1,4 @@
-"""Answers kept as they come, so that an evaluation that was killed asks only what is missing.
+"""Answers are kept as they come, so that an evaluation that was killed asks only what is missing.
 
 An answer lies under a key of everything that it depends on: the model's identity and the request.
 Exercised by `pytest tests/unit/test_answers.py` and `tests/integration/endpoint/test_evaluation.py`.

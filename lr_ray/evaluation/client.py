@@ -130,7 +130,7 @@ def ask(
     on_answer: Callable[[Question, Answer], None],
     on_left_out: Callable[[str, str], None] = lambda model, field: None,
 ) -> None:
-    """Asks them all, and hands each answer over as it comes.
+    """Asks all questions, and hands over each answer as it comes.
 
     At most `evaluation.concurrency` requests are under way. Connection errors, timeouts, 408, 409,
     429 and 5xx are retried with back-off for about two minutes. A sampling field that the endpoint does
@@ -204,7 +204,7 @@ async def _one(
 
 
 def _advice(said: str, evaluation: Evaluation) -> str:
-    """What to set where a server found the request too long, in the server's words."""
+    """Which setting to change when a server's message says that the request was too long."""
     if not re.search(r"max_(completion_)?tokens|max_model_len|context (length|window|size)", said):
         return ""
     return f"; give a smaller --evaluation.max_new_tokens than {evaluation.max_new_tokens}"

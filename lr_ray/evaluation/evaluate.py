@@ -45,7 +45,7 @@ def evaluate(
     stop_token_ids: Sequence[int] = (),
     on_left_out: Callable[[str, str], None] = lambda model, field: None,
 ) -> dict[str, pa.Table]:
-    """For each task its table (see `grade`).
+    """The table of each task (see `grade`).
 
     Each group of models is served and asked in turn, unless its answers are all there: answers are kept
     in the run as they come. Both progress functions get (answers, answers in all); `on_left_out` is that
@@ -168,5 +168,5 @@ def _said(answer: Answer) -> str | None:
 
 
 def _in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:
-    """First of each, second of each: so the models' engines work side by side."""
+    """The first of each list, then the second of each, so that the models' engines work side by side."""
     return [question for turn in zip(*lists, strict=True) for question in turn]

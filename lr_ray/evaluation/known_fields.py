@@ -21,7 +21,7 @@ _NOT_KNOWN = re.compile(
 
 
 class KnownFields:
-    """Of one model: what a request's body has to leave out for the endpoint to take it."""
+    """Which fields one model's requests must leave out for the endpoint to accept them."""
 
     def __init__(self, model: str, on_left_out: Callable[[str, str], None]) -> None:
         """`on_left_out` gets the model and each field, once."""
@@ -39,7 +39,7 @@ class KnownFields:
         return known
 
     def leave_out(self, body: dict[str, Any], said: str) -> bool:
-        """Whether to ask again without what the endpoint, by what it `said` of `body`, does not know."""
+        """Whether to ask again: the error `said` of `body` names a field that the endpoint does not know."""
         sent = {**body, **body["extra_body"]}
         if any(name in sent for name in self.left_out):
             return True  # learned since this request was sent

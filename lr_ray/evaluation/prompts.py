@@ -76,7 +76,7 @@ def _render(tokenizer: Any, turns: Turns, prefilled: bool) -> str:
 
 
 def _blamed(tokenizer: Any, turns: Turns, section: str) -> str:
-    """What it is that the template cannot render: the first turns that fail, or all of it."""
+    """Which part the template cannot render: the first turns that fail, or everything."""
     problem = [{"role": "user", "content": _PROBLEM}]
     try:
         _render(tokenizer, problem, False)

@@ -1,4 +1,4 @@
-"""What the graded tables say: accuracies, paired differences, and the problems that changed.
+"""Figures of the graded tables: accuracies, paired differences, and the problems that changed.
 
 pytest tests/unit/test_results.py
 """

@@ -48,7 +48,7 @@ class Line:
 
 
 class Expert:
-    """What reading and writing need of the expert: its tokenizer and its sizes."""
+    """What reading and writing need from the expert: its tokenizer and its sizes."""
 
     def __init__(self, path: str, system_prompt: str | None) -> None:
         self.tokenizer = load_tokenizer(path)
@@ -72,7 +72,7 @@ class Expert:
         return self.prompt("?")[0]
 
     def disagreement(self, token_ids: list[int], tokens: list[Any]) -> tuple[int, Any, str] | None:
-        """The first token id that reads otherwise here: id, text there, text here.
+        """The first token id whose text is another here: id, text there, text here.
 
         Raw vocabulary pieces count as their text. Parts of a character cannot be compared.
         """

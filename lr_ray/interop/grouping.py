@@ -1,4 +1,4 @@
-"""The kept steps of one problem, as its lines have them, to as few supervision rows as hold them."""
+"""Groups the kept steps of one problem, a line each, into as few supervision rows as possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,8 +35,8 @@ class Group:
 def group(lines: Sequence[Line], expert: Expert) -> Group:
     """Steps whose contexts are prefixes of one another share a trajectory.
 
-    A prefix ends within a word when a token does, and may tokenize there as no longer prefix does:
-    such a step gets a trajectory of its own rather than a context that is not its own.
+    A prefix that ends within a word may be tokenized otherwise than in every longer prefix. Such a step gets
+    a trajectory of its own, so that its context stays its own.
     """
     result = Group()
     placed = []

@@ -1,4 +1,4 @@
-"""The files of a model directory, read as far as shows whether they are whole: config, weights, tokenizer.
+"""Checks that the files of a model directory are complete: config, weights, tokenizer.
 
 Exercised by `pytest tests/unit/test_model_files.py`.
 """
@@ -94,7 +94,7 @@ def context_length(path: str, where: str | None = None) -> int:
 def check_files(folder: Path, where: str) -> None:
     """Raises UserError that begins with `where` when a file is missing or not whole.
 
-    Of weights their headers and sizes are read, and whether they hold what the index says.
+    Of the weights, headers and sizes are read and compared with the index.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{where}: no config.json; give a Hugging Face model directory")

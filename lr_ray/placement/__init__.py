@@ -1,4 +1,4 @@
-"""Who runs where: what stages need, which GPUs there are, and what `auto` makes of them.
+"""Who runs where: what each stage needs, which GPUs there are, and how `auto` chooses.
 
 sizes     how large the models are
 needs     the processes of each stage, and the memory that each takes

@@ -1,8 +1,8 @@
 """What `auto` means: a config's placement chosen by the models' sizes and the GPUs there are.
 
-A pure function. For each stage it goes through ways to place the stage, the best first, and takes the first
-that fits: both models at once (side by side on one GPU, or a GPU each where there are several), else one
-after the other. Numbers that the config states stay. `pytest tests/unit/placement/test_arrange.py`
+A pure function. For each stage it tries the ways to place it, the best first, and takes the first that
+fits: both models at once (side by side on one GPU, or a GPU each where there are several), else one after
+the other. Numbers that the config states are kept. `pytest tests/unit/placement/test_arrange.py`
 """
 
 import math
@@ -25,9 +25,9 @@ _WAYS = {
 
 
 def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] = STAGES) -> Config:
-    """The config with numbers for what is `auto` in the given stages.
+    """The config with a number in place of each `auto` of the given stages.
 
-    Raises UserError where no GPU is and one is asked for, and where a stage fits in no way.
+    Raises UserError when a GPU is asked for and there is none, and when a stage does not fit in any way.
     """
     for stage in stages:
         config = _arrange(config, models, cards, stage)
@@ -105,7 +105,7 @@ def for_serving(
 ) -> Place:
     """The place of each replica of `served` models (of the size of `model`) that are up together.
 
-    Raises UserError where no GPU is and one is asked for, and where they do not fit.
+    Raises UserError when a GPU is asked for and there is none, and when they do not fit.
     """
     if place.gpus == 0:
         return place
@@ -138,7 +138,7 @@ def _cache(p: Processes, cards: Cards) -> float | None:
 
 
 def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:
-    """Why a stage does not fit, with the least that it takes and what would do."""
+    """Why a stage does not fit, with the least memory that it needs and what would help."""
     fields = ", ".join(
         f"resources.{role}.gpus {_plain(getattr(config.resources, role).gpus)}"
         for role in roles_of(config, stage)

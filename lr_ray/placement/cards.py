@@ -24,7 +24,7 @@ _ASSUMED = 24e9  # bytes, where nothing says more
 class Cards:
     """GPUs by node, each of `memory` bytes: those of the smallest.
 
-    `fixed`: no other nodes will come. `measured`: the driver said how large they are.
+    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported.
     """
 
     nodes: tuple[int, ...]
@@ -34,7 +34,7 @@ class Cards:
 
     @property
     def known(self) -> bool:
-        """Whether they are there, rather than to come from an autoscaler."""
+        """Whether the GPUs are there now, rather than expected from an autoscaler."""
         return self.measured or self.fixed
 
     @property

@@ -35,7 +35,7 @@ _LOGIT_BYTES = 10  # of a scored or sampled logit: bfloat16, float32, and a floa
 
 @dataclass(frozen=True)
 class Processes:
-    """Alike processes of a stage. `role` is their section of `resources`.
+    """Processes of a stage that are all alike. `role` is their section of `resources`.
 
     `weights` is None when the architecture is not known. `overhead` is all that is neither weights,
     trained state nor cache: context, activations, logits, captured graphs.
@@ -59,7 +59,7 @@ class Processes:
 
     @property
     def fewest(self) -> float:
-        """Bytes of the smallest cache that does: the longest sequence, or 16 usual ones."""
+        """Bytes of the smallest cache that suffices: one longest sequence, or 16 usual ones."""
         return self.token * max(self.sequence, _FEWEST * self.usual)
 
     @property
@@ -74,7 +74,7 @@ class Processes:
 
     @property
     def needed(self) -> float:
-        """Bytes of a GPU without which it does not run: with the cache that the config states, if any."""
+        """Bytes of a GPU that it cannot run without: with the cache that the config states, if any."""
         stated = self.place.cache_gb
         return self.fixed + (1e9 * stated if stated else self.fewest)
 
@@ -102,7 +102,7 @@ def at_once(stage: Sequence[Processes], together: bool, most: bool = False) -> i
 
 
 def _kinds(stage: Sequence[Processes]) -> list[Processes]:
-    """What follows one another: the roles, and of the served models each."""
+    """The groups that run one after another: each role, and each of the served models."""
     return [
         replace(p, least=p.least // 2, most=p.most // 2) if p.role == "server" else p for p in stage
     ]
@@ -240,7 +240,7 @@ def disk(config: Config, models: Models, problems: int) -> dict[str, float]:
 
 
 def demands(config: Config, stage: str) -> list[dict[str, list[Bundle]]]:
-    """What must fit at once for a stage to begin, in turn for what follows one another.
+    """What must fit at once for a stage to begin: a mapping for each group that runs after another.
 
     Bundles by the name in `resources`.
     """

@@ -19,7 +19,7 @@ _PCI_NVIDIA, _PCI_DISPLAY = "0x10de", "0x03"  # vendor; first byte of the class
 class Gpu:
     """A GPU that this process may use.
 
-    `used_bytes` is what the driver would not give to a new process, its own reserve included.
+    `used_bytes` is what a new process could not get, the driver's own reserve included.
     `users` are the computing processes on it: process id (of the host, where this is a container) and
     bytes, None where the driver does not tell.
     """

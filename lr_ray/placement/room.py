@@ -27,10 +27,10 @@ def await_room(
     wait_s: float,
     on_waiting: Callable[[str], None] = lambda said: None,
 ) -> None:
-    """Returns when all bundles fit on the connected cluster at once; an autoscaler hears of them.
+    """Returns when all bundles fit on the connected cluster at once; an autoscaler is asked for them.
 
-    A cluster that the job started has what it has, and is not waited for. `on_waiting` is told once,
-    and once more when the autoscaler says that it cannot help. Raises StageError naming what has no
+    A cluster that the job started gets no other nodes, so there is no waiting. `on_waiting` is called once,
+    and again when the autoscaler reports that it cannot help. Raises StageError naming what has no
     room after `wait_s` seconds.
     """
     from ray.util import placement_group, remove_placement_group

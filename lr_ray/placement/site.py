@@ -40,7 +40,7 @@ def connected() -> Iterator[Cards]:
 
 @contextlib.contextmanager
 def site(config: Config, stages: Sequence[str]) -> Iterator[Site]:
-    """Where the stages would run. Raises UserError when one of them has no way to."""
+    """Where the stages would run. Raises UserError when one of them does not fit anywhere."""
     if not uses_gpus(config, stages):
         yield Site()
         return

@@ -85,7 +85,7 @@ def describe(config: dict[str, Any]) -> Model:
 
 
 def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
-    """The architecture behind a reference, or a line on why its size is not known.
+    """The architecture of a model reference, or a line on why its size is not known.
 
     `fetch` asks the Hugging Face hub for the config.json of a model that is not here. Raises UserError
     naming `field` for a config.json that cannot be read.
@@ -110,7 +110,7 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
 
 
 def _fetched(reference: str) -> Path | None:
-    """config.json of a hub model; None where it is not to be had, which the fetch of weights explains."""
+    """config.json of a hub model; None where it cannot be fetched (fetching the weights says why)."""
     from huggingface_hub import hf_hub_download
 
     if reference.count("/") != 1:

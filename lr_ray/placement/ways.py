@@ -1,4 +1,4 @@
-"""The ways to place each stage, the best first: values of settings, of which the first that fits is taken.
+"""The ways to place each stage, the best first, as values of settings. The first that fits is taken.
 
 A value of None leaves a setting as it is. `pytest tests/unit/placement/test_arrange.py`
 """
@@ -107,7 +107,7 @@ def _a_gpu_each(config: Config, models: Models, cards: Cards) -> Iterator[Values
 
 
 def _pool(config: Config, role: str, gpus: float, engines: int, cards: Cards) -> Values:
-    """An engine's GPUs, and as many engines as there is room and work for; all at once where GPUs stay."""
+    """An engine's GPUs, and as many engines as there is room and work for; all at once on fixed GPUs."""
     pool = getattr(config.sampling, role)
     values: Values = {f"resources.{role}.gpus": gpus if is_auto(config, role) else None}
     if pool.max_engines == AUTO and cards.known:
@@ -142,7 +142,7 @@ def _count(cards: Cards, split: float) -> int:
 
 
 def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
-    """Fewer tokens a forward, then gradient checkpointing, then ZeRO 3 over all GPUs, as memory wants it."""
+    """To save memory: fewer tokens a forward, then gradient checkpointing, then ZeRO 3 over all GPUs."""
     asked, auto = config.training, config.resources.trainer.gpus == AUTO
     place: Values = {"resources.trainer.gpus": 1 if auto else None}
     useful = max(1, min(cards.count, asked.batch_size // _ITEMS_A_WORKER)) if cards.known else 1

@@ -1,6 +1,7 @@
 """The run directory: the only place through which stages talk, on a local path or any fsspec URI.
 
-Files appear whole or not at all. Layout in the README; exercised by `pytest tests/unit/test_store.py`.
+Files appear whole or not at all. docs/run-directory.md lists them. Exercised by
+`pytest tests/unit/test_store.py`.
 """
 
 import contextlib

@@ -61,7 +61,7 @@ def _logs() -> str:
 
 
 def check_address() -> None:
-    """Raises UserError when RAY_ADDRESS is none to connect to; Ray itself would try for many minutes."""
+    """Raises UserError when RAY_ADDRESS cannot be connected to; Ray would try for many minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
     if "://" in address:  # of the dashboard, or of Ray Client
         raise UserError(

@@ -25,7 +25,7 @@ PROXIES = ("http", "https", "socks5", "socks5h")  # that the client takes (httpx
 def read_key(variable: str) -> str | None:
     """The key in an environment variable, without blanks around it; None where it is unset or empty.
 
-    Raises UserError naming the variable, but not what it holds, for what no header can carry.
+    Raises UserError naming the variable, but not its value, for a value that no header can carry.
     """
     value = os.environ.get(variable, "")
     key = value.strip()
@@ -58,7 +58,7 @@ def async_client(base_url: str, key: str | None, **options: Any) -> "AsyncOpenAI
 
 
 def _direct() -> dict[str, Any]:
-    """Neither proxies nor what else httpx reads in the environment, but for certificates that are there."""
+    """Ignores proxies and what else httpx reads from the environment, except certificates that exist."""
     file = os.environ.get("SSL_CERT_FILE", "")
     trusted = ssl.create_default_context(cafile=file) if _is_certificates(file) else True
     return {"trust_env": False, "verify": trusted}
@@ -110,7 +110,7 @@ def check_environment(base_url: str) -> None:
 
 
 def via(base_url: str) -> str:
-    """Which proxy a URL is asked through, in words to put behind an error; empty without one."""
+    """Which proxy a URL is asked through, as words to append to an error; empty without one."""
     parts, proxies = urlsplit(base_url), urllib.request.getproxies()
     scheme = next((scheme for scheme in (parts.scheme, "all") if proxies.get(scheme)), None)
     if not scheme or is_here(base_url) or urllib.request.proxy_bypass(parts.hostname or ""):

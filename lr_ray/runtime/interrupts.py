@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a job in order, and within seconds even where its exception got lost.
+"""Ctrl-C and SIGTERM end a job in order, and within seconds even when a library swallows the exception.
 
 The handler raises KeyboardInterrupt or SystemExit, so that `finally` blocks shut things down. A
 library's bare `except:` can swallow either, most of all while it is being imported; so a watchdog
@@ -52,7 +52,7 @@ def borrowed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """The watchdog waits so much longer for work that ends in order."""
+    """Within it, the watchdog waits that many seconds longer for work that ends in order."""
     global _patience_s
     _patience_s = seconds
     try:

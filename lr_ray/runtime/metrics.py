@@ -1,4 +1,4 @@
-"""What a Prometheus that scrapes the cluster's nodes sees of a run: gauges with the tag `run`.
+"""A run's gauges for Prometheus, which scrapes the cluster's nodes; each has the tag `run`.
 
 Ray puts `ray_` before their names. pytest tests/integration/test_metrics.py
 """

@@ -49,7 +49,7 @@ def _why_not(serving: Serving, error: OSError | UnicodeError) -> str:
 
 
 def base_url(serving: Serving) -> str:
-    """Where a client on the machine that listens reaches the application."""
+    """The URL under which a client on the same machine reaches the application."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}/v1"
 
@@ -66,8 +66,8 @@ def start(
     """Starts Serve on the connected Ray cluster and returns the base URL once all models answer.
 
     `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
-    to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` what nodes are
-    waited for. With a `key`, requests need it. Raises StageError when Serve already runs on the
+    to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` a line on the nodes
+    that are waited for. With a `key`, requests need it. Raises StageError when Serve already runs on the
     cluster, when there is no room after `resources.wait_s` seconds, when a model cannot be started,
     or `timeout_s` seconds after there was room; whatever was started is shut down by then.
     """

@@ -1,4 +1,4 @@
-"""What stands before the endpoint: key, limits, and the end of service. Plain ASGI.
+"""ASGI middleware before the endpoint: the key, limits, and an orderly end of service.
 
 Exercised by `pytest tests/unit/test_serving_guard.py tests/integration/endpoint/test_serving.py`.
 """
@@ -36,7 +36,7 @@ class _TooLargeError(Exception):
 
 
 def digest(key: str) -> str:
-    """What is compared and passed on instead of the key itself: its sha256, in hex."""
+    """sha256 of the key, in hex, which is compared and passed on instead of the key itself."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

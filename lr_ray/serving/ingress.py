@@ -37,7 +37,7 @@ _AWAY = (RayActorError, BackPressureError, DeploymentUnavailableError)  # until 
 
 
 def _refused(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """What vLLM's checks of a body stumble over, such as a list where they look for keys, is refused."""
+    """Refuses bodies that make vLLM's own checks fail, such as a list in the place of a mapping."""
     try:
         return validate(value)
     except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
@@ -73,7 +73,7 @@ class Ingress(OpenAiIngress):
         return card | {"created": _STARTED, **card["metadata"]}
 
     async def _get_model_id(self, model: str | None) -> str:
-        """Only served names: what follows a colon would be looked for as an adapter."""
+        """Only served names: Ray would look for what follows a colon as an adapter."""
         if model is not None and model not in self._model_cards:
             known = ", ".join(self._model_cards)
             raise HTTPException(404, f"there is no model {model[:200]!r}; there are {known}")

@@ -12,7 +12,7 @@ _DEEPEST = 64
 
 
 def wrong_value(value: Any, where: str = "", depth: int = 0) -> str | None:
-    """What an engine can make nothing of in a JSON body, with its place; None where all is well.
+    """The first value of a JSON body that an engine cannot handle, with its place; None if there is none.
 
     JSON as Python reads it may hold halves of surrogate pairs, NaN, infinity, and integers of any size.
     """
@@ -41,7 +41,7 @@ def wrong_value(value: Any, where: str = "", depth: int = 0) -> str | None:
 
 
 def empty_prompt(body: dict[str, Any]) -> str | None:
-    """What is empty in a completion's prompt, if anything is: an engine has nothing to go on from."""
+    """Which part of a completion's prompt is empty, if one is: an engine cannot continue an empty prompt."""
     prompt = body.get("prompt")
     if prompt is None:
         return None if body.get("prompt_embeds") else "prompt: is missing"
@@ -54,8 +54,8 @@ def empty_prompt(body: dict[str, Any]) -> str | None:
 def status_of(error: BaseException) -> tuple[int, str]:
     """Status and OpenAI's type of an error that parsing or a replica raised.
 
-    What vLLM calls the client's, and what Python raises where a value cannot be worked with, as
-    `vllm.entrypoints.serve.exception_handling` has it; what is not implemented will not be soon either.
+    4xx for errors that vLLM blames on the client and for Python's errors of unusable values, as in
+    `vllm.entrypoints.serve.exception_handling`, and for what is not implemented, as a retry would not help.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"VLLMNotFoundError"}:

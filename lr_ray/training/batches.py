@@ -1,4 +1,4 @@
-"""Kept steps to the batches of packed training: who trains which of them, and when.
+"""Batches of packed training: which worker trains which kept steps, and when.
 
 NumPy only. One forward over a trajectory serves all its kept steps of the batch, as attention is
 causal. Everything follows from the rows and the seed, so each worker computes the same plan alone.

@@ -1,4 +1,4 @@
-"""A small Ray actor between the training workers and the driver: metrics, and why it cannot go on."""
+"""A small Ray actor between workers and driver: metrics, and the reason why training cannot go on."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from typing import Any
 class TrainingBoard:
     """Holds what workers post until the driver takes it.
 
-    A worker's reason to give up outlives the worker: those that Ray Train starts in its place read it
-    and end, where they would only fail again.
+    A worker's reason to give up outlives the worker: workers that Ray Train starts in its place read it
+    and end, instead of failing again.
     """
 
     def __init__(self) -> None:

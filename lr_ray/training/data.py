@@ -1,4 +1,4 @@
-"""A run's supervision as trajectories to train on, in an order that depends on nothing but the rows.
+"""A run's supervision as trajectories to train on, in an order that depends on the rows alone.
 
 Shards are read one at a time into a memory-mapped file, so that memory holds an index and no rows.
 Exercised by `pytest tests/unit/test_training_data.py`.

@@ -95,7 +95,7 @@ def _drop(x: Tensor, numbers: Tensor, factor: int, p: float) -> Tensor:
 
 
 def install(model: Any, p: float, seed: int) -> Draw:
-    """Puts it in the place of PEFT's dropout in every LoRA layer of the model."""
+    """Replaces PEFT's dropout by it in every LoRA layer of the model."""
     draw = Draw(seed)
     layers = [module for module in model.modules() if hasattr(module, "lora_dropout")]
     for number, module in enumerate(layers):

@@ -53,8 +53,8 @@ def load_expert(path: str, training: Training) -> Any:
 class Head(nn.Module):
     """lm_head and the loss on kept rows, in chunks of `HEAD_ROWS`, as one module.
 
-    One, as ZeRO-3 gathers a weight whenever a module that has it is called, which all workers must do
-    equally often, though one has more chunks than another.
+    ZeRO-3 gathers a weight whenever a module that holds it is called, and all workers must do so equally
+    often. One call for all chunks makes that so, however many chunks a worker has.
     """
 
     def __init__(self, lm_head: Any) -> None:

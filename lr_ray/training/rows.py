@@ -1,8 +1,8 @@
 """Rows of any length in one forward, one after another, so that padding exists inside attention alone.
 
-Everything in a decoder but attention works token by token, so the rows' tokens are one long row to it.
-Attention gets them right-padded, without a mask: as it is causal, no real token sees the padding after
-its row. Exercised by `pytest tests/unit/test_rows.py`.
+All of a decoder except attention works token by token, so the tokens of all rows form one long row there.
+Attention gets the rows padded on the right, without a mask: it is causal, so no real token sees the
+padding after its row. Exercised by `pytest tests/unit/test_rows.py`.
 """
 
 from __future__ import annotations

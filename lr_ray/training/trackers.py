@@ -77,7 +77,7 @@ def _check_wandb() -> None:
 class Trackers:
     """All that the config names, open for the length of a training.
 
-    A step that a resumed training makes again, as it came after the last checkpoint, is logged once: MLflow
+    A resumed training repeats the optimizer steps after its last checkpoint. Each is logged once: MLflow
     and Weights & Biases keep the first value, TensorBoard the last.
     """
 

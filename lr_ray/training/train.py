@@ -191,9 +191,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _fit(trainer: Any, board: Any, on_row: Progress) -> dict[str, Any]:
-    """`trainer.fit()` in a thread, while this one hands on the workers' progress.
+    """Runs `trainer.fit()` in a thread, while the calling thread hands on the workers' progress.
 
-    In the main thread, Ray Train would take Ctrl-C for itself, and keep it.
+    In the main thread, Ray Train would replace the handler of Ctrl-C and not put it back.
     """
     import ray
 

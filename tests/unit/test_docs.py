@@ -1,0 +1,138 @@
+"""The site builds without a warning, and what README and docs name is there."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown.extensions.toc import slugify
+
+from lr_ray.config import Config, EndpointConfig, ServeConfig, resolve
+from lr_ray.config.section import Section
+from lr_ray.problems import PROBLEM
+from lr_ray.run import schemas
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+BESIDE = [*PAGES, ROOT / "cluster" / "README.md"]
+
+
+def names(kind: type[Section], prefix: str = "") -> list[str]:
+    """Dotted names of a section's fields and subsections."""
+    found = []
+    for name, field in kind.model_fields.items():
+        found.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found += names(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed; make install brings it")
+    out = tmp_path_factory.mktemp("site")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(out),
+    ]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_the_configuration_page_has_every_field(site):
+    page = (site / "configuration" / "index.html").read_text()
+    leaves = [n for n in names(Config) if not any(m.startswith(f"{n}.") for m in names(Config))]
+    assert len(leaves) > 80
+    assert [name for name in leaves if f"<code>{name}</code>" not in page] == []
+
+
+def test_the_formats_page_has_every_column(site):
+    page = (site / "run-directory" / "index.html").read_text()
+    written = (PROBLEM, schemas.SUPERVISION, schemas.SCORES, schemas.TRAJECTORY, schemas.REJECTED)
+    columns = {name for schema in written for name in schema.names}
+    assert [name for name in columns if f"<td><code>{name}</code></td>" not in page] == []
+
+
+def test_formulas_are_shown_without_a_script_and_nothing_is_loaded_from_elsewhere(site):
+    method = (site / "method" / "index.html").read_text()
+    assert method.count("<math") > 10
+    assert "arithmatex" not in method
+    for page in site.rglob("*.html"):
+        loaded = r"""(?:\bsrc=|<link[^>]+href=)["']?((?:https?:)?//[^"'> ]+)"""
+        assert re.findall(loaded, page.read_text()) == [], page
+    for sheet in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text()) == [], sheet
+
+
+@pytest.mark.parametrize("page", BESIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_to_files_and_headings_that_are_there(page):
+    missing = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            continue
+        target = page.parent / name if name else page
+        if name in ("cluster-files.md", "changelog.md") and page in DOCS:
+            continue  # made by docs/hooks.py, and checked by the strict build
+        if not target.exists() or (anchor and anchor not in headings(target)):
+            missing.append(link)
+    assert missing == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page."""
+    lines = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ +(.+)$", lines, re.MULTILINE)
+    return {slugify(re.sub(r"[`*]", "", title), "-") for title in titles}
+
+
+def test_yaml_of_the_docs_is_a_config():
+    blocks = [
+        block
+        for page in DOCS
+        for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    assert blocks
+    for block in blocks:
+        assert resolve(yaml.safe_load(block)).models.expert
+
+
+def test_fields_that_are_named_are_there():
+    known = {*names(Config), *names(EndpointConfig), *names(ServeConfig)}
+    sections = "|".join(Config.model_fields)
+    unknown = [
+        f"{page.name}: {name}"
+        for page in BESIDE
+        for name in re.findall(rf"(?:--|`)((?:{sections})\.[\w.]*\w)(?=[` ,=\n])", page.read_text())
+        if name not in known and not name.endswith(".py")
+    ]
+    assert unknown == []
+
+
+def test_commands_that_are_named_are_on_the_page_of_commands():
+    listed = (ROOT / "docs" / "commands.md").read_text()
+    named = {
+        name
+        for page in BESIDE
+        for name in re.findall(
+            r"^ {4}lr-ray +([a-z]+)|`lr-ray ([a-z]+)", page.read_text(), re.MULTILINE
+        )
+        for name in name
+        if name
+    }
+    assert len(named) > 10
+    assert [name for name in sorted(named) if f"`lr-ray {name}`" not in listed] == []
