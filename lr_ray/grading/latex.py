@@ -152,6 +152,11 @@ def key(text: str) -> str:
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text).removeprefix("+")
 
 
+def unmarked(text: str) -> str:
+    """A tidied text without the marks of WORDS."""
+    return re.sub("[\x02\x03]", "", text).strip()
+
+
 def depth(text: str) -> int:
     """The deepest nesting of brackets and braces; one that never closes counts."""
     deepest = now = 0
