@@ -6,11 +6,17 @@ pytest tests/unit/grading/test_graders.py
 import difflib
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lr_ray.errors import UserError
 from lr_ray.grading.reading import KINDS as BUILT_IN
-from lr_ray.grading.verdicts import Verdict
+
+
+class Verdict(NamedTuple):
+    """`how` it was reached, for a reader: "same number", "equivalent", "different", "time limit", ..."""
+
+    correct: bool
+    how: str
 
 
 @runtime_checkable
@@ -44,18 +50,15 @@ def find(name: str, option: str) -> Grader | None:
 
     A class is called without arguments. Raises UserError naming `option` for an unknown name.
     """
-    if name in BUILT_IN:
-        return None
-    if name in _registered:
-        return _registered[name]
+    if name in (*BUILT_IN, *_registered):
+        return _registered.get(name)
     module, colon, attribute = name.partition(":")
     if not colon:
         names = [*BUILT_IN, *_registered]
         close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}? Else " if close else ""
         raise UserError(
-            f"{option}: no grader {name!r}; "
-            + (f"did you mean {close[0]}? Else " if close else "")
-            + f"give {', '.join(names)}, or module:object of your own"
+            f"{option}: no grader {name!r}; {hint}give {', '.join(names)}, or module:object of your own"
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
