@@ -13,25 +13,22 @@ from lr_ray.grading.characters import clean, latexed
 _DEGREE = "\x04"
 WORDS = "\x02", "\x03"  # around what stood in \text{}: words, not variables
 
-# Commands that only change the look, and commands that mean the same as others.
-_LOOKS = frozenset(
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr tiny scriptsize footnotesize "
-    "small normalsize large Large LARGE huge Huge bf it displaystyle textstyle scriptstyle limits nolimits quad "
-    "qquad enspace thinspace notag nonumber hfill checkmark blacksquare qed square".split()
-)
-_ALIASES = {
-    name: command
-    for command, names in {
-        r"\frac": "dfrac tfrac cfrac sfrac nicefrac", r"\le ": "leq leqslant leqq", r"\ge ": "geq geqslant geqq",
-        r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", "|": "mid", "/": "div", r"\{": "lbrace", r"\}": "rbrace",
-        r"\emptyset ": "varnothing", "^": "textsuperscript", "'": "prime", "€": "euro", "£": "pounds", "¥": "yen",
-        " cents ": "cent cents textcent", r"\mathbb{R}": "R",
-    }.items()
-    for name in names.split()
+# Commands that only change the look, and commands that mean the same as another.
+_LOOKS = """
+    left right middle big Big bigg Bigg bigl bigr Bigl Bigr tiny scriptsize footnotesize small
+    normalsize large Large LARGE huge Huge bf it displaystyle textstyle scriptstyle limits nolimits
+    quad qquad enspace thinspace notag nonumber hfill checkmark blacksquare qed square
+"""
+_SAME = {
+    r"\frac": "dfrac tfrac cfrac sfrac nicefrac", r"\le ": "leq leqslant leqq", r"\ge ": "geq geqslant geqq",
+    r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", "|": "mid", "/": "div", r"\{": "lbrace",
+    r"\}": "rbrace", r"\emptyset ": "varnothing", r"\mathbb{R}": "R", "'": "prime",
+    "^": "textsuperscript", "€": "euro", "£": "pounds", "¥": "yen", " cents ": "cent cents textcent",
 }  # fmt: skip
+_RENAMED = {name: command for command, names in _SAME.items() for name in names.split()}
 _WRAPPERS = (
-    "boxed|fbox|underline|substack|ensuremath|bm|mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf|overbrace|"
-    "underbrace"
+    "boxed|fbox|underline|substack|ensuremath|bm|mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf|"
+    "overbrace|underbrace"
 )
 _NESTED = r"(?:[^{}]|\{[^{}]*\})*"  # what stands in braces, with braces of its own
 _ENVIRONMENT = r"\s*\{(?:[bB]?matrix|smallmatrix|array)\}"
@@ -52,7 +49,8 @@ _REWRITES = [
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
         # words, and degrees, which count in a sine and are a unit elsewhere
-        (rf"\\(?:text(?:rm|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}", "\x02\\1\x03"),
+        (rf"\\(?:text(?:rm|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
+         "\x02\\1\x03"),
         (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\d({\[\\])", ", "),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
         (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
@@ -192,7 +190,7 @@ def matrix(text: str) -> list[list[str]] | None:
 
 
 def _renamed(command: re.Match[str]) -> str:
-    return " " if command[1] in _LOOKS else _ALIASES.get(command[1], command[0])
+    return " " if command[1] in _LOOKS.split() else _RENAMED.get(command[1], command[0])
 
 
 def _lines(text: str) -> str:

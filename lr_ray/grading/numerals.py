@@ -22,43 +22,42 @@ _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*[£€¥₹]?\s*(?:(?:(?P<whole>\d+)\s+(?!-))?(?P<over>-?{_DECIMAL})\s*/\s*(?P<under>-?{_DECIMAL})"
     rf"|(?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,4}}))?)(?![\d.,]*\d)\s*(?P<percent>%?)"
 )
-# fmt: off
-_SHORT_UNITS = frozenset((
-    "cm", "mm", "km", "nm", "kg", "mg", "gm", "ft", "yd", "mi", "lb", "oz", "hr", "ms", "ml", "mL", "cL",
-    "kJ", "kW", "kV", "mW", "mV", "mA", "Hz", "Pa", "eV", "dB", "pc", "ly", "AU", "yr",
-    "sq", "cu", "cc", "st", "nd", "rd", "th", "in", "am", "pm",
-))
-_LETTER_UNITS = frozenset("mgshLlJNWVKCFAT")
+_SHORT_UNITS = """
+    cm mm km nm kg mg gm ft yd mi lb oz hr ms ml mL cL kJ kW kV mW mV mA Hz Pa eV dB pc ly AU yr sq cu
+    cc st nd rd th in am pm
+"""
+LETTER_UNITS = "mgshLlJNWVKCFAT"
 # Words that make another number of one: "5 less than the total", "2 thirds", "at least 5". They are no unit.
-_CHANGING = frozenset((
-    "and", "or", "not", "no", "never", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "mod",
-    "inf", "abs", "gcd", "lcm", "base", "less", "more", "fewer", "greater", "than", "at", "least", "most", "between",
-    "from", "up", "under", "above", "below", "within", "without", "out", "times", "plus", "minus", "negative", "over",
-    "divided", "factorial", "squared", "cubed", "root", "power", "sum", "twice", "thrice", "double", "triple",
-    "half", "halves", "third", "thirds", "quarter", "quarters", "fourths", "fifths", "sixths", "eighths", "tenths",
-    "hundredths", "thousandths", "hundred", "thousand", "million", "billion", "trillion", "dozen",
-))
-_WORDS = {word: value for value, word in enumerate((
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-))} | {word: 10 * tens for tens, word in enumerate((
-    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-), start=2)}
+_CHANGING = """
+    and or not no never sqrt sin cos tan cot sec csc log ln exp mod inf abs gcd lcm base less more
+    fewer greater than at least most between from up under above below within without out times plus
+    minus negative over divided factorial squared cubed root power sum twice thrice double triple half
+    halves third thirds quarter quarters fourths fifths sixths eighths tenths hundredths thousandths
+    hundred thousand million billion trillion dozen
+"""
+_ONES = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: n for n, word in enumerate(_ONES.split())} | {
+    word: 20 + 10 * n for n, word in enumerate(_TENS.split())
+}
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
-}
-# fmt: on
-_SCALE = re.compile(
-    r"[\s\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
+}  # fmt: skip
+SCALE = re.compile(
+    r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
     re.IGNORECASE,
 )
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+_NOT_BEFORE = "|".join([*_CHANGING.split(), *_WORDS, "square", "cube", "min", "max", "by"])
 # Words before a number that leave it as it is: "There are 5 apples", but not "less than 5". Possessive, so
 # that a text of words alone takes no longer than its length.
 _INTRODUCED = re.compile(
     rf"^\x02?\s*(?:(?![^\d]*[负減减不非])[{_CJK}]++\s*(?=\d)"
-    rf"|(?:(?!(?:{'|'.join([*_CHANGING, *_WORDS, 'square', 'cube', 'min', 'max', 'by'])})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
+    rf"|(?:(?!(?:{_NOT_BEFORE})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
     re.IGNORECASE,
 )
 
@@ -86,7 +85,7 @@ def number(text: str, letter_units: bool = False) -> Number | None:
     if found is None:
         return _spelled(text, letter_units)
     rest, scale = text[len(found[0].rstrip()) :], 1
-    while word := _SCALE.match(rest):
+    while word := SCALE.match(rest):
         scale, rest = scale * _SCALES[(word[1] or word[2]).lower()], rest[word.end() :]
     if not _is_unit(rest.removeprefix("\x03") if scale > 1 else rest, letter_units):
         return None
@@ -192,9 +191,9 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
     rest = re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|\\cdot(?![A-Za-z])|[\x02\x03/.*()'-]", " ", rest)
     words = rest.split()
     return bool(words) and all(
-        (len(word) > 2 and word.isalpha() and word.lower() not in _CHANGING)
-        or word in _SHORT_UNITS
+        (len(word) > 2 and word.isalpha() and word.lower() not in _CHANGING.split())
+        or word in _SHORT_UNITS.split()
         or (word in ("of", "by", "a") and len(words) > 1)
-        or (letter_units and separated and word in _LETTER_UNITS)
+        or (letter_units and separated and word in LETTER_UNITS)
         for word in words
     )
