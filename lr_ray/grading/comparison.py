@@ -59,13 +59,13 @@ def same(expected: str, extracted: str, leaf: Leaf) -> bool:
 
 def _plain(expected: str, extracted: str) -> bool | None:
     """Decides what needs no structure: numbers, times, ratios, words, numerals. None where it cannot."""
-    right, given = number(expected), number(extracted, letter_units=True)
-    if right is not None and given is not None:
-        return same_number(right, given)
     for read in (_clock, _ratio):
         gold, answer = read(expected), read(extracted)
         if gold is not None and answer is not None:
             return gold == answer
+    right, given = number(expected), number(extracted, letter_units=True)
+    if right is not None and given is not None:
+        return same_number(right, given)
     if right is None and _is_prose(expected):
         return _words(expected) == _words(extracted)
     return _same_in_base(key(expected), key(extracted))
@@ -143,20 +143,16 @@ def _last(text: str) -> str:
 
 def _with_scalar(gold: _Shape, answer: _Shape, expected: str, extracted: str, leaf: Leaf) -> bool:
     """One is a formula and the other is not."""
-    other, scalar = (answer, expected) if gold.kind == "scalar" else (gold, extracted)
-    if other.kind in ("list", "set") and len(other.parts) == 1:
-        pair = (expected, other.parts[0]) if other is answer else (other.parts[0], extracted)
-        return same(*pair, leaf)
-    if other.kind == "list" and re.fullmatch(r"\d{1,3}(,\d{3})+", scalar):  # not thousands, then
-        listed = _Shape("list", tuple(scalar.split(",")))
-        return _unordered(*((listed, other) if other is answer else (other, listed)), leaf)
-    if other is answer and other.kind == "list":  # one value in several ways: 1/2 or 0.5
-        return len({key(part) for part in other.parts}) == len(other.parts) and all(
-            same(expected, part, leaf) for part in other.parts[:_MAX_SIGNS]
-        )
-    if other.kind in ("list", "set"):
-        return False
-    return leaf(expected, extracted)  # such as a product with a matrix, or x^2 < 4
+    scalar, other = (gold, answer) if gold.kind == "scalar" else (answer, gold)
+    if other.kind not in ("list", "set"):
+        return leaf(expected, extracted)  # such as a product with a matrix, or x^2 < 4
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", scalar.parts[0]):  # not thousands, then
+        listed = _Shape("list", tuple(scalar.parts[0].split(",")))
+        gold, answer = (listed, answer) if scalar is gold else (gold, listed)
+    elif other is answer and len({key(part) for part in other.parts}) == len(other.parts) > 1:
+        # one value in several ways: 1/2 or 0.5
+        return other.kind == "list" and all(same(expected, part, leaf) for part in other.parts[:4])
+    return _unordered(gold, answer, leaf)
 
 
 def _same_shape(gold: _Shape, answer: _Shape, leaf: Leaf) -> bool:

@@ -38,7 +38,7 @@ _GOES_ON = (
 _POWER = r"(?:\^\{?-?\d\}?|[²³])"
 _RUN = re.compile(
     rf"[A-Za-z]+\d[A-Za-z0-9]*|(?!{_FUNCTION})[A-Za-z]{{2,}}{_POWER}?(?:/[A-Za-z]+{_POWER}?)?"  # words
-    rf"|(?P<run>(?:(?:(?<![\w.)\]}}])[-+]|[√∛±])+(?=\S))?{_ATOM}(?:{_GOES_ON}{_ATOM})*+(?:!(?![\s*]|\Z)|['°|])*)"
+    rf"|(?P<run>(?:(?:(?<![\w.)\]}}])[-+]|[√∛±]){{1,3}}(?=\S))?{_ATOM}(?:{_GOES_ON}{_ATOM})*+(?:!(?![\s*]|\Z)|['°|])*)"
 )
 _TELLING = re.compile(rf"{_VALUE}|{_LETTER}.*[+*^=<>_≤≥].*{_LETTER}", re.DOTALL)
 _UNIT = re.compile(

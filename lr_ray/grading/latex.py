@@ -66,6 +66,7 @@ _REWRITES = [
         (r"(?<![A-Za-z\\])(?=(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]))", r"\\"),
         (r"\*\*", "^"),
         (r"(?<![\w}])\.(?=\d)", "0."),
+        (r"^\s*\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", "-"),
         (r"(\d)\s+\x02?\s*factorial\s*\x03?", r"\1!"),
         # braces that TeX lets one leave out, or add
         (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
@@ -85,12 +86,7 @@ _GROUPED = re.compile(
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ALIGNED = re.compile(
-    r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline)\*?)\}(.*?)\\end\s*\{\1\}",
-    re.DOTALL,
-)
-# Equations that hold together, not the cases of a function.
-_CASES = re.compile(
-    r"\\begin\s*\{cases\}((?:(?!\\text|&(?!\s*=)|\\end)[^&]|&(?=\s*=))*)\\end\s*\{cases\}",
+    r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline|cases)\*?)\}(.*?)\\end\s*\{\1\}",
     re.DOTALL,
 )
 _TRIGONOMETRIC = re.compile(r"\\?(?<![A-Za-z])(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
@@ -98,14 +94,12 @@ _ANGLE = re.compile(
     rf"(\d+(?:\.\d+)?(?:/\d+)?|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\([^()]*\)|\\[a-z]+|[A-Za-z])"
     rf"\s*(?:{_DEGREE}|\x02?\s*deg(?:ree)?s?\s*\x03?(?![a-z]))"
 )
+# What is said of the answer before it, and after it: \text{So the answer is } 5, 5 \text{ (since } x > 0).
 _LEADING = re.compile(
-    r"^(?:\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])|approximately |about |[=:]|"
-    r"(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?"
-    r"(?:\s|is\b|[:=])*\x03?(?:\s|is\b|[:=])*|\x02\s*\x03)\s*",
+    r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
+    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*|\x02\s*\x03)\s*",
     re.IGNORECASE,
 )
-_NEGATIVE = re.compile(r"^\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", re.IGNORECASE)
-# What is said of the answer after it: 5 \text{ (since } x > 0).
 _REMARK = re.compile(
     r"[\s,;]*(?:\x02\s*[(\[]?|[(\[]\s*\x02?)\s*(?:since|because|as|where|using|by|rounded|approx\w*|"
     r"to the nearest|so|note|i\.e\.?)\b.*$",
@@ -120,9 +114,7 @@ _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", 
 def tidy(text: str) -> str:
     r"""The answer in one way of writing; words of \text{} stay between the marks of WORDS."""
     text = latexed(clean(text)).strip()
-    wrapped = re.fullmatch(r"\\\[(.*)\\\]", text, re.DOTALL)
-    text = _ALIGNED.sub(lambda block: _lines(block[2]), wrapped[1] if wrapped else text)
-    text = _CASES.sub(lambda block: _lines(block[1]), text)
+    text = _ALIGNED.sub(lambda block: _lines(block[2]), text)
     text = _COMMAND.sub(_renamed, _LAST_SPACE.sub("", text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -131,7 +123,7 @@ def tidy(text: str) -> str:
         text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
     text = _REPEATING.sub(_fraction, text.replace(_DEGREE, " "))
     text = _LEADING.sub("", text.strip())
-    text = _NEGATIVE.sub("-", _REMARK.sub("", text) or text).strip(" .,;:。")
+    text = (_REMARK.sub("", text) or text).strip(" .,;:。")
     while text.startswith("{") and _closes(text) == len(text) and len(split(text[1:-1])) == 1:
         text = text[1:-1].strip(" .,;:。")
     return text
