@@ -20,31 +20,23 @@ out) and `cut` (whether the limit on tokens ended the completion; false where it
 has is handed on, and a grader of your own sees it. For each row a line with `extracted`, `correct` and
 `why` is printed."""
 
+_FIELDS = {"expected": str, "completion": str, "kind": str, "cut": bool}
+
 
 def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") -> int:
     parser = argparse.ArgumentParser(prog=prog, description=_DESCRIPTION)
+    parser.add_argument("file", metavar="FILE.jsonl", help="rows, one a line; - reads stdin")
     parser.add_argument(
-        "file", metavar="FILE.jsonl", help="rows, one JSON object a line; - reads stdin"
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        default=5.0,
-        metavar="S",
-        help="of one judgement, in seconds (5)",
+        "--time-limit", type=float, default=5.0, metavar="S", help="of a judgement, in seconds (5)"
     )
     arguments = parser.parse_args(argv)
     try:
-        bad = _grade_file(arguments.file, arguments.time_limit)
+        return 1 if _grade_file(arguments.file, arguments.time_limit) else 0
     except BrokenPipeError:
         return 1
-    except UserError as error:
+    except (UserError, StageError) as error:
         print(error, file=sys.stderr)
-        return 2
-    except StageError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 1 if bad else 0
+        return 2 if isinstance(error, UserError) else 1
 
 
 def _grade_file(name: str, time_limit_s: float) -> int:
@@ -54,28 +46,22 @@ def _grade_file(name: str, time_limit_s: float) -> int:
     bad = 0
     with Graders(time_limit_s=time_limit_s) as graders:
         for number, line in enumerate(_lines(name), start=1):
-            if not line.strip():
-                continue
             try:
-                row = _row(line)
-                kind = row.get("kind", "math")
-                grader = find(kind, "kind") or kind
+                if line.strip():
+                    print(json.dumps(_graded(_row(line), graders), ensure_ascii=False), flush=True)
             except (ValueError, UserError) as error:
                 bad += 1
                 print(f"{name}, row {number}: {error}", file=sys.stderr)
-                continue
-            rest = {
-                k: v for k, v in row.items() if k not in ("expected", "completion", "cut", "kind")
-            }
-            item = Item(row["expected"], row["completion"], row.get("cut", False), rest)
-            [graded] = graders.grade_all(grader, [item])
-            said = {
-                "extracted": graded.extracted,
-                "correct": graded.verdict.correct,
-                "why": graded.verdict.how,
-            }
-            print(json.dumps(row | said, ensure_ascii=False), flush=True)
     return bad
+
+
+def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:
+    kind = row.get("kind", "math")
+    rest = {name: value for name, value in row.items() if name not in _FIELDS}
+    item = Item(row["expected"], row["completion"], row.get("cut", False), rest)
+    [graded] = graders.grade_all(find(kind, "kind") or kind, [item])
+    said = {"extracted": graded.extracted, "correct": graded.verdict.correct}
+    return row | said | {"why": graded.verdict.how}
 
 
 def _lines(name: str) -> Iterator[str]:
@@ -101,13 +87,11 @@ def _row(line: str) -> dict[str, Any]:
         raise ValueError("nested too deeply; must be a JSON object of texts") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object; must have expected and completion")
-    for name, what, kind in (
-        ("expected", "text", str), ("completion", "text", str), ("kind", "text", str),
-        ("cut", "true or false", bool),
-    ):  # fmt: skip
+    for name, kind in _FIELDS.items():
         if name not in row and name in ("expected", "completion"):
             raise ValueError(f"no field {name!r}; must have expected and completion")
         if name in row and not isinstance(row[name], kind):
+            what = "text" if kind is str else "true or false"
             raise ValueError(f"{name} is {json.dumps(row[name])[:40]}; must be {what}")
     return row
 

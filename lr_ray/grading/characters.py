@@ -7,83 +7,42 @@ pytest tests/unit/grading/test_kinds.py
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
-_PLAIN = {
-    "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-", "\N{FIGURE DASH}": "-", "\N{EN DASH}": "-",
-    "\N{MINUS SIGN}": "-", "\N{SMALL HYPHEN-MINUS}": "-", "\N{SUPERSCRIPT MINUS}": "\N{SUPERSCRIPT MINUS}",
-    "\N{RATIO}": ":", "\N{FRACTION SLASH}": "/", "\N{DIVISION SLASH}": "/", "\N{DIVISION SIGN}": "/",
-    "\N{ASTERISK OPERATOR}": "*", "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{PRIME}": "'",
-    "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{LEFT DOUBLE QUOTATION MARK}": '"',
-    "\N{RIGHT DOUBLE QUOTATION MARK}": '"', "\N{IDEOGRAPHIC COMMA}": ",", "\N{DIVIDES}": "|",
-    "\N{MASCULINE ORDINAL INDICATOR}": "\N{DEGREE SIGN}", "\N{RING OPERATOR}": "\N{DEGREE SIGN}",
-    "\N{MICRO SIGN}": "\N{GREEK SMALL LETTER MU}", "\N{OHM SIGN}": "\N{GREEK CAPITAL LETTER OMEGA}",
-    "\N{LEFT BLACK LENTICULAR BRACKET}": " ", "\N{RIGHT BLACK LENTICULAR BRACKET}": " ",
-    "\N{PLANCK CONSTANT}": "h", "\N{SCRIPT SMALL L}": "l", "\N{N-ARY UNION}": "\N{UNION}",
-}  # fmt: skip
-_OPERATORS = {
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ",
-    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ",
-    "≧": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "≈": r"\approx ", "∼": r"\sim ",
-    "≡": r"\equiv ", "°": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ",
-    "⊂": r"\subset ", "⊆": r"\subseteq ", "⊃": r"\supset ", "⊇": r"\supseteq ", "∅": r"\emptyset ",
-    "∖": r"\setminus ", "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "→": r"\to ",
-    "⇒": r"\Rightarrow ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ", "∂": r"\partial ",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ",
-    "⟩": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ", "⊥": r"\perp ", "∥": r"\parallel ",
-    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}", "…": r"\ldots ", "⋯": r"\cdots ", "¢": " cents ", "″": " in ",
-}  # fmt: skip
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
-    "phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
-)
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix", strict=True))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓ", "0123456789+-()nx", strict=True))
-_RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
-_LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
+# Of each character what stands for it; a space where nothing is given.
+_PLAIN_PAIRS = """
+    −- ∶: ⁄/ ∕/ ÷/ ∗* ’' ‘' ′' “" ”" 、, ∣| º° ∘° µμ ⋃∪ 【 】
+"""
+_PLAIN = {pair[0]: pair[1:] or " " for pair in _PLAIN_PAIRS.split()}
+# What LaTeX has a name for; Greek letters are found by theirs.
+_NAMES = r"""
+    ×times ·cdot ⋅cdot ∙cdot •cdot ∞infty ≤le ≦le ⩽le ≥ge ≧ge ⩾ge ≠ne ±pm ∓mp ≈approx ∼sim ≡equiv ∪cup ∩cap
+    ∈in ∉notin ⊂subset ⊆subseteq ⊃supset ⊇supseteq ∅emptyset ∖setminus ∧land ∨lor ¬neg →to ⇒Rightarrow ∑sum
+    ∏prod ∫int ∂partial ⌊lfloor ⌋rfloor ⌈lceil ⌉rceil ⟨langle ⟩rangle ∠angle △triangle ⊥perp ∥parallel
+    …ldots ⋯cdots ¢cent ςsigma ℝmathbb{R} ℤmathbb{Z} ℕmathbb{N} ℚmathbb{Q} ℂmathbb{C}
+"""
+_OPERATORS = {name[0]: rf"\{name[1:]} " for name in _NAMES.split()} | {"°": r"^\circ ", "″": " in "}
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
-_OPERAND = r"(\d+(?:\.\d+)?|\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]|)"
+_ROOT = re.compile(
+    r"([√∛∜])\s*(\d+(?:\.\d+)?|\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z])"
+)
 
 
-class _Plain(dict[int, str]):
-    """Of each code point the text that `clean` has for it, found when it is first met."""
+class _Table(dict[int, str]):
+    """Of each code point the text that a function has for it, found when it is first met."""
+
+    def __init__(self, find: Callable[[str], str]) -> None:
+        self._find = find
 
     def __missing__(self, point: int) -> str:
-        self[point] = found = _plain(chr(point))
+        self[point] = found = self._find(chr(point))
         return found
-
-
-def _plain(character: str) -> str:
-    if character.isascii() or character in _OPERATORS or character in _PLAIN:
-        return _PLAIN.get(character, character)
-    if unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f":
-        return ""  # zero-width characters, marks of direction, variation selectors
-    if unicodedata.category(character) == "Zs":
-        return " "
-    if unicodedata.category(character) == "Nd":
-        return str(unicodedata.digit(character))
-    if "\uff00" <= character <= "\uffee" or "\U0001d400" <= character <= "\U0001d7ff":
-        return unicodedata.normalize("NFKC", character)  # full width; mathematical letters
-    return character
-
-
-_TABLE = _Plain()
-_LATEX = str.maketrans(
-    _OPERATORS
-    | {
-        unicodedata.lookup(f"GREEK {case} LETTER {_name}"): rf"\{name} "
-        for name in _GREEK.split()
-        for case in ("CAPITAL" if name[0].isupper() else "SMALL",)
-        for _name in (name.upper().replace("LAMBDA", "LAMDA"),)
-    }
-    | {"\N{GREEK PHI SYMBOL}": r"\phi ", "\N{GREEK SMALL LETTER FINAL SIGMA}": r"\sigma "}
-)
 
 
 def clean(text: str) -> str:
     """The text without zero-width characters, with one minus sign, one kind of space, quote and digit."""
-    return text if text.isascii() else text.translate(_TABLE)
+    return text if text.isascii() else text.translate(_CLEAN)
 
 
 @lru_cache(maxsize=1024)
@@ -91,23 +50,47 @@ def latexed(text: str) -> str:
     r"""A cleaned answer with LaTeX for unicode mathematics: x⁴ as x^{4}, 2¾ as 2\frac{3}{4}, √2."""
     if text.isascii():
         return text
-    text = _RAISED.sub(lambda run: f"^{{{_ascii(run[0], _SUPERSCRIPTS)}}}", text)
-    text = _LOWERED.sub(lambda run: f"_{{{_ascii(run[0], _SUBSCRIPTS)}}}", text)
-    text = re.sub(r"\s*([¼-¾⅐-⅞])", _vulgar, text)
-    text = text.translate(_LATEX)
-    return re.sub(rf"([√∛∜])\s*{_OPERAND}", _root, text)
-
-
-def _ascii(scripts: str, of: dict[str, str]) -> str:
-    return "".join(of[script] for script in scripts)
-
-
-def _vulgar(fraction: re.Match[str]) -> str:
-    over, _, under = unicodedata.normalize("NFKC", fraction[1]).partition("\N{FRACTION SLASH}")
-    return rf"\frac{{{over}}}{{{under}}}"
+    text = re.sub(r"\}[_^]\{", "", text.translate(_LATEX))  # two digits raised are one number
+    return _ROOT.sub(_root, text)
 
 
 def _root(root: re.Match[str]) -> str:
-    operand = root[2]
-    inner = operand[1:-1] if operand[:1] in ("(", "{") and operand else operand
-    return f"{_ROOTS[root[1]]}{{{inner}}}" if operand else root[0]
+    operand = root[2][1:-1] if root[2][0] in "({" else root[2]
+    return f"{_ROOTS[root[1]]}{{{operand}}}"
+
+
+def _plain(character: str) -> str:
+    if character in _PLAIN or character in _OPERATORS:
+        return _PLAIN.get(character, character)
+    category = unicodedata.category(character)
+    if category == "Cf" or "\ufe00" <= character <= "\ufe0f":
+        return ""  # zero-width characters, marks of direction, variation selectors
+    if category == "Zs":
+        return " "
+    if category == "Pd" and character not in "—―〜":
+        return "-"
+    if category == "Nd":
+        return str(unicodedata.digit(character))
+    if unicodedata.decomposition(character).startswith(("<font>", "<wide>")):
+        return unicodedata.normalize("NFKC", character)  # mathematical letters; full width
+    return character
+
+
+def _latex(character: str) -> str:
+    if character in _OPERATORS or character.isascii():
+        return _OPERATORS.get(character, character)
+    how, _, _ = unicodedata.decomposition(character).partition(" ")
+    simple = unicodedata.normalize("NFKC", character).replace("\N{MINUS SIGN}", "-")
+    if how in ("<super>", "<sub>"):
+        return f"{'^' if how == '<super>' else '_'}{{{simple}}}"
+    if how == "<fraction>":
+        over, _, under = simple.partition("\N{FRACTION SLASH}")
+        return rf"\frac{{{over}}}{{{under}}}"
+    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(simple[0], ""))
+    if greek is None:
+        return character
+    name = greek[2].replace("LAMDA", "LAMBDA")
+    return rf"\{name.lower() if greek[1] == 'SMALL' else name.title()} "
+
+
+_CLEAN, _LATEX = _Table(_plain), _Table(_latex)

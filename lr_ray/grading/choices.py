@@ -5,46 +5,42 @@ pytest tests/unit/grading/test_kinds.py
 
 import re
 
-# Between the letters of several options, as in "A and C".
-_ANOTHER = re.compile(r"[\s).:,;&/]*(?:(?:and|or)\s+|[,;&/]\s*)\(?[A-J]\)?(?![A-Za-z0-9_'])")
-_CHOSEN = re.compile(r"\(?([A-Ja-e])\)?(?![A-Za-z0-9_'\u2019])(?:[).:,;!*]|\s|[\u3000-\u9fff]|$)")
+_LOOKED_AT = 200  # letters, from the last one
+_NEAR = 80  # characters before and after a letter
+_GLUE = r"(?:[\s).:]*[,;&/]\s*|[\s).:,]*\b(?:and|or|nor)\s+)"  # of several options, as in "A and C"
+_ANOTHER = re.compile(rf"{_GLUE}\(?[A-J](?![A-Za-z0-9_'])")
+_CHOSEN = re.compile(r"\(?([A-Ja-e])(?:[).:,;!*\s\u3000-\u9fff]|$)")
+# The article "A" is none, nor is a letter of a word or formula.
+_LETTER = re.compile(
+    r"(?<![A-Za-z0-9_\\'\u2019])(?:\(([A-Ja-e])\)|(A(?! (?!is\b|and\b|or\b)[a-z])|[B-Ja-e]))"
+    r"(?![A-Za-z0-9_'\u2019])"
+)
+_MARK = re.compile(r"[).:]|\*\*")
+# Before a letter: "The answer to this question is most likely (", 故选
 _STATED = re.compile(
-    r"\b(?:answer|choice|option)(?:\s+(?:here|to\s+this\s+question))?\**\s+"
-    r"(?:is|would be|must be|should be|has to be)\b"
-    r"|\b(?:answer|choice|option)\**\s*:|(?:答案|正确选项)(?:是|为|应为)?\s*:?|(?:故|应|所以|因此)?选(?:择|项)?\s*:?"
-    r"|\b(?:I|we|I'll|we'll)\s+(?:would\s+|will\s+)?(?:choose|pick|select|go\s+with)\b",
+    r"(?:\b(?:answer|choice|option)\b[^.\n]{0,24}?(?:\s(?:is|be)\b|:)|\b(?:choose|pick|select|go\s+with)\b"
+    r"|答案|正确选项|选)"
+    r"(?:[\s:*_$({]|\\\(|\\text\w*|[是为择项]|(?:option|choice|letter|answer|therefore|thus|hence|simply|clearly|"
+    r"most|likely|probably|the)\b,?)*\Z",
     re.IGNORECASE,
 )
+# After one: "is the only correct choice", "选项正确"
 _RIGHT = re.compile(
-    r"(?<![A-Za-z0-9_\\'\u2019])\(?([A-J])\)?[.:]?\**"
-    r"(?:\s+(?:is|must be|would be|has to be)\s+(?:(?:the|our|my|indeed|therefore|thus)\s+)*"
-    r"(?:only\s+)?(?:final\s+|best\s+)?(?:correct|right|true(?!\s+or)|answer|best|choice)\b"
-    r"|\s*(?:选项)?(?:是)?(?:正确|对的)|:\s*(?:right|correct|true|yes)\b)",
+    r"[.:*]*\s*(?:(?:is|must be|would be)\s+(?:\w+\s+){0,3}?(?:correct|right|true|answer|best|choice)\b"
+    r"|(?:right|correct|true|yes)\b|(?:选项)?是?(?:正确|对的))"
 )
-_FILLER = re.compile(
-    r"(?:[\s:*_$]|\\\(|\\text|\{|(?:option|choice|letter|answer|therefore|thus|hence|simply|clearly|just|"
-    r"most likely|likely|probably|the)\b[,:]?)+",
-    re.IGNORECASE,
-)
-_MARKED = re.compile(r"\(([A-Ja-e])\)|(?<![A-Za-z0-9_\\])([A-E])(?:[).:]|\*\*)")
-_BARE = re.compile(
-    r"(?<![A-Za-z0-9_\\'\u2019])(?:A(?! (?!is\b|and\b|or\b)[a-z])|[BCD])(?![A-Za-z0-9_'\u2019])"
-)
-# After a letter that is dismissed, and before one.
+# After one that is dismissed, alone or with others ("and C are too large"), and before one.
 _DISMISSED = re.compile(
-    r"[).:*\s]*(?:(?:,|and|or|/)\s*\(?[A-J]\)?[\s,]*)*"
-    r"(?:is|are|isn't|aren't|was|would be|can(?:not| not|'t)|does|do|must)"
-    r"(?:n't)?\s+(?:also\s+|both\s+|all\s+|clearly\s+|obviously\s+|therefore\s+)*"
-    r"(?:not?\b|n't|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b|be\s+(?:ruled|right|"
-    r"correct|true|eliminated|excluded))|[).*]*:\s*(?:wrong|incorrect|false|no\b|not\b|too\b)|[).:*\s]*(?:选项)?(?:是)?(?:错|不正确|不对|不是)"
+    rf"(?:{_ANOTHER.pattern}\)?)*[.:*\s]*(?:is|are|was|would|can|does|do|must)\s*(?:\w+\s+){{0,2}}?"
+    r"(?:n't|not?\b|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b)"
+    r"|[.:*\s]*(?:wrong|incorrect|false|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
 )
 _NOT = re.compile(
-    r"(?:\bnot|n't|\bneither|\bnor|\bunlike|\bthan|\belimin\w+|\bexclud\w+|\bruled?\s+out|\breject\w*|不是|不选|排除)"
-    r"(?:\s+(?:be|the|option|choice|answer|simply|just|either))*[\s:*(]*(?:\(?[A-J]\)?(?:\s*[,/]\s*|\s+(?:or|and|nor)\s+))*\(?\Z",
+    r"(?:\b(?:(?:can)?not|neither|nor|unlike|than|over|because|since|as|whereas|while)|n't"
+    r"|\b(?:eliminat|exclud|reject|rul)\w*(?:\s+out)?|不是|不选|排除)"
+    rf"(?:\s+(?:be|the|option|choice|answer))*[\s:*(]*(?:\(?[A-J]{_GLUE})*\Z",
     re.IGNORECASE,
 )
-_BECAUSE = re.compile(r"\b(?:because|since|as|whereas|while|unlike)\b", re.IGNORECASE)
-_NEAR = 80  # characters
 
 
 def choice_letter(text: str) -> str | None:
@@ -59,43 +55,29 @@ def choice_letter(text: str) -> str | None:
 def chosen(text: str, cut: bool) -> str | None:
     """The letter that a text without boxes chooses, or None.
 
-    What is stated or called right comes first, the last of these; else the last letter that is marked
-    as a choice, else one that stands alone, and is not dismissed. `cut`: those last two do not count.
+    The last one that is stated or called right; else the last one that is marked as a choice, or stands
+    alone. A letter that is dismissed, or gives a reason, counts for none. `cut`: those last two do not
+    count.
     """
-    stated = [(m.end(), m.end()) for m in _STATED.finditer(text)]
-    called = [(m.end(), m.start(1)) for m in _RIGHT.finditer(text)]
-    for _, at in sorted(stated + called)[::-1][:20]:
-        letter = _letter_at(text, at)
-        if letter is not None:
-            return letter
-    for pattern in () if cut else (_MARKED, _BARE):
-        found = list(pattern.finditer(text))[::-1][:50]
-        kept = [m for m in found if not _is_dismissed(text, m)]
-        if len(kept) > 1 and _ANOTHER.fullmatch(text, kept[1].end(), kept[0].end()):
-            return None  # "A or B"
-        if kept:
-            first = [m for m in kept if not _is_reason(text, m)] or kept
-            return (next((g for g in first[0].groups() if g), first[0][0])).upper()
-    return None
-
-
-def _letter_at(text: str, at: int) -> str | None:
-    """The letter that a statement goes on with at `at`, unless it is negated."""
-    filler = _FILLER.match(text, at)
-    rest = text[filler.end() if filler else at :][:_NEAR]
-    letter = choice_letter(rest[:40])
-    if letter is None:
+    alone: list[re.Match[str]] = []
+    for letter in list(_LETTER.finditer(text))[: -_LOOKED_AT - 1 : -1]:
+        before = text[max(0, letter.start() - _NEAR) : letter.start()]
+        after = text[letter.end() : letter.end() + _NEAR]
+        if _NOT.search(before) or _DISMISSED.match(after):
+            continue
+        stated = _STATED.search(before) is not None
+        if (stated and not _ANOTHER.match(after)) or _RIGHT.match(after):
+            return _name(letter)
+        if letter[1] or letter[2] in "ABCD" or (letter[2] == "E" and _MARK.match(after)):
+            alone.append(letter)
+    marked = [letter for letter in alone if letter[1] or _MARK.match(text, letter.end())]
+    alone = marked or alone
+    if cut or not alone:
         return None
-    negated = _NOT.search(text[max(0, at - _NEAR) : at]) or _DISMISSED.match(rest.lstrip("("), 1)
-    return None if negated else letter
+    if len(alone) > 1 and re.fullmatch(rf"\)?{_GLUE}\(?", text[alone[1].end() : alone[0].start()]):
+        return None  # "A or B"
+    return _name(alone[0])
 
 
-def _is_dismissed(text: str, letter: re.Match[str]) -> bool:
-    after = _DISMISSED.match(text[letter.end() : letter.end() + _NEAR])
-    return bool(after or _NOT.search(text[max(0, letter.start() - _NEAR) : letter.start()]))
-
-
-def _is_reason(text: str, letter: re.Match[str]) -> bool:
-    """Whether the letter stands in a clause that gives a reason, as A in "B, because A is too large"."""
-    before = text[max(0, letter.start() - _NEAR) : letter.start()]
-    return _BECAUSE.search(re.split(r"[.\n;]", before)[-1]) is not None
+def _name(letter: re.Match[str]) -> str:
+    return (letter[1] or letter[2]).upper()

@@ -6,6 +6,8 @@ pytest tests/unit/grading/test_kinds.py
 import re
 from typing import NamedTuple
 
+from lr_ray.grading.numerals import LETTER_UNITS, SCALE
+
 # A dollar before a digit may be money: a formula has no space before its last dollar unless one after
 # its first, and no digit after its last, so that "$12 and $15" holds none.
 _BETWEEN = re.compile(
@@ -16,31 +18,31 @@ _BETWEEN = re.compile(
     re.DOTALL,
 )
 _NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
+_CLOCK = r"(?:\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
+_FUNCTION = (
+    r"(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
+    r"|\\(?!(?:boxed|fbox)(?![A-Za-z]))[A-Za-z]+(?:[ \t]+(?=[\d.]))?)"
+)
+_SCRIPT, _FRACTION = "[⁰¹²³⁴-⁹⁺⁻ⁿ₀-₉]", "[¼-¾⅐-⅞]"
+_LETTER = r"[A-Za-zα-ωΓ-Ω∞ℝ](?!'[a-z]|[A-Za-z0-9])"
+_OPERATOR = r"(?:\*\*|[-+*/^_=<>|'×·÷±≤≥≠∪∩√∛°]|!(?![\s*]|\Z))"
+_VALUE = rf"(?:{_CLOCK}|{_NUMBER}(?:\s?\\?%)?|{_FUNCTION}|{_SCRIPT}+|{_FRACTION})"
+_ATOM = rf"(?:{_VALUE}|{_LETTER})"
+for _ in range(3):  # brackets within brackets
+    _ATOM = rf"(?:{_VALUE}|{_LETTER}|\\?[(\[{{](?:{_ATOM}|{_OPERATOR}|[ \t,:])*+\\?[)\]}}])"
+# After a number or a spaced operator a formula goes on; "Step 1: 14" and "5 apples" do not.
+_GOES_ON = (
+    rf"(?:(?:[ \t]+(?:{_OPERATOR}|[x:])[ \t]+|{_OPERATOR}[ \t]*|:)++(?={_ATOM})"
+    rf"|(?<=[\d%¼-¾⅐-⅞])[ \t]+(?=\d+/\d|{_FUNCTION}|{_FRACTION}|[√xyzαβθπ](?![A-Za-z]))|)"
+)
 _POWER = r"(?:\^\{?-?\d\}?|[²³])"
-_TOKEN = re.compile(
-    r"(?P<clock>\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?"
-    r"|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
-    rf"|(?P<number>{_NUMBER}(?:\s?\\?%)?)"
-    r"|(?P<function>(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
-    r"|\\(?!(?:boxed|fbox)(?![A-Za-z]))[A-Za-z]+)"
-    rf"|(?P<word>(?:USD|EUR|GBP|Rs|RM)(?=\d)|[A-Za-z]+\d[A-Za-z0-9]*"
-    rf"|[A-Za-z]{{2,}}{_POWER}?(?:/[A-Za-z]+{_POWER}?)?)"
-    r"|(?P<letter>[A-Za-zα-ωΓ-Ω∞ℝ](?!'[a-z]))"
-    r"|(?P<script>[⁰¹²³⁴-⁹⁺⁻ⁿ₀-₉]+)|(?P<fraction>[¼-¾⅐-⅞])"
-    r"|(?P<operator>\*\*|[-+*/^_=<>:|'×·÷±≤≥≠∪∩√∛°]|!(?![\s*]|\Z))"
-    r"|(?P<open>\\?[(\[{])|(?P<close>\\?[)\]}])"
-    r"|(?P<comma>,)|(?P<space>[ \t]+)|(?P<stop>.)",
-    re.DOTALL,
+_RUN = re.compile(
+    rf"[A-Za-z]+\d[A-Za-z0-9]*|(?!{_FUNCTION})[A-Za-z]{{2,}}{_POWER}?(?:/[A-Za-z]+{_POWER}?)?"  # words
+    rf"|(?P<run>(?:(?:(?<![\w.)\]}}])[-+]|[√∛±]){{1,3}}(?=\S))?{_ATOM}(?:{_GOES_ON}{_ATOM})*+(?:!(?![\s*]|\Z)|['°|])*)"
 )
-_OPERANDS = ("clock", "number", "function", "letter", "script", "fraction")
-_VALUES = ("clock", "number", "function", "script", "fraction")
-_SCALE = re.compile(
-    r"[ \t]*(?:\s?(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z])|[十百千万亿]|%)+",
-    re.IGNORECASE,
-)
-_UNIT_LETTERS = "mgshlLJNWVKCFAT"
+_TELLING = re.compile(rf"{_VALUE}|{_LETTER}.*[+*^=<>_≤≥].*{_LETTER}", re.DOTALL)
 _UNIT = re.compile(
-    rf"(?:[{_UNIT_LETTERS}]|[A-Za-zμ]{{2,3}}){_POWER}?(?:[/*·](?:[{_UNIT_LETTERS}]|[A-Za-z]{{2,3}}){_POWER}?)*"
+    rf"(?:[{LETTER_UNITS}]|[A-Za-zμ]{{2,3}}){_POWER}?(?:[/*·](?:[{LETTER_UNITS}]|[A-Za-z]{{2,3}}){_POWER}?)*"
 )
 _PLUS = re.compile(r"(?<=[\d.)%])\s*[+-]\s*")
 _RATIO = re.compile(r"\b(?:ratio|odds)\b[^.\n]*?(\d+)\$?\s+to\s+\Z", re.IGNORECASE)
@@ -53,13 +55,6 @@ class Formula(NamedTuple):
     start: int
     end: int
     content: str
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    end: int
 
 
 def between_dollars(text: str) -> list[Formula]:
@@ -76,19 +71,23 @@ def formula_at_start(text: str) -> Formula | None:
 
 def runs(text: str) -> list[Formula]:
     """The formulas of a text that stand outside of dollars, in order."""
-    found, current, level = list[Formula](), list[_Token](), 0
-    tokens = [_Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(text)]
-    tokens += [_Token("stop", "", len(text), len(text))] * 3
-    for i, token in enumerate(tokens[:-2]):
-        if current and _continues(current, token, tokens[i + 1], tokens[i + 2], level):
-            current.append(token)
-            level += (token.kind == "open") - (token.kind == "close")
+    found: list[Formula] = []
+    for run in _RUN.finditer(text):
+        content = run["run"]
+        if content is None or not _TELLING.search(content):
             continue
-        if current:
-            found += _run(current, text, found)
-            current, level = [], 0
-        if token.kind in _OPERANDS or token.kind == "open" or _is_sign(token, text):
-            current, level = [token], int(token.kind == "open")
+        if found and _UNIT.fullmatch(content) and text[found[-1].end : run.start()].isspace():
+            continue  # m^2 after 36
+        if not re.search(rf"{_LETTER}|{_FUNCTION}|{_SCRIPT}|[\^√∛(\[{{]", content):
+            content = _PLUS.split(content.rpartition("=")[2].strip())[-1]  # 10+6=16, or 5-3
+        if re.fullmatch(rf"[\d.,]+[{LETTER_UNITS}]", content):
+            content = f"{content[:-1]} {content[-1]}"
+        if re.search(
+            r"(?<![\w.)\]}])-\\?\$\Z", text[max(0, run.start() - 4) : run.start()]
+        ):  # -$12
+            content = f"-{content}"
+        if content:
+            found.append(Formula(run.start(), run.end(), content))
     return found
 
 
@@ -116,97 +115,13 @@ def last_formula(text: str) -> str | None:
 
 def scale_after(text: str, end: int) -> str:
     """The words of scale that follow at `end`, such as " million", or nothing."""
-    scale = _SCALE.match(text, end)
+    scale = re.compile(rf"(?:{SCALE.pattern})*+%?", re.IGNORECASE).match(text, end)
     return scale[0] if scale else ""
 
 
 def _formula(span: re.Match[str]) -> Formula:
     content = next(part for part in span.groups() if part is not None)
     return Formula(span.start(), span.end(), content.strip())
-
-
-def _continues(
-    current: list[_Token], token: _Token, after: _Token, second: _Token, level: int
-) -> bool:
-    """Whether the run goes on with `token`, which `after` and `second` follow."""
-    before = current[-1]
-    if token.kind in ("word", "stop"):
-        return False
-    if token.kind == "comma":
-        return level > 0
-    if token.kind == "close":
-        return level > 0
-    if token.kind != "space" or level > 0:
-        return True
-    if before.text == ":" and current[-2:-1] and current[-2].kind != "space":  # step 1: 14
-        return False
-    if (after.kind == "operator" and second.kind == "space") or before.kind == "operator":
-        return after.kind not in ("word", "stop", "space")
-    if (before.text == "x" or before.text[0] == "\\") and after.kind == "number":
-        return True
-    if before.kind not in ("number", "fraction"):
-        return False
-    if (after.text == "x" and second.kind == "space") or (
-        after.kind == "number" and second.text == "/"
-    ):
-        return True  # 2.5 x 10^-3, 2 1/2
-    return after.kind in ("function", "fraction") or after.text in ("√", *"xyzαβθπ")
-
-
-def _is_sign(token: _Token, text: str) -> bool:
-    if token.text in ("√", "∛", "±"):
-        return True
-    before = text[token.start - 1 : token.start]
-    after = text[token.end : token.end + 1]
-    return (
-        token.text in ("-", "+")
-        and not after.isspace()
-        and not re.match(r"[\w.)\]}]", before or " ")
-    )
-
-
-def _run(tokens: list[_Token], text: str, before: list[Formula]) -> list[Formula]:
-    """The formula that the tokens are, if they are one."""
-    tokens = tokens[_first(tokens) : _end(tokens)]
-    if sum((t.kind == "open") - (t.kind == "close") for t in tokens) > 0:
-        # Only what stands after the last bracket that never closes is whole.
-        at = max(i for i, t in enumerate(tokens) if t.kind == "open")
-        tokens = tokens[at + 1 :]
-    letters = sum(t.kind == "letter" for t in tokens)
-    joined = any(t.text in ("+", "*", "^", "=", "<", ">", "_", "≤", "≥") for t in tokens)
-    if not any(t.kind in _VALUES for t in tokens) and not (letters > 1 and joined):
-        return []
-    start, end = tokens[0].start, tokens[-1].end
-    content = text[start:end]
-    if before and _UNIT.fullmatch(content) and text[before[-1].end : start].isspace():
-        return []  # m^2 after 36
-    if not any(t.kind in ("letter", "function", "script") or t.text in "^√∛([{" for t in tokens):
-        content = _PLUS.split(content.rpartition("=")[2].strip())[-1]  # 10+6=16, or 5-3
-    if re.fullmatch(rf"[\d.,]+[{_UNIT_LETTERS}]", content):
-        content = f"{content[:-1]} {content[-1]}"
-    if re.search(r"(?<![\w.)\]}])-\\?\$\Z", text[max(0, start - 4) : start]):  # -$12
-        content = f"-{content}"
-    return [Formula(start, end, content)] if content else []
-
-
-def _end(tokens: list[_Token]) -> int:
-    """Where the run ends, without operators that nothing follows."""
-    end = len(tokens)
-    while end and tokens[end - 1].kind in ("operator", "open", "space", "comma"):
-        if tokens[end - 1].text in ("!", "'", "°", "|"):
-            break
-        end -= 1
-    return end
-
-
-def _first(tokens: list[_Token]) -> int:
-    """Where the run begins, without brackets that never close."""
-    opened = sum((t.kind == "open") - (t.kind == "close") for t in tokens[: _end(tokens)])
-    first = 0
-    while opened > 0 and first < len(tokens) and tokens[first].kind in ("open", "space"):
-        opened -= tokens[first].kind == "open"
-        first += 1
-    return first
 
 
 def _is_unit_after(run: Formula, text: str, ends: set[int]) -> bool:

@@ -4,14 +4,20 @@ pytest tests/unit/grading/test_graders.py
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lr_ray.errors import UserError
 from lr_ray.grading.reading import KINDS as BUILT_IN
-from lr_ray.grading.verdicts import Verdict
 from lr_ray.plugins import graders
 
 graders.built_in.update(dict.fromkeys(BUILT_IN, ""))  # the pool knows them by name
+
+
+class Verdict(NamedTuple):
+    """`how` it was reached, for a reader: "same number", "equivalent", "different", "time limit", ..."""
+
+    correct: bool
+    how: str
 
 
 @runtime_checkable

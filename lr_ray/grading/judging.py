@@ -13,10 +13,10 @@ import threading
 from lr_ray.grading.characters import clean
 from lr_ray.grading.choices import choice_letter
 from lr_ray.grading.comparison import same
+from lr_ray.grading.graders import Verdict
 from lr_ray.grading.latex import bracketed, depth, key, tidy
 from lr_ray.grading.numerals import number, same_number
 from lr_ray.grading.reading import KINDS
-from lr_ray.grading.verdicts import Verdict
 
 MAX_CHARACTERS = 2_000  # of an answer that is compared at all
 MAX_DEPTH = 40  # of its brackets and braces
@@ -64,18 +64,15 @@ def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | 
     if len(expected) > MAX_CHARACTERS or len(extracted) > MAX_CHARACTERS:
         return Verdict(False, "too large")
     if kind == "demo":
-        integers = [_integer(text) for text in (expected, extracted)]
-        right = integers[0] is not None and integers[0] == integers[1]
-        return Verdict(right, "same number" if right else "different")
+        integers = all(_INTEGER.fullmatch(text.strip()) for text in (expected, extracted))
+        return _judge_number(expected, extracted, integers)
     if kind == "choice":
         return _judge_choice(expected, extracted)
     if kind == "exact":
         same_text = " ".join(clean(expected).split()) == " ".join(clean(extracted).split())
         return Verdict(same_text, "same text" if same_text else "different")
     if kind == "number":
-        gold, answer = number(_value(expected)), number(_value(extracted), letter_units=True)
-        equal = gold is not None and answer is not None and same_number(gold, answer)
-        return Verdict(equal, "same number" if equal else "different")
+        return _judge_number(_value(expected), _value(extracted))
     return _judge_math(expected, extracted)
 
 
@@ -97,6 +94,12 @@ def _value(text: str) -> str:
     text = _NAME.sub("", tidy(text))
     whole = bracketed(text)
     return whole[1] if whole and whole[0] + whole[2] in ("()", "{}") else text
+
+
+def _judge_number(expected: str, extracted: str, comparable: bool = True) -> Verdict:
+    gold, answer = number(expected), number(extracted, letter_units=True)
+    right = bool(comparable and gold and answer and same_number(gold, answer))
+    return Verdict(right, "same number" if right else "different")
 
 
 def _judge_choice(expected: str, extracted: str) -> Verdict:
@@ -125,11 +128,3 @@ def _judge_math(expected: str, extracted: str) -> Verdict | None:
 
 def _refuse(expected: str, extracted: str) -> bool:
     raise _FormulaError
-
-
-def _integer(text: str) -> int | None:
-    """The integer that a text is, as 1,000 or 8.0, or None."""
-    text = text.strip()
-    if not _INTEGER.fullmatch(text):
-        return None
-    return int(text.partition(".")[0].replace(",", ""))

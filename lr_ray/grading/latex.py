@@ -13,78 +13,69 @@ from lr_ray.grading.characters import clean, latexed
 _DEGREE = "\x04"
 WORDS = "\x02", "\x03"  # around what stood in \text{}: words, not variables
 
+# Commands that only change the look, and commands that mean the same as another.
+_LOOKS = """
+    left right middle big Big bigg Bigg bigl bigr Bigl Bigr tiny scriptsize footnotesize small
+    normalsize large Large LARGE huge Huge bf it displaystyle textstyle scriptstyle limits nolimits
+    quad qquad enspace thinspace notag nonumber hfill checkmark blacksquare qed square
+"""
+_SAME = {
+    r"\frac": "dfrac tfrac cfrac sfrac nicefrac", r"\le ": "leq leqslant leqq", r"\ge ": "geq geqslant geqq",
+    r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", "|": "mid", "/": "div", r"\{": "lbrace",
+    r"\}": "rbrace", r"\emptyset ": "varnothing", r"\mathbb{R}": "R", "'": "prime",
+    "^": "textsuperscript", "€": "euro", "£": "pounds", "¥": "yen", " cents ": "cent cents textcent",
+}  # fmt: skip
+_RENAMED = {name: command for command, names in _SAME.items() for name in names.split()}
 _WRAPPERS = (
-    r"(?:boxed|fbox|underline|substack|ensuremath|mathstrut|bm|pmb|mathop|overbrace|underbrace)"
+    "boxed|fbox|underline|substack|ensuremath|bm|mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf|"
+    "overbrace|underbrace"
 )
 _NESTED = r"(?:[^{}]|\{[^{}]*\})*"  # what stands in braces, with braces of its own
+_ENVIRONMENT = r"\s*\{(?:[bB]?matrix|smallmatrix|array)\}"
+_CURRENCY = r"(?:USD?|EUR|GBP|CNY|RMB|INR|[£€¥₹]|Rs\.?)"
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # markdown, HTML, and what only changes the look
         (r"^([*_])([^*_]+)\1$", r"\2"),
-        (r"<sup>([^<>]*)</sup>|\\textsuperscript\s*\{([^{}]*)\}", r"^{\1\2}"),
-        (r"</?(?:b|i|u|p|em|strong|span|div)(?:\s[^<>]*)?>|<br\s*/?>", ""),
-        (r"\\(?:checkmark|blacksquare|qed(?:symbol)?|square)(?![A-Za-z])|\\\\\s*$|[✓✔✅∎■]", " "),
-        (r"\\begin\s*\{array\}\s*\{[clr|]*\}([^&\\]*)\\end\s*\{array\}", r"\1"),
-        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\d({\[\\])", ", "),
         (r"(?<![\w)}*])(\*\*|__|`)([^*`]+)\1(?![\w(*])", r"\2"),
-        (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}\s*\{([^{}]*)\}", r"\1"),
+        (r"</?(?:b|i|u|em|strong|sup)>|\\\\\s*$", ""),
         (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}", ""),
-        (rf"\\{_WRAPPERS}\s*\{{([^{{}}]*)\}}", r"\1"),
-        (rf"\\{_WRAPPERS}(?=\s*\{{)", ""),
-        (r"\\(?:[hv]space|[hv]?phantom|label|tag)\*?\s*\{[^{}]*\}", " "),
-        (r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge|bf(?:series)?|it(?:shape)?|"
-         r"(?:display|text|script)style|limits|nolimits|q?quad|enspace|thinspace|no(?:tag|number|break)|hfill|"
-         r"left\s*\.|right\s*\.)(?![A-Za-z])|(?<!\\)\\[,;: ]|~", " "),
+        (r"\\(?:[hv]space|[hv]?phantom|tag)\*?\s*\{[^{}]*\}|(?<!\\)\\[,;: ]|~", " "),
+        *[(rf"\\(?:{_WRAPPERS})\s*\{{({_NESTED})\}}", r"\1")] * 2,  # one may hold another
+        (r"\\begin\s*\{array\}\s*\{[clr|]*\}([^&\\]*)\\end\s*\{array\}", r"\1"),
         (r"\\\$|\$|\\!\s*|(?<!\\)\\[()\[\]]", ""),
         (r"\{,\}", ","),
-        (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
-        (r"\\(?:[dtc]|s|nice)frac(?![A-Za-z])", r"\\frac"),
-        # relations
-        (r"\\leq?(?:slant|q)?(?![A-Za-z])|<=|=<", r"\\le "),
-        (r"\\geq?(?:slant|q)?(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\neq?(?![A-Za-z])|!=", r"\\ne "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\colon(?![A-Za-z])", ":"),
-        # words
-        (rf"\\(?:text(?:rm|bf|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        # words, and degrees, which count in a sine and are a unit elsewhere
+        (rf"\\(?:text(?:rm|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
          "\x02\\1\x03"),
-        (rf"\\(?:mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf)\s*\{{({_NESTED})\}}", r"\1"),
-        # degrees count in a sine, and are a unit elsewhere
+        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\d({\[\\])", ", "),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
         (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
-        (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
         (r"\\([%&])", r"\1"),
+        (rf"\x02?\s*{_CURRENCY}\s*\x03?\s*(?=\.?\d)|^[£€¥₹]\s*(?=-)", ""),
+        (r"(?<=[\d}])\s*\x02?\s*[£€¥₹]\s*\x03?", " "),
+        # sets, matrices, numerals, and as programs write
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
+        (rf"\\begin{_ENVIRONMENT}(?:\s*\{{[lcr|\s]*\}})?", r"\\begin{pmatrix}"),
+        (rf"\\end{_ENVIRONMENT}", r"\\end{pmatrix}"),
         (r"\\overline\s*\{(\w+)\}(?=\s*_)", r"\1"),
-        (r"\x02?\s*(?:USD?|EUR|GBP|CNY|RMB|INR|[£€¥₹]|Rs\.?|\\(?:pounds|euro|yen))\s*\x03?\s*(?=\.?\d)", ""),
-        (r"(?<=[\d}])\s*\x02?\s*(?:[£€¥₹]|\\(?:pounds|euro|yen|cents?|textcent)(?![A-Za-z]))\s*\x03?", " "),
-        (r"^[£€¥₹]\s*(?=-)", ""),
-        # sets and matrices
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\(?:varnothing|emptyset)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
-        (r"\\mathbb\s*\{?\s*R\s*\}?|\\R(?![A-Za-z])", r"(-\\infty,\\infty)"),
-        (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
-        (r"\\begin\s*\{(?:[bB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr|\s]*\})?", r"\\begin{pmatrix}"),
-        (r"\\end\s*\{(?:[bB]?matrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
-        # as programs write
-        (r"\bnp\.(?=[a-z])|\bmath\.(?=[a-z])", r"\\"),
         (r"(?<![A-Za-z\\])(?=(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]))", r"\\"),
         (r"\*\*", "^"),
         (r"(?<![\w}])\.(?=\d)", "0."),
+        (r"^\s*\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", "-"),
         (r"(\d)\s+\x02?\s*factorial\s*\x03?", r"\1!"),
         # braces that TeX lets one leave out, or add
         (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*([A-Za-z0-9])", r"\1{\2}"),
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*\{\s*-(\d+)\s*\}\s*\{\s*-(\d+)\s*\}", r"\\frac{\1}{\2}"),
         (r"^([+-]?)\s*\(\s*(\\frac\{\s*\d+\s*\}\{\s*\d+\s*\})\s*\)$", r"\1\2"),
-        (r"(?<=\d)\s*\\div(?![A-Za-z])\s*(?=\d)", "/"),
         (r"\\sqrt\s*([A-Za-z0-9])", r"\\sqrt{\1}"),
         (r"(?<![\\A-Za-z])([A-Za-z])\{\(([^{}()]*)\)\}", r"\1(\2)"),
-        (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\s+", " "),
     )
 ]  # fmt: skip
@@ -93,13 +84,9 @@ _LAST_SPACE = re.compile(r"(?<!\\)\\$")  # of "\\ 5\\ ", whose last space is tri
 _GROUPED = re.compile(
     r"(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
 )
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ALIGNED = re.compile(
-    r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline)\*?)\}(.*?)\\end\s*\{\1\}",
-    re.DOTALL,
-)
-# Equations that hold together, not the cases of a function.
-_CASES = re.compile(
-    r"\\begin\s*\{cases\}((?:(?!\\text|&(?!\s*=)|\\end)[^&]|&(?=\s*=))*)\\end\s*\{cases\}",
+    r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline|cases)\*?)\}(.*?)\\end\s*\{\1\}",
     re.DOTALL,
 )
 _TRIGONOMETRIC = re.compile(r"\\?(?<![A-Za-z])(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
@@ -107,14 +94,12 @@ _ANGLE = re.compile(
     rf"(\d+(?:\.\d+)?(?:/\d+)?|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\([^()]*\)|\\[a-z]+|[A-Za-z])"
     rf"\s*(?:{_DEGREE}|\x02?\s*deg(?:ree)?s?\s*\x03?(?![a-z]))"
 )
+# What is said of the answer before it, and after it: \text{So the answer is } 5, 5 \text{ (since } x > 0).
 _LEADING = re.compile(
-    r"^(?:\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])|approximately |about |[=:]|"
-    r"(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?"
-    r"(?:\s|is\b|[:=])*\x03?(?:\s|is\b|[:=])*|\x02\s*\x03)\s*",
+    r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
+    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*|\x02\s*\x03)\s*",
     re.IGNORECASE,
 )
-_NEGATIVE = re.compile(r"^\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", re.IGNORECASE)
-# What is said of the answer after it: 5 \text{ (since } x > 0).
 _REMARK = re.compile(
     r"[\s,;]*(?:\x02\s*[(\[]?|[(\[]\s*\x02?)\s*(?:since|because|as|where|using|by|rounded|approx\w*|"
     r"to the nearest|so|note|i\.e\.?)\b.*$",
@@ -129,10 +114,8 @@ _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", 
 def tidy(text: str) -> str:
     r"""The answer in one way of writing; words of \text{} stay between the marks of WORDS."""
     text = latexed(clean(text)).strip()
-    wrapped = re.fullmatch(r"\\\[(.*)\\\]", text, re.DOTALL)
-    text = _ALIGNED.sub(lambda block: _lines(block[2]), wrapped[1] if wrapped else text)
-    text = _CASES.sub(lambda block: _lines(block[1]), text)
-    text = _LAST_SPACE.sub("", text)
+    text = _ALIGNED.sub(lambda block: _lines(block[2]), text)
+    text = _COMMAND.sub(_renamed, _LAST_SPACE.sub("", text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _GROUPED.sub(lambda digits: digits[0].replace(" ", ""), text)
@@ -140,7 +123,7 @@ def tidy(text: str) -> str:
         text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
     text = _REPEATING.sub(_fraction, text.replace(_DEGREE, " "))
     text = _LEADING.sub("", text.strip())
-    text = _NEGATIVE.sub("-", _REMARK.sub("", text) or text).strip(" .,;:。")
+    text = (_REMARK.sub("", text) or text).strip(" .,;:。")
     while text.startswith("{") and _closes(text) == len(text) and len(split(text[1:-1])) == 1:
         text = text[1:-1].strip(" .,;:。")
     return text
@@ -150,6 +133,11 @@ def key(text: str) -> str:
     """What two ways of writing a tidied answer share: no spaces, no marks, no braces of one sign."""
     text = re.sub(r"[\s\x02\x03]", "", text)
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text).removeprefix("+")
+
+
+def unmarked(text: str) -> str:
+    """A tidied text without the marks of WORDS."""
+    return re.sub("[\x02\x03]", "", text).strip()
 
 
 def depth(text: str) -> int:
@@ -191,6 +179,10 @@ def matrix(text: str) -> list[list[str]] | None:
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[1])]
     return [[entry.strip() for entry in row.split("&")] for row in rows if row]
+
+
+def _renamed(command: re.Match[str]) -> str:
+    return " " if command[1] in _LOOKS.split() else _RENAMED.get(command[1], command[0])
 
 
 def _lines(text: str) -> str:

@@ -13,57 +13,51 @@ RELATIVE_TOLERANCE = Fraction(1, 10_000)
 _MAX_EXPONENT = 400  # of ten: a number that costs nothing
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+|\.(?!\d))?|\.\d+)"
-_POWER = r"10\s*\^\s*(?:\{\s*(?P<NAME>[+-]?\s*\d+)\s*\}|(?P<NAME1>[+-]?\d+))"
+_FRACTION = re.compile(rf"\\frac\{{\s*(-?{_DECIMAL})\s*\}}\{{\s*(-?{_DECIMAL})\s*\}}(?!\s*[\d.])")
+_POWER = re.compile(
+    r"(?P<times>(?<=[\d.])\s*(?:\\times|\\cdot|\*|x)\s*)?(?<!\d)10\s*\^\s*"
+    r"(?:\{\s*(?P<braced>[+-]?\s*\d{1,4})\s*\}|(?P<bare>[+-]?\d{1,4}(?!\d)))"
+)
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?:[£€¥₹])?\s*(?:"
-    rf"(?P<whole>\d+)\s*\\frac\{{\s*(?P<over>\d+)\s*\}}\{{\s*(?P<under>\d+)\s*\}}"
-    rf"|(?P<whole2>\d+)\s+(?P<over2>\d+)/(?P<under2>\d+)"
-    rf"|\\frac\{{\s*(?P<minus>-?)\s*(?P<a>{_DECIMAL})\s*\}}\{{\s*(?P<b>{_DECIMAL})\s*\}}"
-    rf"|(?P<c>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
-    rf"|(?P<mantissa>{_DECIMAL})(?:[eE](?P<e>[+-]?\d+)"
-    r"|\s*(?:\\times|\\cdot|\*|x)\s*" + _POWER.replace("NAME", "f") + r")"
-    r"|" + _POWER.replace("NAME", "g") + rf"|(?P<plain>{_DECIMAL}))(?![\d.,]*\d)\s*(?P<percent>%?)"
+    rf"(?P<sign>[+-]?)\s*[£€¥₹]?\s*(?:(?:(?P<whole>\d+)\s+(?!-))?(?P<over>-?{_DECIMAL})\s*/\s*(?P<under>-?{_DECIMAL})"
+    rf"|(?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,4}}))?)(?![\d.,]*\d)\s*(?P<percent>%?)"
 )
-# fmt: off
-_SHORT_UNITS = frozenset((
-    "cm", "mm", "km", "nm", "kg", "mg", "gm", "ft", "yd", "mi", "lb", "oz", "hr", "ms", "ml", "mL", "cL",
-    "kJ", "kW", "kV", "mW", "mV", "mA", "Hz", "Pa", "eV", "dB", "pc", "ly", "AU", "yr",
-    "sq", "cu", "cc", "st", "nd", "rd", "th", "in", "am", "pm",
-))
-_LETTER_UNITS = frozenset("mgshLlJNWVKCFAT")
-_NO_UNITS = frozenset((
-    "and", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "mod", "inf", "abs", "base",
-    # "5 less than the total" is another number, and so are 2 thirds
-    "less", "more", "fewer", "greater", "than", "times", "plus", "minus", "factorial", "squared", "cubed",
-    "over", "divided", "root", "half", "halves", "third", "thirds", "quarter", "quarters", "fourths",
-    "fifths", "sixths", "eighths", "tenths", "hundredths", "thousandths", "not", "hundred", "thousand",
-    "million", "billion", "trillion", "dozen", "score", "power", "out",
-))
-_ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SHORT_UNITS = """
+    cm mm km nm kg mg gm ft yd mi lb oz hr ms ml mL cL kJ kW kV mW mV mA Hz Pa eV dB pc ly AU yr sq cu
+    cc st nd rd th in am pm
+"""
+LETTER_UNITS = "mgshLlJNWVKCFAT"
+# Words that make another number of one: "5 less than the total", "2 thirds", "at least 5". They are no unit.
+_CHANGING = """
+    and or not no never sqrt sin cos tan cot sec csc log ln exp mod inf abs gcd lcm base less more
+    fewer greater than at least most between from up under above below within without out times plus
+    minus negative over divided factorial squared cubed root power sum twice thrice double triple half
+    halves third thirds quarter quarters fourths fifths sixths eighths tenths hundredths thousandths
+    hundred thousand million billion trillion dozen
+"""
+_ONES = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: n for n, word in enumerate(_ONES.split())} | {
+    word: 20 + 10 * n for n, word in enumerate(_TENS.split())
+}
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
-}
-# fmt: on
-_SCALE = re.compile(
-    r"[\s\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
+}  # fmt: skip
+SCALE = re.compile(
+    r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
     re.IGNORECASE,
 )
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
-_CHANGING = (
-    "not|no|less|more|fewer|than|at|least|most|between|from|minus|negative|plus|half|twice|thrice|double|"
-    "triple|under|over|above|below|up|within|without|never|mod|by|base|or|and|power|root|square|cube|times|"
-    "sum|log|ln|sin|cos|tan|exp|max|min|gcd|lcm|sqrt|one|two|three|four|hundred"
-)
+_NOT_BEFORE = "|".join([*_CHANGING.split(), *_WORDS, "square", "cube", "min", "max", "by"])
 # Words before a number that leave it as it is: "There are 5 apples", but not "less than 5". Possessive, so
 # that a text of words alone takes no longer than its length.
 _INTRODUCED = re.compile(
     rf"^\x02?\s*(?:(?![^\d]*[负減减不非])[{_CJK}]++\s*(?=\d)"
-    rf"|(?:(?!(?:{_CHANGING})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
+    rf"|(?:(?!(?:{_NOT_BEFORE})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
     re.IGNORECASE,
 )
 
@@ -86,18 +80,18 @@ def number(text: str, letter_units: bool = False) -> Number | None:
     text = text.strip("\x02\x03 ")
     if letter_units:
         text = _INTRODUCED.sub("", text)
+    text = _FRACTION.sub(r" \1/\2", _POWER.sub(_power, text)).lstrip()
     found = _NUMBER.match(text)
     if found is None:
         return _spelled(text, letter_units)
     rest, scale = text[len(found[0].rstrip()) :], 1
-    while word := _SCALE.match(rest):
+    while word := SCALE.match(rest):
         scale, rest = scale * _SCALES[(word[1] or word[2]).lower()], rest[word.end() :]
     if not _is_unit(rest.removeprefix("\x03") if scale > 1 else rest, letter_units):
         return None
-    try:
-        value, step = _value({name: part for name, part in found.groupdict().items() if part})
-    except (ValueError, ZeroDivisionError):
+    if abs(int(found["exponent"] or 0)) > _MAX_EXPONENT or _decimal(found["under"] or "1") == 0:
         return None
+    value, step = _value(found)
     sign = -1 if found["sign"] == "-" else 1
     percent = bool(found["percent"]) or "percent" in rest
     return Number(sign * scale * value, step * scale if step else None, percent)
@@ -106,19 +100,17 @@ def number(text: str, letter_units: bool = False) -> Number | None:
 def _spelled(text: str, with_unit: bool) -> Number | None:
     """The number that words spell, such as "twenty-one" or "two hundred and five"."""
     words = re.sub(r"[\x02\x03-]", " ", text).lower().split()
-    total = current = read = 0
-    if words[:1] == ["a"] and words[1:2] and words[1] in _SCALES:
+    if words[:1] == ["a"] and words[1:2] and words[1] in _SCALES:  # a dozen
         words[0] = "one"
+    total = current = read = 0
     for word in words:
-        if word in _ONES:
-            current += _ONES.index(word)
-        elif word in _TENS:
-            current += 20 + 10 * _TENS.index(word)
+        if word in _WORDS:
+            current += _WORDS[word]
         elif word in ("hundred", "dozen") and read:
             current *= _SCALES[word]
         elif word in _SCALES and read:
             total, current = total + current * _SCALES[word], 0
-        elif not (word == "and" and read):
+        elif word != "and" or not read:
             break
         read += 1
     unit = " ".join(words[read:])
@@ -161,37 +153,28 @@ def _close(expected: Number, extracted: Number) -> bool:
     return difference <= max(steps) / 2 and difference <= RELATIVE_TOLERANCE * largest
 
 
-def _value(parts: dict[str, str]) -> tuple[Fraction, Fraction | None]:
-    """Value and step of the parts that matched. Raises ValueError for an exponent out of bounds."""
-    for whole, over, under in (("whole", "over", "under"), ("whole2", "over2", "under2")):
-        if whole in parts:
-            fraction = Fraction(int(parts[over]), int(parts[under]))
-            if fraction >= 1:  # 2\frac{3}{2} is a product
-                return int(parts[whole]) * fraction, None
-            return int(parts[whole]) + fraction, None
-    if "a" in parts:
-        value = _decimal(parts["a"])[0] / _decimal(parts["b"])[0]
-        return (-value if "minus" in parts else value), None
-    if "c" in parts:
-        return _decimal(parts["c"])[0] / _decimal(parts["d"])[0], None
-    exponent = int(
-        next((parts[n].replace(" ", "") for n in ("e", "f", "f1", "g", "g1") if n in parts), "0")
-    )
-    if abs(exponent) > _MAX_EXPONENT:
-        raise ValueError("exponent")
-    if "plain" in parts:
-        return _decimal(parts["plain"])
-    scale = Fraction(10) ** exponent
-    if "mantissa" not in parts:
-        return scale, None
-    value, step = _decimal(parts["mantissa"])
-    return value * scale, (step or Fraction(1)) * scale
+def _power(power: re.Match[str]) -> str:
+    r"""Of 2.5\times 10^{-3} what follows 2.5, as e-3; 10^{-3} alone as 1/1000, which is exact."""
+    exponent = int((power["braced"] or power["bare"]).replace(" ", ""))
+    if power["times"] or abs(exponent) > _MAX_EXPONENT:
+        return f"e{exponent}"
+    return str(10**exponent) if exponent >= 0 else f"1/{10**-exponent}"
 
 
-def _decimal(text: str) -> tuple[Fraction, Fraction | None]:
-    text = text.replace(",", "").rstrip(".")
-    digits = len(text.partition(".")[2])
-    return Fraction(text), Fraction(1, 10**digits) if digits else None
+def _value(parts: re.Match[str]) -> tuple[Fraction, Fraction | None]:
+    """Value and step of a number without its sign."""
+    if parts["under"]:
+        value = _decimal(parts["over"]) / _decimal(parts["under"])
+        whole = int(parts["whole"] or 0)
+        return (whole + value if value < 1 or not whole else whole * value), None  # 2\frac{3}{2}
+    digits = parts["decimal"].rstrip(".").partition(".")[2]
+    step = Fraction(1, 10 ** len(digits)) if digits or parts["exponent"] else None
+    scale = Fraction(10) ** int(parts["exponent"] or 0)
+    return _decimal(parts["decimal"]) * scale, step * scale if step else None
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(text.replace(",", "").rstrip("."))
 
 
 def _is_unit(rest: str, letter_units: bool) -> bool:
@@ -208,9 +191,9 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
     rest = re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|\\cdot(?![A-Za-z])|[\x02\x03/.*()'-]", " ", rest)
     words = rest.split()
     return bool(words) and all(
-        (len(word) > 2 and word.isalpha() and word.lower() not in _NO_UNITS)
-        or word in _SHORT_UNITS
+        (len(word) > 2 and word.isalpha() and word.lower() not in _CHANGING.split())
+        or word in _SHORT_UNITS.split()
         or (word in ("of", "by", "a") and len(words) > 1)
-        or (letter_units and separated and word in _LETTER_UNITS)
+        or (letter_units and separated and word in LETTER_UNITS)
         for word in words
     )

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lr_ray.grading.boxed import last_boxed
-from lr_ray.grading.graders import Grader
-from lr_ray.grading.verdicts import Verdict
+from lr_ray.grading.graders import Grader, Verdict
 
 _MINERVA = re.compile(r"final answer is \$(.*?)\$\. I hope", re.DOTALL)
 _STATED = re.compile(r"the answer is|final answer is|答案是", re.IGNORECASE)

@@ -10,10 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lr_ray.errors import StageError
-from lr_ray.grading.graders import Grader
+from lr_ray.grading.graders import Grader, Verdict
 from lr_ray.grading.judging import judge_by_algebra, judge_exactly
 from lr_ray.grading.reading import extract_answer
-from lr_ray.grading.verdicts import Verdict
 
 if TYPE_CHECKING:
     from pebble import ProcessFuture, ProcessPool
@@ -81,7 +80,7 @@ class Graders:
         for case in dict.fromkeys(cases):
             verdict = judge_exactly(*case)
             if verdict is None:
-                pending[case] = self._schedule(case)
+                pending[case] = self._submit(judge_by_algebra, *case[:2], None)
             else:
                 verdicts[case] = verdict
         judged = []
@@ -104,29 +103,22 @@ class Graders:
         """
         if isinstance(grader, str):
             read = [
-                None
-                if item.completion is None
-                else extract_answer(item.completion, grader, item.cut)
+                extract_answer(item.completion, grader, item.cut) if item.completion else None
                 for item in items
             ]
             cases = [(i.expected, said, grader) for i, said in zip(items, read, strict=True)]
             return list(map(Graded, read, self.judge_all(cases, on_done)))
         futures = [
-            None if item.completion is None else self._submit(_grade, grader, item)
-            for item in items
+            self._submit(_grade, grader, item) if item.completion else None for item in items
         ]
         found = []
         for item, future in zip(items, futures, strict=True):
-            graded = Graded(None, Verdict(False, "no answer"))
+            graded: Graded | Verdict = Verdict(False, "no answer")
             if future is not None:
                 graded = self._result((item.expected, item.completion, ""), future)
             found.append(graded if isinstance(graded, Graded) else Graded(None, graded))
             on_done()
         return found
-
-    def _schedule(self, case: Case) -> "ProcessFuture[Verdict]":
-        expected, extracted, _ = case
-        return self._submit(_judge, expected, extracted)
 
     def _submit(self, work: Callable[..., Any], *arguments: Any) -> "ProcessFuture[Any]":
         if self._pool is None:
@@ -199,10 +191,6 @@ def _prepare_worker() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The server ends when nobody holds this pipe, which should be the run alone, not its workers.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-
-
-def _judge(expected: str, extracted: str) -> Verdict:
-    return judge_by_algebra(expected, extracted, time_limit_s=None)
 
 
 def _grade(grader: Grader, item: Item) -> Graded:

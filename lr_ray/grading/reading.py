@@ -32,19 +32,14 @@ _TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁s
 _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_CHECK = re.compile(
-    r"(?:^|(?<=\. ))\**(?:Check(?:ing)?|Verification|Verify(?:ing)?)\**\s*:",
-    re.MULTILINE,
-)
 _PLACEHOLDER = re.compile(
     r"(?:(?:the|your|my|final|numerical|correct)\s*)*(?:answer|result|solution|number|value|letter|choice)?"
     r"(?:\s*(?:here|goes here))?|[\s.…?_*\\]*|\\?(?:[lc]?dots|square|cdot)",
     re.IGNORECASE,
 )
 _NAME = re.compile(
-    r"((?<![A-Za-z\\])(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([\w, ]{1,8}\))\s*=)[\s$]*\Z"
+    r"[\s$]*(?P<name>(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([\w, ]{1,8}\))\s*=)[\s$]*\Z"
 )
-_NAMED = re.compile(r"[\s$]*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([\w, ]{1,8}\))\s*=[\s$]*\Z")
 
 
 def extract_answer(completion: str, kind: str, cut: bool = False) -> str | None:
@@ -96,13 +91,7 @@ def _math(text: str, cut: bool) -> str | None:
     answer = stated(plain)
     if answer or cut:
         return answer
-    checked = _CHECK.search(plain)
-    if checked and (before := last_formula(plain[: checked.start()][-_LOOKED_AT:])):
-        return before
-    tail = plain[-_LOOKED_AT:]
-    if len(plain) > len(tail):
-        tail = tail.partition("\n")[2] or tail
-    return last_formula(tail)
+    return last_formula(plain[-_LOOKED_AT:])
 
 
 def _exact(text: str, cut: bool) -> str | None:
@@ -143,6 +132,8 @@ def _of_tag(answer: str) -> str:
     """The answer in a tag, which may be a whole text."""
     if _OPEN_BOX.search(answer) or stated(answer):
         return _math(answer, cut=False) or answer
+    if len(answer) > _LOOKED_AT:
+        return answer
     formulas = runs(f"{answer},")  # 5! is a factorial before a comma
     if formulas and formulas[0].start == 0 and formulas[0].end == len(answer):
         return answer
@@ -167,7 +158,7 @@ def _is_one_list(text: str, box: Box, following: Box) -> bool:
     if box.end > following.start or _is_empty(box):
         return False
     between = text[box.end : following.start]
-    name = _NAMED.search(between[-60:])
+    name = _NAME.search(between[-60:])
     return is_glue(between[: len(between) - len(name[0])] + " " if name else between)
 
 
@@ -187,11 +178,9 @@ def _contents(text: str, listed: list[Box]) -> str:
     if len(set(contents)) == 1:
         return contents[-1]
     names = [_NAME.search(text[max(0, box.start - 40) : box.start]) for box in listed]
-    if len({name[1] for name in names if name}) > 1:
-        contents = [
-            f"{name[1]} {content}" if name else content
-            for name, content in zip(names, contents, strict=True)
-        ]
+    if len({name["name"] for name in names if name}) > 1:
+        named = zip(names, contents, strict=True)
+        contents = [f"{name['name']} {content}" if name else content for name, content in named]
     return ", ".join(contents)
 
 

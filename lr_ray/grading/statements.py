@@ -3,9 +3,7 @@ r"""What a text states as its answer: "The answer is 12, since ...", **Answer:**
 pytest tests/unit/grading/test_kinds.py
 """
 
-import itertools
 import re
-from collections.abc import Iterator
 
 from lr_ray.grading.formulas import Formula, formula_at_start, last_formula, runs, scale_after
 
@@ -50,13 +48,11 @@ _SENTENCE_END = re.compile(
     r"\n|。|(?<!\.[A-Za-z])(?<!\bM[rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$|\*|[\"')])"
     r"|\.(?=\s+[A-Z])(?<=\.m\.)|[?](?=\s|$)|!(?=\s|$|\*)|！|</"
 )
+# What goes on after an answer in words: "Monday, as day 3 is", "No (since yes would need 4)".
 _CLAUSE = re.compile(
-    r"[,;]?\s+(?:because|since|which|where(?:as)?|but|assuming|provided|rather than|instead of|not)\b"
-    r"|,\s*(?:as|so|for|due|given|when|while|making|meaning|thus|hence|therefore|i\.e|that|with|if|who|whose|"
-    r"obtained|using|by|rounded|giving|we|it|this|he|she|they|there|also|then|is|are|has|have|found|in|at|on|"
-    r"and (?:then|so|we|it|this|that|the|he|she|they|not|there|I))\b"
-    r"|;\s*[A-Za-z]{3,}(?!\s*=)|\s+-+\s+(?=[A-Za-z]{2,})|\s*—|\s+\((?!mod\b|base\b)[A-Za-z]{2,}[\s)]"
-    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])|\s+(?:as|so)\s+(?=[a-z]{2,})|\s+(?:when|if)\s+(?=we|you|the\b)",
+    r"[,;]?\s+\(?(?:because|since|as|so|which|where(?:as)?|when|if|but|not|rather than|given|due|assuming|"
+    r"provided|making|meaning|thus|hence|therefore|i\.e|that|with|for)\b|\s*[-—]+\s+(?=[A-Za-z]{2})|\s+\([A-Za-z]{2,}"
+    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])",
     re.IGNORECASE,
 )
 _GLUE = r"(?:\s|,|;|\band\b|\bor\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
@@ -68,7 +64,6 @@ _CHANGED = (
 )
 _GOES_ON = re.compile(rf"\s*(?:[=/^%]|:(?=[\d$])|\\%)|\s*\(?{_CHANGED}", re.IGNORECASE)
 _ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b)\s*", re.IGNORECASE)
-_OTHERWISE = re.compile(rf"{_GOES_ON.pattern}|\s+of\b", re.IGNORECASE)
 # Up to four words of a unit, ended by what is no part of one.
 _UNIT = re.compile(
     r"(?:\s*(?!(?:for|when|if|after|as|at|on|from|by|with|and|or|but|so|to|given|of|not|because|since|which|where|rather|than|instead|"
@@ -79,19 +74,17 @@ _UNIT = re.compile(
 
 def stated(text: str) -> str | None:
     """The answer that a text states last, or None. A remark on an answer states none."""
-    for rest, line_only in _statements(text):
-        answer = _stated(rest, line_only)
+    found = sorted(
+        [*_STATED.finditer(text), *_REVERSED.finditer(text)], key=lambda mark: mark.end()
+    )
+    for mark in found[: -_TRIED - 1 : -1]:
+        if mark.re is _REVERSED:
+            answer = _before(text[max(0, mark.start() - _LOOKED_AT) : mark.start()])
+        else:
+            answer = _after(text[mark.end() : mark.end() + _LOOKED_AT], mark["is"] is None)
         if answer:
             return answer
     return None
-
-
-def joined(text: str, parts: list[Formula]) -> list[Formula]:
-    """The last of the parts, with those before it that are one list with it."""
-    first = len(parts) - 1
-    while first > 0 and is_glue(text[parts[first - 1].end : parts[first].start]):
-        first -= 1
-    return parts[first:]
 
 
 def is_glue(between: str) -> bool:
@@ -102,21 +95,15 @@ def is_glue(between: str) -> bool:
     return _BETWEEN.fullmatch(between) is not None
 
 
-def _statements(text: str) -> Iterator[tuple[str, bool]]:
-    """What follows each statement, from the last, and whether its line is all of it."""
-    found = [(m.end(), m.start(), m) for m in _STATED.finditer(text)]
-    found += [(m.start(), -1, m) for m in _REVERSED.finditer(text)]
-    for at, start, mark in sorted(found, key=lambda f: f[0])[: -_TRIED - 1 : -1]:
-        if start < 0:
-            line = text[max(0, at - _LOOKED_AT) : at].rpartition("\n")[2]
-            last = [f for f in (last_formula(line),) if f]
-            if last and line.rstrip(" $*)").endswith(last[0].rstrip(" $*)")):
-                yield f"${last[0]}$", False
-        else:
-            yield text[at : at + _LOOKED_AT], mark["is"] is None
+def _before(text: str) -> str | None:
+    """The formula that "is the answer" follows."""
+    line = text.rpartition("\n")[2]
+    last = last_formula(line)
+    return last if last and line.rstrip(" $*)").endswith(last.rstrip(" $*)")) else None
 
 
-def _stated(rest: str, line_only: bool) -> str | None:
+def _after(rest: str, line_only: bool) -> str | None:
+    """What is stated by what follows "The answer is"; `line_only`: "Answer:", of which a line is all."""
     filler = _FILLERS.match(rest)
     if filler:
         rest = rest[filler.end() :]
@@ -127,35 +114,35 @@ def _stated(rest: str, line_only: bool) -> str | None:
     first = formula_at_start(rest)
     if first and not _GOES_ON.match(rest, first.end):
         return _formulas(rest, first)
-    line = rest.partition("\n")[0]
     end = _SENTENCE_END.search(rest)
     sentence = (rest[: end.start()] if end else rest).strip("*`_ \t")
     found = runs(f"{sentence},")  # 5! is a factorial before a comma, not at an end
-    if found and found[0].start == 0 and not _GOES_ON.match(sentence, found[0].end):
+    starts = bool(found) and found[0].start == 0
+    if starts and not _GOES_ON.match(sentence, found[0].end):
         return _number_with_unit(sentence, found)
     clause = _CLAUSE.search(sentence)
     answer = sentence[: clause.start()] if clause and clause.start() else sentence
-    answer = answer.strip().strip("*`_").strip().rstrip(",;")
-    if (found and found[0].start == 0) or _is_short(answer):
+    answer = answer.strip("*`_ ").rstrip(",;")
+    if starts or _is_short(answer):
         return answer
-    return last_formula(line if line_only else answer) or (None if line_only else answer)
+    if line_only:
+        return last_formula(rest.partition("\n")[0])
+    return last_formula(answer) or answer
 
 
 def _number_with_unit(sentence: str, found: list[Formula]) -> str:
     """The formula that a sentence begins with, or the list of formulas, with the unit after it."""
-    end, unit = found[0].end, _UNIT.match(sentence, found[0].end)
-    for before, following in itertools.pairwise(found):
-        after_unit = unit.end() if unit and end == before.end else end
-        glue = _ITEM_GLUE.fullmatch(sentence, after_unit, following.start)
-        if glue is None:
+    end = _after_unit(sentence, found[0].end)
+    for following in found[1:]:
+        if not _ITEM_GLUE.fullmatch(sentence, end, following.start):
             break
-        unit = _UNIT.match(sentence, following.end)
-        if _OTHERWISE.match(sentence, unit.end() if unit else following.end):
-            break  # 12, or 3 times 4
-        end = following.end
+        end = _after_unit(sentence, following.end)
+    return sentence[: end + len(scale_after(sentence, end))].rstrip(" ,;")
+
+
+def _after_unit(sentence: str, end: int) -> int:
     unit = _UNIT.match(sentence, end)
-    scale = scale_after(sentence, end)
-    return sentence[: unit.end() if unit else end + len(scale)].rstrip(" ,;")
+    return unit.end() if unit else end
 
 
 def _is_short(answer: str) -> bool:
@@ -167,12 +154,11 @@ def _is_short(answer: str) -> bool:
 
 def _formulas(rest: str, first: Formula) -> str:
     """The formula that a statement begins with, or the list of them."""
-    parts, last = [first.content], first
-    while True:
-        glue = _BETWEEN.match(rest, last.end)
-        following = formula_at_start(rest[glue.end() :]) if glue and "\n" not in glue[0] else None
-        if glue is None or following is None:
+    parts, end = [first.content], first.end
+    while glue := _BETWEEN.match(rest, end):
+        following = formula_at_start(rest[glue.end() :])
+        if following is None or "\n" in glue[0]:
             break
-        last = Formula(glue.end(), glue.end() + following.end, following.content)
         parts.append(following.content)
-    return ", ".join(parts) + scale_after(rest, last.end)
+        end = glue.end() + following.end
+    return ", ".join(parts) + scale_after(rest, end)

@@ -8,10 +8,9 @@ from lr_ray.evaluation.answers import Answer
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import checks_of, disagreements, summarise
 from lr_ray.evaluation.tasks import Task, load_tasks
-from lr_ray.grading.graders import find, register
+from lr_ray.grading.graders import Verdict, find, register
 from lr_ray.grading.others import OTHERS, Toolkit
 from lr_ray.grading.pool import Graded, Graders, Item
-from lr_ray.grading.verdicts import Verdict
 from tests.unit.problem_sources import jsonl
 
 
