@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from lr_ray import plugins
-from lr_ray.cli.front import parse
+from lr_ray.cli.options import parse
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer
