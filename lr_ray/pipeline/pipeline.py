@@ -24,6 +24,8 @@ from lr_ray.run.asked import Difference, begin, difference, fingerprints_of
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.runtime.cluster import cluster
+from lr_ray.runtime.progress import recorded
 from lr_ray.sampling.sample import finish
 
 LABELLING = "labelling"  # as a command's stage: without engines, of scores that are there
@@ -45,81 +47,79 @@ def execute(
     that is a UserError.
     """
     started = time.monotonic()
+    if source is not None and source.location == run.location:
+        raise UserError(f"--from {source.location}: is the run itself; give another --run")
     run.create()
     with run.lock():
-        stale = _stale(run, config, yes)
-        if source is not None and source.location == run.location:
-            raise UserError(f"--from {source.location}: is the run itself; give another --run")
-        if source is not None and run.exists("run.json"):
-            source = None  # it was taken over when the run began
-        summary = read_summary(run)
-        for part in parts_from(stale.stale[0]) if stale and stale.stale else ():
-            summary.pop(part, None)
         commands = ["sampling" if stage == LABELLING else stage for stage in stages]
-        if stale and stale.stale:
-            _check_first(run, stale, commands)
+        stale = _stale(run, config, commands, yes)
+        summary = read_summary(run)
+        for part in parts_from(stale.stale[0]) if stale else ():
+            summary.pop(part, None)
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
             report.print_summary(_terminal(), run, summary)
             return 0
+        if run.exists("run.json"):
+            source = None  # it was taken over when the run began
         if source is None:
             _check_before(run, summary, todo)
         check_config(config, todo, run)
         log = run.log_path()
         print(f"config     {name}\nrun        {run.location}\nlog        {log}")
         with site(config, todo) as there:
-            expert, amateur = check(config, todo)
-            known = facts(config, expert, amateur)
-            if stale and stale.stale:
-                void(run, stale.stale[0], summary)
-                print(f"again      {', '.join(stale.stale)}: {stale}")
-            shared: list[str] = []
-            if source is not None:
-                shared = can_share(source, config, fingerprints_of(known))
-            if "sampling" in todo and "decoding" not in shared:
-                read_source(run, config)
-            if source is not None:
-                asked = read_asked(source)
-                known["models"] = asked.get("models", {}) | known["models"]
-                known["data"] = asked.get("data") if shared else known["data"]
-            begin(run, config, known)
-            job = Job(config, run, expert, amateur, _terminal(), summary, there)
-            if source is not None:
-                _take(job, source, shared)
-            if "sampling" in todo and "sampling" not in summary:
-                _label(job)
+            job = Job(config, run, *check(config, todo), _terminal(), summary, there)
+            _begin(job, todo, stale, source)
             todo = [stage for stage in todo if stage not in summary]
             _check_before(run, summary, todo)
             if LABELLING in stages and "sampling" in todo:
                 raise UserError(
                     f"--run {run.location}: not all of its problems have scores; sample them first"
                 )
-            if not todo:
-                _note_seconds(job, summary.get("seconds_total", 0.0), started)
-                report.write_page(run, summary)
-            else:
-                with quiet_others(log) as console:
-                    job.console = console
-                    arranged = there.arranged(config, todo)
-                    told = report.placement_line(config, arranged, there.models, there.cards, todo)
-                    console.print(f"placement  {told}")
-                    _run_stages(job, todo, started)
+            with quiet_others(log) as job.console, recorded(run):
+                _run_stages(job, todo, started)
         report.print_summary(_terminal(), run, summary)
     return 0
+
+
+def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run | None) -> None:
+    """Makes the run one of this config: what is stale is removed, what another run has is taken over."""
+    run, config = job.run, job.config
+    known = facts(config, job.expert, job.amateur)
+    if stale:
+        void(run, stale.stale[0], job.summary)
+        print(f"again      {', '.join(stale.stale)}: {stale}")
+    shared: list[str] = []
+    if source is not None:
+        shared = can_share(source, config, fingerprints_of(known))
+        asked = read_asked(source)
+        known["models"] = asked.get("models", {}) | known["models"]
+        known["data"] = asked.get("data") if shared else known["data"]
+    if "sampling" in todo and "decoding" not in shared:
+        read_source(run, config)
+    begin(run, config, known)
+    if source is not None:
+        _take(job, source, shared)
+    if "sampling" in todo and "sampling" not in job.summary:
+        _label(job)
 
 
 def _terminal() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def _stale(run: Run, config: Config, yes: bool) -> Difference | None:
-    """What a command asks otherwise than the run was made with. Raises UserError unless `yes`."""
-    if not run.exists("run.json"):
+def _stale(run: Run, config: Config, commands: Sequence[str], yes: bool) -> Difference | None:
+    """What a run was made with otherwise, if that leaves work of it stale.
+
+    Raises UserError unless `yes`, and when the first stage that is stale is none of the command's.
+    """
+    found = difference(run, config) if run.exists("run.json") else None
+    if found is None or not found.stale:
         return None
-    found = difference(run, config)
     if not yes:
         check_stale(run, found)
+    _check_first(run, found, commands)
     return found
 
 
@@ -168,17 +168,21 @@ def _note_seconds(job: Job, before: float, started: float) -> None:
     job.run.write_json("summary.json", job.summary)
 
 
-def _run_stages(job: Job, stages: list[str], started: float) -> None:
-    from lr_ray.runtime.cluster import cluster
-
+def _run_stages(job: Job, stages: Sequence[str], started: float) -> None:
+    """Runs the stages on a cluster, which is not needed for none; writes summary and page."""
     before = job.summary.get("seconds_total", 0.0)
-    with cluster() as ray_logs:
-        job.console.print(f"ray logs   {ray_logs}")
-        if not os.environ.get("RAY_ADDRESS"):  # nobody will start other nodes
+    if stages:
+        arranged = job.site.arranged(job.config, stages)
+        told = report.placement_line(job.config, arranged, job.site.models, job.site.cards, stages)
+        job.console.print(f"placement  {told}")
+        with cluster() as ray_logs:
+            job.console.print(f"ray logs   {ray_logs}")
+            if not os.environ.get("RAY_ADDRESS"):  # nobody will start other nodes
+                for stage in stages:
+                    for wanted in placement.demands(job.site.arranged(job.config, [stage]), stage):
+                        placement.check_room(stage, wanted)
             for stage in stages:
-                for wanted in placement.demands(job.site.arranged(job.config, [stage]), stage):
-                    placement.check_room(stage, wanted)
-        for stage in stages:
-            run_stage(job, stage)
-            _note_seconds(job, before, started)
+                run_stage(job, stage)
+                _note_seconds(job, before, started)
+    _note_seconds(job, before, started)
     report.write_page(job.run, job.summary)
