@@ -3,6 +3,7 @@
 pytest tests/integration/endpoint/test_evaluation.py
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,45 +60,32 @@ def evaluate(
         for model in models
     }
     every = [q for t in tasks for q in _in_turns([asked[t.name, m.label] for m in models])]
-    total = len(every)
+    different = len({question.key for question in every})
     with AnswerStore(run) as store:
         missing = {q.key: q for q in every if q.key not in store.answers}
-        repeated = total - len({q.key for q in every})
-        done = total - repeated - len(missing)
+        done = different - len(missing)
 
         def on_answer(question: Question, answer: Answer) -> None:
             nonlocal done
             done += 1
             store.add(question.key, answer)
-            on_asked(done, total - repeated)
+            on_asked(done, different)
 
-        on_asked(done, total - repeated)
+        on_asked(done, different)
         for group in groups:
-            names = {model.label for model in group}
-            theirs = [asked[of] for of in asked if of[1] in names]
-            keys = {question.key for some in theirs for question in some}
+            labels = {model.label for model in group}
+            keys = {q.key for (_, label), some in asked.items() if label in labels for q in some}
             if todo := [question for key, question in missing.items() if key in keys]:
                 with serve(group) as url:
                     ask(url, todo, evaluation, on_answer, on_left_out)
         given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
-    graded = 0
-
-    def on_verdict() -> None:
-        nonlocal graded
-        graded += 1
-        on_graded(graded, total)
-
+    judged, tables = itertools.count(1), {}
+    on_verdict = lambda: on_graded(next(judged), len(every))  # noqa: E731
     with Graders() as graders:
-        return {
-            task.name: grade(
-                task,
-                {m.label: given[task.name, m.label] for m in models},
-                graders,
-                on_verdict,
-                evaluation.grader_check,
-            )
-            for task in tasks
-        }
+        for task in tasks:
+            theirs = {model.label: given[task.name, model.label] for model in models}
+            tables[task.name] = grade(task, theirs, graders, on_verdict, evaluation.grader_check)
+    return tables
 
 
 def questions(

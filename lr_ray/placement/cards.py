@@ -12,12 +12,7 @@ from lr_ray.placement.nvidia import gpus
 from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _PROBE_S = 30.0
-# Bytes of a GPU by Ray's names, a little less than is sold: what a driver reports.
-_KNOWN = {
-    "H200": 140e9, "H100": 80e9, "A100-80G": 80e9, "A100-40G": 40e9, "A100": 40e9, "L40S": 45e9,
-    "L40": 45e9, "A10G": 23e9, "A10": 23e9, "L4": 23e9, "T4": 15e9, "V100": 16e9, "RTX-4090": 24e9,
-}  # fmt: skip
-_ASSUMED = 24e9  # bytes, where nothing says more
+_ASSUMED = 24e9  # bytes of a GPU, where no driver says how large it is
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def of_cluster() -> Cards:
     """Those of the connected cluster's nodes; it may get others, unless the job started it."""
     there = [node for node in nodes() if node["Resources"].get("GPU")]
     counts = tuple(sorted((int(node["Resources"]["GPU"]) for node in there), reverse=True))
-    sizes = _measured(there) or _named([node["Resources"] for node in there])
+    sizes = _measured(there)
     fixed = not os.environ.get("RAY_ADDRESS")
     return Cards(counts, min(sizes, default=_ASSUMED), fixed, bool(sizes))
 
@@ -76,12 +71,6 @@ def _measured(there: Sequence[dict[str, Any]]) -> list[int]:
     if any(isinstance(of_node, Exception) for of_node in found):
         return []  # a node went away, or is slow
     return [gpu.memory_bytes for of_node in found for gpu in of_node]
-
-
-def _named(resources: Sequence[dict[str, float]]) -> list[float]:
-    """Bytes of each node's kind of GPU, by the name that Ray gives it."""
-    names = [n.partition(":")[2] for r in resources for n in r if n.startswith("accelerator_type:")]
-    return [_KNOWN[name] for name in names if name in _KNOWN]
 
 
 def pretended(count: int, memory: float, per_node: int = 8) -> Cards:

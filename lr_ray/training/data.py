@@ -4,6 +4,7 @@ Shards are read one at a time into a memory-mapped file, so that memory holds an
 Exercised by `pytest tests/unit/test_training_data.py`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,52 +79,44 @@ class Supervision:
 def check_rows(table: pa.Table, where: str, vocabulary: int) -> None:
     """Raises StageError naming the first row that cannot be trained on: ids, positions, weights."""
     for batch in table.to_batches():
-        tokens = [batch["prompt_token_ids"], batch["completion_token_ids"]]
-        for name, column in zip(("prompt", "completion"), tokens, strict=True):
-            _check(batch, where, name, column, vocabulary)
-        steps = batch["steps"]
-        row_S = pc.list_parent_indices(steps).to_numpy()
-        flat = steps.flatten()
-        if not len(flat):
-            continue
-        position_S = flat.field("position").to_numpy()
-        length_S = pc.list_value_length(tokens[1]).to_numpy()[row_S]
-        prompt_S = pc.list_value_length(tokens[0]).to_numpy()[row_S]
-        bad = (position_S < 0) | (position_S >= length_S) | (prompt_S + position_S < 1)
+        _check_rows(batch, where, vocabulary)
+
+
+def _check_rows(batch: pa.RecordBatch, where: str, vocabulary: int) -> None:
+    def refuse(bad: NDArray, rows: NDArray, said: Callable[[int], str]) -> None:
+        """At the first of what is bad, whose row `rows` tells."""
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
-            said = f"step at position {position_S[first]} of {length_S[first]} completion tokens"
-            raise _bad(batch, where, int(row_S[first]), said)
-        ids, weights = flat.field("token_ids"), flat.field("weights")
-        step_L = pc.list_parent_indices(ids).to_numpy()
-        if not pc.list_value_length(ids).equals(pc.list_value_length(weights)):
-            raise StageError(f"{where}: a step has another number of label ids than of weights")
-        _check_ids(batch, where, "label", ids.flatten().to_numpy(), row_S[step_L], vocabulary)
-        total_S = np.bincount(step_L, weights.flatten().to_numpy(), minlength=len(flat))
-        wrong = ~(np.abs(total_S - 1) < _ONE)  # NaN is wrong too
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
-            said = f"a label's weights sum to {total_S[first]:.4g} instead of 1"
-            raise _bad(batch, where, int(row_S[first]), said)
+            row = int(rows[first])
+            raise StageError(
+                f"{where}: row {row + 1} (problem {batch['problem_id'][row]}): {said(first)}; the "
+                "supervision is another model's or damaged"
+            )
 
+    def check_ids(name: str, ids: NDArray, rows: NDArray) -> None:
+        known = f"but the expert has ids 0 to {vocabulary - 1}"
+        refuse((ids < 0) | (ids >= vocabulary), rows, lambda i: f"{name} id {ids[i]}, {known}")
 
-def _check(batch: pa.RecordBatch, where: str, name: str, column: pa.Array, vocabulary: int) -> None:
-    row_M = pc.list_parent_indices(column).to_numpy()
-    _check_ids(batch, where, name, column.flatten().to_numpy(), row_M, vocabulary)
-
-
-def _check_ids(
-    batch: pa.RecordBatch, where: str, name: str, ids: NDArray, rows: NDArray, vocabulary: int
-) -> None:
-    bad = np.flatnonzero((ids < 0) | (ids >= vocabulary))
-    if len(bad):
-        said = f"{name} id {ids[bad[0]]}, but the expert has ids 0 to {vocabulary - 1}"
-        raise _bad(batch, where, int(rows[bad[0]]), said)
-
-
-def _bad(batch: pa.RecordBatch, where: str, row: int, said: str) -> StageError:
-    problem = batch["problem_id"][row].as_py()
-    return StageError(
-        f"{where}: row {row + 1} (problem {problem}): {said}; the supervision is another "
-        "model's or damaged"
+    for name in ("prompt", "completion"):
+        column = batch[f"{name}_token_ids"]
+        check_ids(name, column.flatten().to_numpy(), pc.list_parent_indices(column).to_numpy())
+    flat = batch["steps"].flatten()
+    if not len(flat):
+        return
+    row_S = pc.list_parent_indices(batch["steps"]).to_numpy()
+    position_S = flat.field("position").to_numpy()
+    prompt_S, length_S = (
+        pc.list_value_length(batch[f"{name}_token_ids"]).to_numpy()[row_S]
+        for name in ("prompt", "completion")
     )
+    outside_S = (position_S < 0) | (position_S >= length_S) | (prompt_S + position_S < 1)
+    place = lambda i: f"step at position {position_S[i]} of {length_S[i]} completion tokens"  # noqa: E731
+    refuse(outside_S, row_S, place)
+    ids, weights = flat.field("token_ids"), flat.field("weights")
+    if not pc.list_value_length(ids).equals(pc.list_value_length(weights)):
+        raise StageError(f"{where}: a step has another number of label ids than of weights")
+    step_L = pc.list_parent_indices(ids).to_numpy()
+    check_ids("label", ids.flatten().to_numpy(), row_S[step_L])
+    sum_S = np.bincount(step_L, weights.flatten().to_numpy(), minlength=len(flat))
+    wrong_S = ~(np.abs(sum_S - 1) < _ONE)  # NaN is wrong too
+    refuse(wrong_S, row_S, lambda i: f"a label's weights sum to {sum_S[i]:.4g} instead of 1")

@@ -117,7 +117,7 @@ class PackedLoss(nn.Module):
         ids_N = micro_batch["token_ids_N"]
         index_B, length_B = micro_batch["index_B"].tolist(), micro_batch["length_B"].tolist()
         if not self.packs:
-            padded = rows.together(length_B, ids_N.device)
+            padded = rows.Padded(length_B, ids_N.device)
             self.draw.start(index_B, length_B, padded.pad)
             # Causal and padded on the right, so no mask is needed.
             found = self.body(input_ids=padded.pad(ids_N), use_cache=False)

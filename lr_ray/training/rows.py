@@ -75,11 +75,6 @@ class _Unpad(torch.autograd.Function):
         return gradient.new_zeros(ctx.size).index_copy_(0, ctx.saved_tensors[0], gradient), None
 
 
-def together(lengths: Sequence[int], device: torch.device) -> Padded:
-    """All rows as one padded tensor."""
-    return Padded(lengths, device)
-
-
 def in_groups(lengths: Sequence[int], device: torch.device) -> list[Padded]:
     """Runs of rows, in their order, of which none has more padding than tokens."""
     runs: list[list[int]] = [[]]

@@ -84,7 +84,7 @@ def test_hidden_states_are_those_of_each_row_alone(config, kind, over):
 def test_padded_rows_need_no_mask(dtype):
     """Not one bit of a real token's hidden state differs without it."""
     model = build(*PACKED[0], dtype)
-    padded = rows.together(LENGTHS, CPU)
+    padded = rows.Padded(LENGTHS, CPU)
     ids_BT = padded.pad(tensors()["token_ids_N"])
     mask_BT = padded.pad(torch.ones(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_a_model_prepared_for_rows_still_reads_a_single_prompt():
 
 def test_padding_and_back_is_the_identity_and_so_are_gradients():
     x = torch.randn(sum(LENGTHS), 3, dtype=torch.double, requires_grad=True)
-    padded = rows.together(LENGTHS, CPU)
+    padded = rows.Padded(LENGTHS, CPU)
     assert padded.pad(x).shape == (5, 40, 3)
     assert torch.equal(padded.unpad(padded.pad(x)), x)
     assert torch.autograd.gradcheck(lambda x: padded.unpad(padded.pad(x) ** 2), x)
