@@ -28,10 +28,7 @@ from lr_ray.engines.loop import start_loop
 from lr_ray.engines.vllm import VllmEngine
 from lr_ray.run.store import Run
 from lr_ray.runtime.cluster import cluster
-from lr_ray.sampling import graph
 from lr_ray.sampling import sample as stage
-from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.expert import ExpertSampler
 
 STEPS, K, DISTINCT = 128, 256, 16
 KINDS = {
@@ -101,14 +98,10 @@ class InstantAmateur(Instant):
         return SimpleNamespace(data=self.answers[number % DISTINCT])
 
 
-class StubExpert(ExpertSampler):
-    def start(self, model: str, config: Config, context: int, journal: Any) -> VllmEngine:
-        return VllmEngine(start_loop("expert", model, journal, InstantExpert), model)
-
-
-class StubAmateur(AmateurScorer):
-    def start(self, model: str, config: Config, context: int, journal: Any) -> VllmEngine:
-        return VllmEngine(start_loop("amateur", model, journal, InstantAmateur), model)
+def start(role: str, model: str, config: Config, context: int, journal: Any) -> VllmEngine:
+    """The engine of an actor, for `sampling.engine`."""
+    instant = {"expert": InstantExpert, "amateur": InstantAmateur}[role]
+    return VllmEngine(start_loop(role, model, journal, instant), model)
 
 
 class Meter(threading.Thread):
@@ -147,7 +140,7 @@ class Meter(threading.Thread):
 def configure(problems: int, engines: int) -> Config:
     pool = {"min_engines": engines, "max_engines": engines}
     sampling = {"max_problems": problems, "top_k": K, "max_new_tokens": STEPS, "kl_threshold": 0.85}
-    sampling |= {"expert": pool, "amateur": pool}
+    sampling |= {"expert": pool, "amateur": pool, "engine": "plumbing:start"}
     places = {"expert": {"gpus": 0, "cpus": 0.1}, "amateur": {"gpus": 0, "cpus": 0.1}}
     return resolve(merge(read_tree("demo"), {"sampling": sampling, "resources": places}))
 
@@ -187,7 +180,6 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=20_000)
     parser.add_argument("--engines", type=int, nargs="+", default=[1], help="engines a pool")
     args = parser.parse_args()
-    graph.ExpertSampler, graph.AmateurScorer = StubExpert, StubAmateur
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
         for engines in args.engines:
             measure(args.problems, engines, Path(folder, str(engines)))

@@ -12,7 +12,6 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
 from typing import Any, TypeVar
 
 from lr_ray.errors import UserError, one_line
@@ -156,6 +155,8 @@ def _import_named(name: str) -> None:
 
 @functools.cache
 def _import_installed() -> None:
+    from importlib import metadata
+
     for entry in metadata.entry_points(group=GROUP):
         try:
             entry.load()

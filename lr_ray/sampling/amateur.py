@@ -22,14 +22,9 @@ class AmateurScorer:
     def __init__(self, model: str, config: Config, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
         self.vocabulary, self.context = vocabulary_rows(model), context
-        self.engine = self.start(model, config, context, journal)
+        start = engines.get(config.sampling.engine, "sampling.engine")
+        self.engine: Engine = start("amateur", model, config, context, journal)
         self.guard = guard_of(self.engine, journal)
-
-    def start(self, model: str, config: Config, context: int, journal: Any) -> Engine:
-        """The engine that `sampling.engine` names."""
-        make = engines.get(config.sampling.engine, "sampling.engine")
-        engine: Engine = make("amateur", model, config, context, journal)
-        return engine
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""

@@ -46,14 +46,9 @@ class Solver(ABC):
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.max_new_tokens
-        self.engine = self.start(model, config, context, journal)
+        start = engines.get(config.sampling.engine, "sampling.engine")
+        self.engine: Engine = start("expert", model, config, context, journal)
         self.guard = guard_of(self.engine, journal)
-
-    def start(self, model: str, config: Config, context: int, journal: Any) -> Engine:
-        """The engine that `sampling.engine` names."""
-        make = engines.get(config.sampling.engine, "sampling.engine")
-        engine: Engine = make("expert", model, config, context, journal)
-        return engine
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Column `index` to the columns of `table`; unusable problems get an error."""

@@ -61,8 +61,9 @@ def test_the_page_has_an_example_of_each_seam_and_each_is_short():
         assert len(code.splitlines()) <= MOST_LINES, name
         imported = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)]
         assert {n.module for n in imported} <= {"lr_ray.plugins", "lr_ray.method.contrast"}
-    for path in re.findall(r"\]\(\.\./([^)]+)\)", PAGE):
-        assert (ROOT / path).is_file(), path
+    paths = re.findall(r"`((?:lr_ray|tests)/[^`]+\.py)`", PAGE)
+    assert len(paths) == 4
+    assert all((ROOT / path).is_file() for path in paths)
 
 
 def test_a_source_is_staged_and_asked(tmp_path):
