@@ -41,6 +41,8 @@ _RUN = re.compile(
     rf"|(?P<run>(?:(?:(?<![\w.)\]}}])[-+]|[√∛±]){{1,3}}(?=\S))?{_ATOM}(?:{_GOES_ON}{_ATOM})*+(?:!(?![\s*]|\Z)|['°|])*)"
 )
 _TELLING = re.compile(rf"{_VALUE}|{_LETTER}.*[+*^=<>_≤≥].*{_LETTER}", re.DOTALL)
+_FORMAL = re.compile(rf"{_LETTER}|{_FUNCTION}|{_SCRIPT}|[\^√∛(\[{{]")  # more than a calculation
+_SCALES = re.compile(rf"(?:{SCALE.pattern})*+%?", re.IGNORECASE)
 _UNIT = re.compile(
     rf"(?:[{LETTER_UNITS}]|[A-Za-zμ]{{2,3}}){_POWER}?(?:[/*·](?:[{LETTER_UNITS}]|[A-Za-z]{{2,3}}){_POWER}?)*"
 )
@@ -78,7 +80,7 @@ def runs(text: str) -> list[Formula]:
             continue
         if found and _UNIT.fullmatch(content) and text[found[-1].end : run.start()].isspace():
             continue  # m^2 after 36
-        if not re.search(rf"{_LETTER}|{_FUNCTION}|{_SCRIPT}|[\^√∛(\[{{]", content):
+        if not _FORMAL.search(content):
             content = _PLUS.split(content.rpartition("=")[2].strip())[-1]  # 10+6=16, or 5-3
         if re.fullmatch(rf"[\d.,]+[{LETTER_UNITS}]", content):
             content = f"{content[:-1]} {content[-1]}"
@@ -115,7 +117,7 @@ def last_formula(text: str) -> str | None:
 
 def scale_after(text: str, end: int) -> str:
     """The words of scale that follow at `end`, such as " million", or nothing."""
-    scale = re.compile(rf"(?:{SCALE.pattern})*+%?", re.IGNORECASE).match(text, end)
+    scale = _SCALES.match(text, end)
     return scale[0] if scale else ""
 
 

@@ -165,7 +165,9 @@ def _is_one_list(text: str, box: Box, following: Box) -> bool:
 def _is_empty(box: Box) -> bool:
     if not box.braced and re.match(r"[A-Za-z]{2}|[aI]\b|\W*\Z", box.content):
         return True
-    return len(box.content) <= 60 and _is_placeholder(key(tidy(box.content)))
+    if len(box.content) > 60 or re.fullmatch(r"[^\\]*\d[^\\]*", box.content):
+        return False  # a number, most often, which takes no tidying to see
+    return _is_placeholder(key(tidy(box.content)))
 
 
 def _is_placeholder(content: str) -> bool:

@@ -416,6 +416,8 @@ MATH: dict[str, list[Case]] = {
         Case("30", "It begins at 9:30.", False),
         Case("9:30 p.m.", "It begins at 9:30 PM.", True),
         Case("9:30 p.m.", "It begins at 9:30 AM.", False),
+        box("9 p.m.", "9 a.m.", False),
+        box("9 p.m.", "9 PM", True),
         Case("21:30", "It ends at 21:30, in the evening", True),
         Case("2:3:4", "They are as 2:3:4.", True),
         Case("8", "It goes from 5 to 8.", True),

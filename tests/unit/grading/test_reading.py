@@ -166,6 +166,7 @@ def test_importing_takes_no_heavy_package():
         ("The answer is 12", "math", "12", None),
         ("The answer is 12. Let me check that it", "math", "12", "12"),
         (r"So \boxed{12}", "math", "12", "12"),
+        (r"<think>It may be \boxed{41}, but", "math", "41", None),
         (r"\boxed{7} or rather \boxed{1", "math", "7", "7"),
         ("So it is (B) or (C", "choice", "B", None),
         ("The answer is B. As I", "choice", "B", "B"),

@@ -76,12 +76,18 @@ def test_a_number_with_the_other_sign_is_another(data, value):
     assert not is_correct(expected, boxed(answer), "math")
 
 
+def exact(value: Fraction):
+    """Ways that write a value exactly: a decimal that ends stands for what rounds to it, too."""
+    names = REFERENCES if value.denominator == 1 else ("fraction", "slash")
+    return {name: REFERENCES[name] for name in names}
+
+
 @given(data=st.data(), value=large, change=st.sampled_from([1, -1]))
 def test_a_large_numerator_or_denominator_changed_by_one_is_another(data, value, change):
     above, below = value.numerator, value.denominator
     changed = Fraction(above + change, below)
-    expected = data.draw(written(value, REFERENCES), "expected")
-    answer = data.draw(written(changed, REFERENCES), "answer")
+    expected = data.draw(written(value, exact(value)), "expected")
+    answer = data.draw(written(changed, exact(changed)), "answer")
     assert not is_correct(expected, boxed(answer), "math")
     if above:
         other = Fraction(above, below + 1)
@@ -138,6 +144,7 @@ def test_the_grader_of_numbers_agrees_with_that_of_mathematics(value, around, ki
         (r"\frac{3}{4}", r"\mathbf{\frac{3}{4}}"), ("7", "7。"), ("7", "\\ 7\\ "), ("12345.6", r"12\,345.6"),
         ("10^{12}", "1 000 000 000 000"), ("-7", "€-7"), ("12,480.625", r"\left(\frac{99845}{8}\right)"),
         ("-9 1/21", r"-{190 \over 21}"), ("4{,}095{,}772", r"\frac{-4095772}{-1}"), ("12345", "x = 12,345"), ("58,779.6", r"293898 \div 5"),
+        ("-1,000", r"\frac{1000}{-1}"),
     ],
 )  # fmt: skip
 def test_ways_of_writing_that_were_found(expected, answer):
