@@ -60,7 +60,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fills in the tables. Raises KeyError for a section or schema that is not there."""
+    """Fills in the tables, and names files outside docs/ where the repository has links to them.
+
+    Raises KeyError for a section that is not there, AttributeError for a schema.
+    """
+    markdown = re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", markdown)
     markdown = re.sub(r"<!-- fields (\w+) -->", lambda m: fields_table(m[1]), markdown)
     return re.sub(r"<!-- schema (\w+) -->", lambda m: schema_table(m[1]), markdown)
 

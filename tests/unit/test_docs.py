@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from markdown.extensions.toc import slugify
 
+from lr_ray.cli.front import COMMANDS, run_command
 from lr_ray.config import Config, EndpointConfig, ServeConfig, resolve
 from lr_ray.config.section import Section
 from lr_ray.problems import PROBLEM
@@ -43,7 +45,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mkdocs",
         "build",
         "--strict",
-        "--quiet",
         "--site-dir",
         str(out),
     ]
@@ -58,6 +59,10 @@ def test_the_configuration_page_has_every_field(site):
     leaves = [n for n in names(Config) if not any(m.startswith(f"{n}.") for m in names(Config))]
     assert len(leaves) > 80
     assert [name for name in leaves if f"<code>{name}</code>" not in page] == []
+    cells = r"<td><code>([\w.]+)</code></td>\s*" + 2 * r"<td>.*?</td>\s*" + r"<td>(.*?)</td>"
+    affects = dict(re.findall(cells, page, re.DOTALL))
+    assert [name for name in leaves if not affects[name]] == []
+    assert affects["training.lora.rank"] == "weights"  # by its section's mark
 
 
 def test_the_formats_page_has_every_column(site):
@@ -123,7 +128,7 @@ def test_fields_that_are_named_are_there():
     assert unknown == []
 
 
-def test_commands_that_are_named_are_on_the_page_of_commands():
+def test_commands_are_those_of_the_page_of_commands():
     listed = (ROOT / "docs" / "commands.md").read_text()
     named = {
         name
@@ -134,5 +139,27 @@ def test_commands_that_are_named_are_on_the_page_of_commands():
         for name in name
         if name
     }
-    assert len(named) > 10
-    assert [name for name in sorted(named) if f"`lr-ray {name}`" not in listed] == []
+    assert named <= set(COMMANDS)
+    assert [name for name in COMMANDS if f"`lr-ray {name}`" not in listed] == []
+
+
+def test_commands_of_the_docs_have_the_options_that_they_use(capsys):
+    options: dict[str, list[str]] = {}
+    unknown = []
+    for page in BESIDE:
+        text = page.read_text().replace("\\\n", " ")
+        for command in re.findall(
+            r"^ {4}lr-ray ([a-z].*)|`lr-ray ([a-z][^`]*)`", text, re.MULTILINE
+        ):
+            name, *words = shlex.split(command[0] or command[1], comments=True)
+            if name not in options:
+                if run_command([name, "--help-all"]):
+                    run_command([name, "--help"])  # a command without settings
+                options[name] = re.findall(r"--[\w.-]+", capsys.readouterr().out)
+            unknown += [
+                f"{page.name}: {name} {w}"
+                for w in words
+                if w[:2] == "--" and w not in options[name]
+            ]
+    assert set(options) >= {"run", "train", "label", "serve", "grade"}
+    assert unknown == []
