@@ -60,7 +60,7 @@ def look(run: Run) -> Found:
 def at_work(run: Run) -> Found:
     """`at_work`, and `host`, `pid` and `seconds` since the last driver's note, where there is one.
 
-    A driver writes it at its start and, where it is `renewed`, again and again; one that ended in order has
+    A driver writes it at its start and, in an object store, again and again; one that ended in order has
     removed it. `at_work` is null where the file system does not tell. Jobs that only read are not seen.
     """
     try:
@@ -69,8 +69,7 @@ def at_work(run: Run) -> Found:
         return {"at_work": False}
     seconds = max(0.0, time.time() - note["seen"])
     held = _held(run.path(".lock")) if run.is_local else seconds < lock.FRESH_S
-    who = {"host": note["host"], "pid": note["pid"], "seconds": seconds}
-    return {"at_work": held, **who, "renewed": not run.is_local}
+    return {"at_work": held, "host": note["host"], "pid": note["pid"], "seconds": seconds}
 
 
 def _held(path: str) -> bool | None:

@@ -18,7 +18,7 @@ import psutil
 
 GRACE_S = 12.0
 _patience_s = 0.0  # on top of it
-_watchdogs: list[threading.Timer] = []
+_borrowed = False  # by work in a process that goes on
 received: signal.Signals | None = None
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -33,19 +33,19 @@ def install() -> None:
 def borrowed() -> Iterator[None]:
     """Gives the handlers back at the end, to a process that goes on: a notebook, or a test.
 
-    An interruption within ends the work alone. In another thread than the main one it does nothing.
+    An interruption within ends the work alone, without a watchdog. In another thread than the main one it
+    does nothing.
     """
-    global received
+    global received, _borrowed
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in EXIT_CODES}
+    _borrowed = True
     try:
         yield
     finally:
-        while _watchdogs:
-            _watchdogs.pop().cancel()
-        received = None
+        received, _borrowed = None, False
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -72,10 +72,10 @@ def again() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     global received
     received = signal.Signals(number)
-    watchdog = threading.Timer(GRACE_S + _patience_s, _end_now, (EXIT_CODES[received],))
-    watchdog.daemon = True
-    watchdog.start()
-    _watchdogs.append(watchdog)
+    if not _borrowed:
+        watchdog = threading.Timer(GRACE_S + _patience_s, _end_now, (EXIT_CODES[received],))
+        watchdog.daemon = True
+        watchdog.start()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(EXIT_CODES[received])

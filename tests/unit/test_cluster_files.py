@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from lr_ray.cli import front as cli
+from lr_ray.cli import options as cli
 from lr_ray.config import Config, Place, ServeConfig, read_tree, resolve
 from tests.unit import cluster_checks as checks
 from tests.unit.cluster_checks import ROOT, Tree

@@ -91,3 +91,31 @@ def test_patience_is_for_work_that_ends_in_order():
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=2)
     assert process.wait(timeout=20) == 143
+
+
+BORROWED = """
+import signal, time
+from lr_ray.runtime import interrupts
+interrupts.GRACE_S = 0.5
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with interrupts.borrowed():
+        interrupts.install()
+        print("ready", flush=True)
+        time.sleep(60)
+except BaseException as ended:
+    print(type(ended).__name__, interrupts.received, signal.getsignal(signal.SIGTERM) == before)
+time.sleep(1)  # beyond the grace
+print("went on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SystemExit")]
+)
+def test_a_process_that_borrows_the_handlers_goes_on(number, name):
+    process = subprocess.Popen([sys.executable, "-c", BORROWED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=20)[0] == f"{name} None True\nwent on\n"
+    assert process.returncode == 0
