@@ -80,4 +80,4 @@ def test_the_package_imports_nothing_of_evaluation_ray_or_torch():
         "print(heavy, ours)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set() ['lr_ray.errors']"
+    assert done.stdout.strip() == "set() ['lr_ray.errors', 'lr_ray.plugins']"
