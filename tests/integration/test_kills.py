@@ -9,10 +9,12 @@ import signal
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
+from typing import NamedTuple
 
 import psutil
 import pyarrow.parquet as pq
@@ -30,40 +32,104 @@ from tests.ports import free_port
 GONE_WITHIN = 15  # seconds, after a signal that a job can act on
 SECRET = f"hf_planted{uuid.uuid4().hex}"
 SECRETS = {"HF_TOKEN": SECRET, "LR_RAY_API_KEY": SECRET, "WANDB_API_KEY": SECRET}
+
+Seen = Callable[[Driver, Path], object]  # the job, and its run
+
+
+def runs(title: str) -> Seen:
+    return lambda job, run: job.named(title)
+
+
+def has_a_shard(job: Driver, run: Path) -> object:
+    return shards(run)
+
+
+def is_beyond_a_checkpoint(job: Driver, run: Path) -> object:
+    return len(rows_of(run)) > EVERY + EVERY // 2
+
+
+def went_on_beyond_another(job: Driver, run: Path) -> object:
+    return len([row for row in rows_of(run) if row["resumed_at"]]) > EVERY + EVERY // 2
+
+
+def answers_come(job: Driver, run: Path) -> object:
+    return re.search(r"^evaluation \d+/", job.output, re.MULTILINE)
+
+
+class Victim(NamedTuple):
+    """A process to be killed within a job, which goes on: one of this title, or such a child of it."""
+
+    name: str
+    title: str
+    child: str = ""
+    when: Seen = lambda job, run: True
+
+
+class Ending(NamedTuple):
+    """Of one driver: the signal it gets and when, in which stage, after which others were killed."""
+
+    stage: str
+    signal: signal.Signals  # SIGINT to the foreground group, as Ctrl-C sends it
+    when: Seen
+    victims: tuple[Victim, ...] = ()
+    options: tuple[str, ...] = ()
+    engines_apart: bool = False  # each in a process beside its actor's
+
+
 EXPERT_AT_WORK, AMATEUR_AT_WORK = (
     f"MapBatches({actor})).submit" for actor in ("ExpertSampler", "AmateurScorer")
 )
-# Two workers where there is room for one.
-ELASTIC = ["--training.num_workers=2", "--training.min_workers=1", "--resources.trainer.cpus=3"]
+MATRIX = (
+    Ending("sampling", SIGKILL, has_a_shard, (Victim("expert's actor", EXPERT_AT_WORK),)),
+    # Imports, in which a library may swallow what the signal raises.
+    Ending("sampling", SIGTERM, runs("MapWorker(MapBatches(ExpertSampler))")),
+    Ending(
+        "training", SIGKILL, went_on_beyond_another,
+        (
+            Victim("expert's engine process", EXPERT_AT_WORK, "VLLM::EngineCore"),
+            Victim("amateur's actor", AMATEUR_AT_WORK),
+            Victim("training worker", "RayTrainWorker", when=is_beyond_a_checkpoint),
+        ),
+        engines_apart=True,
+    ),
+    Ending("training", SIGINT, runs("RayTrainWorker")),
+    Ending(
+        "serving", SIGTERM, runs("ServeReplica:lr_ray:LLMServer"),
+        # Two workers where there is room for one.
+        options=(
+            "--training.num_workers=2", "--training.min_workers=1", "--resources.trainer.cpus=3",
+        ),
+    ),
+    Ending("evaluation", SIGINT, answers_come),
+)  # fmt: skip
 
 
 @dataclass
 class Death:
-    """How a driver ended, what of its job had been killed before, and what was seen."""
+    """What was seen of one ending."""
 
-    stage: str
-    signal: signal.Signals
-    code: int = 0
+    ending: Ending
     killed: dict[str, int] = field(default_factory=dict)  # process ids
+    rows: list[list[dict]] = field(default_factory=list)  # of metrics.jsonl, before each signal
+    code: int = 0
     alive: int = 0
     left: list[str] = field(default_factory=list)
     port_closed: bool = False
     output: str = ""
     told: list[str] = field(default_factory=list)  # command lines with a secret
     shards: dict[str, float] = field(default_factory=dict)  # when each was written
-    rows: list[dict] = field(default_factory=list)  # of metrics.jsonl, before the signal
     checkpoints: list[int] = field(default_factory=list)
 
 
-def rows_of(folder: Path) -> list[dict]:
+def rows_of(run: Path) -> list[dict]:
     with suppress(FileNotFoundError):
         # The last line may be half written.
-        return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
+        return [json.loads(x) for x in (run / "metrics.jsonl").read_text().split("\n")[:-1]]
     return []
 
 
-def adapter_of(folder: Path) -> dict:
-    return load_file(folder / "adapter/adapter_model.safetensors")
+def adapter_of(run: Path) -> dict:
+    return load_file(run / "adapter/adapter_model.safetensors")
 
 
 class Killed:
@@ -73,76 +139,44 @@ class Killed:
         self.folder, self.port = folder, free_port()
         self.options = [*WHOLE, "--run", str(folder), f"--serving.port={self.port}"]
         self.deaths: list[Death] = []
-        self.rows: list[dict] = []  # of metrics.jsonl, when a worker was killed
 
-    def start(self, *options: str, **variables: str) -> Driver:
-        asked = command("full_pipeline", *self.options, *options)
-        return Driver(asked, **SECRETS | variables)
+    def meet(self, ending: Ending) -> None:
+        asked = command("full_pipeline", *self.options, *ending.options)
+        apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(ending.engines_apart))}
+        job, death = Driver(asked, **SECRETS, **apart), Death(ending)
+        if not self.deaths:
+            job.wait_until((self.folder / "problems/index.json").exists)
+            self.refuses_a_second(job)
+        for victim in ending.victims:
+            job.wait_until(lambda: victim.when(job, self.folder))  # noqa: B023
+            death.rows.append(rows_of(self.folder))
+            death.killed[victim.name] = job.kill(victim.title, victim.child)
+        job.wait_until(lambda: ending.when(job, self.folder))
+        death.rows.append(rows_of(self.folder))
+        self.end(job, death)
+        self.deaths.append(death)
 
-    def end(
-        self, job: Driver, stage: str, number: signal.Signals, group=False, **killed: int
-    ) -> None:
-        death = Death(stage, number, killed=killed, rows=rows_of(self.folder))
-        running = job.marked()
+    def refuses_a_second(self, job: Driver) -> None:
+        refused = run_here("full_pipeline", *self.options)
+        assert refused.returncode == 2
+        assert f"another process (process {job.process.pid} on" in refused.stderr
+
+    def end(self, job: Driver, death: Death) -> None:
+        number, running = death.ending.signal, job.marked()
         death.alive = len(running)
         death.told = [line for line in map(title, running) if SECRET in line]
         began = time.monotonic()
-        death.code = job.end(number, group)
-        within = 60 if number == SIGKILL else GONE_WITHIN
-        death.left = job.left(began + within)
+        death.code = job.end(number, group=number == SIGINT)
+        death.left = job.left(began + (60 if number == SIGKILL else GONE_WITHIN))
         print(
-            f"{number.name} in {stage}: {death.alive} processes gone in "
-            f"{time.monotonic() - began:.1f} s; killed before: {', '.join(killed) or 'none'}"
+            f"{number.name} in {death.ending.stage}: {death.alive} processes gone in "
+            f"{time.monotonic() - began:.1f} s; killed before: {', '.join(death.killed) or 'none'}"
         )
         with socket.socket() as client:
             death.port_closed = client.connect_ex(("127.0.0.1", self.port)) != 0
         death.output, death.shards = job.output, shards(self.folder)
-        death.checkpoints = [
-            int(path.name.removeprefix("step-")) for path in self.folder.glob("checkpoints/step-*")
-        ]
-        self.deaths.append(death)
-
-    def in_sampling(self) -> None:
-        job = self.start()
-        job.wait_until((self.folder / "problems/index.json").exists)
-        refused = run_here("full_pipeline", *self.options)
-        assert refused.returncode == 2
-        assert f"another process (process {job.process.pid} on" in refused.stderr
-        killed = {"expert's actor": job.kill(EXPERT_AT_WORK)}
-        assert not shards(self.folder)
-        job.wait_until(lambda: shards(self.folder))
-        self.end(job, "sampling", SIGKILL, **killed)
-
-        job = self.start()  # whose engines are still loading
-        job.wait_until(lambda: job.named("MapWorker(MapBatches(ExpertSampler))"))
-        self.end(job, "sampling", SIGTERM)
-
-    def in_training(self) -> None:
-        """The first one finishes sampling before."""
-        job = self.start(VLLM_ENABLE_V1_MULTIPROCESSING="1")
-        killed = {
-            "expert's engine process": job.kill(EXPERT_AT_WORK, "VLLM::EngineCore"),
-            "amateur's actor": job.kill(AMATEUR_AT_WORK),
-        }
-        job.wait_until(lambda: len(rows_of(self.folder)) > EVERY + EVERY // 2)
-        self.rows = rows_of(self.folder)
-        killed["training worker"] = job.kill("RayTrainWorker")
-        resumed = lambda: [row for row in rows_of(self.folder) if row["resumed_at"]]  # noqa: E731
-        job.wait_until(lambda: len(resumed()) > EVERY + EVERY // 2)
-        self.end(job, "training", SIGKILL, **killed)
-
-        job = self.start()
-        job.wait_until(lambda: job.named("RayTrainWorker"))
-        self.end(job, "training", SIGINT, group=True)
-
-    def in_evaluation(self) -> None:
-        job = self.start(*ELASTIC)
-        job.wait_until(lambda: job.named("ServeReplica:lr_ray:LLMServer"))
-        self.end(job, "serving", SIGTERM)
-
-        job = self.start()
-        job.wait_until(lambda: re.search(r"^evaluation \d+/", job.output, re.MULTILINE))
-        self.end(job, "evaluation", SIGINT, group=True)
+        names = [path.name for path in self.folder.glob("checkpoints/step-*")]
+        death.checkpoints = [int(name.removeprefix("step-")) for name in names]
 
     def finish(self) -> None:
         """On the Ray cluster of this process."""
@@ -153,33 +187,26 @@ class Killed:
 @pytest.fixture(scope="module")
 def killed(ray_cluster, tmp_path_factory) -> Killed:
     made = Killed(tmp_path_factory.mktemp("killed") / "run")
-    made.in_sampling()
-    made.in_training()
-    made.in_evaluation()
+    for ending in MATRIX:
+        made.meet(ending)
     made.finish()
     return made
 
 
 def test_each_death_ends_all_processes_of_the_job_and_closes_its_port(killed):
     codes = {SIGKILL: -SIGKILL, SIGTERM: 143, SIGINT: 130}
+    assert len(killed.deaths) == len(MATRIX)
     for death in killed.deaths:
-        assert death.alive > 3, f"nothing was running in {death.stage}: {death.output}"
-        assert death.code == codes[death.signal], death
+        assert death.alive > 3, f"nothing was running in {death.ending.stage}: {death.output}"
+        assert death.code == codes[death.ending.signal], death
         assert death.left == [], death
         assert death.port_closed, death
 
 
-def test_processes_of_every_kind_were_killed_in_every_stage(killed):
-    assert [(death.stage, death.signal) for death in killed.deaths] == [
-        ("sampling", SIGKILL), ("sampling", SIGTERM), ("training", SIGKILL), ("training", SIGINT),
-        ("serving", SIGTERM), ("evaluation", SIGINT),
-    ]  # fmt: skip
-    within = killed.deaths[0].killed | killed.deaths[2].killed
-    assert within.keys() == {
-        "expert's actor", "expert's engine process", "amateur's actor", "training worker",
-    }  # fmt: skip
-    assert len(set(within.values())) == 4
-    assert not any(psutil.pid_exists(number) for number in within.values())
+def test_each_victim_was_killed(killed):
+    numbers = [number for death in killed.deaths for number in death.killed.values()]
+    assert len(set(numbers)) == sum(len(ending.victims) for ending in MATRIX) == 4
+    assert not any(psutil.pid_exists(number) for number in numbers)
 
 
 def test_the_same_command_goes_on_and_finishes(killed):
@@ -207,7 +234,7 @@ def test_the_rows_are_those_of_an_undisturbed_run_and_no_finished_shard_was_writ
     at_last = shards(killed.folder)
     assert 0 < len(killed.deaths[0].shards) < len(at_last) == 16
     for death in killed.deaths:
-        assert death.shards.items() <= at_last.items(), death.stage
+        assert death.shards.items() <= at_last.items(), death.ending
 
 
 def test_training_goes_on_after_the_last_checkpoint(killed):
@@ -217,11 +244,12 @@ def test_training_goes_on_after_the_last_checkpoint(killed):
     # Which checkpoints these are depends on when Ray Train and the driver looked at the workers last.
     assert first <= second < STEPS
     assert all(start % EVERY == 0 for start in starts)
-    before = [row["step"] for row in killed.rows]
+    death = killed.deaths[2]
+    *_, at_worker, at_driver = death.rows
+    before = [row["step"] for row in at_worker]
     assert before == list(range(1, before[-1] + 1))
     assert first <= before[-1]
-    death = killed.deaths[2]
-    again = [row["step"] for row in death.rows if row["resumed_at"] == first]
+    again = [row["step"] for row in at_driver if row["resumed_at"] == first]
     assert again == list(range(first + 1, again[-1] + 1))
     # Workers outlive their driver by a moment, so there may be a later one than was seen then.
     assert second >= max(death.checkpoints) - EVERY
