@@ -1,6 +1,6 @@
 """Checkpoints of training: trainable weights, optimizer moments and the metrics so far; nothing of the base.
 
-Exercised by `pytest tests/integration/test_training_resume.py`.
+Exercised by `pytest tests/integration/test_kills.py`.
 """
 
 import json

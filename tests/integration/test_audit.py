@@ -2,20 +2,17 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import begin
-from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
-
-ROOT = Path(__file__).parents[2]
+from tests.integration.conftest import AMATEUR, EXPERT
+from tests.integration.jobs import run_here
 
 
 def audit(sampled) -> tuple[subprocess.CompletedProcess, dict]:
     begin(sampled.run, sampled.config, facts(sampled.config, EXPERT, AMATEUR))
-    command = [sys.executable, "jobs/audit.py", "--run", sampled.run.location, "--sample", "all"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ended = run_here("audit", "--run", sampled.run.location, "--sample", "all")
     return ended, json.loads(Path(sampled.run.path("audit.json")).read_text())
 
 
@@ -31,8 +28,7 @@ def test_sampled_run_passes(sampled):
     assert found["figures"]["kl_difference_largest"]["value"] > 0  # nothing is compared with itself
 
 
-def test_few_exchanged_tokens_cost_what_lumping_costs_and_nothing_else(ray_cluster, tmp_path):
-    cut = sample_demo(tmp_path, top_k=2, max_problems=16)
+def test_few_exchanged_tokens_cost_what_lumping_costs_and_nothing_else(cut):
     _, found = audit(cut)
     value = {name: figure["value"] for name, figure in found["figures"].items()}
     assert found["recorded"]["steps_completed"] > 5

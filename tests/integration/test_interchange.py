@@ -1,8 +1,6 @@
 """Training on an imported sample file as a person runs it, against the oracle on the same steps."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,9 @@ from lr_ray.models.models import load_tokenizer, render_prompt
 from lr_ray.training.model import load_expert
 from lr_ray.training.schedule import learning_rate
 from tests.integration.conftest import AMATEUR, EXPERT, demo_config
+from tests.integration.jobs import run_here
 
-ROOT = Path(__file__).parents[2]
 STEPS = 3
-
-
-def run_job(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    job = [sys.executable, str(ROOT / "jobs" / name), *arguments]
-    return subprocess.run(job, capture_output=True, text=True, timeout=400, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +46,7 @@ def samples(tmp_path_factory) -> tuple[Path, list[oracle.KeptStep]]:
     return file, kept
 
 
-def test_train_job_on_an_imported_file_equals_the_oracle(samples, tmp_path):
+def test_train_job_on_an_imported_file_equals_the_oracle(ray_cluster, samples, tmp_path):
     file, kept = samples
     # Batches of all steps, so that their order does not matter.
     training = {"optimizer_steps": STEPS, "batch_size": len(kept), "lora": {"dropout": 0.0}}
@@ -64,10 +57,10 @@ def test_train_job_on_an_imported_file_equals_the_oracle(samples, tmp_path):
     ]
     run = str(tmp_path / "run")
     asked = ["--config", "demo", "--run", run, *overrides, "--samples", str(file)]
-    imported = run_job("import_samples.py", *asked)
+    imported = run_here("import_samples", *asked)
     assert imported.returncode == 0, imported.stderr
     assert f"{len(kept)} kept steps in 6 trajectories of 6 problems, 0 lines" in imported.stdout
-    trained = run_job("train.py", "--run", run)
+    trained = run_here("train", "--run", run)
     assert trained.returncode == 0, trained.stderr
 
     settings = demo_config(training=training).training
@@ -88,22 +81,22 @@ def test_jobs_refuse_what_is_there_or_does_not_fit(samples, tmp_path):
     item = json.loads(file.read_text().splitlines()[0])
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps(item | {"tokens": ["?"] * len(item["tokens"])}) + "\n")
-    result = run_job("import_samples.py", *asked, str(other))
+    result = run_here("import_samples", *asked, str(other))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "other.jsonl: made with another tokenizer: line 1: token" in result.stderr
     assert not Path(run, "run.json").exists()
 
-    result = run_job("export_samples.py", "--config", "demo", "--run", run, "--out", str(out))
+    result = run_here("export_samples", "--config", "demo", "--run", run, "--out", str(out))
     assert result.returncode == 2
     assert "sampling is not finished, and export needs it" in result.stderr
 
-    assert run_job("import_samples.py", *asked, str(file)).returncode == 0
-    result = run_job("import_samples.py", *asked, str(file))
+    assert run_here("import_samples", *asked, str(file)).returncode == 0
+    result = run_here("import_samples", *asked, str(file))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "has supervision already" in result.stderr
 
-    export = ["export_samples.py", "--run", run, "--out", str(out)]
-    assert run_job(*export).returncode == 0
+    export = ["export_samples", "--run", run, "--out", str(out)]
+    assert run_here(*export).returncode == 0
     written = [json.loads(text) for text in out.read_text().splitlines()]
     original = [json.loads(text) for text in file.read_text().splitlines()]
     key = lambda i: (i["prompt_id"], i["step"])  # noqa: E731
@@ -112,7 +105,7 @@ def test_jobs_refuse_what_is_there_or_does_not_fit(samples, tmp_path):
             assert here[name] == there[name]
         assert here["weights"] == pytest.approx(there["weights"], rel=1e-6)
         assert here["kl_divergence"] == pytest.approx(there["kl_divergence"], rel=1e-6)
-    result = run_job(*export)
+    result = run_here(*export)
     assert result.returncode == 2
     assert "exists; give another, or --overwrite" in result.stderr
-    assert run_job(*export, "--overwrite").returncode == 0
+    assert run_here(*export, "--overwrite").returncode == 0

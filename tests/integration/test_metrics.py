@@ -8,11 +8,10 @@ import urllib.request
 import ray
 from rich.console import Console
 
-from lr_ray.console import quiet_others
 from lr_ray.pipeline.job import Job
 from lr_ray.pipeline.stages import run_stage
 from lr_ray.run.store import Run
-from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
+from tests.integration.conftest import AMATEUR, EXPERT
 
 
 def exported(run: Run, within_s: float = 30) -> dict[str, float]:
@@ -41,23 +40,16 @@ def test_gauges_say_how_far_a_stage_is(sampled, tmp_path):
     assert abs(gauges["ray_lr_ray_sampling_kept_step_share"] - share) < 1e-9
 
 
-def test_the_log_has_a_line_for_each_shard_and_helpers_have_names(ray_cluster, tmp_path):
-    names = []
-
-    def look(total, facts):
-        if facts.problems:
-            names.extend(actor["name"] for actor in ray.util.list_named_actors(True))
-
-    log = tmp_path / "driver.log"
-    with quiet_others(str(log)):
-        options = {"on_progress": look}
-        made = sample_demo(tmp_path / "run", max_problems=8, batch_size=4, options=options)
+def test_the_log_has_a_line_for_each_shard_and_helpers_have_names(cut):
     lines = re.findall(
         r"^[\d-]+ [\d:,]+ shard (part-.+): 4 problems, 4 trajectories, 0 rejected, (\d+) of \d+ steps kept$",
-        log.read_text(),
+        cut.log,
         re.MULTILINE,
     )
-    shards = [name.rsplit("/", 1)[1] for name in made.run.shards("supervision")]
-    assert sorted(name for name, _ in lines) == sorted(shards)
-    assert sum(int(kept) for _, kept in lines) == made.summary["steps_kept"]
-    assert any(name.startswith(f"SamplingJournal of {made.run.location} ") for name in names)
+    run = cut.run
+    assert len(lines) == 4
+    assert sorted(n for n, _ in lines) == sorted(
+        n.rsplit("/", 1)[1] for n in run.shards("supervision")
+    )
+    assert sum(int(kept) for _, kept in lines) == cut.summary["steps_kept"]
+    assert any(n.startswith(f"SamplingJournal of {run.location} ") for n in cut.actors)

@@ -2,51 +2,15 @@
 
 import re
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from lr_ray.errors import StageError
-from lr_ray.placement import await_room
-from tests.integration.nodes import Nodes
+from tests.integration.jobs import ROOT, command, run_here
 from tests.nvml import Card, pretend
 from tests.ports import free_port
 
-ROOT = Path(__file__).parents[2]
-JOB = [sys.executable, str(ROOT / "jobs/sample.py"), "--config", "demo"]
-
-
-def test_room_that_is_there_is_left_free(ray_cluster):
-    import ray
-
-    everything = {"expert": [{"CPU": ray.cluster_resources()["CPU"]}]}
-    await_room(everything, 0)
-    await_room(everything, 0)
-
-
-def test_what_no_node_has_is_named(ray_cluster):
-    wanted = {"expert": [{"CPU": 1.0}], "amateur": [{"CPU": 1.0, "GPU": 3.0}]}
-    with pytest.raises(
-        StageError, match=r"^resources\.amateur: no node has 1 CPU, 3 GPU; there are"
-    ):
-        await_room(wanted, 0)
-
-
-def test_what_does_not_fit_at_once_is_told(ray_cluster):
-    import ray
-
-    half = {"CPU": ray.cluster_resources()["CPU"] * 0.6}
-    with pytest.raises(StageError, match=r"no room for 1 expert .*, 1 amateur .* at once"):
-        await_room({"expert": [half], "amateur": [half]}, 0)
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    nodes = Nodes(tmp_path_factory.mktemp("nodes"))
-    yield nodes
-    nodes.kill(nodes.head)
+JOB = command("sample", "--config", "demo")
 
 
 def job_on(nodes, *arguments, env=None):
@@ -65,12 +29,12 @@ def job_on(nodes, *arguments, env=None):
 
 def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
     done = job_on(
-        nodes, "--run", str(tmp_path), "--resources.wait_s=8",
+        nodes, "--run", str(tmp_path), "--resources.wait_s=2",
         "--resources.expert.custom", '{"lr_ray_expert": 1}',
     )  # fmt: skip
     assert done.returncode == 1
     assert (
-        "waiting up to 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)"
+        "waiting up to 2 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)"
         in done.stdout
     )
     assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expert" in done.stderr
@@ -78,22 +42,25 @@ def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("address", "said"),
     [
-        ({"RAY_ADDRESS": "127.0.0.1:FREE"}, r"RAY_ADDRESS: 127\.0\.0\.1:\d+: Connection refused; start"),
-        ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, r"RAY_ADDRESS: .*submit it \(ray job submit\), or give"),
-        ({"RAY_AUTH_TOKEN_PATH": "OTHER"}, r"RAY_ADDRESS: .*refuses this token"),
+        ("127.0.0.1:FREE", r"127\.0\.0\.1:\d+: Connection refused; start"),
+        ("http://127.0.0.1:8265", r".*submit it \(ray job submit\), or give"),
     ],
-)  # fmt: skip
-def test_a_cluster_that_lets_nobody_in_is_named(nodes, tmp_path, env, said):
-    (tmp_path / "other").write_text("f" * 32)
-    filled = {
-        name: value.replace("FREE", str(free_port())).replace("OTHER", str(tmp_path / "other"))
-        for name, value in env.items()
-    }
-    done = job_on(nodes, "--run", str(tmp_path / "run"), env=filled)
+)
+def test_an_address_of_no_cluster_is_named(tmp_path, monkeypatch, address, said):
+    monkeypatch.setenv("RAY_ADDRESS", address.replace("FREE", str(free_port())))
+    done = run_here("sample", "--config", "demo", "--run", str(tmp_path / "run"))
     assert done.returncode == 2, done.stdout + done.stderr
-    assert re.fullmatch(rf"error: {said}.*\n", done.stderr), done.stderr
+    assert re.fullmatch(rf"error: RAY_ADDRESS: {said}.*\n", done.stderr), done.stderr
+
+
+def test_a_cluster_that_refuses_the_token_is_named(nodes, tmp_path):
+    (tmp_path / "other").write_text("f" * 32)
+    other = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}
+    done = job_on(nodes, "--run", str(tmp_path / "run"), env=other)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.fullmatch(r"error: RAY_ADDRESS: .*refuses this token.*\n", done.stderr), done.stderr
 
 
 def test_a_run_that_another_node_does_not_see_is_refused(nodes, tmp_path):
@@ -122,7 +89,7 @@ def test_the_doctor_tells_the_node_that_differs(nodes, tmp_path):
     others = [nodes.add(*options, within=within) for within in ((), with_gpu)]
     try:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "jobs/doctor.py")],
+            command("doctor"),
             env=nodes.env | {"RAY_ADDRESS": nodes.address},
             capture_output=True,
             text=True,

@@ -5,6 +5,7 @@ Each model is asked through two engines: one that splits prompts over 64-token s
 
 import gc
 import multiprocessing
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +63,7 @@ class Scored:
 
 
 def score(model: str, requests: pa.Table) -> dict[str, list[np.ndarray]]:
-    """Each engine's answers. For a process of its own: engines leave memory and variables behind."""
+    """Each engine's answers."""
     answers, start_engine = {}, vllm.start_engine
     for name, options in ENGINES.items():
         vllm.start_engine = partial(start_engine, **options)
@@ -158,27 +159,35 @@ def by_transformers(path: str, requests: pa.Table) -> tuple[list[np.ndarray], fl
     return expected, float(np.mean(spreads))
 
 
-def measure(path: str, tokens: list[tuple[list[int], list[int]]]) -> Scored:
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[ProcessPoolExecutor]:
+    """A process for engines: they leave memory and variables behind."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        yield process
+
+
+def measure(
+    elsewhere: ProcessPoolExecutor, path: str, tokens: list[tuple[list[int], list[int]]]
+) -> Scored:
     vocabulary = vocabulary_rows(path)
     requests = ask(tokens, vocabulary)
     requests = pa.concat_tables([requests, requests.slice(2, 1)])  # one trajectory twice
     expected, spread = by_transformers(path, requests)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        engines = process.submit(score, path, requests).result()
+    engines = elsewhere.submit(score, path, requests).result()
     return Scored(vocabulary, requests, spread, expected, engines)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def random_scored(request, tmp_path_factory) -> Scored:
+def random_scored(request, elsewhere, tmp_path_factory) -> Scored:
     path = random_model(CONFIGS[request.param], tmp_path_factory.mktemp(request.param))
-    return measure(path, random_tokens(vocabulary_rows(path)))
+    return measure(elsewhere, path, random_tokens(vocabulary_rows(path)))
 
 
 @pytest.fixture(scope="module")
-def real_scored(smollm2) -> Scored:
+def real_scored(elsewhere, smollm2) -> Scored:
     _, path = smollm2
-    return measure(path, real_tokens(path))
+    return measure(elsewhere, path, real_tokens(path))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -11,24 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.nodes import RAY, Nodes
+from tests.integration.conftest import SECRET_OF_HEAD
+from tests.integration.nodes import RAY
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-SECRET_OF_HEAD, SECRET_OF_JOB = (f"hf_planted{uuid.uuid4().hex}" for _ in range(2))
+SECRET_OF_JOB = f"hf_planted{uuid.uuid4().hex}"
 SMALL = [
     "--sampling.max_problems=64", "--sampling.batch_size=16", "--training.optimizer_steps=30",
     "--evaluation.max_problems=50",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_TOKEN", SECRET_OF_HEAD)
-        nodes = Nodes(tmp_path_factory.mktemp("submit"))
-    yield nodes
-    nodes.kill(nodes.head)
 
 
 def ray(nodes, *arguments, within=400):

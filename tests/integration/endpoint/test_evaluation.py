@@ -3,9 +3,7 @@
 import contextlib
 import json
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import openai
 import pyarrow.parquet as pq
@@ -21,23 +19,21 @@ from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.grading.judging import is_correct
 from lr_ray.models.models import stop_token_ids
 from lr_ray.run.store import Run
+from tests.integration.jobs import ROOT, command, run_here
 
-ROOT = Path(__file__).parents[3]
 MODELS = [ServedModel(name, name, name) for name in ("expert", "improved")]
 
 
-def job(served, run, *arguments, models="expert,improved"):
+def asked_of(served, run, *arguments, models="expert,improved"):
     return [
-        sys.executable, str(ROOT / "jobs/evaluate.py"), "--endpoint", served.url, "--models",
-        models, "--run", str(run), "--config", "demo", "--evaluation.max_problems=200",
-        "--evaluation.concurrency=32", *arguments,
+        "evaluate", "--endpoint", served.url, "--models", models, "--run", str(run),
+        "--config", "demo", "--evaluation.max_problems=200", "--evaluation.concurrency=32",
+        *arguments,
     ]  # fmt: skip
 
 
 def run_job(*arguments, **options):
-    return subprocess.run(
-        job(*arguments, **options), capture_output=True, text=True, timeout=300, cwd=ROOT
-    )
+    return run_here(*asked_of(*arguments, **options))
 
 
 def test_every_model_is_asked_alike_and_graded(served, tmp_path):
@@ -94,7 +90,7 @@ def test_a_killed_job_goes_on_to_the_same_tables(served, tmp_path):
     undisturbed = run_job(served, whole)
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert "from before" not in undisturbed.stdout
-    killed = subprocess.Popen(job(served, cut), stdout=subprocess.DEVNULL, cwd=ROOT)
+    killed = subprocess.Popen(command(*asked_of(served, cut)), stdout=subprocess.DEVNULL, cwd=ROOT)
     while not list(cut.glob("answers/part-*")):
         assert killed.poll() is None
         time.sleep(0.05)

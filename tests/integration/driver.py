@@ -1,0 +1,98 @@
+"""A job as a process of its own, whose processes are found and killed by what they are at."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+import psutil
+
+from tests.integration.jobs import ROOT
+
+_MARK = "LR_RAY_TEST_MARK"
+
+
+def title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+class Driver:
+    """A job in a session of its own. `output` is what it has said so far."""
+
+    def __init__(self, command: list[str], **variables: str) -> None:
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | variables | {_MARK: self.mark},
+            start_new_session=True,
+        )
+        self.output = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+    def wait_until(self, there: Callable[[], object], within_s: float = 240) -> None:
+        """Fails when the job ends before."""
+        deadline = time.monotonic() + within_s
+        while not there():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, f"waited in vain: {self.output}"
+            time.sleep(0.05)
+
+    def named(self, part: str, child: str = "") -> list[psutil.Process]:
+        """Processes of the job with this in their title, or their children with that in theirs."""
+        with contextlib.suppress(psutil.Error):
+            ours = psutil.Process(self.process.pid).children(recursive=True)
+            found = [process for process in ours if part in title(process)]
+            if not child:
+                return found
+            return [c for process in found for c in process.children() if child in title(c)]
+        return []
+
+    def kill(self, part: str, child: str = "") -> int:
+        """SIGKILL to the first process so named, when there is one. Returns its id."""
+        self.wait_until(lambda: self.named(part, child))
+        for victim in self.named(part, child):
+            victim.kill()
+            return victim.pid
+        return self.kill(part, child)
+
+    def marked(self) -> list[psutil.Process]:
+        """Processes that inherited the mark, whoever their parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self.mark and process.is_running():
+                    found.append(process)
+        return found
+
+    def end(self, number: signal.Signals, group: bool = False) -> int:
+        """Signals the driver, or all of its foreground group as Ctrl-C does. Returns its exit code."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
+        code = self.process.wait(timeout=60)
+        self._reader.join(10)
+        return code
+
+    def left(self, deadline: float) -> list[str]:
+        """Titles of the job's processes that are there at that time (monotonic); they are ended then."""
+        while (left := self.marked()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        names = [title(process) for process in left]
+        for straggler in left:
+            with contextlib.suppress(psutil.Error):
+                straggler.kill()
+        return names
