@@ -66,9 +66,12 @@ def resolve(tree: dict[str, Any], kind: type[Kind] = Config) -> Kind:  # type: i
 
 
 def _explain(error: Any, kind: type[Tree]) -> str:
-    path = [str(part)[:100] for part in error["loc"] if part not in (AUTO, NUMBER)]
+    # AUTO and NUMBER are the branches of a field, unless a key of the file has such a name.
+    unknown = error["type"] == "extra_forbidden"
+    branches = () if unknown else (AUTO, NUMBER)
+    path = [str(part)[:100] for part in error["loc"] if part not in branches]
     name = ".".join(path)
-    if error["type"] == "extra_forbidden":
+    if unknown:
         known = _keys_at(path[:-1], kind)
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else ", ".join(known)

@@ -33,6 +33,8 @@ def load(text: str) -> Any:
         raise YamlError(_line(error)) from None
     except RecursionError:
         raise YamlError("not valid YAML: nested too deeply") from None
+    except AttributeError:  # of a tag whose value PyYAML expects to match
+        raise YamlError("not valid YAML: a !!timestamp without a date") from None
     except ValueError as error:  # a number of thousands of digits, an impossible !!timestamp
         raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from None
 

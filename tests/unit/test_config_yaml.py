@@ -144,7 +144,7 @@ def test_helpers_are_left_out_in_every_section(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["a: [", "a: \x00", "? [a]\n: b", "[" * 3000, "a: !!python/object:os.system x", "--- 1\n--- 2",
-     f"a: {'9' * 5000}", "a\tb: 1", "a: !!timestamp 2026-99-99", "a: *b", "a: !!int x", "a: b: c"],
+     f"a: {'9' * 5000}", "a\tb: 1", "a: !!timestamp 2026-99-99", "!!timestamp", "a: *b", "a: !!int x", "a: b: c"],
 )  # fmt: skip
 def test_what_is_no_yaml_is_one_line(text):
     with pytest.raises(YamlError) as error:
@@ -170,3 +170,9 @@ def test_a_grids_field_in_two_spellings_is_there_twice(tmp_path):
     grid.write_text("variants: {a: {training.seeds: 1, training: {seeds: 2}}}")
     with pytest.raises(UserError, match=r"variant a: training\.seeds is there twice"):
         read_grid(str(grid), config_of(tmp_path, ""))
+
+
+@pytest.mark.parametrize("name", ["auto", "number"])
+def test_a_key_that_is_named_as_a_branch_of_a_field_is_an_unknown_key(name):
+    with pytest.raises(UserError, match=rf"unknown key {name};"):
+        resolve({"models": {"expert": "a", "amateur": "b"}, name: None})
