@@ -45,14 +45,15 @@ def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config
 
 def _there_or_to_come(cards: Cards) -> Cards:
     """Where there is no GPU, a node of 8 that an autoscaler may start. Raises UserError where none comes."""
-    if cards.count:
-        return cards
-    if cards.fixed:
-        raise UserError(
-            "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, "
-            "and jobs/doctor.py says what is missing for a GPU"
-        )
-    return replace(cards, nodes=(8,))
+    if cards.fixed and not cards.count:
+        raise UserError(NO_GPU)
+    return cards if cards.count else replace(cards, nodes=(8,))
+
+
+NO_GPU = (
+    "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, and "
+    "jobs/doctor.py says what is missing for a GPU"
+)
 
 
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
