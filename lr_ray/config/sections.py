@@ -35,7 +35,7 @@ class Models(Section):
     special_tokens_may_differ: bool = setting(
         on("scores", CONTRAST),
         default=False,
-        description="Accept a pair whose special tokens (not the others) have different names.",
+        description="Accept a pair whose special tokens (and no others) have different names.",
     )
 
 
@@ -91,13 +91,11 @@ class Data(Section):
 
 
 class Pool(Section):
-    min_engines: int = setting(
-        "speed", default=1, ge=1, le=1024, description="Engines kept at least."
-    )
+    min_engines: int = setting("speed", default=1, ge=1, le=1024, description="Engines, at least.")
     max_engines: Processes = setting(
         "speed",
         default=AUTO,
-        description="Engines grown to at most; auto takes the GPUs there are, on CPUs min_engines.",
+        description="Engines, at most; auto uses the GPUs there are, and min_engines on CPUs.",
     )
     dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
 
@@ -114,8 +112,8 @@ class Pool(Section):
 
 
 class Rejection(Section):
-    samples: int = Field(default=4, ge=1, le=256, description="Solutions sampled a problem.")
-    temperature: float = Field(default=0.7, gt=0, le=2, description="Their temperature.")
+    samples: int = Field(default=4, ge=1, le=256, description="Solutions sampled for each problem.")
+    temperature: float = Field(default=0.7, gt=0, le=2, description="Temperature of these samples.")
 
 
 class Sampling(Section):
@@ -146,10 +144,14 @@ class Sampling(Section):
         "trajectories", default=1000, ge=1, description="Problems to solve, at most."
     )
     max_new_tokens: int = setting(
-        "trajectories", default=128, ge=1, le=32768, description="Steps a trajectory."
+        "trajectories",
+        default=128,
+        ge=1,
+        le=32768,
+        description="Steps (generated tokens) of a trajectory, at most.",
     )
     system_prompt: str | None = setting(
-        "trajectories", default=None, description="System turn of the prompt."
+        "trajectories", default=None, description="System turn of the prompt; null for none."
     )
     kl_threshold: float = setting(
         on("rows", CONTRAST),
@@ -164,17 +166,21 @@ class Sampling(Section):
         default=0.2,
         gt=0,
         le=1,
-        description="Share of the top probability a label needs (alpha).",
+        description="Tokens of a label have at least this share of the step's top probability (alpha).",
     )
     top_k: int = setting(
         on("trajectories", CONTRAST),
         default=256,
         ge=2,
         le=8192,
-        description="Log-probabilities exchanged a step (at most V).",
+        description="Log-probabilities exchanged for each step, at most the whole vocabulary.",
     )
     batch_size: int = setting(
-        "speed", default=64, ge=1, le=4096, description="Problems sent to an engine."
+        "speed",
+        default=64,
+        ge=1,
+        le=4096,
+        description="Problems sent to an engine at once, and rows of a shard.",
     )
     max_rejected: Fraction = setting(
         "speed",
@@ -225,22 +231,28 @@ class Training(Section):
     batch_by: Literal["step", "trajectory"] = setting(
         "weights",
         default="step",
-        description="What a batch is drawn from: kept steps, or trajectories with all their kept steps.",
+        description="What a batch is drawn from: kept steps, or trajectories with all of their kept steps.",
     )
     batch_size: int = setting(
-        "weights", default=16, ge=1, le=65536, description="Kept steps, or trajectories, a batch."
+        "weights",
+        default=16,
+        ge=1,
+        le=65536,
+        description="Kept steps (or trajectories) in a batch.",
     )
     learning_rate: float = setting(
         "weights", default=5e-5, gt=0, le=1, description="Peak learning rate."
     )
     warmup: Fraction = setting(
-        "weights", default=0.0, description="Fraction of steps with a rising rate."
+        "weights",
+        default=0.0,
+        description="Fraction of the optimizer steps in which the rate rises from 0.",
     )
     schedule: Literal["constant", "linear", "cosine"] = setting(
         "weights", default="linear", description="Learning rate after the warm-up."
     )
     max_grad_norm: float = setting(
-        "weights", default=1.0, gt=0, description="Gradient norm clipped to this."
+        "weights", default=1.0, gt=0, description="Gradients are clipped to this norm."
     )
     weight_decay: float = setting(
         "weights", default=0.0, ge=0, le=1, description="AdamW weight decay."
@@ -265,13 +277,18 @@ class Training(Section):
         "speed",
         default=None,
         ge=1,
-        description="Workers to go on with where num_workers have no room; null waits for room.",
+        description="Workers to continue with when there is no room for num_workers; null waits for room.",
     )
     micro_batch_tokens: int = setting(
-        "speed", default=8192, ge=1, description="Tokens of one forward, padding included, at most."
+        "speed",
+        default=8192,
+        ge=1,
+        description="Tokens of one forward pass, padding included, at most.",
     )
     gradient_checkpointing: bool = setting(
-        "speed", default=False, description="Compute activations twice instead of keeping them."
+        "speed",
+        default=False,
+        description="Recompute activations in the backward pass instead of keeping them.",
     )
     checkpoint_every: int = setting(
         "speed", default=50, ge=1, description="Optimizer steps from one checkpoint to the next."
@@ -310,14 +327,14 @@ class Serving(Section):
         default=None,
         ge=1,
         le=1024,
-        description="Replicas grown to under load, at most; null stays at min_replicas.",
+        description="Replicas of each model under load, at most; null stays at min_replicas.",
     )
     replica_requests: int = setting(
         "speed",
         default=64,
         ge=1,
         le=4096,
-        description="Requests under way in a replica above which another one is started.",
+        description="Requests under way in a replica beyond which another replica is started.",
     )
     dtype: Dtype = setting(
         "answers", default="bfloat16", description="Data type of weights and activations."
@@ -337,7 +354,7 @@ class Serving(Section):
         default=60.0,
         ge=0,
         le=3600,
-        description="Seconds that requests under way have to finish when the endpoint ends.",
+        description="Seconds that requests under way get to finish when the endpoint ends.",
     )
 
     @property
@@ -377,20 +394,20 @@ class Evaluation(Section):
     grader_check: list[Literal["math_verify", "toolkit"]] = setting(
         "answers",
         default=[],
-        description="Other graders to hold ours against, on math: math_verify alone, and the number and "
+        description="Other graders to compare ours with, on math: math_verify alone, and the number and "
         "string rules of the Qwen2.5-Math toolkit.",
     )
     max_problems: int | None = setting(
         "answers",
         default=None,
         ge=1,
-        description="Problems a benchmark, drawn by a hash of seed and id; null takes all.",
+        description="Problems of each benchmark, drawn by a hash of seed and id; null takes all.",
     )
     max_new_tokens: int = setting(
-        "answers", default=2048, ge=1, le=32768, description="Tokens an answer."
+        "answers", default=2048, ge=1, le=32768, description="Tokens of an answer, at most."
     )
     system_prompt: str | None = setting(
-        "answers", default=None, description="System turn of the prompt."
+        "answers", default=None, description="System turn of the prompt; null for none."
     )
     shots: list[Annotated[int, Field(ge=0, le=4)]] = setting(
         "answers",
@@ -402,7 +419,7 @@ class Evaluation(Section):
         "answers",
         default=None,
         min_length=1,
-        description="Beginning of each answer, put in the models' mouths; our endpoint and vLLM's know how.",
+        description="Text that each answer begins with; our endpoint and vLLM's support it.",
     )
     stop: list[Text] = setting(
         "answers",
@@ -411,9 +428,15 @@ class Evaluation(Section):
         description="Texts that end an answer, whatever the model: one each time the option is "
         "given, or a JSON list of them.",
     )
-    samples: int = setting("answers", default=1, ge=1, le=1024, description="Answers a problem.")
+    samples: int = setting(
+        "answers", default=1, ge=1, le=1024, description="Answers sampled for each problem."
+    )
     temperature: float = setting(
-        "answers", default=0.0, ge=0, le=2, description="0 is greedy; several samples need more."
+        "answers",
+        default=0.0,
+        ge=0,
+        le=2,
+        description="Temperature; 0 is greedy, several samples need more.",
     )
     concurrency: Concurrency = setting(
         "speed",
