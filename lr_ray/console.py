@@ -159,12 +159,16 @@ class StageProgress:
         self._tell(at_once=True)
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` of `total` units are finished; the first call says how many were before."""
+        """`done` of `total` units are finished; the first call says how many were before.
+
+        Time counts from the last call that told of no more than that.
+        """
         self.on_update(done, self.total)
         now = time.monotonic()
         with self.lock:
             self.done = done
-            self.first = self.first or (done, now)
+            if self.first is None or done == self.first[0]:
+                self.first = done, now
             self.notes = note, self.notes[1]
             before, started = self.first
             if done > before and now - started >= self.LEFT_AFTER:

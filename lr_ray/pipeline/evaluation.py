@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from lr_ray import report
@@ -49,6 +50,7 @@ def run_evaluation(
         begun = time.monotonic()
         with serve(group) as url:
             starting += time.monotonic() - begun
+            asking.update(asking.done)  # the time left is of asking, not of starting
             yield url
 
     repeated = repeated_rows(evaluation)
@@ -83,21 +85,13 @@ def run_evaluation(
             stop_token_ids,
             say_left_out,
         )
-    accuracy = {}
-    for name, table in tables.items():
-        run.write_table(f"evaluation/{name}.parquet", table)
-        run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
-        if evaluation.grader_check:
-            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
-        accuracy[name] = summarise(table, labels, evaluation.seed)
-    count = sum(len(labels) * table.num_rows for table in tables.values())
+    parts = _write(run, tables, evaluation, labels)
     seconds = time.monotonic() - started - starting
-    parts: dict[str, Any] = {"accuracy": accuracy, "serving": {"seconds": starting}}
-    if len(tables) > 1:
-        parts["accuracy_mean"] = macro(tables, labels, evaluation.seed)
+    count = sum(len(labels) * table.num_rows for table in tables.values())
     conditions = evaluation.model_dump(
         include={"system_prompt", "prefill", "max_new_tokens", "temperature", "stop"}
     )
+    parts["serving"] = {"seconds": starting}
     parts["evaluation"] = {
         "answers": count,
         "seconds": seconds,
@@ -107,6 +101,21 @@ def run_evaluation(
     }
     console.print(f"evaluation {count} answers, {seconds:.1f} s, {rate(count / seconds)}/s")
     return parts
+
+
+def _write(
+    run: Run, tables: dict[str, pa.Table], evaluation: Evaluation, labels: list[str]
+) -> dict[str, Any]:
+    """Writes evaluation/, and returns the summary's parts on accuracy."""
+    accuracy = {}
+    for name, table in tables.items():
+        run.write_table(f"evaluation/{name}.parquet", table)
+        run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        if evaluation.grader_check:
+            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
+        accuracy[name] = summarise(table, labels, evaluation.seed)
+    mean = {"accuracy_mean": macro(tables, labels, evaluation.seed)} if len(tables) > 1 else {}
+    return {"accuracy": accuracy, **mean}
 
 
 def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
