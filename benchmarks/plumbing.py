@@ -101,7 +101,7 @@ class InstantAmateur(Instant):
 def start(role: str, model: str, config: Config, context: int, journal: Any) -> VllmEngine:
     """The engine of an actor, for `sampling.engine`."""
     instant = {"expert": InstantExpert, "amateur": InstantAmateur}[role]
-    return VllmEngine(start_loop(role, model, journal, instant), model)
+    return VllmEngine(start_loop(role, model, journal, instant))
 
 
 class Meter(threading.Thread):

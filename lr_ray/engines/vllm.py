@@ -136,14 +136,14 @@ def start(role: str, model: str, config: Config, context: int, journal: Any) -> 
         )
     loop = start_loop(role, model, journal, lambda: Steps(make()))
     end_with(loop.engine.llm)
-    return VllmEngine(loop, model)
+    return VllmEngine(loop, stop_token_ids(model) if role == "expert" else ())
 
 
 class VllmEngine:
     """See `engine.Engine`. One `vllm.LLM`, which generates or pools, in a loop of its own."""
 
-    def __init__(self, loop: EngineLoop, model: str) -> None:
-        self.loop, self.stop_token_ids = loop, stop_token_ids(model)
+    def __init__(self, loop: EngineLoop, stop_token_ids: Sequence[int] = ()) -> None:
+        self.loop, self.stop_token_ids = loop, list(stop_token_ids)
 
     @property
     def llm(self) -> Any:
