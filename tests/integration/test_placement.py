@@ -29,12 +29,12 @@ def job_on(nodes, *arguments, env=None):
 
 def test_a_job_that_no_node_has_room_for_says_so_and_ends(nodes, tmp_path):
     done = job_on(
-        nodes, "--run", str(tmp_path), "--resources.wait_s=2",
+        nodes, "--run", str(tmp_path), "--resources.wait_s=8",
         "--resources.expert.custom", '{"lr_ray_expert": 1}',
     )  # fmt: skip
     assert done.returncode == 1
     assert (
-        "waiting up to 2 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)"
+        "waiting up to 8 s for nodes with room for 1 expert (0.5 CPU, 1 lr_ray_expert)"
         in done.stdout
     )
     assert "error: resources.expert: no node has 0.5 CPU, 1 lr_ray_expert" in done.stderr
