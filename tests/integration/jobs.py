@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
-from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +28,7 @@ def run_here(job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`run` without a process of its own, and so on this process's Ray cluster if it has one."""
     _, script, *_ = asked = command(job, *arguments)
     code: object = 0
-    with _captured() as (out, err), mock.patch.object(sys, "argv", asked[1:]), _same_handlers():
+    with _captured() as (out, err), _called_as(asked[1:]), _same_handlers():
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as ended:
@@ -44,16 +43,25 @@ def _captured() -> Iterator[tuple[IO[str], IO[str]]]:
     """Files that take what is written to standard output and error, by Python or beside it."""
     with contextlib.ExitStack() as stack:
         files = []
-        for number, name in ((1, "stdout"), (2, "stderr")):
+        for number, taken in ((1, contextlib.redirect_stdout), (2, contextlib.redirect_stderr)):
             file = stack.enter_context(tempfile.TemporaryFile("w+"))
-            getattr(sys, name).flush()
+            (sys.stdout, sys.stderr)[number - 1].flush()
             stack.callback(os.close, saved := os.dup(number))
             stack.callback(os.dup2, saved, number)
             os.dup2(file.fileno(), number)
-            stack.enter_context(mock.patch.object(sys, name, file))
+            stack.enter_context(taken(file))
             files.append(file)
         out, err = files
         yield out, err
+
+
+@contextlib.contextmanager
+def _called_as(arguments: list[str]) -> Iterator[None]:
+    there, sys.argv = sys.argv, arguments
+    try:
+        yield
+    finally:
+        sys.argv = there
 
 
 @contextlib.contextmanager
