@@ -173,11 +173,11 @@ def supervision(tokenizer) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def trained(smollm2, tokenizer, ray_cluster, tmp_path_factory):
-    """Six optimizer steps of two workers with ZeRO-3 in bfloat16, of one or two micro-batches each."""
+    """Ten optimizer steps of two workers with ZeRO-3 in bfloat16, of one or two micro-batches each."""
     run = Run(str(tmp_path_factory.mktemp("trained")))
     run.write_table("supervision/part-0.parquet", supervision(tokenizer))
-    training = {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "optimizer_steps": 6}
-    training |= {"batch_size": 3, "micro_batch_tokens": 64, "learning_rate": 2e-3}
+    training = {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "optimizer_steps": 10}
+    training |= {"batch_size": 3, "micro_batch_tokens": 64, "learning_rate": 1e-3}
     config = demo_config(models={"expert": smollm2[0], "amateur": smollm2[1]}, training=training)
     rows: list[dict] = []
     summary = train(run, config, smollm2[0], rows.append)
@@ -191,11 +191,10 @@ def logits(model, ids) -> torch.Tensor:
 
 def test_training_in_bfloat16_with_two_workers_and_zero_3_learns(trained):
     _, summary, rows = trained
-    assert [(row["step"], row["workers"]) for row in rows] == [(i, 2) for i in range(1, 7)]
+    assert [(row["step"], row["workers"]) for row in rows] == [(i, 2) for i in range(1, 11)]
     losses = [row["loss"] for row in rows]
-    print("losses", losses)
     assert sum(losses[-2:]) < 0.8 * sum(losses[:2])  # two batches hold all six kept steps
-    assert summary["trained_steps"] == 18
+    assert summary["trained_steps"] == 30
 
 
 def test_adapter_has_every_layers_weights(trained):
