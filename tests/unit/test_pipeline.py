@@ -14,6 +14,7 @@ from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
 from lr_ray.training.schedule import learning_rate
+from tests.ports import free_port
 from tests.unit.test_relabel import config as small
 from tests.unit.test_relabel import contents, write
 
@@ -76,7 +77,9 @@ def test_learning_rate_rises_then_falls():
 
 
 def test_serving_more_than_the_expert_reads_is_refused():
-    config = resolve(merge(read_tree("demo"), {"serving": {"max_model_len": 4096}}))
+    config = resolve(
+        merge(read_tree("demo"), {"serving": {"max_model_len": 4096, "port": free_port()}})
+    )
     with pytest.raises(
         UserError, match=r"serving\.max_model_len = 4096 is more than the expert reads"
     ):
