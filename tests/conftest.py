@@ -8,6 +8,7 @@ import pytest
 SHARED = ("ray_cluster", "whole", "nodes", "served")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     used = defaultdict(set)
     for item in items:
