@@ -16,7 +16,7 @@ TRITON := $(VENV)/triton/installed
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
 # Two tests at a time, those that share fixtures in one of two processes (tests/conftest.py).
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-long test-gpu-lock test-unit lint docs format install lock clean
 

@@ -1,25 +1,50 @@
 """What pytest-xdist runs in one worker, and what it begins with (see the Makefile)."""
 
-from collections import defaultdict
+from pathlib import PurePath
+from typing import Any
 
 import pytest
 
-# Fixtures that take long to make: all files that use one go to one worker. The longest come first.
-SHARED = ("ray_cluster", "whole", "nodes", "served")
+# Files of tests/integration by the fixture that they share, which takes long to make: each group is one
+# worker's. The longest come first.
+TOGETHER = {
+    "ray_cluster": (
+        "test_activity", "test_audit", "test_extending", "test_faults", "test_interchange",
+        "test_metrics", "test_pretended_gpus", "test_room", "test_sampling", "test_serving_start",
+        "test_smollm2", "test_training",
+    ),
+    "whole": ("test_kills", "test_training_workers"),  # the cluster that it is made on is its worker's own
+    "nodes": ("test_placement", "test_submit"),
+    "served": ("test_evaluation", "test_serving"),
+}  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def group_of(path: PurePath) -> str:
+    """The group that a file of tests is in, or the file alone."""
+    names = [name for name, files in TOGETHER.items() if path.stem in files]
+    return names[0] if names and "integration" in path.parts else str(path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(PurePath(nodeid.split("::")[0]))
+
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    used = defaultdict(set)
+    order = list(TOGETHER)
+
+    def rank(item: pytest.Item) -> int:
+        group = group_of(item.path)
+        return order.index(group) if group in order else len(order) + ("unit" in item.path.parts)
+
     for item in items:
-        used[item.path].update(getattr(item, "fixturenames", ()))
-    rank = {}
-    for path, fixtures in used.items():
-        is_unit = "unit" in path.parts
-        # The cluster that `whole` is made on is its worker's own.
-        shared = [name for name in reversed(SHARED) if name in fixtures and not is_unit]
-        group = shared[0] if shared else str(path)
-        rank[path] = (SHARED.index(group) if shared else len(SHARED) + is_unit, group)
-    items.sort(key=lambda item: rank[item.path][0])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(rank[item.path][1]))
+        used = [name for name in order if name in getattr(item, "fixturenames", ())]
+        if used and "integration" in item.path.parts and group_of(item.path) not in order:
+            raise pytest.UsageError(f"{item.path.name} uses {used[-1]}: add it to {__file__}")
+    items.sort(key=rank)
