@@ -15,16 +15,13 @@ MODELS := $(VENV)/installed-models
 TRITON := $(VENV)/triton/installed
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
-# Two tests at a time, those that share fixtures in one of two processes (tests/conftest.py).
-SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
-
 .PHONY: demo test test-long test-gpu-lock test-unit lint docs format install lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
 
 test: $(INSTALLED) $(MODELS) $(TRITON)
-	$(BIN)/python -m pytest tests -m 'not long' $(SIDE_BY_SIDE)
+	$(BIN)/python -m tests.side_by_side
 
 test-long: $(INSTALLED) $(MODELS)
 	$(BIN)/python -m pytest tests -m long
@@ -38,7 +35,7 @@ test-gpu-lock: $(INSTALLED)
 	  $(BIN)/python -m pytest tests/integration/test_gpu_lock.py
 
 test-unit: $(INSTALLED)
-	$(BIN)/python -m pytest tests/unit $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest tests/unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
