@@ -66,10 +66,10 @@ def execute(
         if source is None:
             _check_before(run, summary, todo)
         check_config(config, todo, run)
-        log = run.log_path()
-        print(f"config     {name}\nrun        {run.location}\nlog        {log}")
         with site(config, todo) as there:
             job = Job(config, run, *check(config, todo), _terminal(), summary, there)
+            log = run.log_path()
+            print(f"config     {name}\nrun        {run.location}\nlog        {log}")
             _begin(job, todo, stale, source)
             todo = [stage for stage in todo if stage not in summary]
             _check_before(run, summary, todo)

@@ -45,7 +45,7 @@ def test_the_mask_of_a_trajectory_is_the_same_in_any_micro_batch():
 def test_padded_rows_get_the_same_mask():
     draw = Draw(0)
     draw.width = WIDTH
-    padded = rows.together(list(LENGTHS.values()), torch.device("cpu"))
+    padded = rows.Padded(list(LENGTHS.values()), torch.device("cpu"))
     draw.start(list(LENGTHS), list(LENGTHS.values()), padded.pad)
     kept = TrajectoryDropout(0.25, 0, draw)(torch.ones(3, 90, WIDTH))
     for index, mask in masks([0, 1, 2]).items():
