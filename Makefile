@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
 
 test: $(INSTALLED) $(MODELS) $(TRITON)
-	$(BIN)/python -m tests.side_by_side
+	$(BIN)/python -m pytest tests -m 'not long'
 
 test-long: $(INSTALLED) $(MODELS)
 	$(BIN)/python -m pytest tests -m long
