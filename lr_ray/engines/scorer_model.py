@@ -1,9 +1,10 @@
 """vLLM model classes that return a causal model's log-probabilities at chosen tokens.
 
-A pooling engine runs one forward over prompt and completion; its pooler applies lm_head to the rows
-that predict the completion, in chunks on the device, and gathers float32 log-softmax at the K ids
-asked for, so that no row of the vocabulary's width leaves the engine. vLLM finds the classes through
-the `vllm.general_plugins` entry point (`register`). Exercised by `pytest tests/integration/test_sampling.py`.
+There is one for each text generation class of vLLM's registry. A pooling engine runs one forward over
+prompt and completion; its pooler has the model compute the logits of the rows that predict the
+completion, in chunks on the device, and gathers float32 log-softmax at the K ids asked for, so that no
+row of the vocabulary's width leaves the engine. vLLM finds the classes through the
+`vllm.general_plugins` entry point (`register`). Exercised by `pytest tests/integration/test_scorer.py`.
 
 A request carries `extra_kwargs = {"first": row that predicts the first completion token, "counts":
 tokens asked of each of the T steps, "ids": those tokens}`, the last two as little-endian int32 bytes,
@@ -13,7 +14,7 @@ and gets a float32 tensor as long as `ids`.
 from collections.abc import Set
 from typing import Any
 
-from lr_ray.models.files import SCORERS
+from lr_ray.models.architectures import scorable
 
 _PREFIX = "LrRayScorer"
 _CHUNK_ROWS = 1024  # rows of logits alive at once: 0.6 GB at 152k tokens in float32
@@ -27,11 +28,14 @@ def scorer_architecture(architecture: str) -> str:
 def register() -> None:
     """Called by vLLM in each of its processes."""
     from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    for architecture in SCORERS:
+    for architecture in scorable():
         name = scorer_architecture(architecture)
         if name not in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(name, f"{__name__}:{name}")
+            if architecture in MODELS_CONFIG_MAP:  # what vLLM sets for some models, by their name
+                MODELS_CONFIG_MAP[name] = MODELS_CONFIG_MAP[architecture]
 
 
 def _build(name: str) -> type:
@@ -39,12 +43,14 @@ def _build(name: str) -> type:
     import torch
     from vllm.model_executor.layers.pooler import DispatchPooler, Pooler
     from vllm.model_executor.layers.pooler.tokwise import AllPool
+    from vllm.model_executor.models.interfaces_base import is_text_generation_model
     from vllm.model_executor.models.registry import ModelRegistry
     from vllm.v1.pool.metadata import PoolingMetadata
 
-    base = ModelRegistry._try_load_model_cls(name.removeprefix(_PREFIX))
-    if base is None:
-        raise ImportError(f"vLLM has no model class {name.removeprefix(_PREFIX)}")
+    architecture = name.removeprefix(_PREFIX)
+    base = ModelRegistry._try_load_model_cls(architecture)
+    if base is None or not is_text_generation_model(base):
+        raise ImportError(f"vLLM has no model class {architecture} that computes logits")
 
     def _int32(content: bytes) -> torch.Tensor:
         return torch.frombuffer(bytearray(content), dtype=torch.int32)
@@ -80,6 +86,7 @@ def _build(name: str) -> type:
             ends = counts_T.cumsum(0).tolist()
             chunks, done = [], 0
             for start in range(0, len(rows), _CHUNK_ROWS):
+                # The model's own scale, soft cap and bias are applied, its padding is cut off.
                 logits = self.owner[0].compute_logits(rows[start : start + _CHUNK_ROWS]).float()
                 end = ends[start + len(logits) - 1]
                 ids, step = ids_M[done:end], step_M[done:end] - start
@@ -101,7 +108,7 @@ def _build(name: str) -> type:
 
 
 def __getattr__(name: str) -> type:
-    if name.removeprefix(_PREFIX) in SCORERS and name.startswith(_PREFIX):
+    if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in scorable():
         globals()[name] = _build(name)
         return globals()[name]
     raise AttributeError(name)

@@ -11,8 +11,6 @@ from typing import Any
 from lr_ray.errors import UserError
 
 INDEX = "model.safetensors.index.json"
-# Architectures that can be an amateur: `engines.scorer_model` has a scoring variant of them.
-SCORERS = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 _POINTER = b"version https://git-lfs.github.com"
 # Where configs of multimodal models keep that of the language model.
 _NESTED = ("text_config", "llm_config", "language_config")

@@ -12,9 +12,11 @@ from lr_ray import embedded
 from lr_ray.config import Models
 from lr_ray.console import fetching
 from lr_ray.errors import UserError
+from lr_ray.models.architectures import check_scores
 from lr_ray.models.files import (
-    SCORERS,
-    architecture,
+    architecture as architecture,
+)
+from lr_ray.models.files import (
     check_files,
     check_tokenizer,
     context_length,
@@ -127,11 +129,7 @@ def fits_context(path: str, max_model_len: int, name: str) -> None:
 
 def check_pair(expert: str, amateur: str, models: Models) -> None:
     """Raises UserError unless both models read the same ids as the same text and can be run."""
-    if architecture(amateur) not in SCORERS:
-        raise UserError(
-            f"models.amateur: {models.amateur}: {architecture(amateur)} cannot score; "
-            f"known: {', '.join(SCORERS)}"
-        )
+    check_scores(amateur, f"models.amateur: {models.amateur}")
     ours, theirs = load_tokenizer(expert), load_tokenizer(amateur)
     differing = dict(ours.get_vocab().items() ^ theirs.get_vocab().items())
     if models.special_tokens_may_differ:

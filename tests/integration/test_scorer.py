@@ -1,6 +1,7 @@
-"""The amateur's log-probabilities through vLLM against transformers, for each architecture that can score.
+"""The amateur's log-probabilities through vLLM against transformers in float64, an architecture a row.
 
 Each model is asked through two engines: one that splits prompts over 64-token steps, and one that does not.
+`pytest -s -m "long or not long" tests/integration/test_scorer.py` prints the whole table.
 """
 
 import gc
@@ -17,15 +18,35 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from lr_ray.config import read_tree, resolve
-from lr_ray.embedded import generate
+from lr_ray.embedded import amateur_path, generate
+from lr_ray.engines import score as score_alone
 from lr_ray.engines import vllm
-from lr_ray.models.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.errors import UserError
+from lr_ray.models.architectures import scorable
+from lr_ray.models.models import (
+    architecture,
+    context_length,
+    load_tokenizer,
+    render_prompt,
+    vocabulary_rows,
+)
 from lr_ray.run.schemas import lists
 from lr_ray.sampling import amateur
 
@@ -39,12 +60,45 @@ ENGINES = {
     },
     "whole": {"enable_chunked_prefill": False},
 }
-# Rows that vLLM pads to a multiple of 64, so that the first unknown ids have padding to hit.
+# Rows that vLLM pads to a multiple of 64, so that the first unknown ids have padding to hit. Windows
+# are shorter than the longest sequences, and scales and caps change the logits by much.
+NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}  # beyond the rows
+LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS = {
     "llama-untied": partial(LlamaConfig, vocab_size=5003, tie_word_embeddings=False),
     "qwen2": partial(Qwen2Config, vocab_size=30011, tie_word_embeddings=True),
     "qwen3": partial(Qwen3Config, vocab_size=2029, tie_word_embeddings=True, head_dim=64),
-}
+    "gemma2": partial(
+        Gemma2Config, vocab_size=2029, head_dim=32, query_pre_attn_scalar=32, sliding_window=96,
+        layer_types=LAYERS, attn_logit_softcapping=3.0, final_logit_softcapping=5.0,
+    ),
+    "olmo2": partial(Olmo2Config, vocab_size=3001, tie_word_embeddings=False, **NO_TOKENS),
+}  # fmt: skip
+MORE = {
+    "mistral": partial(
+        MistralConfig, vocab_size=2029, head_dim=32, sliding_window=96, tie_word_embeddings=False
+    ),
+    "gemma3": partial(
+        Gemma3TextConfig, vocab_size=2029, head_dim=32, query_pre_attn_scalar=32, sliding_window=96,
+        layer_types=LAYERS,
+    ),
+    "phi3": partial(Phi3Config, vocab_size=2029, **NO_TOKENS),
+    "phi": partial(PhiConfig, vocab_size=2029, **NO_TOKENS),  # lm_head has a bias
+    "gpt-neox": partial(GPTNeoXConfig, vocab_size=2029, **NO_TOKENS),
+    "gpt2": partial(
+        GPT2Config, vocab_size=2029, n_embd=64, n_head=2, n_layer=3, n_positions=2048, **NO_TOKENS
+    ),
+    "qwen3-moe": partial(
+        Qwen3MoeConfig, vocab_size=2029, head_dim=32, num_experts=8, num_experts_per_tok=2,
+        moe_intermediate_size=32, norm_topk_prob=True,
+    ),
+    "cohere": partial(CohereConfig, vocab_size=2029, logit_scale=1.4, **NO_TOKENS),
+    "granite": partial(
+        GraniteConfig, vocab_size=2029, logits_scaling=0.8, residual_multiplier=0.5,
+        embedding_multiplier=2.0, attention_multiplier=0.2, tie_word_embeddings=True,
+    ),
+}  # fmt: skip
+TABLE = [*CONFIGS, *(pytest.param(name, marks=pytest.mark.long) for name in MORE)]
 ROOT = Path(__file__).parents[2]
 # Tokens of prompt and completion; the scorer's own chunks are 1024 rows.
 LENGTHS = [(5, 1), (1, 9), (130, 70), (40, 130), (70, 20), (63, 2), (64, 65), (30, 1300)]
@@ -55,6 +109,7 @@ REAL_STRETCHES = [(0, 1), (1, 10), (10, 80), (80, 210), (30, 50), (140, 205), (0
 class Scored:
     """One model's requests and answers; an array each, in float64 and float32."""
 
+    name: str
     vocabulary: int
     requests: pa.Table
     logit_std: float
@@ -93,7 +148,9 @@ def random_model(config, folder: Path) -> str:
     )
     for name, weight in model.named_parameters():
         if name.endswith("norm.weight"):
-            torch.nn.init.normal_(weight, 1, 0.2)
+            torch.nn.init.normal_(
+                weight, weight.mean().item(), 0.2
+            )  # about 1, or 0 where 1 is added
         else:
             torch.nn.init.normal_(weight, std=0.15 if "layers" in name else 0.3)
     model.save_pretrained(folder)
@@ -144,9 +201,12 @@ def ask(tokens: list[tuple[list[int], list[int]]], vocabulary: int) -> pa.Table:
 def by_transformers(path: str, requests: pa.Table) -> tuple[list[np.ndarray], float]:
     """Log-softmax over the whole vocabulary, one sequence a forward; the logits' spread.
 
-    In float64: in float32 transformers is itself up to 1.2e-4 off on the real model.
+    In float64: in float32 transformers is itself up to 1.2e-4 off on the real model. With its own
+    attention, the one that applies soft caps.
     """
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
     expected, spreads = [], []
     for row in requests.to_pylist():
         prompt, completion = row["prompt_token_ids"], row["completion_token_ids"]
@@ -175,12 +235,13 @@ def measure(
     requests = pa.concat_tables([requests, requests.slice(2, 1)])  # one trajectory twice
     expected, spread = by_transformers(path, requests)
     engines = elsewhere.submit(score, path, requests).result()
-    return Scored(vocabulary, requests, spread, expected, engines)
+    return Scored(architecture(path), vocabulary, requests, spread, expected, engines)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=TABLE)
 def random_scored(request, elsewhere, tmp_path_factory) -> Scored:
-    path = random_model(CONFIGS[request.param], tmp_path_factory.mktemp(request.param))
+    config = (CONFIGS | MORE)[request.param]
+    path = random_model(config, tmp_path_factory.mktemp(request.param))
     return measure(elsewhere, path, random_tokens(vocabulary_rows(path)))
 
 
@@ -218,4 +279,63 @@ def assert_same(scored: Scored, engine: str) -> None:
         largest = max(largest, gap.max())
         last = ours[-scored.vocabulary - 1 : -1].astype(np.float64)  # the whole vocabulary
         assert np.exp(last).sum() == pytest.approx(1, abs=1e-4)
-    print(f"largest difference {largest:.1e} nats, {engine}")
+    print(f"\n{scored.name:20} {engine:8} largest difference {largest:.1e} nats", end="")
+
+
+def test_the_function_alone_scores_one_sequence_or_many(elsewhere):
+    path = str(amateur_path())
+    rows, room = vocabulary_rows(path), context_length(path)
+    rng = np.random.default_rng(3)
+    long, short = rng.integers(rows, size=room).tolist(), rng.integers(rows, size=7).tolist()
+    same, last = [5, rows - 1, rows], rng.integers(rows, size=(2, 4))
+    call = partial(elsewhere.submit, score_alone)
+    one = call(path, long, same).result()
+    many = call("embedded:amateur", [short, long, [3]], [last, same, []]).result()
+    assert [(scores.dtype, scores.shape) for scores in [one, *many]] == [
+        (np.float32, (room, 3)), (np.float32, (2, 4)), (np.float32, (room, 3)), (np.float32, (1, 0)),
+    ]  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+    with torch.inference_mode():
+        exact_long, exact_short = (
+            model(torch.tensor([tokens])).logits[0].log_softmax(-1).numpy()
+            for tokens in (long, short)
+        )
+    np.testing.assert_allclose(one[:, :2], exact_long[:, same[:2]], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(many[1][:, :2], exact_long[:, same[:2]], rtol=0, atol=TOLERANCE)
+    expected = np.take_along_axis(exact_short[-2:], last, 1)
+    np.testing.assert_allclose(many[0], expected, rtol=0, atol=TOLERANCE)
+    assert (one[:, 2] == -np.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "token_ids", "ids", "match"),
+    [
+        ("embedded:amateur", [1, 2], [-1], "sequence 0: ids must be from 0 to"),
+        ("embedded:amateur", [1, 10**6], [1], "sequence 0: token_ids must be from 0 to"),
+        ("embedded:amateur", [1] * 10**5, [1], "has 100000 tokens; the model reads"),
+        ("embedded:amateur", [[1], [1]], [[[1], [2]], [1]], "ids of 2 positions; it has 1 tokens"),
+        ("embedded:amateur", [[1], [1]], [[1]], "2 sequences, but ids of 1"),
+        ("no/such/model", [1], [1], "score: model: no/such/model: no such directory"),
+    ],
+)
+def test_the_function_alone_names_what_does_not_fit(model, token_ids, ids, match):
+    with pytest.raises(UserError, match=match):
+        score_alone(model, token_ids, ids)
+
+
+def classes() -> tuple[list[str], list[str]]:
+    """Accepted architectures whose class in vLLM imports here, and those of them without logits."""
+    from vllm.model_executor.models.interfaces_base import is_text_generation_model
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    loaded = {name: ModelRegistry._try_load_model_cls(name) for name in sorted(scorable())}
+    here = {name: found for name, found in loaded.items() if found is not None}
+    return list(here), [name for name, found in here.items() if not is_text_generation_model(found)]
+
+
+@pytest.mark.long
+def test_every_accepted_architecture_has_a_class_that_computes_logits(elsewhere):
+    here, without = elsewhere.submit(classes).result()
+    print(f"\n{len(here)} of {len(scorable())} classes can be imported here")
+    assert without == []
+    assert len(here) > 100

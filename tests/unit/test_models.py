@@ -80,9 +80,33 @@ def test_special_tokens_may_differ_only_when_asked(copy):
     check_pair(EXPERT, str(copy), relaxed)
 
 
-def test_amateur_that_cannot_score_is_named(copy):
-    edit(copy / "config.json", lambda config: config.update(architectures=["GPT2LMHeadModel"]))
-    with pytest.raises(UserError, match="GPT2LMHeadModel cannot score; known: Qwen2"):
+@pytest.mark.parametrize(
+    "name",
+    ["GPT2LMHeadModel", "MistralForCausalLM", "Gemma3ForCausalLM", "Olmo2ForCausalLM"],
+)
+def test_any_text_generation_model_of_vllm_can_be_the_amateur(copy, name):
+    edit(copy / "config.json", lambda config: config.update(architectures=[name]))
+    check_pair(EXPERT, str(copy), MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("ModernBertModel", {}, "for pooling only, without logits"),
+        ("Qwen2ForRewardModel", {}, "for pooling only, without logits"),
+        ("Qwen2VLForConditionalGeneration", {}, "a multimodal model"),
+        ("Emu3ForConditionalGeneration", {}, "a multimodal model"),
+        ("Qwen3ForCausalLM", {"text_config": {"vocab_size": 9}}, "a multimodal model"),
+        ("Eagle3Qwen3ForCausalLM", {}, "a draft model for speculative decoding"),
+        ("T5ForConditionalGeneration", {"is_encoder_decoder": True}, "an encoder-decoder"),
+        ("MPTForCausalLM", {}, "the installed vLLM has dropped it"),
+        ("MadeUpForCausalLM", {}, "no text generation model of that name"),
+    ],
+)
+def test_amateur_that_cannot_score_is_named_with_the_reason(copy, name, fields, reason):
+    edit(copy / "config.json", lambda config: config.update(architectures=[name], **fields))
+    match = rf"models\.amateur: embedded:amateur: {name} cannot score: .*{reason}"
+    with pytest.raises(UserError, match=match):
         check_pair(EXPERT, str(copy), MODELS)
 
 
