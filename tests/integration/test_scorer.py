@@ -70,7 +70,7 @@ CONFIGS = {
     "qwen3": partial(Qwen3Config, vocab_size=2029, tie_word_embeddings=True, head_dim=64),
     "gemma2": partial(
         Gemma2Config, vocab_size=2029, head_dim=32, query_pre_attn_scalar=32, sliding_window=96,
-        layer_types=LAYERS, attn_logit_softcapping=3.0, final_logit_softcapping=5.0,
+        layer_types=LAYERS, attn_logit_softcapping=3.0, final_logit_softcapping=6.0,
     ),
     "olmo2": partial(Olmo2Config, vocab_size=3001, tie_word_embeddings=False, **NO_TOKENS),
 }  # fmt: skip
@@ -147,12 +147,11 @@ def random_model(config, folder: Path) -> str:
         dtype=torch.float32,
     )
     for name, weight in model.named_parameters():
-        if name.endswith("norm.weight"):
-            torch.nn.init.normal_(
-                weight, weight.mean().item(), 0.2
-            )  # about 1, or 0 where 1 is added
+        if name.endswith("weight") and weight.ndim == 1:  # a norm's
+            mean = weight.mean().item()  # 1, or 0 where the model adds 1
+            torch.nn.init.normal_(weight, mean, 0.2)
         else:
-            torch.nn.init.normal_(weight, std=0.15 if "layers" in name else 0.3)
+            torch.nn.init.normal_(weight, std=0.15 if "layers" in name or ".h." in name else 0.3)
     model.save_pretrained(folder)
     return str(folder)
 
@@ -201,11 +200,15 @@ def ask(tokens: list[tuple[list[int], list[int]]], vocabulary: int) -> pa.Table:
 def by_transformers(path: str, requests: pa.Table) -> tuple[list[np.ndarray], float]:
     """Log-softmax over the whole vocabulary, one sequence a forward; the logits' spread.
 
-    In float64: in float32 transformers is itself up to 1.2e-4 off on the real model. With its own
-    attention, the one that applies soft caps.
+    In float64: in float32 transformers is itself up to 1.2e-4 off on the real model. Only
+    its plain attention caps scores, and only its plain experts take float64.
     """
+    capped = architecture(path) == "Gemma2ForCausalLM"
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float64, attn_implementation="eager"
+        path,
+        dtype=torch.float64,
+        attn_implementation="eager" if capped else "sdpa",
+        experts_implementation="eager",
     ).eval()
     expected, spreads = [], []
     for row in requests.to_pylist():
