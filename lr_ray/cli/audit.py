@@ -12,7 +12,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lr_ray.cli.options import Command, parse
-from lr_ray.config import Config, Sampling
+from lr_ray.cli.stages import check_contrast
+from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError
 from lr_ray.models.models import resolve_model
@@ -53,7 +54,7 @@ def _audit(command: Command[Config]) -> int:
         raise UserError(f"--run {run.location}: no supervision; sample first (lr-ray sample)")
     if there["data"].get("source") == "imported":
         raise UserError(f"--run {run.location}: was imported, without the steps to audit it by")
-    _check_settings(config.sampling)
+    check_contrast(config.sampling, "an audit can recompute")
     expert = resolve_model(config.models.expert, "models.expert")
     amateur = resolve_model(config.models.amateur, "models.amateur")
     asked = facts(config, expert, amateur)
@@ -89,14 +90,6 @@ def _audit(command: Command[Config]) -> int:
             + "; ".join(f"{f.title} {f.value:.3g} (at most {f.bound:g})" for f in exceeded)
         )
     return 0
-
-
-def _check_settings(sampling: Sampling) -> None:
-    """Raises UserError unless rows are contrast labels of the steps above the threshold."""
-    for name, audited in (("method", "contrast"), ("selection", "kl"), ("labels", "contrast")):
-        value = getattr(sampling, name)
-        if value != audited:
-            raise UserError(f"sampling.{name} = {value}: an audit can recompute {audited} alone")
 
 
 def _print_audit(done: "Audit", seed: int, seconds: float) -> None:

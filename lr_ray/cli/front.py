@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "compare the expert before and after, or models behind any endpoint"),
     "serve": ("serve", "an OpenAI-compatible endpoint of a run's two models, or of directories"),
     "compare": ("compare", "variants of the method over seeds, in one table"),
+    "probe": ("probe", "what a pair would teach, from a few problems, before the GPU hours"),
     "audit": ("audit", "recompute a sample of a run's supervision in float32"),
     "status": ("status", "how far a run is, and whether anybody works on it"),
     "plan": ("plan", "what a run would ask for, without starting anything"),

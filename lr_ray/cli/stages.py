@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from lr_ray.cli.options import Command, parse
-from lr_ray.config import Config
+from lr_ray.config import Config, Sampling
+from lr_ray.errors import UserError
 from lr_ray.run.store import Run
 
 # What --help shows of the settings that a stage reads, and of those of all stages.
@@ -44,6 +45,17 @@ def add_stage_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do again what a changed setting makes stale, instead of naming it and stopping",
     )
+
+
+def check_contrast(sampling: Sampling, can: str) -> None:
+    """Raises UserError unless rows are contrast labels of the steps above the threshold.
+
+    `can` says who needs that: "an audit can recompute".
+    """
+    for name, needed in (("method", "contrast"), ("selection", "kl"), ("labels", "contrast")):
+        value = getattr(sampling, name)
+        if value != needed:
+            raise UserError(f"sampling.{name} = {value}: {can} {needed} alone")
 
 
 def stage_command(

@@ -66,7 +66,7 @@ def supervise(
     has no label joins them: it would be trained on as if it were whole.
     """
     scores = scores.combine_chunks()
-    steps = _steps(scores, sampling)
+    steps = steps_of(scores, sampling)
     keep_N = _selected(steps, sampling.selection)
     given = _labelled(steps, keep_N, sampling.labels)
     bare_N = keep_N.copy()
@@ -96,7 +96,7 @@ def supervise(
     )
 
 
-def _steps(scores: pa.Table, sampling: Sampling) -> Steps:
+def steps_of(scores: pa.Table, sampling: Sampling) -> Steps:
     """What the rules see of `rows.SCORES`: an exchange of each step's plausible set alone."""
     plausible = scores["plausible"].combine_chunks().flatten()
     names = ("token_ids", "expert_logprobs", "amateur_logprobs")

@@ -38,7 +38,7 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
     if "sampling" not in summary:
         raise UserError(f"{where}: sampling is not finished")
     try:
-        seconds = _scaled(config, _with_placement(asked, summary), summary, answers)
+        seconds = scaled(config, with_placement(asked, summary), summary, answers)
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{where}: no rates in run.json and summary.json: {error!r}") from None
     text = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
@@ -55,14 +55,14 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
     return told
 
 
-def _with_placement(asked: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+def with_placement(asked: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """The config with what was chosen for its `auto` when the run was made."""
     for values in summary.get("placement", {}).values():
         asked = merge(asked, unflatten(values))
     return asked
 
 
-def _scaled(
+def scaled(
     config: Config, asked: dict[str, Any], summary: dict[str, Any], answers: int | None
 ) -> dict[str, float]:
     """Seconds of the stages that the measured run has finished."""

@@ -1,0 +1,186 @@
+"""What a probe says of scores whose figures are known, and of two models' tokenizers."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from lr_ray.cli.front import run_command
+from lr_ray.config import Sampling
+from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.labelling.scores import score
+from lr_ray.report import pair, probe
+from lr_ray.run.schemas import SCORES
+from tests.unit.test_label import APART, SAME, K, batch
+
+SETTINGS = Sampling(kl_threshold=0.4, plausibility=0.2)
+# (expert, amateur) at tokens 7, 8 and 9; the expert takes 7. KL 0.32: the label prefers 8.
+OTHER = ((0.5, 0.4, 0.01), (0.8, 0.1, 0.01))
+UNKNOWN = ((0.9, 0.05, 0.01), (0.0, 0.5, 0.2))
+KL_APART = 0.5 * math.log(5) + 0.4 * math.log(0.5)
+KL_OTHER = 0.5 * math.log(0.625) + 0.4 * math.log(4)
+
+
+def entropy(*weights: float) -> float:
+    return -sum(w * math.log(w) for w in weights)
+
+
+def figures(trajectories, **settings) -> probe.Figures:
+    sampling = SETTINGS.model_copy(update=settings)
+    with np.errstate(divide="ignore"):
+        scored = score(batch(trajectories), sampling.plausibility, K)
+    return probe.figures(scored.scores, sampling)
+
+
+def test_kept_share_and_other_thresholds_are_counted():
+    found = figures([[SAME, APART], [OTHER, SAME], [SAME] * 4])
+    assert (found["trajectories"], found["steps"], found["steps_kept"]) == (3, 8, 1)
+    assert found["kept"] == 1 / 8
+    assert found["apart"] == 2 / 8
+    by = {row["kl_threshold"]: row for row in found["thresholds"]}
+    assert tuple(by) == probe.THRESHOLDS
+    assert len(by) == 10
+    assert [by[t]["steps_kept"] for t in (0.02, 0.3, 0.4, 0.6)] == [2, 2, 1, 0]
+    assert [by[t]["disagreement"] for t in (0.3, 0.4, 0.6)] == [0.5, 0.0, None]
+
+
+def test_quantiles_are_those_of_every_step():
+    found = figures([[SAME] * 89 + [OTHER] * 8 + [APART] * 3])["kl"]
+    expected = {"0.5": 0, "0.75": 0, "0.9": KL_OTHER, "0.95": KL_OTHER, "0.99": KL_APART}
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_entropy_and_disagreement_are_of_the_kept_labels():
+    found = figures([[SAME, APART, OTHER, OTHER]], kl_threshold=0.3)
+    apart, other = entropy(5 / 5.5, 0.5 / 5.5), entropy(0.625 / 4.625, 4 / 4.625)
+    assert found["entropy"]["mean"] == pytest.approx((apart + 2 * other) / 3, abs=1e-5)
+    assert found["entropy"]["0.99"] == pytest.approx(other, abs=1e-5)
+    assert found["disagreement"] == pytest.approx(2 / 3)
+
+
+def test_a_label_that_only_ties_with_the_experts_token_is_no_disagreement():
+    tied = ((0.5, 0.4, 0.01), (0.25, 0.2, 0.01))
+    found = figures([[tied]], kl_threshold=0.1)
+    assert found["steps_kept"] == 1
+    assert found["entropy"]["mean"] == pytest.approx(math.log(2), abs=1e-5)
+    assert found["disagreement"] == 0
+
+
+def test_kept_steps_without_a_label_are_counted_apart():
+    found = figures([[UNKNOWN, APART], [SAME]])
+    assert (found["steps_kept"], found["kept_without_label"]) == (2, 1)
+    assert found["disagreement"] == 0
+    assert figures([[UNKNOWN]])["disagreement"] is None
+
+
+def test_equal_models_keep_nothing_and_have_no_labels():
+    found = figures([[SAME] * 3, [SAME]], kl_threshold=0.0)
+    assert (found["kept"], found["kept_ci95"]) == (0, [0, 0])
+    assert set(found["entropy"].values()) == {None}
+    json.dumps(found, allow_nan=False)
+
+
+def test_trajectories_that_the_limit_cut_are_counted():
+    with np.errstate(divide="ignore"):
+        scores = score(batch([[SAME], [SAME], [APART], [SAME]]), 0.2, K).scores
+    place = scores.schema.get_field_index("finish_reason")
+    ended = [["length", "stop", "stop", "stop"]]
+    scores = scores.set_column(place, SCORES.field(place), ended)
+    assert probe.figures(scores, SETTINGS)["trajectories_cut"] == 0.25
+
+
+def test_the_interval_contains_the_true_share():
+    random, inside = np.random.default_rng(0), 0
+    for seed in range(200):
+        lengths = random.integers(5, 60, 64)
+        share_R = random.beta(2, 18, 64)  # trajectories differ; 10 % on the whole
+        keep_N = random.random(lengths.sum()) < np.repeat(share_R, lengths)
+        low, high = probe.kept_interval(keep_N, lengths, seed, resamples=500)
+        inside += low <= 0.1 <= high
+    assert 180 <= inside < 200
+
+
+def test_the_interval_is_over_trajectories_and_the_same_each_time():
+    keep_N, lengths = np.repeat([True, False], 500), np.full(20, 50)
+    low, high = probe.kept_interval(keep_N, lengths, 0)
+    assert low <= 0.3  # of a thousand independent steps it would be 0.47 to 0.53
+    assert high >= 0.7
+    assert probe.kept_interval(keep_N, lengths, 0) == [low, high]
+    assert probe.kept_interval(keep_N | True, lengths, 0) == [1, 1]
+
+
+GAINED = {"apart": 0.14, "kept": 0.1, "disagreement": 0.3, "kl_threshold": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, probe.ALIKE),
+        ({"apart": probe.LEAST_APART}, probe.ALIKE),
+        ({"apart": probe.LEAST_APART - 1e-6}, probe.CLOSE),
+        ({"kept": probe.LEAST_KEPT}, probe.ALIKE),
+        ({"kept": probe.LEAST_KEPT - 1e-6}, probe.CLOSE),
+        ({"disagreement": probe.LEAST_OTHERWISE}, probe.ALIKE),
+        ({"disagreement": probe.LEAST_OTHERWISE - 1e-6}, probe.CLOSE),
+        ({"disagreement": None}, probe.CLOSE),
+        ({"apart": probe.MOST_APART}, probe.ALIKE),
+        ({"apart": probe.MOST_APART + 1e-6}, probe.FAR),
+        ({"disagreement": probe.MOST_OTHERWISE}, probe.ALIKE),
+        ({"disagreement": probe.MOST_OTHERWISE + 1e-6}, probe.FAR),
+    ],
+)
+def test_the_verdict_changes_at_each_bound(changed, said):
+    verdict, why = probe.verdict(GAINED | changed)
+    assert verdict == said
+    assert "%" in why
+
+
+def test_a_pair_of_one_tokenizer_has_nothing_to_tell():
+    found = pair.compatibility(str(expert_path()), str(amateur_path()))
+    assert found["shared_tokens"] > 500
+    told = dict(pair.lines(found))
+    assert told["special"] == told["template"] == "the same"
+    assert told["end"] == "<|im_end|>"
+
+
+def test_another_end_token_and_template_are_told_and_whose_is_used(tmp_path):
+    amateur = tmp_path / "amateur"
+    shutil.copytree(amateur_path(), amateur)
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        file = amateur / name
+        end = 0 if name.startswith("generation") else "<|endoftext|>"
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"eos_token": end, "eos_token_id": 0})
+        )
+    (amateur / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    told = dict(pair.lines(pair.compatibility(str(expert_path()), str(amateur))))
+    assert told["end"].startswith("expert <|im_end|>, amateur <|endoftext|>; ")
+    assert told["special"] == "eos_token: expert <|im_end|>, amateur <|endoftext|>"
+    assert told["template"] == "the amateur has another; the expert's is used for both"
+    (amateur / "chat_template.jinja").unlink()
+    from lr_ray.models.models import load_tokenizer
+
+    load_tokenizer.cache_clear()
+    assert pair.compatibility(str(expert_path()), str(amateur))["chat_template"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "demo", "--sampling.method", "rejection"], "sampling.method = rejection: a probe can read contrast alone"),
+        (["--config", "demo", "--problems", "0"], "'0' is not a number of problems from 1"),
+        (["--run", "{run}"], "run.json"),
+    ],
+)  # fmt: skip
+def test_bad_uses_are_one_line(capsys, tmp_path, arguments, message):
+    run = tmp_path / "run"
+    given = [argument.format(run=run) for argument in arguments]
+    assert (
+        run_command(["probe", *given, *(["--run", str(run)] if "--run" not in given else [])]) == 2
+    )
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert message in said
+    assert not run.exists()
