@@ -98,10 +98,9 @@ def _accuracy(run: Run, scores: "pa.Table", config: Config, expert: str) -> dict
     from lr_ray.problems import PROBLEM
     from lr_ray.problems.benchmarks import grader_of
 
-    problems = run.read_tables(run.shards("problems"), PROBLEM)
-    answers = dict(zip(*(problems[n].to_pylist() for n in ("problem_id", "answer")), strict=True))
+    answers = run.read_tables(run.shards("problems"), PROBLEM)["answer"].to_pylist()
     decode = load_tokenizer(expert).decode
-    columns = ("problem_id", "completion_token_ids", "finish_reason")
+    columns = ("index", "completion_token_ids", "finish_reason")
     items = [
         Item(answers[problem], decode(tokens, skip_special_tokens=True))
         for problem, tokens, ended in zip(*(scores[n].to_pylist() for n in columns), strict=True)

@@ -13,6 +13,9 @@ from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.labelling.scores import score
 from lr_ray.report import pair, probe
 from lr_ray.run.schemas import SCORES
+from lr_ray.run.store import Run
+from lr_ray.sampling.sample import finish
+from tests.unit import test_relabel as relabelling
 from tests.unit.test_label import APART, SAME, K, batch
 
 SETTINGS = Sampling(kl_threshold=0.4, plausibility=0.2)
@@ -184,3 +187,24 @@ def test_bad_uses_are_one_line(capsys, tmp_path, arguments, message):
     assert said.count("\n") == 1
     assert message in said
     assert not run.exists()
+
+
+def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys):
+    asked = relabelling.config()
+    run = relabelling.write(Run(str(tmp_path / "run")), asked)
+    part = finish(run, asked) | {"seconds": 6.0}
+    run.write_json("summary.json", {"sampling": part, "seconds_total": 7.0})
+    given = ["--config", "demo", "--run", run.location, "--problems", str(relabelling.PROBLEMS)]
+    for name in ("top_k", "kl_threshold", "max_rejected"):
+        given += [f"--sampling.{name}", str(getattr(asked.sampling, name))]
+    assert run_command(["probe", *given, "--sampling.max_problems", "400"]) == 0
+    told = capsys.readouterr().out
+    found = run.read_json("probe.json")
+    scores = run.read_tables(run.shards("scores"), SCORES)
+    assert found["figures"] == probe.figures(scores, asked.sampling)
+    assert told.splitlines()[-1] == f"verdict    {found['verdict']} ({found['why']})"
+    assert "\nsampling   400 problems: at most 60 s, 0.017 CPU hours, by 6 s for 40\n" in told
+    known = found["expert_accuracy"]  # of random tokens
+    assert (known["answers"], known["accuracy"]) == (scores.num_rows, 0)
+    assert run_command(["probe", "--run", run.location]) == 2
+    assert "--config: give that of the run to come" in capsys.readouterr().err
