@@ -27,6 +27,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="folder of the model directories that a grid's models.amateur names; without it, the "
         "grid file's",
     )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN",
+        help="run or comparison whose finished work of the same settings is taken over",
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -38,4 +44,5 @@ def main(argv: list[str]) -> int:
     options, run = command.options, command.run
     if options.run is None:  # not where the config's ordinary run is
         run = Run(f"{run.location}-compared")
-    return compare(command.config, run, command.config_name, options.grid, options.amateurs)
+    source = Run(options.source) if options.source else None
+    return compare(command.config, run, command.config_name, options.grid, options.amateurs, source)

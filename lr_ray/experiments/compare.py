@@ -11,7 +11,7 @@ from typing import Any
 from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.tasks import load_tasks, task_names
@@ -20,6 +20,7 @@ from lr_ray.experiments.asking import kept
 from lr_ray.experiments.grid import Grid, read_grid
 from lr_ray.experiments.plan import Plan, make_plan
 from lr_ray.experiments.table import collect, render
+from lr_ray.experiments.taking import runs_of
 from lr_ray.experiments.work import (
     AMATEURS,
     Bench,
@@ -40,17 +41,25 @@ DEFAULT_GRID = "ablations"
 
 
 def compare(
-    config: Config, run: Run, name: str, grid_name: str | None = None, amateurs: str | None = None
+    config: Config,
+    run: Run,
+    name: str,
+    grid_name: str | None = None,
+    amateurs: str | None = None,
+    source: Run | None = None,
 ) -> int:
     """Does what is missing of a comparison. Returns the exit code.
 
-    `name`: of the config; `grid_name` and `amateurs`, the folder of the amateurs that it names: None takes
-    those of the run's earlier command.
+    `name`: of the config; `source`: a run or comparison whose finished work of the same settings and models
+    is taken over. `grid_name`, `amateurs` (the folder of the amateurs that it names) and `source`: None
+    takes those of the run's earlier command.
     """
+    if source is not None and source.location == run.location:
+        raise UserError(f"--from {source.location}: is the comparison itself; give another --run")
     run.create()
     with run.lock():
         checks.check_kind(run)
-        asked = _asked(run, grid_name, amateurs)
+        asked = _asked(run, grid_name, amateurs, source)
         grid = read_grid(asked["grid"], config, asked["amateurs"])
         plan = make_plan(config, grid)
         if run.exists("run.json"):
@@ -66,8 +75,8 @@ def compare(
     return 0
 
 
-def _asked(run: Run, grid: str | None, amateurs: str | None) -> dict[str, Any]:
-    """The grid and the amateurs' folder: those given, else those of the command before."""
+def _asked(run: Run, grid: str | None, amateurs: str | None, source: Run | None) -> dict[str, Any]:
+    """The grid, the amateurs' folder and the other run: those given, else those of the command before."""
     before = run.read_json(checks.ASKED) if run.exists(checks.ASKED) else {}
     if grid and grid.endswith((".yaml", ".yml")):
         grid = os.path.abspath(grid)  # a later command may be given elsewhere
@@ -75,6 +84,7 @@ def _asked(run: Run, grid: str | None, amateurs: str | None) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "grid": grid or before.get("grid") or DEFAULT_GRID,
         "amateurs": os.path.abspath(amateurs) if amateurs else before.get("amateurs"),
+        "from": source.location if source else before.get("from"),
     }
 
 
@@ -113,6 +123,7 @@ def _work_at(
     amateurs = checks.check_sources(plan, expert)
     if amateur:  # not where the config samples by rejection
         amateurs[config.models.amateur] = amateur
+    others = runs_of(Run(asked["from"])) if asked["from"] else []
     log = run.log_path()
     print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")
     print(
@@ -124,7 +135,7 @@ def _work_at(
             read_source(run.child(source.folder), source.config)
         begin(run, config, facts(config, expert, amateur))
         run.write_json(checks.ASKED, asked)
-        bench = Bench(run, config, grid, plan, expert, amateurs, console, there, record)
+        bench = Bench(run, config, grid, plan, expert, amateurs, console, there, record, others)
         failed: dict[str, str] = {}
         if cells:
             with cluster() as ray_logs:

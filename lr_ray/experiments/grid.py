@@ -2,6 +2,7 @@
 
     seeds: [0, 1, 2]                      # of training, random steps and sampled solutions
     variants:
+      lightreasoner: {seeds: [0, 1, 2, 3]}              # more of them for this one
       random-steps: {sampling.selection: random}
       longer: {training: {optimizer_steps: 3x}}         # three times the config's
       equal-amateur: {models.amateur: "@models.expert"}  # the config's value of another field
@@ -14,7 +15,7 @@ Exercised by `pytest tests/unit/test_grid.py`.
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Variant:
     config: Config
     untrained: bool = False
     value: float | str | None = None  # of the swept field
+    seeds: tuple[int, ...] = ()  # of its own; none: the grid's
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,9 @@ def _variant(
     if not _NAME.fullmatch(name):
         raise UserError(f"{where}: a name has letters, digits, dots, dashes and underscores")
     over = dict(over)
+    seeds = over.pop("seeds", [])
+    if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds):
+        raise UserError(f"{where}: seeds = {seeds!r}: must be a list of numbers of 0 or more")
     untrained = over.pop("untrained", False)
     if not isinstance(untrained, bool):
         raise UserError(f"{where}: untrained = {untrained!r}: must be true or false")
@@ -157,7 +162,7 @@ def _variant(
         config: Config = resolve(tree)
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
-    return Variant(name, config, untrained, value)
+    return Variant(name, config, untrained, value, tuple(dict.fromkeys(seeds)))
 
 
 def _check_once(where: str, over: dict[str, Any]) -> None:
@@ -212,10 +217,7 @@ def _swept(where: str, x: str | None, variants: list[Variant]) -> list[Variant]:
     dumped = [(v, value_at(v.config.model_dump(mode="json"), x)) for v in variants]
     if any(found is None or isinstance(found, list | dict) for _, found in dumped):
         raise UserError(f"{where}: x: {x} is not a field with one value")
-    return [
-        Variant(v.name, v.config, v.untrained, v.value if v.value is not None else found)
-        for v, found in dumped
-    ]
+    return [replace(v, value=v.value if v.value is not None else found) for v, found in dumped]
 
 
 def _explain(error: Any) -> str:

@@ -62,7 +62,8 @@ def make_plan(config: Config, grid: Grid) -> Plan:
     """
     cells, sources = [], dict[str, Source]()
     for variant in grid.variants:
-        for seed in grid.seeds[:1] if variant.untrained else grid.seeds:
+        seeds = variant.seeds or tuple(grid.seeds)
+        for seed in seeds[:1] if variant.untrained else seeds:
             seeded = _with(variant.config, {"training.seed": seed, "sampling.seed": seed})
             folder = None
             if not variant.untrained:

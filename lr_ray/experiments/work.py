@@ -23,10 +23,11 @@ from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, keep, ke
 from lr_ray.experiments.checks import sampled, summary_of, unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
+from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import Job, facts
-from lr_ray.pipeline.sharing import can_share, has_trajectories, share
+from lr_ray.pipeline.sharing import has_trajectories
 from lr_ray.pipeline.stages import run_stage
 from lr_ray.placement.site import Site
 from lr_ray.run.asked import begin
@@ -52,6 +53,7 @@ class Bench:
     console: Console
     site: Site
     record: Record
+    others: list[Run]  # whose finished work is taken over
 
     def arranged(self, config: Config) -> Config:
         """With the places of an evaluation."""
@@ -100,12 +102,25 @@ def sample_sources(bench: Bench) -> dict[str, str]:
         try:
             with job.run.lock(), recorded(job.run):
                 bench.begin(job)
-                run_stage(job, "sampling")
+                if bench.others:
+                    _take_source(bench, job)
+                if "sampling" not in job.summary:
+                    run_stage(job, "sampling")
         except StageError as error:
             interrupts.again()
             failed[source.folder] = str(error)
             bench.console.print(f"sampling   {source.folder} failed: {error}")
     return failed
+
+
+def _take_source(bench: Bench, job: Job) -> None:
+    """What others have of a source's sampling: all of it, or scores, which are labelled."""
+    if job.run.shards("scores") or not (found := take(job, bench.others, SAMPLING)):
+        return
+    bench.console.print(f"from       {found}")
+    if "sampling" not in job.summary and (part := finish(job.run, job.config)):
+        job.summary["sampling"] = part
+        job.run.write_json("summary.json", job.summary)
 
 
 def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -118,8 +133,9 @@ def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     job.run.create()
     with job.run.lock():
         bench.begin(job, untrained=False)
-        stages = can_share(source, cell.config, {})
-        job.summary |= share(source, job.run, [s for s in stages if s in SAMPLING])
+        found = take(job, [source, *bench.others], (*SAMPLING, "training"))
+        if found and found != source.location:
+            bench.console.print(f"from       {found}, for {cell.name}")
         if "sampling" not in job.summary:
             part = finish(job.run, cell.config)
             if part is None:

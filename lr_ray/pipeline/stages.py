@@ -3,7 +3,8 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -100,29 +101,43 @@ def _train(job: Job) -> None:
 
 
 def _evaluate(job: Job) -> None:
+    with tempfile.TemporaryDirectory() as cache:
+        job.summary |= ask_models(
+            job,
+            {"expert": job.expert, "improved": job.run.local_folder("model", cache)},
+            lambda group: serving_of(job, group),
+        )
+
+
+def ask_models(
+    job: Job,
+    paths: Mapping[str, str],
+    serve: Callable[[dict[str, str]], AbstractContextManager[str]],
+) -> dict[str, Any]:
+    """Asks model directories by their labels; returns the parts of summary.json of `run_evaluation`.
+
+    `serve` gets those that are up together, and gives their base URL.
+    """
     from lr_ray.evaluation.evaluate import ServedModel
     from lr_ray.models.models import stop_token_ids
     from lr_ray.pipeline.evaluation import run_evaluation
 
-    with tempfile.TemporaryDirectory() as cache:
-        paths = {"expert": job.expert, "improved": job.run.local_folder("model", cache)}
-        # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
-        served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in paths.items()]
-        together = job.config.resources.evaluation != "apart"
-        parts = run_evaluation(
-            job.run,
-            job.console,
-            [served] if together else [[model] for model in served],
-            lambda group: _serving(job, {model.name: paths[model.name] for model in group}),
-            job.config.evaluation,
-            stop_token_ids(job.expert),
-            on_asked=StageMetrics(job.run, "evaluation").progress,
-        )
-    job.summary |= parts
+    # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
+    served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in paths.items()]
+    together = job.config.resources.evaluation != "apart"
+    return run_evaluation(
+        job.run,
+        job.console,
+        [served] if together else [[model] for model in served],
+        lambda group: serve({model.name: paths[model.name] for model in group}),
+        job.config.evaluation,
+        stop_token_ids(job.expert),
+        on_asked=StageMetrics(job.run, "evaluation").progress,
+    )
 
 
 @contextlib.contextmanager
-def _serving(job: Job, models: dict[str, str]) -> Iterator[str]:
+def serving_of(job: Job, models: dict[str, str]) -> Iterator[str]:
     """The base URL of an endpoint of the model directories, which ends with the context."""
     from lr_ray import serving
 

@@ -18,6 +18,7 @@ THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)  # nats
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99)
 RESAMPLES = 10_000
 CLOSE, FAR = "nothing to teach: too close", "little in common: too far"
+REVERSED = "the wrong way round: the amateur solves more"
 ALIKE = "looks like pairs that gained"
 
 # The bounds of the verdict (docs/probe.md), from docs/results.md and thus from few pairs.
@@ -77,8 +78,14 @@ def kept_interval(
     return [float(low), float(high)]
 
 
-def verdict(found: Figures) -> tuple[str, str]:
-    """One of CLOSE, FAR and ALIKE, and which figure against which bound says so."""
+def verdict(found: Figures, accuracy: Figures | None = None) -> tuple[str, str]:
+    """One of REVERSED, CLOSE, FAR and ALIKE, and which figure against which bound says so.
+
+    `found`: of `figures`; `accuracy`: of both models, with `gap_ci95`, None where answers are not known.
+    """
+    if accuracy and accuracy["gap_ci95"][1] < 0:
+        gap = f"the expert's accuracy is {-accuracy['gap']:.1%} below the amateur's"
+        return REVERSED, f"{gap}, and with such pairs the paper's experts gained nothing or lost"
     apart, kept, otherwise = found["apart"], found["kept"], found["disagreement"]
     steps = f"{apart:.1%} of the steps above {APART:g} nats"
     if apart < LEAST_APART:

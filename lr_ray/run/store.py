@@ -91,6 +91,17 @@ class Run:
         # Editors and copying tools leave part-1.parquet.swp, .part-1.parquet.Xa3 and the like.
         return sorted(f"{folder}/{n}" for n in names if _SHARD.fullmatch(n))
 
+    def folders(self, name: str) -> list[str]:
+        """Names (relative to the run) of the folders in a folder, sorted."""
+        if not self.exists(name):
+            return []
+        found = self.fs.ls(self.path(name), detail=True)
+        return sorted(
+            f"{name}/{str(entry['name']).rstrip('/').rsplit('/', 1)[1]}"
+            for entry in found
+            if entry["type"] == "directory"
+        )
+
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises UserError when the file is missing or no JSON object."""
         try:

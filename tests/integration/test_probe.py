@@ -1,19 +1,16 @@
 """A probe of the embedded pair, as a person runs it."""
 
 import json
-import re
 
+import pyarrow.parquet as pq
 import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.grading.reading import extract_answer
-from lr_ray.models.models import load_tokenizer
 from lr_ray.pipeline.sharing import can_share
 from lr_ray.problems import PROBLEM
 from lr_ray.report.probe import APART, THRESHOLDS
-from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import Run
-from tests.integration.conftest import EXPERT
 from tests.integration.jobs import run_here
 
 PROBLEMS = 16
@@ -38,33 +35,39 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     assert figures["apart"] == at["kept"] == figures["kept"]
     assert 0 < figures["disagreement"] == at["disagreement"] < 1
     assert 0 < figures["entropy"]["mean"] < figures["entropy"]["0.99"]
-    cost = found["sampling"]
-    assert cost["seconds"] == pytest.approx(part["seconds"] * 500 / PROBLEMS)
-    assert cost["hours"] == pytest.approx(cost["seconds"] * (0.5 + 0.5) / 3600)
+    cost, known = found["cost"], found["accuracy"]
+    assert cost["sampling_s"] == pytest.approx(part["seconds"] * 500 / PROBLEMS)
+    assert cost["evaluation_s"] == pytest.approx(known["seconds"] * 1000 / PROBLEMS)
+    hours = cost["sampling_s"] * (0.5 + 0.5) + cost["evaluation_s"] * 2
+    assert cost["hours"] == pytest.approx(hours / 3600)
     assert cost["hours_of"] == "CPU"
 
-    # Finished trajectories, read as a person does.
-    scores = run.read_tables(run.shards("scores"), SCORES).to_pylist()
+    # Both models' answers, read as a person does.
+    answers = pq.read_table(folder / "evaluation/probe.parquet").to_pylist()
     problems = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
-    answers = {row["problem_id"]: row["answer"] for row in problems}
-    finished = [row for row in scores if row["finish_reason"] == "stop"]
-    texts = [load_tokenizer(EXPERT).decode(row["completion_token_ids"]) for row in finished]
-    right = sum(
-        extract_answer(re.sub(r"<\|.*?\|>", "", text), "demo") == answers[row["problem_id"]]
-        for row, text in zip(finished, texts, strict=True)
-    )
-    known = found["expert_accuracy"]
-    assert known["answers"] == len(finished)
-    assert known["accuracy"] == pytest.approx(right / len(finished))
-    assert 0 < right < len(finished)
+    expected = {row["problem_id"]: row["answer"] for row in problems}
+    assert {row["problem_id"] for row in answers} == expected.keys()
+    for label, figures in known["models"].items():
+        right = sum(
+            extract_answer(row[f"{label}_completion"], "demo") == expected[row["problem_id"]]
+            for row in answers
+        )
+        assert figures["accuracy"] == pytest.approx(right / PROBLEMS)
+    expert, amateur = (known["models"][label]["accuracy"] for label in ("expert", "amateur"))
+    assert known["gap"] == pytest.approx(expert - amateur)
+    assert known["gap_ci95"][0] < known["gap"] < known["gap_ci95"][1]
+    assert 0 < expert < 1
 
     # Its scores serve another run of as many problems, and it does not sample them again itself.
     other = {"sampling": {"max_problems": PROBLEMS, "kl_threshold": 0.3}}
     config = resolve(merge(read_tree("demo"), other))
     assert can_share(run, config, {}) == ["decoding", "scoring"]
-    written = {name: (folder / name).stat().st_mtime_ns for name in run.shards("scores")}
-    assert run_here("probe", *asked).returncode == 0
-    assert {name: (folder / name).stat().st_mtime_ns for name in run.shards("scores")} == written
+    names = [*run.shards("scores"), *run.shards("answers")]
+    written = {name: (folder / name).stat().st_mtime_ns for name in names}
+    again = run_here("probe", *asked)
+    assert again.returncode == 0, again.stderr
+    assert "serving" not in again.stdout
+    assert {name: (folder / name).stat().st_mtime_ns for name in names} == written
     refused = run_here("probe", "--run", str(folder))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "--config: give that of the run to come" in refused.stderr
@@ -73,9 +76,9 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     assert "give --yes" in stale.stderr
     again = run_here("probe", *asked, "--sampling.kl_threshold", "0.3", "--yes")
     assert again.returncode == 0, again.stderr
-    assert {name: (folder / name).stat().st_mtime_ns for name in run.shards("scores")} == written
+    assert {name: (folder / name).stat().st_mtime_ns for name in names} == written
     again = json.loads((folder / "probe.json").read_text())
-    assert again["sampling"] == cost
+    assert again["cost"] == cost
     changed = again["figures"]
     assert changed["steps_kept"] == figures["thresholds"][THRESHOLDS.index(0.3)]["steps_kept"]
 

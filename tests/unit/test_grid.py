@@ -5,6 +5,7 @@ import pytest
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.experiments.grid import grid_names, read_grid
+from lr_ray.experiments.plan import make_plan
 
 DEMO = resolve(read_tree("demo"))
 
@@ -120,3 +121,10 @@ def test_no_such_grid():
         read_grid("abblations", DEMO)
     with pytest.raises(UserError, match=r"nowhere\.yaml: "):
         read_grid("nowhere.yaml", DEMO)
+
+
+def test_a_variant_may_have_seeds_of_its_own(tmp_path):
+    found = grid(tmp_path, "seeds: [3]\nvariants: {a: {seeds: [0, 1]}, b: {}}")
+    assert [cell.name for cell in make_plan(DEMO, found).cells] == ["a-0", "a-1", "b-3"]
+    with pytest.raises(UserError, match="variant a: seeds = 1: must be a list of numbers"):
+        grid(tmp_path, "variants: {a: {seeds: 1}}")

@@ -5,12 +5,14 @@ import math
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lr_ray.cli.front import run_command
 from lr_ray.config import Sampling
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.labelling.scores import score
+from lr_ray.problems import PROBLEM
 from lr_ray.report import pair, probe
 from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import Run
@@ -140,6 +142,15 @@ def test_the_verdict_changes_at_each_bound(changed, said):
     assert "%" in why
 
 
+@pytest.mark.parametrize(
+    ("gap_ci95", "said"), [([-0.2, -0.01], probe.REVERSED), ([-0.2, 0.01], probe.ALIKE)]
+)
+def test_an_amateur_that_solves_more_is_the_wrong_way_round(gap_ci95, said):
+    verdict, why = probe.verdict(GAINED, {"gap": -0.1, "gap_ci95": gap_ci95})
+    assert verdict == said
+    assert ("10.0% below the amateur's" in why) == (said == probe.REVERSED)
+
+
 def test_a_pair_of_one_tokenizer_has_nothing_to_tell():
     found = pair.compatibility(str(expert_path()), str(amateur_path()))
     assert found["shared_tokens"] > 500
@@ -194,6 +205,12 @@ def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys)
     run = relabelling.write(Run(str(tmp_path / "run")), asked)
     part = finish(run, asked) | {"seconds": 6.0}
     run.write_json("summary.json", {"sampling": part, "seconds_total": 7.0})
+    for name in run.shards("problems"):  # no model is asked
+        table = run.read_tables([name], PROBLEM)
+        place = table.schema.get_field_index("answer")
+        run.write_table(
+            name, table.set_column(place, PROBLEM.field(place), pa.nulls(len(table), pa.string()))
+        )
     given = ["--config", "demo", "--run", run.location, "--problems", str(relabelling.PROBLEMS)]
     for name in ("top_k", "kl_threshold", "max_rejected"):
         given += [f"--sampling.{name}", str(getattr(asked.sampling, name))]
@@ -203,8 +220,7 @@ def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys)
     scores = run.read_tables(run.shards("scores"), SCORES)
     assert found["figures"] == probe.figures(scores, asked.sampling)
     assert told.splitlines()[-1] == f"verdict    {found['verdict']} ({found['why']})"
-    assert "\nsampling   400 problems: at most 60 s, 0.017 CPU hours, by 6 s for 40\n" in told
-    known = found["expert_accuracy"]  # of random tokens
-    assert (known["answers"], known["accuracy"]) == (scores.num_rows, 0)
+    assert "\naccuracy   not known, as no problem has an answer\n" in told
+    assert "\nsampling   400 problems: at most 60 s\ncost       0.017 CPU hours" in told
     assert run_command(["probe", "--run", run.location]) == 2
     assert "--config: give that of the run to come" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""A few problems sampled with a config's pair and asked of both models, and what that says of a whole run.
+
+Exercised by `pytest tests/integration/test_probe.py`.
+"""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lr_ray.config import Config, merge, resolve
+from lr_ray.console import quiet_others
+from lr_ray.errors import StageError
+from lr_ray.models.models import resolve_model
+from lr_ray.pipeline.job import Job
+from lr_ray.pipeline.pipeline import execute
+from lr_ray.pipeline.stages import ask_models, serving_of
+from lr_ray.placement.site import site
+from lr_ray.problems import PROBLEM
+from lr_ray.problems.benchmarks import grader_of
+from lr_ray.report import plan
+from lr_ray.report import probe as figures_of
+from lr_ray.report.pair import compatibility
+from lr_ray.report.rates import scaled, with_placement
+from lr_ray.run.schemas import SCORES
+from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
+from lr_ray.runtime.cluster import cluster
+
+FILE = "probe.json"
+
+
+def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False) -> dict[str, Any]:
+    """Samples at most `problems` into `run`, asks both models, and returns what it writes as probe.json.
+
+    `config`: of the run to come, named `name`; `yes` as of `execute`. Scores and answers that are there are
+    used. Raises UserError and StageError as a run does, StageError also when nothing was scored.
+    """
+    few = {"max_problems": min(problems, config.sampling.max_problems)}
+    probed: Config = resolve(merge(config.model_dump(mode="json"), {"sampling": few}))
+    before = run.read_json(FILE) if run.exists(FILE) else None
+    scores = run.shards("scores")
+    execute(probed, run, ("sampling",), name, yes=yes)
+    with run.lock():
+        seconds = read_summary(run)["sampling"]["seconds"]
+        if before and run.shards("scores") == scores:  # labelled again at most
+            seconds = before["cost"]["probe_s"]
+        found = _look(run, config, probed, seconds, before)
+        run.write_json(FILE, found)
+    return found
+
+
+def _look(
+    run: Run, config: Config, probed: Config, seconds: float, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What is written. `seconds` of sampling; `before`: what the command before has written."""
+    scores = run.read_tables(run.shards("scores"), SCORES)
+    if not scores.num_rows:
+        raise StageError(
+            f"{run.location}: no trajectory was scored; rejected.jsonl has the reasons"
+        )
+    paths = {
+        role: resolve_model(getattr(config.models, role), f"models.{role}")
+        for role in ("expert", "amateur")
+    }
+    answers = run.shards("answers")
+    asked = _ask(run, probed, paths)
+    if asked and before and before["accuracy"] and run.shards("answers") == answers:
+        asked["seconds"] = before["accuracy"]["seconds"]  # nothing was asked
+    figures = figures_of.figures(scores, probed.sampling)
+    verdict, why = figures_of.verdict(figures, asked)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pair": compatibility(paths["expert"], paths["amateur"]),
+        "figures": figures,
+        "accuracy": asked,
+        "cost": _cost(run, config, seconds, asked),
+        "verdict": verdict,
+        "why": why,
+    }
+
+
+def _ask(run: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | None:
+    """Accuracies of both models and their gap, asked as `evaluation` says; None: no problem has an answer."""
+    rows = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
+    known = [row for row in rows if row["answer"] is not None]
+    if not known:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "probe.jsonl")
+        texts = [
+            {"id": r["problem_id"], "problem": r["problem"], "answer": r["answer"]} for r in known
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in texts))
+        over = {
+            "benchmarks": [str(file)], "grader": grader_of(probed.data.source, probed.data.grader),
+            "fields": {"id": "id", "problem": "problem", "answer": "answer"},
+            "max_problems": None, "shots": [0], "samples": 1, "temperature": 0.0, "grader_check": [],
+        }  # fmt: skip
+        config: Config = resolve(merge(probed.model_dump(mode="json"), {"evaluation": over}))
+        with site(config, ["evaluation"]) as place, quiet_others(run.log_path()) as console:
+            config = place.arranged(config, ["evaluation"])
+            job = Job(config, run, paths["expert"], paths["amateur"], console, {}, place)
+
+            @contextlib.contextmanager
+            def serve(group: dict[str, str]) -> Iterator[str]:
+                with cluster(), serving_of(job, group) as url:
+                    yield url
+
+            parts = ask_models(job, paths, serve)
+    found, evaluated = parts["accuracy"]["probe"], parts["evaluation"]
+    difference = found["differences"]["amateur"]
+    low, high = difference["difference_ci95"]
+    return {
+        "problems": found["problems"],
+        "models": found["models"],
+        "gap": -difference["difference"],
+        "gap_ci95": [-high, -low],
+        "answers": evaluated["answers"],
+        "seconds": evaluated["seconds"],
+    }
+
+
+def _cost(
+    run: Run, config: Config, measured_s: float, asked: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Seconds of the whole sampling and evaluation as `report.rates` scales the probe's, and device hours.
+
+    An upper bound of sampling: the start of the engines is scaled too.
+    """
+    summary = read_summary(run)
+    summary["sampling"]["seconds"] = measured_s
+    if asked:
+        summary |= {"evaluation": asked, "serving": {"seconds": 0.0}}
+    measured = with_placement(read_asked(run)["config"], summary)
+    problems, wanted = plan.how_many(config)[0], plan.answers(config)
+    whole: Config = resolve(merge(measured, {"sampling": {"max_problems": problems}}))
+    seconds = scaled(whole, measured, summary, wanted)
+    roles = {"sampling": ("expert", "amateur"), "evaluation": ("server",)}
+    hours, of = 0.0, "CPU"
+    for stage, those in roles.items():
+        places = [(_count(whole, role), getattr(whole.resources, role)) for role in those]
+        held = max if stage == "sampling" and whole.resources.sampling == "apart" else sum
+        gpus = held(count * place.gpus for count, place in places)
+        of = "GPU" if gpus else of
+        devices = gpus or held(count * place.cpus for count, place in places)
+        hours += seconds.get(stage, 0.0) * devices / 3600
+    return {
+        "problems": problems,
+        "sampling_s": seconds["sampling"],
+        "answers": wanted,
+        "evaluation_s": seconds.get("evaluation"),
+        "hours": hours,
+        "hours_of": of,
+        "probe_problems": summary["sampling"]["problems"],
+        "probe_s": measured_s,
+    }
+
+
+def _count(config: Config, role: str) -> int:
+    """Engines of a role, of both models where they are served."""
+    return 2 * config.serving.replicas if role == "server" else getattr(config.sampling, role).most

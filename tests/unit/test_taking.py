@@ -1,0 +1,91 @@
+"""Work of other runs that a comparison takes over: of the run that has the most of it."""
+
+import pytest
+from rich.console import Console
+
+from lr_ray.config import merge, resolve
+from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.errors import UserError
+from lr_ray.experiments.taking import runs_of, take
+from lr_ray.pipeline.job import Job, facts
+from lr_ray.run.asked import begin
+from lr_ray.run.stages import SAMPLING
+from lr_ray.run.store import Run
+from tests.unit.test_relabel import config, write
+
+WHOLE = (*SAMPLING, "training")
+MODELS = str(expert_path()), str(amateur_path())
+
+
+def made(run: Run, asked, trained: bool) -> Run:
+    """A run that is sampled, and perhaps trained."""
+    write(run, asked)
+    run.remove("run.json")
+    begin(run, asked, facts(asked, *MODELS))
+    if trained:
+        run.write_bytes("model/config.json", b"{}")
+        run.write_json("summary.json", run.read_json("summary.json") | {"training": {"seconds": 1}})
+    return run
+
+
+def job(tmp_path, asked) -> Job:
+    run = Run(str(tmp_path / "new"))
+    run.create()
+    return Job(asked, run, *MODELS, Console(quiet=True), {})
+
+
+@pytest.fixture
+def comparison(tmp_path) -> Run:
+    there = Run(str(tmp_path / "compared"))
+    made(there.child("base"), config(), trained=False)
+    made(there.child("variants/a-0"), config(), trained=True)
+    made(there.child("variants/b-0"), config(kl_threshold=0.05), trained=True)
+    there.write_json("grid.json", {"grid": "mine", "amateurs": None})
+    return there
+
+
+def test_a_comparison_offers_all_of_its_runs_and_a_run_itself(comparison, tmp_path):
+    names = [run.location.removeprefix(comparison.location) for run in runs_of(comparison)]
+    assert names == ["/base", "/variants/a-0", "/variants/b-0"]
+    base = comparison.child("base")
+    assert [run.location for run in runs_of(base)] == [base.location]
+    with pytest.raises(UserError, match=r"nothing/run\.json: cannot be read"):
+        runs_of(Run(str(tmp_path / "nothing")))
+
+
+def test_the_run_with_the_most_finished_stages_is_taken(comparison, tmp_path):
+    new = job(tmp_path, config())
+    assert take(new, runs_of(comparison), WHOLE) == f"{comparison.location}/variants/a-0"
+    assert new.summary["training"] == {"seconds": 1}
+    assert list(new.summary["shared"]) == list(WHOLE)
+    assert new.run.exists("model/config.json")
+    assert new.run.shards("supervision") == comparison.child("base").shards("supervision")
+    assert new.run.read_json("summary.json") == new.summary
+
+
+def test_no_more_stages_are_taken_than_asked_for(comparison, tmp_path):
+    new = job(tmp_path, config())
+    assert take(new, runs_of(comparison), SAMPLING) == f"{comparison.location}/base"
+    assert list(new.summary["shared"]) == list(SAMPLING)
+    assert not new.run.exists("model")
+
+
+def test_scores_alone_are_taken_for_other_labels(comparison, tmp_path):
+    new = job(tmp_path, config(kl_threshold=0.7))
+    assert take(new, runs_of(comparison), WHOLE) == f"{comparison.location}/base"
+    assert list(new.summary["shared"]) == ["decoding", "scoring"]
+    assert new.run.shards("scores")
+    assert not new.run.shards("supervision")
+
+
+def test_another_length_takes_nothing(comparison, tmp_path):
+    new = job(tmp_path, config(max_new_tokens=17))
+    assert take(new, runs_of(comparison), WHOLE) is None
+    assert new.summary == {}
+
+
+def test_another_learning_rate_takes_the_sampling(comparison, tmp_path):
+    tree = merge(config().model_dump(mode="json"), {"training": {"learning_rate": 0.5}})
+    new = job(tmp_path, resolve(tree))
+    take(new, runs_of(comparison), WHOLE)
+    assert list(new.summary["shared"]) == list(SAMPLING)
