@@ -1,0 +1,126 @@
+"""What the evidence's run directories say, as one Markdown page: OUT/results.md."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def results(out: Path) -> str:
+    """The page, of the steps that are finished."""
+    parts = [
+        _probes(out),
+        *(_comparison(out / name) for name in ("rates", "gsm8k", "others", "math")),
+    ]
+    parts += [_training(out), _audits(out), _hours(out)]
+    return "# The real pair\n\n" + "\n".join(part for part in parts if part)
+
+
+def _read(file: Path) -> Found | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _ends(ends: Iterable[float], sign: str = "") -> str:
+    return "[" + ", ".join(f"{100 * end:{sign}.1f}" for end in ends) + "]"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _probes(out: Path) -> str:
+    """Each probe's figures and verdict."""
+    rows = []
+    for file in sorted(out.glob("probes/*/probe.json")):
+        found = json.loads(file.read_text())
+        figures, known = found["figures"], found["accuracy"]
+        accuracies = (
+            [_percent(m["accuracy"]) for m in known["models"].values()] if known else ["-"] * 2
+        )
+        gap = f"{100 * known['gap']:+.1f} {_ends(known['gap_ci95'], '+')}" if known else "-"
+        rows.append([
+            file.parent.name, str(figures["trajectories"]),
+            f"{_percent(figures['kept'])} {_ends(figures['kept_ci95'])}",
+            ", ".join(f"{value:.3g}" for value in figures["kl"].values()),
+            _percent(figures["disagreement"]),
+            "-" if figures["entropy"]["mean"] is None else f"{figures['entropy']['mean']:.2f}",
+            *accuracies, gap, _percent(figures["trajectories_cut"]), found["verdict"],
+        ])  # fmt: skip
+    heads = ["pair", "problems", "kept [95 %]", "KL .5 .75 .9 .95 .99, nats", "another token"]
+    heads += ["label entropy", "expert", "amateur", "gap [95 %]", "cut", "verdict"]
+    return f"## Probes\n\n{_table(heads, rows)}" if rows else ""
+
+
+def _comparison(folder: Path) -> str:
+    """A comparison's table, for each benchmark."""
+    found = _read(folder / "comparison.json")
+    if found is None:
+        return ""
+    text = f"## {folder.name}\n"
+    for benchmark, expert in found["expert"].items():
+        rows = [["expert, untouched", _percent(expert["accuracy"]), "", "", "", ""]]
+        for name, row in found["variants"].items():
+            pooled = row["accuracy"].get(benchmark)
+            if pooled is None:
+                continue
+            runs = [run["accuracy"][benchmark] for run in row["runs"] if run["accuracy"]]
+            changes = [run["differences"]["improved"] for run in runs]
+            moved = " ".join(f"+{change['gained']} -{change['lost']}" for change in changes)
+            cut = [run["models"]["improved"]["cut"] for run in runs]
+            rows.append([
+                name, _percent(pooled["accuracy"]),
+                f"{100 * pooled['difference']:+.1f} {_ends(pooled['difference_ci95'], '+')}",
+                " ".join(_percent(value) for value in pooled["accuracy_of_seeds"]), moved,
+                " ".join(map(_percent, cut)),
+            ])  # fmt: skip
+        heads = ["variant", "accuracy", "minus expert [95 %]", "each seed", "gained, lost", "cut"]
+        text += f"\n{benchmark}, {expert['problems']} problems:\n\n{_table(heads, rows)}"
+    return text
+
+
+def _training(out: Path) -> str:
+    """What each model of the GSM8K comparison, or before it of the rates, was trained on."""
+    found = _read(out / "gsm8k/comparison.json") or _read(out / "rates/comparison.json")
+    if found is None:
+        return ""
+    rows = []
+    for name, row in found["variants"].items():
+        cost = row["cost"]
+        if cost["trained_steps"] is None:
+            continue
+        kept = f"{cost['steps_kept']:.0f} ({_percent(cost['steps_kept_share'])})"
+        counts = [
+            f"{cost[n]:.0f}" for n in ("optimizer_steps", "trained_steps", "training_seconds")
+        ]
+        rows.append([name, f"{cost['problems']:.0f}", kept, *counts])
+    heads = ["variant", "problems", "steps kept", "optimizer steps", "steps trained", "training s"]
+    return f"## Training\n\n{_table(heads, rows)}"
+
+
+def _audits(out: Path) -> str:
+    rows = []
+    for file in sorted(out.glob("audits/*/audit.json")):
+        figures = json.loads(file.read_text())["figures"].values()
+        rows += [
+            [file.parent.name, f["title"], f"{f['value']:.3g}", f"{f['bound'] or '-'}"]
+            for f in figures
+        ]
+    return (
+        f"## Audits\n\n{_table(['sampled with', 'figure', 'value', 'bound'], rows)}" if rows else ""
+    )
+
+
+def _hours(out: Path) -> str:
+    found = _read(out / "seconds.json")
+    if found is None:
+        return ""
+    rows = [[name, f"{seconds:.0f}"] for name, seconds in found.items()]
+    rows.append(["all", f"{sum(found.values()):.0f} ({sum(found.values()) / 3600:.1f} hours)"])
+    return f"## Seconds, all attempts together\n\n{_table(['step', 's'], rows)}"

