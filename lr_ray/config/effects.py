@@ -23,14 +23,21 @@ class Mark:
     effect: str
     when: tuple[str, str] | None = None
     if_less: bool = False
+    if_set: bool = False
 
 
-def on(effect: str, when: tuple[str, str] | None = None, if_less: bool = False) -> Mark:
+def on(
+    effect: str,
+    when: tuple[str, str] | None = None,
+    if_less: bool = False,
+    if_set: bool = False,
+) -> Mark:
     """A mark with a condition: another field has this value (`when`), or the new value is smaller.
 
-    What was made with a smaller value of an `if_less` field serves larger ones too.
+    What was made with a smaller value of an `if_less` field serves larger ones too. An `if_set` field is
+    no input while it is null, so that runs from before there was such a field stay as they are.
     """
-    return Mark(effect, when, if_less)
+    return Mark(effect, when, if_less, if_set)
 
 
 def setting(*affects: str | Mark, **field: Any) -> Any:

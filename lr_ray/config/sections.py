@@ -13,9 +13,11 @@ from lr_ray.config.typed import TYPED
 if TYPE_CHECKING:
     Processes: TypeAlias = int | Literal["auto"]
     Concurrency: TypeAlias = int | Literal["auto"]
+    Steps: TypeAlias = int  # training sees numbers only
 else:
     Processes = auto_or(Annotated[int, Field(ge=1, le=1024)])
     Concurrency = auto_or(Annotated[int, Field(ge=1, le=4096)])
+    Steps = auto_or(Annotated[int, Field(ge=1)])
 
 CONTRAST, REJECTION = ("sampling.method", "contrast"), ("sampling.method", "rejection")
 LORA = ("training.method", "lora")
@@ -113,7 +115,27 @@ class Pool(Section):
 
 class Rejection(Section):
     samples: int = Field(default=4, ge=1, le=256, description="Solutions sampled for each problem.")
-    temperature: float = Field(default=0.7, gt=0, le=2, description="Temperature of these samples.")
+    temperature: float = Field(
+        default=0.7,
+        ge=0,
+        le=2,
+        description="Temperature of these samples; 0 is greedy, of one sample a problem.",
+    )
+    max_new_tokens: int | None = setting(
+        on("trajectories", REJECTION, if_set=True),
+        default=None,
+        ge=1,
+        le=32768,
+        description="Tokens of a solution, at most; null is sampling.max_new_tokens.",
+    )
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples = {self.samples} greedy solutions would be one and the same; give a temperature"
+            )
+        return self
 
 
 class Sampling(Section):
@@ -198,6 +220,18 @@ class Sampling(Section):
     expert: Pool = setting("trajectories", default=Pool())
     amateur: Pool = setting(on("scores", CONTRAST), default=Pool())
 
+    @property
+    def limit(self) -> tuple[str, int]:
+        """The field that bounds a trajectory, or by method rejection a solution, and its tokens."""
+        if self.method == "rejection" and self.rejection.max_new_tokens:
+            return "sampling.rejection.max_new_tokens", self.rejection.max_new_tokens
+        return "sampling.max_new_tokens", self.max_new_tokens
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a trajectory or solution, at most."""
+        return self.limit[1]
+
     @model_validator(mode="after")
     def _fits_a_column(self) -> Self:
         values = self.batch_size * self.max_new_tokens * self.top_k
@@ -227,7 +261,12 @@ class Training(Section):
         default="deepspeed",
         description="What makes the optimizer steps: deepspeed, or a plugin's.",
     )
-    optimizer_steps: int = setting("weights", default=1000, ge=1, description="Optimizer steps.")
+    optimizer_steps: Steps = setting(
+        "weights",
+        default=1000,
+        description="Optimizer steps; auto goes once through the kept steps (or trajectories), the last "
+        "batch filled up.",
+    )
     batch_by: Literal["step", "trajectory"] = setting(
         "weights",
         default="step",

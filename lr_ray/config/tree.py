@@ -86,8 +86,13 @@ def digest_of(value: Any) -> str:
 
 
 def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[Mark]:
-    """A field's marks whose condition holds in a flat tree."""
-    return [m for m in marks_of(kind, name) if m.when is None or flat.get(m.when[0]) == m.when[1]]
+    """A field's marks whose conditions hold in a flat tree."""
+    return [
+        m
+        for m in marks_of(kind, name)
+        if (m.when is None or flat.get(m.when[0]) == m.when[1])
+        and not (m.if_set and flat.get(name) is None)
+    ]
 
 
 class Config(Tree):

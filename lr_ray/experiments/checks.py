@@ -84,7 +84,7 @@ def check_sources(plan: Plan, expert: str) -> dict[str, str]:
             found[name] = resolve_model(name, "models.amateur")
             check_pair(expert, found[name], asked.models)
         amateur = found[name] if source.relabels else None
-        check_room(expert, amateur, asked.sampling.max_new_tokens)
+        check_room(expert, amateur, asked.sampling)
     return found
 
 

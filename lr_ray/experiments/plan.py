@@ -63,8 +63,11 @@ def make_plan(config: Config, grid: Grid) -> Plan:
     cells, sources = [], dict[str, Source]()
     for variant in grid.variants:
         seeds = variant.seeds or tuple(grid.seeds)
+        sampling = variant.config.sampling
+        greedy = sampling.method == "rejection" and not sampling.rejection.temperature
         for seed in seeds[:1] if variant.untrained else seeds:
-            seeded = _with(variant.config, {"training.seed": seed, "sampling.seed": seed})
+            drawn = {} if greedy else {"sampling.seed": seed}
+            seeded = _with(variant.config, {"training.seed": seed, **drawn})
             folder = None
             if not variant.untrained:
                 folder, asked = _source(config, seeded)

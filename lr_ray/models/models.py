@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray import embedded
-from lr_ray.config import Models
+from lr_ray.config import Models, Sampling
 from lr_ray.console import fetching
 from lr_ray.errors import UserError
 from lr_ray.models.architectures import check_scores
@@ -107,15 +107,13 @@ def shared_context(expert: str, amateur: str) -> int:
     return min(context_length(expert), context_length(amateur))
 
 
-def check_room(expert: str, amateur: str | None, max_new_tokens: int) -> None:
+def check_room(expert: str, amateur: str | None, sampling: Sampling) -> None:
     """Raises UserError when a completion may be as long as the models' context."""
     room = shared_context(expert, amateur or expert)
-    if max_new_tokens >= room:
+    field, tokens = sampling.limit
+    if tokens >= room:
         who = "expert and amateur both read" if amateur else "the expert reads"
-        raise UserError(
-            f"sampling.max_new_tokens = {max_new_tokens} leaves no room for a prompt; "
-            f"{who} {room} tokens"
-        )
+        raise UserError(f"{field} = {tokens} leaves no room for a prompt; {who} {room} tokens")
 
 
 def fits_context(path: str, max_model_len: int, name: str) -> None:

@@ -77,9 +77,9 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
         return expert, None
     check_source(config)
     if config.sampling.method == "rejection":
-        check_room(expert, None, config.sampling.max_new_tokens)
+        check_room(expert, None, config.sampling)
         return expert, None
     amateur = resolve_model(config.models.amateur, "models.amateur")
     check_pair(expert, amateur, config.models)
-    check_room(expert, amateur, config.sampling.max_new_tokens)
+    check_room(expert, amateur, config.sampling)
     return expert, amateur

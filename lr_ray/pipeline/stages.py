@@ -79,10 +79,11 @@ def _sample(job: Job) -> None:
 
 
 def _train(job: Job) -> None:
+    from lr_ray.training.schedule import settled
     from lr_ray.training.train import check_supervision, train
 
-    steps = job.config.training.optimizer_steps
-    kept = check_supervision(job.run, job.expert, job.config.sampling)
+    kept, trajectories = check_supervision(job.run, job.expert, job.config.sampling)
+    steps = settled(job.config.training, kept, trajectories).optimizer_steps
     job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
     metrics = StageMetrics(job.run, "training")
     with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:

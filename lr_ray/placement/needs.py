@@ -123,7 +123,7 @@ def sampling(config: Config, models: Models) -> list[Processes]:
     rejection = asked.method == "rejection"
     contexts = [m.context for m in models.values() if m]
     longest = min(contexts, default=0)
-    usual = min(PROMPT_TOKENS + asked.max_new_tokens, longest)
+    usual = min(PROMPT_TOKENS + asked.longest, longest)
     engines = []
     for role in ("expert",) if rejection else ("expert", "amateur"):
         pool, place, model = getattr(asked, role), getattr(config.resources, role), models[role]
@@ -170,7 +170,7 @@ def trainers(config: Config, models: Models) -> Processes:
         return found
     size = _bytes_of(asked.dtype)
     by_step = asked.batch_by == "step"
-    kept = asked.batch_size if by_step else asked.batch_size * config.sampling.max_new_tokens
+    kept = asked.batch_size if by_step else asked.batch_size * config.sampling.longest
     targets = asked.lora.targets if asked.method == "lora" else ()
     tokens, checkpointing = asked.micro_batch_tokens, asked.gradient_checkpointing
     activations = activation_bytes(model, targets, tokens, size, checkpointing)
@@ -228,7 +228,7 @@ def disk(config: Config, models: Models, problems: int) -> dict[str, float]:
     expert, sampling = models["expert"], config.sampling
     if expert is None:
         return {}
-    steps = problems * sampling.max_new_tokens
+    steps = problems * sampling.longest
     parts = {
         "shards": float(_ROW_BYTES * steps),
         "merged model": float(expert.parameters * _bytes_of(config.training.dtype)),

@@ -7,6 +7,7 @@ import itertools
 import math
 
 from lr_ray.config import STAGES, Config, uses_gpus
+from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
@@ -131,7 +132,7 @@ def _amounts(
     if stage == "sampling":
         shards = math.ceil(problems / sampling.batch_size)
         said += f" in {shards} shards, "
-        tokens = problems * sampling.max_new_tokens
+        tokens = problems * sampling.longest
         if sampling.method == "rejection":
             drawn = tokens * sampling.rejection.samples
             return said + f"at most {amount(drawn, COUNT)} tokens decoded"
@@ -142,6 +143,8 @@ def _amounts(
         unit = "kept steps" if training.batch_by == "step" else "trajectories"
         counted = f"{amount(needs.trained(config, expert), COUNT)} " if expert else ""
         steps = f"{training.optimizer_steps} optimizer steps of {training.batch_size} {unit}"
+        if training.optimizer_steps == AUTO:
+            steps = f"once through what is kept, in batches of {training.batch_size} {unit}"
         return f"{steps}; {counted}trained parameters, by method {training.method}"
     if answers is None:
         return (
@@ -177,10 +180,10 @@ def warnings(config: Config, models: Models) -> list[str]:
     """A line for each length that cannot work."""
     said = []
     contexts = [model.context for model in models.values() if model]
-    tokens, served, expert = config.sampling.max_new_tokens, config.serving, models["expert"]
+    (field, tokens), served, expert = config.sampling.limit, config.serving, models["expert"]
     if contexts and tokens >= min(contexts):
         room = min(contexts)
-        said.append(f"sampling.max_new_tokens = {tokens} leaves no room for a prompt in {room}")
+        said.append(f"{field} = {tokens} leaves no room for a prompt in {room}")
     if expert and served.max_model_len > expert.context:
         said.append(
             f"serving.max_model_len = {served.max_model_len} exceeds the {expert.context} tokens "

@@ -9,6 +9,7 @@ from typing import Any
 from lr_ray.config import Config, flatten, merge, resolve, unflatten, value_at
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
+from lr_ray.training.schedule import settled
 
 # What seconds depend on beside what they are scaled by.
 UNSCALED = re.compile(
@@ -73,7 +74,8 @@ def scaled(
     seconds = {"sampling": sampled["seconds"] * problems * engines}
     if trained := summary.get("training"):
         made = trained["optimizer_steps"] - trained["resumed_at"]
-        steps = config.training.optimizer_steps / made
+        kept = (round(problems * sampled.get(part, 0)) for part in ("steps_kept", "trajectories"))
+        steps = settled(config.training, *kept).optimizer_steps / made
         workers = trained["workers"] / config.training.workers
         loop = trained["loop_seconds"]
         seconds["training"] = trained["seconds"] - loop + loop * steps * workers

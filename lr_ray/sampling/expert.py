@@ -45,7 +45,7 @@ class Solver(ABC):
         self.tokenizer = load_tokenizer(model)
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
-        self.room = context - self.sampling.max_new_tokens
+        self.room = context - self.sampling.longest
         start = engines.get(config.sampling.engine, "sampling.engine")
         self.engine: Engine = start("expert", model, config, context, journal)
         self.guard = guard_of(self.engine, journal)
@@ -102,7 +102,7 @@ class Solver(ABC):
 
 def most_tokens(config: Config) -> int:
     """Tokens that are generated of a problem at most."""
-    return config.sampling.max_new_tokens * samples(config)
+    return config.sampling.longest * samples(config)
 
 
 class ExpertSampler(Solver):

@@ -49,7 +49,7 @@ class SolutionSampler(Solver):
         requests = [
             Generate(
                 prompt,
-                asked.max_new_tokens,
+                asked.longest,
                 samples=drawn.samples,
                 temperature=drawn.temperature,
                 seed=problem_seed(asked.seed, problem_id),  # the batch has no say in the draw

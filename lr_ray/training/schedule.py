@@ -1,8 +1,17 @@
-"""The learning rate of each optimizer step."""
+"""How many optimizer steps there are, and the learning rate of each."""
 
 import math
 
 from lr_ray.config import Training
+from lr_ray.config.resources import AUTO
+
+
+def settled(training: Training, kept_steps: int, trajectories: int) -> Training:
+    """With a number of optimizer steps, of which `auto` takes one pass over what batches are drawn from."""
+    if training.optimizer_steps != AUTO:
+        return training
+    items = trajectories if training.batch_by == "trajectory" else kept_steps
+    return training.model_copy(update={"optimizer_steps": math.ceil(items / training.batch_size)})
 
 
 def learning_rate(step: int, training: Training) -> float:

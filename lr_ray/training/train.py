@@ -24,6 +24,7 @@ from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.cluster import start_helper
 from lr_ray.training.data import Supervision
+from lr_ray.training.schedule import settled
 from lr_ray.training.trackers import Trackers
 
 Progress = Callable[[dict[str, Any]], None]  # a row of metrics.jsonl
@@ -53,7 +54,8 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     from lr_ray.training.board import TrainingBoard
 
     started = time.monotonic()
-    check_supervision(run, expert, config.sampling)
+    kept = check_supervision(run, expert, config.sampling)
+    config = config.model_copy(update={"training": settled(config.training, *kept)})
     check_room(run, expert, config.training)
     _own_checkpoints(run, config, expert)
     for name, value in _LOOK.items():
@@ -114,8 +116,11 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
     )
 
 
-def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
-    """Number of kept steps. Raises StageError when there is none, or a row is not for this expert."""
+def check_supervision(run: Run, expert: str, sampling: Sampling) -> tuple[int, int]:
+    """Numbers of kept steps, and of trajectories that have some.
+
+    Raises StageError when there is none, or a row is not for this expert.
+    """
     mine = fingerprint(expert)
     for name, said in checked_footers(run, "supervision").items():
         theirs = said.get("expert", mine)  # imported rows do not say
@@ -151,7 +156,7 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> int:
             f"--run {run.location}: {supervision.trajectories} trajectories, no kept step to train "
             "on; lower sampling.kl_threshold"
         )
-    return kept
+    return kept, int((supervision.step_counts > 0).sum())
 
 
 def check_room(run: Run, expert: str, training: Training) -> None:

@@ -41,6 +41,7 @@ def test_sampling_is_shared_where_only_labelling_differs():
     # Random solutions are drawn for each seed, and shared by the variants that train on them.
     assert all(of[f"sft-{seed}"] == of[f"sft-3x-{seed}"] for seed in (0, 1, 2))
     assert len({of[f"sft-{seed}"] for seed in (0, 1, 2)}) == 3
+    assert len({of[f"paper_sft-{seed}"] for seed in (0, 1, 2)}) == 1  # greedy
     equal = plan.source(of["equal-amateur-0"])
     assert equal.trajectories_of == "base"
     assert equal.config.models.amateur == DEMO.models.expert

@@ -74,6 +74,19 @@ def test_a_setting_of_a_method_that_is_not_used_reaches_nothing():
     assert digests(rejection, {})["decoding"] != digests(drawn, {})["decoding"]
 
 
+def test_a_limit_of_solutions_is_an_input_only_where_it_is_set():
+    method = {"method": "rejection"}
+    plain, own = (
+        with_(sampling=method | {"rejection": {"max_new_tokens": most}}) for most in (None, 99)
+    )
+    name = "sampling.rejection.max_new_tokens"
+    assert name not in plain.inputs("trajectories")  # digests of runs from before it hold
+    assert own.inputs("trajectories") == {**plain.inputs("trajectories"), name: 99}
+    for before, now in ((plain, own), (own, plain)):
+        (change,) = now.changes(before.model_dump(mode="json"))
+        assert change.effects == {"trajectories"}
+
+
 def test_weights_behind_a_name_are_part_of_it():
     assert unlike(DEMO, {"expert": "x"}) == list(NAMES)
     assert unlike(DEMO, {"amateur": "x"}) == list(NAMES[1:])

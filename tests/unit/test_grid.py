@@ -26,6 +26,13 @@ def test_the_ablations_are_what_they_say():
     assert of["sft"].config.training == of["trajectory-batches"].config.training
     longer = of["sft-3x"].config.training.optimizer_steps
     assert longer == 3 * of["sft"].config.training.optimizer_steps == 240
+    paper = of["paper_sft"].config
+    assert paper.sampling.rejection.model_dump() == {
+        "samples": 1, "temperature": 0, "max_new_tokens": DEMO.evaluation.max_new_tokens,
+    }  # fmt: skip
+    assert paper.training == of["sft"].config.training.model_copy(
+        update={"batch_size": 16, "learning_rate": 5e-5, "optimizer_steps": "auto"}
+    )
     assert [v.name for v in of.values() if v.untrained] == ["prefilled-expert"]
     assert of["prefilled-expert"].config.evaluation.prefill == "Step by step."
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from lr_ray.config import Models
+from lr_ray.config import Models, Sampling
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.models.models import (
@@ -131,11 +131,17 @@ def test_prompt_has_a_system_turn_when_given_and_ends_open():
 
 
 def test_completions_as_long_as_the_context_are_refused(copy):
-    check_room(EXPERT, AMATEUR, 511)
+    check_room(EXPERT, AMATEUR, Sampling(max_new_tokens=511))
     with pytest.raises(
         UserError, match=r"sampling\.max_new_tokens = 512 leaves no room .* 512 tokens"
     ):
-        check_room(EXPERT, AMATEUR, 512)
+        check_room(EXPERT, AMATEUR, Sampling(max_new_tokens=512))
+    solutions = Sampling(method="rejection", rejection={"max_new_tokens": 600})
+    with pytest.raises(
+        UserError, match=r"^sampling\.rejection\.max_new_tokens = 600 leaves no room"
+    ):
+        check_room(EXPERT, None, solutions)
+    check_room(EXPERT, AMATEUR, solutions.model_copy(update={"method": "contrast"}))
     edit(copy / "config.json", lambda c: c.update(max_position_embeddings=64))
     with pytest.raises(UserError, match="both read 64 tokens"):
-        check_room(EXPERT, str(copy), 100)
+        check_room(EXPERT, str(copy), Sampling(max_new_tokens=100))

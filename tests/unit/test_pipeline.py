@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lr_ray.cli.options import parse
-from lr_ray.config import merge, preset_names, read_tree, resolve
+from lr_ray.config import Training, merge, preset_names, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.pipeline.job import check, facts
@@ -13,7 +13,7 @@ from lr_ray.pipeline.pipeline import execute
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
-from lr_ray.training.schedule import learning_rate
+from lr_ray.training.schedule import learning_rate, settled
 from tests.ports import free_port
 from tests.unit.test_relabel import config as small
 from tests.unit.test_relabel import contents, write
@@ -74,6 +74,19 @@ def test_learning_rate_rises_then_falls():
     rates = [learning_rate(step, cosine) for step in range(10)]
     assert rates == sorted(rates, reverse=True)
     assert (rates[0], rates[5]) == pytest.approx((1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"),
+    [
+        ({"batch_by": "trajectory"}, 247),  # the paper's 3952 samples
+        ({"batch_by": "step"}, 63),
+        ({"batch_by": "step", "optimizer_steps": 7}, 7),
+    ],
+)
+def test_auto_is_as_many_optimizer_steps_as_one_pass_takes(asked, steps):
+    training = Training(**{"optimizer_steps": "auto"} | asked)
+    assert settled(training, kept_steps=1001, trajectories=3952).optimizer_steps == steps
 
 
 def test_serving_more_than_the_expert_reads_is_refused():

@@ -130,6 +130,18 @@ def test_a_run_that_has_only_sampled_gives_the_rate_of_that(job, tmp_path):
     assert "sampling 50 s; 50 s without training and evaluation" in done.stdout
 
 
+def test_steps_that_follow_from_what_is_kept_are_scaled_with_it(job, tmp_path):
+    run = finished_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["sampling"] |= {"steps_kept": 64, "trajectories": 100}
+    (run / "summary.json").write_text(json.dumps(summary))
+    done = job(
+        *("--config", "demo", "--plan", "--rates", str(run)), "--training.optimizer_steps=auto"
+    )
+    assert "once through what is kept, in batches of 16 kept steps" in done.stdout
+    assert "training 25 s" in done.stdout  # 5 s + 10 s * (64 * 5 / 16) / 10
+
+
 def test_engines_that_were_chosen_for_a_measured_run_are_read_off_its_summary(job, tmp_path):
     run = finished_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())

@@ -1,10 +1,14 @@
 """Sampled solutions to supervision rows: which are right, and what a shard says of the rest."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from lr_ray.config import merge, read_tree, resolve
+from lr_ray.config.sections import Rejection
+from lr_ray.engines.engine import Generated
 from lr_ray.errors import UserError
 from lr_ray.labelling.label import Facts
 from lr_ray.labelling.shards import shard_name, survey, write_shard
@@ -12,8 +16,9 @@ from lr_ray.pipeline.job import check
 from lr_ray.problems import PROBLEM
 from lr_ray.run.schemas import SOLUTIONS
 from lr_ray.run.store import Run
-from lr_ray.sampling.rejection import NO_ANSWER, check_answers, keep_right
+from lr_ray.sampling.rejection import NO_ANSWER, SolutionSampler, check_answers, keep_right
 
+NONE = np.empty((1, 0), np.float32)
 EOS, RIGHT, WRONG, BOXED = 0, 1, 2, 3
 TEXTS = {EOS: "", RIGHT: "The answer is 7.", WRONG: "The answer is 8.", BOXED: r"so \boxed{7}"}
 
@@ -113,3 +118,34 @@ def test_no_amateur_is_looked_for():
     too_long = demo(sampling={"method": "rejection", "max_new_tokens": 4000})
     with pytest.raises(UserError, match="leaves no room for a prompt; the expert reads 512 tokens"):
         check(too_long, ["sampling"])
+
+
+class Recorder:
+    """An engine that keeps what it is asked, and answers each with one token."""
+
+    def generate(self, requests, counted=True):
+        self.requests = list(requests)
+        return [[Generated([EOS], "stop", NONE, NONE)] for _ in requests]
+
+
+def test_one_greedy_solution_has_a_limit_of_its_own():
+    asked = demo(
+        sampling={
+            "method": "rejection",
+            "max_new_tokens": 64,
+            "rejection": {"samples": 1, "temperature": 0, "max_new_tokens": 200},
+        }
+    ).sampling
+    engine = Recorder()
+    solver = SimpleNamespace(sampling=asked, engine=engine)
+    (found,) = SolutionSampler.solve(solver, [("p0", [9, 9])])
+    (request,) = engine.requests
+    assert (request.max_tokens, request.samples, request.temperature) == (200, 1, 0)
+    assert (found.completions, found.finish_reasons) == ([[EOS]], ["stop"])
+    unset = asked.model_copy(update={"rejection": Rejection()})
+    assert (unset.longest, asked.model_copy(update={"method": "contrast"}).longest) == (64, 64)
+
+
+def test_several_greedy_solutions_are_refused():
+    with pytest.raises(UserError, match=r"sampling\.rejection: samples = 4 greedy solutions would"):
+        demo(sampling={"rejection": {"temperature": 0}})

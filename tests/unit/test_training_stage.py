@@ -68,7 +68,7 @@ def test_no_room_is_said_before_anything_starts(tmp_path, monkeypatch):
 def test_supervision_is_checked(tmp_path):
     contrast = demo().sampling
     rejection = contrast.model_copy(update={"method": "rejection"})
-    assert stage.check_supervision(run_with(tmp_path / "run", "a", "b"), EXPERT, contrast) == 2
+    assert stage.check_supervision(run_with(tmp_path / "run", "a", "b"), EXPERT, contrast) == (2, 2)
     with pytest.raises(StageError, match="no supervision; sample first"):
         stage.check_supervision(Run(str(tmp_path / "none")), EXPERT, contrast)
     with pytest.raises(StageError, match="none of the sampled solutions is right"):
