@@ -2,24 +2,29 @@
 
 lr-ray compare --config demo --run runs/compare [--grid threshold] [--training.optimizer_steps 40 ...]
 
+lr-ray compare --against paper --run RUN [--json]
+
 Writes <run>/comparison.md and comparison.json, a sweep also comparison.svg and .png; each variant and
 seed is a run of its own under <run>/variants/. The same command goes on after an interruption.
+--against paper puts a finished run's accuracies beside the paper's, and writes and starts nothing.
 """
 
 import argparse
+import json
 
 from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import METHOD
 from lr_ray.config import Config
-from lr_ray.run.store import Run
+from lr_ray.errors import UserError
+from lr_ray.run.store import Run, read_asked
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid",
         metavar="NAME_OR_PATH",
-        help="ablations, threshold, plausibility, gap, or a YAML file; without it, that of an existing "
-        "--run, else ablations",
+        help="ablations, threshold, plausibility, rollout, amateurs, gap, or a YAML file; without it, "
+        "that of an existing --run, else ablations",
     )
     parser.add_argument(
         "--amateurs",
@@ -33,16 +38,42 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="run or comparison whose finished work of the same settings is taken over",
     )
+    parser.add_argument(
+        "--against",
+        choices=("paper",),
+        help="print the accuracies of the finished --run beside the paper's figures for its expert",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="with --against, print a JSON object on a line"
+    )
 
 
 def main(argv: list[str]) -> int:
-    from lr_ray.experiments.compare import compare
-
     command: Command[Config] = parse(
         __doc__, argv, _add_options, prog="lr-ray compare", shown=METHOD
     )
     options, run = command.options, command.run
+    if options.against:
+        return _against_paper(command)
+    if options.json:
+        raise UserError("--json: goes with --against; a comparison writes comparison.json")
+    from lr_ray.experiments.compare import compare
+
     if options.run is None:  # not where the config's ordinary run is
         run = Run(f"{run.location}-compared")
     source = Run(options.source) if options.source else None
     return compare(command.config, run, command.config_name, options.grid, options.amateurs, source)
+
+
+def _against_paper(command: Command[Config]) -> int:
+    from lr_ray.experiments.against import lines, look
+
+    options, run = command.options, command.run
+    if options.config or options.run is None or options.grid or options.amateurs or options.source:
+        raise UserError("--against paper: takes --run alone, and reads the settings that it has")
+    changed = command.config.changes(read_asked(run)["config"])
+    if changed:
+        raise UserError(f"--against paper: {run.location} was made with another {changed[0]}")
+    found = look(run)
+    print(json.dumps(found, allow_nan=False) if options.json else "\n".join(lines(found)))
+    return 0

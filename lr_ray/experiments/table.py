@@ -136,7 +136,7 @@ def render(content: Row) -> str:
         f"Expert {config['models']['expert']}, amateur {config['models']['amateur']}; asked {problems}, "
         f"greedily; {seeds} seed{'s' * (seeds > 1)} ({', '.join(map(str, grid['seeds']))}).",
         "",
-        *_markdown(head, rows),
+        *markdown(head, rows),
         "",
         "Accuracy is the mean over the seeds. The interval is a paired bootstrap over problems, each "
         "resampled with the expert's verdict and those of all seeds: it says how far the mean of these "
@@ -196,7 +196,7 @@ def _seconds_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table that is aligned as plain text too; numbers to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
