@@ -5,6 +5,7 @@ import pytest
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.experiments.grid import grid_names, read_grid
+from lr_ray.experiments.paper import paper
 from lr_ray.experiments.plan import make_plan
 
 DEMO = resolve(read_tree("demo"))
@@ -37,13 +38,18 @@ def test_the_ablations_are_what_they_say():
     assert of["prefilled-expert"].config.evaluation.prefill == "Step by step."
 
 
+VARIANTS = {
+    "ablations": 12, "amateurs": 4, "gap": 6, "plausibility": 7, "rollout": 3, "threshold": 8,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", grid_names())
 def test_each_grid_of_the_package_can_be_read(name, tmp_path):
     for steps in (0, 4, 8, 20, 80):
         (tmp_path / f"amateur-careless-{steps}").mkdir()
     read = read_grid(name, DEMO, str(tmp_path))
     assert read.name == name
-    assert len(read.variants) >= 6
+    assert len(read.variants) == VARIANTS[name]
     assert read.x is None or all(v.value is not None for v in read.variants)
 
 
@@ -123,7 +129,7 @@ def test_what_is_wrong_is_named_with_the_file_and_the_variant(tmp_path, text, sa
 
 def test_no_such_grid():
     with pytest.raises(
-        UserError, match=r"no such grid; give a \.yaml file or one of ablations, gap"
+        UserError, match=r"no such grid; give a \.yaml file or one of ablations, amateurs, gap"
     ):
         read_grid("abblations", DEMO)
     with pytest.raises(UserError, match=r"nowhere\.yaml: "):
@@ -135,3 +141,21 @@ def test_a_variant_may_have_seeds_of_its_own(tmp_path):
     assert [cell.name for cell in make_plan(DEMO, found).cells] == ["a-0", "a-1", "b-3"]
     with pytest.raises(UserError, match="variant a: seeds = 1: must be a list of numbers"):
         grid(tmp_path, "variants: {a: {seeds: 1}}")
+
+
+def test_the_amateurs_are_those_of_the_papers_table_and_share_the_experts_trajectories():
+    config = resolve(read_tree("qwen2.5-math-7b"))
+    grid = read_grid("amateurs", config)
+    rows = [row for row in paper().tables["5"].rows if row["expert"] == "Qwen2.5-Math-7B"]
+    assert [f"Qwen/{row['amateur']}" for row in rows if row["amateur"]] == [
+        v.value for v in grid.variants
+    ]
+    plan = make_plan(config, grid)
+    assert [source.trajectories_of for source in plan.sources] == [None, "base", "base", "base"]
+
+
+def test_each_rollout_length_is_decoded_anew():
+    plan = make_plan(DEMO, read_grid("rollout", DEMO))
+    assert [cell.config.sampling.max_new_tokens for cell in plan.cells] == [64, 128, 256]
+    assert len({cell.source for cell in plan.cells}) == 3
+    assert {source.trajectories_of for source in plan.sources} == {None}
