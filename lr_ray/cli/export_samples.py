@@ -43,7 +43,7 @@ def _export(command: Command[Config]) -> int:
         )
     model = resolve_model(config.models.expert, "models.expert")
     check_out(out, command.options.overwrite)
-    expert = Expert(model, config.sampling.system_prompt)
+    expert = Expert(model, config.sampling.system_prompt, config.models.chat_template_kwargs)
     with run.lock(shared=True):
         check_made(run, config, "labelling", facts(config, model, None))
         with quiet_others(run.log_path()):

@@ -50,7 +50,7 @@ def _import(command: Command[Config]) -> int:
         if "sampling" in summary:
             raise UserError(f"--run {run.location}: has supervision already; give another --run")
         model = resolve_model(config.models.expert, "models.expert")
-        expert = Expert(model, config.sampling.system_prompt)
+        expert = Expert(model, config.sampling.system_prompt, config.models.chat_template_kwargs)
         size = check_files(files, expert)
         remove_leftovers(run)
         models = {

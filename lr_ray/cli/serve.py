@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import tempfile
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 
@@ -66,7 +68,8 @@ def serve_run(command: Command[Config]) -> int:
         print(f"run        {run.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:
             models = {"expert": expert, "improved": run.local_folder("model", cache)}
-            _serve(models, config.serving, config.resources, log, key)
+            variables = config.models.chat_template_kwargs
+            _serve(models, config.serving, config.resources, log, key, variables)
     return 0
 
 
@@ -79,12 +82,17 @@ def serve_models(command: Command[ServeConfig]) -> int:
     models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
-    _serve(models, config.serving, config.resources, log, key)
+    _serve(models, config.serving, config.resources, log, key, {})
     return 0
 
 
 def _serve(
-    models: dict[str, str], settings: Serving, resources: Resources, log: str, key: str | None
+    models: dict[str, str],
+    settings: Serving,
+    resources: Resources,
+    log: str,
+    key: str | None,
+    variables: Mapping[str, Any],
 ) -> None:
     from lr_ray.runtime.cluster import cluster
 
@@ -99,7 +107,9 @@ def _serve(
         stack.enter_context(cluster())
         console.print(f"serving    starting {', '.join(models)}")
         say = lambda said: console.print(f"serving    {said}")  # noqa: E731
-        url = serving.start(models, settings, resources, on_waiting=say, key=key)
+        url = serving.start(
+            models, settings, resources, on_waiting=say, key=key, variables=variables
+        )
         locked = f"key from {KEY_VARIABLE}" if key else "no key"
         console.print(f"serving    {url}  models: {', '.join(models)}  {locked}  (Ctrl-C ends it)")
         with interrupts.patience(settings.drain_s):

@@ -1,8 +1,8 @@
 """The sections of the config: every field with its bounds, default and meaning."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lr_ray import plugins
 from lr_ray.config.effects import on, setting
@@ -27,6 +27,24 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1), TYPED]
 
 
+def _truth(value: Any) -> Any:
+    """true and false as they are typed on the command line."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _of_templates(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what rendering a template is told by the stages."""
+    ours = {"messages", "add_generation_prompt", "continue_final_message", "tokenize", "tools"}
+    if taken := sorted(ours & values.keys()):
+        raise ValueError(f"{', '.join(taken)}: is not free to be set")
+    return values
+
+
+Variables = Annotated[
+    dict[str, Annotated[bool | int | str, BeforeValidator(_truth)]], AfterValidator(_of_templates)
+]
+
+
 class Models(Section):
     expert: str = setting(
         "trajectories", description="Directory, Hugging Face id, or embedded:expert."
@@ -38,6 +56,13 @@ class Models(Section):
         on("scores", CONTRAST),
         default=False,
         description="Accept a pair whose special tokens (and no others) have different names.",
+    )
+    chat_template_kwargs: Variables = setting(
+        "trajectories",
+        "answers",
+        default={},
+        description="Variables of the expert's chat template, in sampling, evaluation and serving, such as "
+        "enable_thinking: false of Qwen3.",
     )
 
 

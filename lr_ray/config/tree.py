@@ -64,9 +64,11 @@ class Tree(Section):
         """
         kind, here, there = type(self), flatten(self.model_dump(mode="json")), flatten(other)
         before = {n: there[n] if n in there else _default(kind, n) for n in here}
+        gone = [n for n in there if n not in here and _is_field(kind, n)]  # entries of a mapping
+        before |= {n: there[n] for n in gone}
         found = []
-        for name in self.identity():
-            old, new = before[name], here[name]
+        for name in [*self.identity(), *gone]:
+            old, new = before[name], here.get(name)
             if old == new:
                 continue
             acting = [*_acting(kind, name, here), *_acting(kind, name, before)]
@@ -185,7 +187,9 @@ def _default(kind: Any, name: str) -> Any:
     for depth, field in enumerate(fields_of(kind, name), start=1):
         default = field.get_default(call_default_factory=True)
         if isinstance(default, Section):  # which may say otherwise than its fields
-            return value_at(default.model_dump(mode="json"), ".".join(parts[depth:]))
+            default = default.model_dump(mode="json")
+        if isinstance(default, dict):
+            return value_at(default, ".".join(parts[depth:]))
     return None if field.is_required() else default
 
 

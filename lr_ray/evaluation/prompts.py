@@ -3,7 +3,7 @@
 Exercised by `pytest tests/unit/test_prompts.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +30,46 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
             f"{where}: config.json keeps its language model in {nested}: a multimodal model, of "
             "which only text models can be trained; give one"
         )
+    variables = config.models.chat_template_kwargs
     if "sampling" in stages:
         turns = [{"role": "user", "content": _PROBLEM}]
         if config.sampling.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": config.sampling.system_prompt})
-        _check_template(path, where, turns, "sampling", False)
+        _check_template(path, where, turns, "sampling", False, variables)
     if "evaluation" in stages:
         evaluation = config.evaluation
         for shots in evaluation.shots:
             body = request(_PROBLEM, evaluation, (), examples("math", shots))
             prefilled = evaluation.prefill is not None
-            _check_template(path, where, body["messages"], "evaluation", prefilled)
+            _check_template(path, where, body["messages"], "evaluation", prefilled, variables)
 
 
-def _check_template(path: str, where: str, turns: Turns, section: str, prefilled: bool) -> None:
+def _check_template(
+    path: str,
+    where: str,
+    turns: Turns,
+    section: str,
+    prefilled: bool,
+    variables: Mapping[str, Any] | None = None,
+) -> None:
     tokenizer = load_tokenizer(path)
-    if not getattr(tokenizer, "chat_template", None):
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
         raise UserError(
             f"{where}: no chat template; put the model's chat_template.jinja beside its tokenizer, "
             "or take its instruct version"
         )
+    variables = variables or {}
+    for name in variables:
+        if name not in str(template):
+            raise UserError(
+                f"models.chat_template_kwargs: {name}: the expert's chat template has no such variable"
+            )
     try:
-        text = _render(tokenizer, turns, prefilled)
+        text = _render(tokenizer, turns, prefilled, variables)
     except Exception as error:  # jinja's, transformers' and whatever a template does
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        blamed = _blamed(tokenizer, turns, section)
+        blamed = _blamed(tokenizer, turns, section, variables)
         raise UserError(f"{where}: its chat template {blamed}: {reason}") from None
     for turn in turns:
         if turn["content"].strip() not in text:
@@ -70,21 +85,22 @@ def _check_template(path: str, where: str, turns: Turns, section: str, prefilled
         )
 
 
-def _render(tokenizer: Any, turns: Turns, prefilled: bool) -> str:
+def _render(tokenizer: Any, turns: Turns, prefilled: bool, variables: Mapping[str, Any]) -> str:
     options = {"add_generation_prompt": not prefilled, "continue_final_message": prefilled}
+    options |= variables
     return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
 
 
-def _blamed(tokenizer: Any, turns: Turns, section: str) -> str:
+def _blamed(tokenizer: Any, turns: Turns, section: str, variables: Mapping[str, Any]) -> str:
     """Which part the template cannot render: the first turns that fail, or everything."""
     problem = [{"role": "user", "content": _PROBLEM}]
     try:
-        _render(tokenizer, problem, False)
+        _render(tokenizer, problem, False, variables)
     except Exception:
         return "cannot be rendered"
     if turns[0]["role"] == "system":
         try:
-            _render(tokenizer, [turns[0], *problem], False)
+            _render(tokenizer, [turns[0], *problem], False, variables)
         except Exception:
             return f"refuses a system turn; put {section}.system_prompt into the problems, or leave it out"
     last = "evaluation.prefill" if turns[-1]["role"] == "assistant" else "evaluation.shots"

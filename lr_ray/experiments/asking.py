@@ -5,8 +5,9 @@ The expert answers once for the whole comparison. Exercised by
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,11 +45,13 @@ def ask_all(
     resources: Resources,
     stop_token_ids: Sequence[int],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    variables: Mapping[str, Any] | None = None,
 ) -> Generator[tuple[Asked, Replies]]:
     """Yields each model's answers to the tasks of its evaluation, in the order of their problems.
 
     The models of one directory are asked together, whatever their prefill. `on_progress` gets
-    (answers, answers in all). Raises StageError when the endpoint fails for good.
+    (answers, answers in all), `variables` are those of the chat templates. Raises StageError when the
+    endpoint fails for good.
     """
     done, total = 0, sum(_size(asked.evaluation) for asked in pending)
 
@@ -61,7 +64,8 @@ def ask_all(
     for group in groups(pending, 1 if resources.evaluation == "apart" else 2):
         started = time.monotonic()
         served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(a.path for a in group))}
-        url = serving.start({name: path for path, name in served.items()}, settings, resources)
+        models = {name: path for path, name in served.items()}
+        url = serving.start(models, settings, resources, variables=variables)
         try:
             starting = time.monotonic() - started
             for alike in _alike(group):  # their engines work side by side

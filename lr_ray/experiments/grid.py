@@ -30,7 +30,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 _SEEDED = ("training.seed", "sampling.seed")
 # All variants are asked alike, beside the one expert.
-_SHARED = re.compile(r"models\.expert$|serving(\.|$)|evaluation(\.(?!prefill$)|$)")
+_SHARED = re.compile(
+    r"models\.(expert$|chat_template_kwargs)|serving(\.|$)|evaluation(\.(?!prefill$)|$)"
+)
 
 
 @dataclass(frozen=True)

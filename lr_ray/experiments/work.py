@@ -205,6 +205,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                 config.resources,
                 stop_token_ids(bench.expert),
                 progress.update_of,
+                config.models.chat_template_kwargs,
             )
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends
                 for asked, given in replies:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -50,11 +51,12 @@ class Line:
 class Expert:
     """What reading and writing need from the expert: its tokenizer and its sizes."""
 
-    def __init__(self, path: str, system_prompt: str | None) -> None:
+    def __init__(self, path: str, system_prompt: str | None, variables: Mapping[str, Any]) -> None:
+        """`variables` of the chat template."""
         self.tokenizer = load_tokenizer(path)
         self.rows = vocabulary_rows(path)
         self.room = context_length(path)
-        self.system_prompt = system_prompt
+        self.system_prompt, self.variables = system_prompt, variables
         self._texts: dict[int, str] = {}
 
     def text(self, token_id: int) -> str:
@@ -64,7 +66,7 @@ class Expert:
         return self._texts[token_id]
 
     def prompt(self, problem: str) -> list[int]:
-        return render_prompt(self.tokenizer, problem, self.system_prompt)
+        return render_prompt(self.tokenizer, problem, self.system_prompt, self.variables)
 
     @cached_property
     def opening(self) -> int:

@@ -4,6 +4,7 @@ Loads transformers on first use, never torch weights. Exercised by `pytest tests
 """
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,21 @@ def stop_token_ids(path: str) -> list[int]:
     return sorted(ids)
 
 
-def render_prompt(tokenizer: Any, problem: str, system_prompt: str | None) -> list[int]:
-    """Token ids of the chat template over the optional system turn and the problem."""
+def render_prompt(
+    tokenizer: Any,
+    problem: str,
+    system_prompt: str | None,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of the chat template over the optional system turn and the problem.
+
+    `variables` are others of the template (models.chat_template_kwargs).
+    """
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     messages = [*system, {"role": "user", "content": problem}]
-    encoding = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    encoding = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, **(variables or {})
+    )
     return list(encoding["input_ids"])
 
 

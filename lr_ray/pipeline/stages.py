@@ -151,6 +151,7 @@ def serving_of(job: Job, models: dict[str, str]) -> Iterator[str]:
             job.config.resources,
             on_progress=progress.update_of,
             on_waiting=lambda said: job.console.print(f"serving    {said}"),
+            variables=job.config.models.chat_template_kwargs,
         )
     try:
         job.console.print(f"serving    {url} ready in {time.monotonic() - started:.1f} s")

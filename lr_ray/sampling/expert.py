@@ -42,6 +42,7 @@ class Solver(ABC):
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         """`context`: tokens of prompt and completion there is room for."""
         self.sampling, self.run = config.sampling, run
+        self.variables = config.models.chat_template_kwargs
         self.tokenizer = load_tokenizer(model)
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
@@ -86,7 +87,8 @@ class Solver(ABC):
     def _prompt(self, problem: str) -> tuple[list[int], str | None]:
         """The problem's token ids, or none and why."""
         try:
-            ids = render_prompt(self.tokenizer, problem, self.sampling.system_prompt)
+            system_prompt = self.sampling.system_prompt
+            ids = render_prompt(self.tokenizer, problem, system_prompt, self.variables)
         except Exception as error:  # a template may refuse one problem with anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             return [], f"the chat template refuses it: {reason}"

@@ -6,7 +6,7 @@ pytest tests/integration/endpoint/test_serving.py
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
@@ -36,13 +36,20 @@ def build(config: ServeConfig) -> Any:
     key, place = read_key(KEY_VARIABLE), config.resources.server
     if place.gpus == AUTO:
         place = for_serving(config.serving, place, largest(models), len(models), of_cluster())
-    return build_application(models, config.serving, place, key)
+    return build_application(models, config.serving, place, key, {})
 
 
 def build_application(
-    models: dict[str, str], serving: Serving, place: Place, key: str | None
+    models: dict[str, str],
+    serving: Serving,
+    place: Place,
+    key: str | None,
+    variables: Mapping[str, Any],
 ) -> Any:
-    """`models` maps served names to directories; with a `key`, requests need it."""
+    """`models` maps served names to directories; with a `key`, requests need it.
+
+    `variables` are those of the chat templates where a request gives no others.
+    """
     import ray
 
     with _loggers_kept():
@@ -55,7 +62,7 @@ def build_application(
     inherited = ray.get_runtime_context().runtime_env.get("env_vars", {})
     deployments, cards = {}, {}
     for name, path in models.items():
-        options = model_options(name, path, serving, place)
+        options = model_options(name, path, serving, place, variables)
         options["runtime_env"]["env_vars"] = inherited | options["runtime_env"]["env_vars"]
         with _loggers_kept():
             # It logs the environment, in which a job's submitter may have put secrets.
@@ -80,10 +87,18 @@ def build_application(
     return ingress.bind(llm_deployments=deployments, model_cards=cards)
 
 
-def model_options(name: str, path: str, serving: Serving, place: Place) -> dict[str, Any]:
+def model_options(
+    name: str,
+    path: str,
+    serving: Serving,
+    place: Place,
+    variables: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
     on_gpu = not on_cpu()
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
+    if variables:
+        engine["default_chat_template_kwargs"] = dict(variables)
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",

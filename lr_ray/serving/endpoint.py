@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lr_ray.config import Resources, Serving
@@ -62,12 +62,14 @@ def start(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_waiting: Callable[[str], None] = lambda said: None,
     key: str | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """Starts Serve on the connected Ray cluster and returns the base URL once all models answer.
 
     `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
     to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` a line on the nodes
-    that are waited for. With a `key`, requests need it. Raises StageError when Serve already runs on the
+    that are waited for. With a `key`, requests need it. `variables` are those of the chat templates where a
+    request gives no others. Raises StageError when Serve already runs on the
     cluster, when there is no room after `resources.wait_s` seconds, when a model cannot be started,
     or `timeout_s` seconds after there was room; whatever was started is shut down by then.
     """
@@ -85,7 +87,7 @@ def start(
         wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
         await_room(wanted, resources.wait_s, on_waiting)
         deadline = time.monotonic() + timeout_s
-        application = build_application(models, serving, place, key)
+        application = build_application(models, serving, place, key, variables or {})
         target = serve.RunTarget(target=application, name=APPLICATION, logging_config=LOGS)
         serve.run_many(
             [target],

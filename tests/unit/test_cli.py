@@ -17,7 +17,8 @@ from lr_ray.config import ROLES, flatten, read_tree, resolve
 ROOT = Path(__file__).parents[2]
 OF_THE_CONFIG = ["run", "sample", "label", "train", "evaluate", "serve", "compare", "probe", "audit", "plan", "import", "export"]  # fmt: skip
 FIELDS = set(flatten(resolve(read_tree("demo")).model_dump()))
-FIELDS |= {f"resources.{role}.custom" for role in ROLES}  # an empty mapping has no names of its own
+# An empty mapping has no names of its own.
+FIELDS |= {*(f"resources.{role}.custom" for role in ROLES), "models.chat_template_kwargs"}
 STAGES = ["run", "sample", "label", "train", "evaluate"]
 
 

@@ -51,6 +51,7 @@ def test_presets_are_the_demo_and_the_papers_five_pairs():
         ({"resources": {"server": {"gpus": 1.5}}}, "resources.server.gpus: must be a fraction of one GPU or a whole number"),
         ({"sampling": {"expert": {"min_engines": 3, "max_engines": 1}}}, "sampling.expert: min_engines = 3 exceeds max_engines"),
         ({"sampling": {"batch_size": 4096, "max_new_tokens": 2048}}, "are too many for one batch"),
+        ({"models": {"chat_template_kwargs": {"tokenize": True}}}, "models.chat_template_kwargs: tokenize: is not free to be set"),
         ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
     ],
 )  # fmt: skip

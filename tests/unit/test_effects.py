@@ -87,6 +87,23 @@ def test_a_limit_of_solutions_is_an_input_only_where_it_is_set():
         assert change.effects == {"trajectories"}
 
 
+def test_a_variable_of_the_template_reaches_every_stage_and_none_changes_nothing():
+    off = with_(models={"chat_template_kwargs": {"enable_thinking": False}})
+    assert unlike(off) == list(NAMES)
+    assert not any("chat_template" in name for name in DEMO.inputs("trajectories", "answers"))
+    name = "models.chat_template_kwargs.enable_thinking"
+    for before, now, said in (
+        (DEMO, off, f"{name} = None (now False)"),
+        (off, DEMO, f"{name} = False (now None)"),
+    ):
+        (change,) = now.changes(before.model_dump(mode="json"))
+        assert str(change) == said
+        assert change.effects == {"trajectories", "answers"}
+    older = DEMO.model_dump(mode="json")
+    del older["models"]["chat_template_kwargs"]
+    assert DEMO.changes(older) == []
+
+
 def test_weights_behind_a_name_are_part_of_it():
     assert unlike(DEMO, {"expert": "x"}) == list(NAMES)
     assert unlike(DEMO, {"amateur": "x"}) == list(NAMES[1:])

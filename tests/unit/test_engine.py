@@ -98,3 +98,10 @@ def test_variables_of_vllm_may_be_set_from_outside(monkeypatch):
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert engine.engine_env() == engine.COMMON_ENV | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
+
+
+def test_variables_of_the_chat_template_are_the_endpoints_defaults():
+    options = model_options("m", MODEL, Serving(), Place(gpus=0), {"enable_thinking": False})
+    asked = {"default_chat_template_kwargs": {"enable_thinking": False}}
+    plain = model_options("m", MODEL, Serving(), Place(gpus=0))["engine_kwargs"]
+    assert options["engine_kwargs"] == plain | asked

@@ -104,6 +104,7 @@ def test_amateurs_are_beside_the_grid_or_in_the_folder_named(tmp_path):
         ("variants: {a: {training.seed: 1}}", r"variant a: training\.seed is set by the grid's seeds"),
         ("variants: {a: {evaluation: {max_problems: 3}}}", r"variant a: evaluation\.max_problems is one for the whole"),
         ("variants: {a: {models.expert: x}}", r"variant a: models\.expert is one for the whole comparison"),
+        ("variants: {a: {models.chat_template_kwargs: {x: 1}}}", r"variant a: models\.chat_template_kwargs\.x is one for the"),
         ("variants: {a: {untrained: true, sampling.top_k: 3}}", r"variant a: sampling\.top_k has no effect"),
         ("variants: {a: {untrained: 1}}", r"untrained = 1: must be true or false"),
         ("variants: {a/b: {}}", r"variant a/b: a name has letters"),

@@ -24,7 +24,7 @@ from lr_ray.run.schemas import REJECTED, SUPERVISION
 from lr_ray.run.store import Run
 from lr_ray.training.data import Supervision
 
-EXPERT = Expert(str(embedded.expert_path()), None)
+EXPERT = Expert(str(embedded.expert_path()), None, {})
 TOKENIZER = EXPERT.tokenizer
 PROBLEM = "Ann has 4 pens in a shop. Ann orders 6 more. How many pens?"
 

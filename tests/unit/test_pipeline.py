@@ -109,6 +109,18 @@ def test_numbers_of_a_choice_are_read_off_the_command_line():
         parse("", ["--config", "demo", "--training.zero_stage", "4"])
 
 
+def test_variables_of_the_template_are_typed_as_what_they_are():
+    for typed in (
+        "enable_thinking=false,effort=low",
+        '{"enable_thinking": false, "effort": "low"}',
+    ):
+        command = parse("", ["--config", "demo", "--models.chat_template_kwargs", typed])
+        assert command.config.models.chat_template_kwargs == {
+            "enable_thinking": False,
+            "effort": "low",
+        }
+
+
 @pytest.fixture
 def sampled(tmp_path) -> Run:
     """A run that is sampled, with shards of made-up trajectories, and trained."""

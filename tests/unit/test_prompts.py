@@ -11,7 +11,7 @@ from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
 from lr_ray.evaluation.prompts import check_expert
-from lr_ray.models.models import load_tokenizer
+from lr_ray.models.models import load_tokenizer, render_prompt
 from lr_ray.sampling.expert import Solver
 
 LOOP = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -99,10 +99,35 @@ def test_a_problem_that_the_template_refuses_is_rejected_alone(model):
     (model / "chat_template.jinja").write_text(picky + LOOP + OPEN)
     load_tokenizer.cache_clear()
     solver = SimpleNamespace(
-        tokenizer=load_tokenizer(str(model)), sampling=SimpleNamespace(system_prompt=None),
+        tokenizer=load_tokenizer(str(model)), sampling=SimpleNamespace(system_prompt=None), variables={},
         _unusable=lambda ids: None,
     )  # fmt: skip
     assert Solver._prompt(solver, "pens?") == ([], "the chat template refuses it: no pens")
     ids, reason = Solver._prompt(solver, "hats?")
     assert ids
     assert reason is None
+
+
+THINKING = (
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def test_variables_of_the_template_reach_the_prompt_and_unknown_ones_are_named(model):
+    (model / "chat_template.jinja").write_text(LOOP + OPEN + THINKING)
+    load_tokenizer.cache_clear()
+    tokenizer = load_tokenizer(str(model))
+    off = {"enable_thinking": False}
+    plain, quiet = (render_prompt(tokenizer, "Hi?", None, variables) for variables in ({}, off))
+    assert tokenizer.decode(quiet) == tokenizer.decode(plain) + "<think>\n\n</think>\n\n"
+    config = resolve(merge(read_tree("demo"), {"models": {"chat_template_kwargs": off}}))
+    solver = SimpleNamespace(
+        tokenizer=tokenizer, sampling=config.sampling, variables=config.models.chat_template_kwargs,
+        _unusable=lambda ids: None,
+    )  # fmt: skip
+    assert Solver._prompt(solver, "Hi?") == (quiet, None)
+    check_expert(str(model), config, ALL)
+    with pytest.raises(
+        UserError, match=r"^models\.chat_template_kwargs: enable_thinking: the expert's"
+    ):
+        check_expert(str(expert_path()), config, ALL)
