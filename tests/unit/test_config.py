@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -22,18 +23,54 @@ def test_import_loads_no_heavy_library():
     assert out.stdout.strip() == "[]"
 
 
-def test_presets_are_the_demo_and_the_papers_five_pairs():
-    names = preset_names()
-    assert len(names) == 6
-    for name in names:
+PAPER = {
+    "qwen2.5-math-1.5b", "qwen2.5-math-1.5b-instruct", "qwen2.5-math-7b", "qwen2.5-math-7b-instruct",
+    "deepseek-r1-distill-qwen-1.5b",
+}  # fmt: skip
+OTHERS = {  # expert, amateur, and variables of the chat template
+    "qwen3-4b": ("Qwen/Qwen3-4B", "Qwen/Qwen3-0.6B", {"enable_thinking": False}),
+    "qwen3-4b-base": ("Qwen/Qwen3-4B-Base", "Qwen/Qwen3-0.6B-Base", {}),
+    "qwen3-1.7b": ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B", {"enable_thinking": False}),
+    "qwen3-1.7b-base": ("Qwen/Qwen3-1.7B-Base", "Qwen/Qwen3-0.6B-Base", {}),
+    "llama-3.2-3b-instruct": (
+        "meta-llama/Llama-3.2-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct",
+        {"date_string": "26 Jul 2024"},
+    ),
+    "qwen2.5-coder-1.5b-instruct": (
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B-Instruct", {},
+    ),
+}  # fmt: skip
+
+
+def test_presets_are_the_demo_the_papers_five_pairs_and_others():
+    assert set(preset_names()) == {"demo", *PAPER, *OTHERS}
+    for name in PAPER:
         config = resolve(read_tree(name))
-        if name == "demo":
-            continue
         assert config.models.amateur == "Qwen/Qwen2.5-0.5B"
-        assert (config.sampling.kl_threshold, config.sampling.plausibility) == (0.4, 0.2)
-        assert (config.training.optimizer_steps, config.training.batch_size) == (1000, 16)
-        assert (config.training.learning_rate, config.training.lora.rank) == (5e-5, 8)
         assert len(config.evaluation.benchmarks) == 7
+    for name, pair in OTHERS.items():
+        models = resolve(read_tree(name)).models
+        assert (models.expert, models.amateur, models.chat_template_kwargs) == pair
+
+
+@pytest.mark.parametrize("name", sorted(PAPER | OTHERS.keys()))
+def test_presets_of_pairs_have_the_papers_settings(name):
+    config, paper = resolve(read_tree(name)), resolve(read_tree("qwen2.5-math-1.5b"))
+    changes = config.changes(paper.model_dump(mode="json"))
+    assert {c.name.split(".")[0] for c in changes} <= {"models", "evaluation"}
+    assert {c.name for c in changes if c.name.startswith("evaluation")} <= {"evaluation.benchmarks"}
+    assert config.sampling.system_prompt == config.evaluation.system_prompt
+    assert (config.sampling.kl_threshold, config.sampling.plausibility) == (0.4, 0.2)
+    assert (config.training.optimizer_steps, config.training.batch_size) == (1000, 16)
+    assert (config.training.learning_rate, config.training.lora.rank) == (5e-5, 8)
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_presets_say_what_was_run(name):
+    text = resources.files("lr_ray").joinpath("presets", f"{name}.yaml").read_text()
+    comment = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+    assert ("Run through all stages" if "coder" in name else "Not run") in comment
+    assert "the paper has no figures of this pair" in comment.lower()
 
 
 @pytest.mark.parametrize(
