@@ -43,8 +43,9 @@ def test_tables_that_have_figures_in_common_agree():
             shared = [name for name in SETS if name in row]
             assert [row[name] for name in shared] == [same[name] for name in shared]
     experts = {row["expert"] for row in first.rows}
-    presets = {str(read_tree(name)["models"]["expert"]).split("/")[-1] for name in preset_names()}
-    assert experts <= presets
+    trees = {str(t["models"]["expert"]).split("/")[-1]: t for t in map(read_tree, preset_names())}
+    systems = {trees[expert]["evaluation"]["system_prompt"] for expert in experts}
+    assert systems == {paper().protocol["system"]}
     assert set(paper().protocol["base"]) < experts
 
 
