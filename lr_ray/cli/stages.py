@@ -15,7 +15,7 @@ METHOD = (
     "sampling.plausibility", "sampling.top_k", "sampling.seed", "training.method",
     "training.optimizer_steps", "training.batch_size", "training.learning_rate", "training.lora.rank",
     "training.seed", "evaluation.benchmarks", "evaluation.max_problems", "evaluation.max_new_tokens",
-    "evaluation.shots", "evaluation.grader",
+    "evaluation.shots", "evaluation.grader", "evaluation.protocol",
 )  # fmt: skip
 SAMPLING = (
     "models", "data", "sampling", "resources.expert.gpus", "resources.amateur.gpus",

@@ -44,7 +44,9 @@ def setting(*affects: str | Mark, **field: Any) -> Any:
     """pydantic's Field with its marks, which the documentation shows as `affects`."""
     marks = [Mark(a) if isinstance(a, str) else a for a in affects]
     assert all(mark.effect in EFFECTS for mark in marks), affects
-    info = Field(**field, json_schema_extra={"affects": [mark.effect for mark in marks]})
+    info = Field(
+        **field, json_schema_extra={"affects": list(dict.fromkeys(m.effect for m in marks))}
+    )
     info.metadata.extend(marks)
     return info
 

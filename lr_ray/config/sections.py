@@ -21,6 +21,7 @@ else:
 
 CONTRAST, REJECTION = ("sampling.method", "contrast"), ("sampling.method", "rejection")
 LORA = ("training.method", "lora")
+PAPER, BOTH = ("evaluation.protocol", "paper"), ("evaluation.protocol", "both")
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -433,7 +434,29 @@ class Serving(Section):
         return self
 
 
+class PaperProtocol(Section):
+    expert_prompt: Literal["auto", "completion", "chat"] = Field(
+        default="auto",
+        description="How the expert is asked: completion, for a base model (Question: ... Answer: ), or "
+        "chat; auto is chat where the expert's answers end with what ends a turn of its chat template.",
+    )
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description="Token ids that end an answer, whatever generation_config.json says; none given takes "
+        "those that end a turn and a text for the expert's tokenizer: Qwen2.5's 151645 and 151643.",
+    )
+
+
 class Evaluation(Section):
+    protocol: Literal["same", "paper", "both"] = setting(
+        "answers",
+        default="same",
+        description="same: all models under one prompt, set here. paper: as the paper asked, whatever shots, "
+        "system_prompt and stop are. both: each, and what the prompt alone moves.",
+    )
+    paper: PaperProtocol = setting(
+        on("answers", PAPER), on("answers", BOTH), default=PaperProtocol()
+    )
     benchmarks: list[str] = setting(
         "answers",
         default=["demo"],
@@ -473,7 +496,7 @@ class Evaluation(Section):
     system_prompt: str | None = setting(
         "answers", default=None, description="System turn of the prompt; null for none."
     )
-    shots: list[Annotated[int, Field(ge=0, le=4)]] = setting(
+    shots: list[Annotated[int, Field(ge=0, le=8)]] = setting(
         "answers",
         default=[0],
         min_length=1,
@@ -534,4 +557,9 @@ class Evaluation(Section):
             )
         if len(set(self.shots)) < len(self.shots):
             raise ValueError(f"shots = {self.shots} has a number twice")
+        if self.prefill is not None and self.protocol != "same":
+            raise ValueError(
+                f"prefill = {self.prefill!r}: protocol paper begins no answer; leave it out, or give "
+                "protocol same"
+            )
         return self

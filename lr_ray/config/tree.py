@@ -157,6 +157,12 @@ class EndpointConfig(Tree):
     def _distinct(self) -> Self:
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models = {','.join(self.models)} names one twice")
+        asked = self.evaluation
+        if asked.protocol != "same" and asked.paper.expert_prompt == AUTO:
+            raise ValueError(
+                "evaluation.paper.expert_prompt = auto: an endpoint does not show what its models are; give "
+                "completion or chat"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Asks models behind any OpenAI-compatible endpoint, under identical conditions.
+"""Asks models behind any OpenAI-compatible endpoint; each request states all that decides its answer.
 
 pytest tests/integration/endpoint/test_evaluation.py
 """
@@ -64,21 +64,28 @@ def request(
     messages.append({"role": "user", "content": problem})
     if evaluation.prefill is not None:
         messages.append({"role": "assistant", "content": evaluation.prefill})
+    body = {"messages": messages, **sampling(evaluation, stop_token_ids, evaluation.stop, sample)}
+    if evaluation.prefill is not None:
+        body["extra_body"] |= {"add_generation_prompt": False, "continue_final_message": True}
+    return body
+
+
+def sampling(
+    evaluation: Evaluation, stop_token_ids: Sequence[int], stop: Sequence[str], sample: int
+) -> dict[str, Any]:
+    """Every field of a request but its model and what is asked, as `request` has them."""
     extension: dict[str, Any] = dict(_NEUTRAL_EXTENSION)
     if stop_token_ids:
         extension["stop_token_ids"] = list(stop_token_ids)
-    if evaluation.prefill is not None:
-        extension |= {"add_generation_prompt": False, "continue_final_message": True}
     body: dict[str, Any] = {
-        "messages": messages,
         "temperature": evaluation.temperature,
         "max_tokens": evaluation.max_new_tokens,
         "seed": (evaluation.seed * 100_003 + sample) % 2**63 if evaluation.temperature else 0,
         **_NEUTRAL,
         "extra_body": extension,
     }
-    if evaluation.stop:
-        body["stop"] = evaluation.stop
+    if stop:
+        body["stop"] = list(stop)
     return body
 
 
@@ -151,12 +158,13 @@ async def _ask(
 ) -> None:
     waiting, refused = iter(questions), 0
     most_refused = max(_REFUSED_FEW, _REFUSED_SHARE * len(questions))
-    known = {question.model: KnownFields(question.model, on_left_out) for question in questions}
+    # What is asked of a model as a chat says nothing of its completions.
+    known = {_way(question): KnownFields(question.model, on_left_out) for question in questions}
 
     async def worker(asking: "AsyncOpenAI") -> None:
         nonlocal refused
         for question in waiting:
-            answer = await _one(asking, base_url, question, known[question.model])
+            answer = await _one(asking, base_url, question, known[_way(question)])
             if answer.finish_reason == "refused":
                 refused += 1
             elif evaluation.prefill:
@@ -178,18 +186,27 @@ async def _ask(
             raise failures.exceptions[0] from None
 
 
+def _way(question: Question) -> tuple[str, bool]:
+    """The model, and whether a raw completion is asked of it."""
+    return question.model, "prompt" in question.body
+
+
 async def _one(
     asking: "AsyncOpenAI", base_url: str, question: Question, known: KnownFields
 ) -> Answer:
     from openai import APIStatusError, OpenAIError
 
     where = f"evaluation: {base_url}: model {question.model}"
+    _, raw = _way(question)
     while True:
         body = known.of(question.body)
         try:
-            response = await asking.chat.completions.create(**body)
-            choice = response.choices[0]
-            answer = Answer(choice.message.content or "", choice.finish_reason or "stop")
+            asked: Any = asking.completions if raw else asking.chat.completions
+            choice = (await asked.create(**body)).choices[0]
+            said = choice.text if raw else choice.message.content or ""
+            if said is None:
+                raise ValueError("a completion without text")
+            answer = Answer(said, choice.finish_reason or "stop")
         except OpenAIError as error:
             said = _line(error)
             if not isinstance(error, APIStatusError) or error.status_code not in (400, 413, 422):
@@ -197,7 +214,8 @@ async def _one(
             if not known.leave_out(body, said):
                 return Answer(said, "refused")
         except (AttributeError, TypeError, LookupError, ValueError):
-            raise StageError(f"{where}: what it answers is no chat completion") from None
+            kind = "completion" if raw else "chat completion"
+            raise StageError(f"{where}: what it answers is no {kind}") from None
         else:
             known.settled = True
             return answer

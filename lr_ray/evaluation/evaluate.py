@@ -7,14 +7,16 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from lr_ray.config import Evaluation
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
 from lr_ray.evaluation.client import ask, request
+from lr_ray.evaluation.paper import paper_request
 from lr_ray.evaluation.tasks import Task, load_tasks
-from lr_ray.grading.others import OTHERS
+from lr_ray.grading.others import OTHERS, OURS, PAPER
 from lr_ray.grading.pool import Graded, Graders, Item
 from lr_ray.run.store import Run
 
@@ -23,12 +25,14 @@ from lr_ray.run.store import Run
 class ServedModel:
     """`label` names its columns, `name` is what the endpoint calls it.
 
-    `identity` stays the same as long as its answers do: a fingerprint, or URL and name.
+    `identity` stays the same as long as its answers do: a fingerprint, or URL and name. Protocol paper
+    asks models that are `untrained` as `evaluation.paper.expert_prompt` says, all others by chat.
     """
 
     label: str
     name: str
     identity: str
+    untrained: bool = False
 
 
 Progress = Callable[[int, int], None]
@@ -91,13 +95,16 @@ def evaluate(
 def questions(
     task: Task, model: ServedModel, evaluation: Evaluation, stop_token_ids: Sequence[int] = ()
 ) -> list[Question]:
-    """Problem by problem, each with its samples."""
+    """Problem by problem, each with its samples. `stop_token_ids` are those of protocol same."""
+    raw = model.untrained and evaluation.paper.expert_prompt == "completion"
+
+    def body(problem: str, sample: int) -> dict[str, Any]:
+        if task.protocol == "paper":
+            return paper_request(problem, evaluation, raw, task.examples, sample)
+        return request(problem, evaluation, stop_token_ids, task.examples, sample)
+
     return [
-        question(
-            model.name,
-            model.identity,
-            request(row["problem"], evaluation, stop_token_ids, task.examples, sample),
-        )
+        question(model.name, model.identity, body(row["problem"], sample))
         for row in task.rows
         for sample in range(evaluation.samples)
     ]
@@ -116,8 +123,13 @@ def grade(
     expected, sample, and for each label <label>_completion, <label>_answer (null when there is
     none), <label>_correct, <label>_verdict (how it was judged) and <label>_finish_reason. For each
     of `checks`, names in `others.OTHERS`, also <label>_<check>_answer and <label>_<check>_correct, where
-    the task's own grader is math or demo.
+    the task's own grader is math or demo. Protocol paper has `others.PAPER` in its place there, with ours
+    beside it as the check `ours`.
     """
+    mathematical = task.kind in ("math", "demo")
+    grader, checks = task.grader, checks if mathematical else ()
+    if task.protocol == "paper" and mathematical:
+        grader, checks = PAPER, [OURS, *checks]
     samples = len(next(iter(answers.values()))) // len(task.rows)
     rows = [row for row in task.rows for _ in range(samples)]
     metadata = [more for more in task.metadata or [None] * len(task.rows) for _ in range(samples)]
@@ -132,13 +144,14 @@ def grade(
             Item(row["answer"], _said(answer), answer.finish_reason == "length", more)
             for row, answer, more in zip(rows, given, metadata, strict=True)
         ]
-        graded = graders.grade_all(task.grader, items, on_verdict)
+        graded = graders.grade_all(grader, items, on_verdict)
         columns[f"{label}_completion"] = _texts(a.completion for a in given)
         columns |= _judged(label, graded)
         columns[f"{label}_verdict"] = _texts(g.verdict.how for g in graded)
         columns[f"{label}_finish_reason"] = _texts(a.finish_reason for a in given)
-        for check in checks if task.kind in ("math", "demo") else ():
-            columns |= _judged(f"{label}_{check}", graders.grade_all(OTHERS[check], items))
+        for check in checks:
+            graded = graders.grade_all(OTHERS.get(check, task.grader), items)
+            columns |= _judged(f"{label}_{check}", graded)
     return pa.table(columns)
 
 

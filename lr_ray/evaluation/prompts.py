@@ -11,10 +11,12 @@ from lr_ray.config import Config
 from lr_ray.errors import UserError
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import examples
+from lr_ray.evaluation.paper import turns as paper_turns
 from lr_ray.models.files import nested_in, read_object, vocabulary_rows
 from lr_ray.models.models import load_tokenizer
 
 _PROBLEM = "How many are 60 pens and 7 pens?"
+_PAPER = "evaluation.protocol paper"
 Turns = list[dict[str, str]]
 
 
@@ -38,10 +40,12 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
         _check_template(path, where, turns, "sampling", False, variables)
     if "evaluation" in stages:
         evaluation = config.evaluation
-        for shots in evaluation.shots:
+        for shots in evaluation.shots if evaluation.protocol != "paper" else ():
             body = request(_PROBLEM, evaluation, (), examples("math", shots))
             prefilled = evaluation.prefill is not None
             _check_template(path, where, body["messages"], "evaluation", prefilled, variables)
+        if evaluation.protocol != "same":
+            _check_template(path, where, paper_turns(_PROBLEM), _PAPER, False, variables)
 
 
 def _check_template(
@@ -102,6 +106,8 @@ def _blamed(tokenizer: Any, turns: Turns, section: str, variables: Mapping[str, 
         try:
             _render(tokenizer, [turns[0], *problem], False, variables)
         except Exception:
+            if section == _PAPER:
+                return f"refuses the system turn of {_PAPER}; give protocol same"
             return f"refuses a system turn; put {section}.system_prompt into the problems, or leave it out"
     last = "evaluation.prefill" if turns[-1]["role"] == "assistant" else "evaluation.shots"
     return f"refuses the turns of {last}; leave it out"
@@ -109,7 +115,7 @@ def _blamed(tokenizer: Any, turns: Turns, section: str, variables: Mapping[str, 
 
 def _turn(turn: dict[str, str], section: str) -> str:
     if turn["role"] == "system":
-        return f"the system turn ({section}.system_prompt)"
+        return f"the system turn ({section if section == _PAPER else f'{section}.system_prompt'})"
     if turn["role"] == "assistant":
         return "a given answer (evaluation.shots or evaluation.prefill)"
     return "the problem"

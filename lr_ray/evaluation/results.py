@@ -18,9 +18,10 @@ from lr_ray.evaluation.statistics import (
     paired_difference,
     pass_at_k,
 )
-from lr_ray.grading.others import OTHERS
+from lr_ray.grading.others import OTHERS, OURS
 
 LABELS = ("expert", "improved")  # of a pipeline's run
+MEANS = ("accuracy_mean", "accuracy_mean_paper")  # parts of summary.json: see `macro`
 # Columns of a task's table, and those of each model behind its label.
 SHARED = ("problem_id", "problem", "expected", "sample")
 PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
@@ -36,7 +37,7 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
     samples also pass_at_k and majority. A difference has its interval, the problems gained and lost, and
     the exact McNemar p (one sample only). A pipeline's run has expert, improved, difference and
     difference_ci95 beside them. Where other graders were asked, `graders.<label>` has the accuracy by
-    each, and `graders_disagree` the number of answers on which one differs from ours.
+    each, and `graders_disagree` the number of answers on which one differs from the table's verdict.
     """
     samples = _samples(table)
     scores = {label: scores_of(table, label) for label in labels}
@@ -75,6 +76,19 @@ def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> d
     return {"tasks": len(tables), "models": means, "differences": differences}
 
 
+def judge_of(part: Mapping[str, Any]) -> str:
+    """Whose verdicts a task's accuracy, a part of summary.json, is made of."""
+    return "the paper's" if part.get("protocol") == "paper" and "graders" in part else "ours"
+
+
+def prompt_alone(same: pa.Table, paper: pa.Table, label: str, seed: int) -> dict[str, Any]:
+    """What a model's accuracy is under protocols same and paper, by our grader, and same minus paper."""
+    by_ours = f"{label}_{OURS}" if OURS in checks_of(paper, label) else label
+    found = paired_difference(scores_of(paper, by_ours), scores_of(same, label), seed)
+    accuracies = {"same": found["improved"], "paper": found["expert"]}
+    return {"model": label, **accuracies, **{name: found[name] for name in _DIFFERENCE}}
+
+
 def changed(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Rows whose verdict differs between the first label and another, gained ones first.
 
@@ -92,11 +106,11 @@ def changed(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
 
 def checks_of(table: pa.Table, label: str) -> list[str]:
     """Names of the other graders whose verdicts a task's table has."""
-    return [check for check in OTHERS if f"{label}_{check}_correct" in table.column_names]
+    return [c for c in (OURS, *OTHERS) if f"{label}_{c}_correct" in table.column_names]
 
 
 def disagreements(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Answers on which another grader's verdict is not ours: problem_id, problem, expected, sample,
+    """Answers on which another grader's verdict is not the table's: problem_id, problem, expected, sample,
     `model`, completion, answer, correct, and of each grader <check>_answer and <check>_correct."""
     found = []
     for label in labels:

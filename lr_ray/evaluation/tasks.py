@@ -31,8 +31,9 @@ _DEMO_PROBLEMS = 1000
 class Task:
     """A benchmark's problems, asked in one way.
 
-    `kind` names the grader of the answers; a row has problem_id, problem and answer. `metadata`, where
-    it is there, has what else each row of a file says, for a grader of one's own to see.
+    `protocol` is same or paper (see `evaluation.paper`). `kind` names the grader of the answers; a row has
+    problem_id, problem and answer. `metadata`, where it is there, has what else each row of a file says,
+    for a grader of one's own to see.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Task:
     examples: tuple[Example, ...]
     rows: tuple[Row, ...]
     metadata: tuple[Mapping[str, Any], ...] = ()
+    protocol: str = "same"
 
     @property
     def grader(self) -> str | Grader:
@@ -60,8 +62,9 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
         rows, metadata = _rows(name, evaluation)
         kind = _grader(name, evaluation, metadata)
         tasks += [
-            Task(task_name(name, shots), kind, examples(kind, shots), rows, metadata)
-            for shots in evaluation.shots
+            Task(asked, kind, examples(kind, shots), rows, metadata, protocol)
+            for protocol, shots in _asked(name, evaluation)
+            for asked in [task_name(name, shots, protocol)]
         ]
     return tasks
 
@@ -69,9 +72,14 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
 def task_names(evaluation: Evaluation) -> list[str]:
     """Names of results: gsm8k, gsm8k-4-shot for four examples, `problems` for dir/problems.jsonl.
 
+    Those of protocol paper end with -paper: mmlu_stem-5-shot-paper.
     Raises UserError when two are the same.
     """
-    names = [task_name(name, shots) for name in evaluation.benchmarks for shots in evaluation.shots]
+    names = [
+        task_name(name, shots, protocol)
+        for name in evaluation.benchmarks
+        for protocol, shots in _asked(name, evaluation)
+    ]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(
@@ -81,10 +89,30 @@ def task_names(evaluation: Evaluation) -> list[str]:
     return names
 
 
-def task_name(benchmark_name: str, shots: int) -> str:
+def both_names(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Each benchmark's task under protocol same, with the first of the shots, and under paper."""
+    return [
+        (task_name(n, evaluation.shots[0]), task_name(n, _paper_shots(n), "paper"))
+        for n in evaluation.benchmarks
+    ]
+
+
+def _asked(name: str, evaluation: Evaluation) -> list[tuple[str, int]]:
+    """Protocol and number of examples of each of a benchmark's tasks."""
+    same = [("same", shots) for shots in evaluation.shots]
+    paper = [("paper", _paper_shots(name))]
+    return {"same": same, "paper": paper, "both": same + paper}[evaluation.protocol]
+
+
+def _paper_shots(name: str) -> int:
+    return BENCHMARKS[name].paper_shots if name in BENCHMARKS else 0
+
+
+def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
     stem = PurePosixPath(benchmark_name).name
     stem = re.sub(r"(\.jsonl?(\.gz)?|\.parquet)$", "", stem)
-    return re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
+    stem = re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
+    return stem + ("-paper" if protocol == "paper" else "")
 
 
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:

@@ -25,11 +25,12 @@ Answers = dict[str, list[Answer]]  # of each task
 
 @dataclass(frozen=True)
 class Asked:
-    """A model directory under a name, and how it is asked."""
+    """A model directory under a name, and how it is asked (`untrained`: see `ServedModel`)."""
 
     name: str
     path: str
     evaluation: Evaluation
+    untrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ def ask_all(
             for alike in _alike(group):  # their engines work side by side
                 began = time.monotonic()
                 names = [served[asked.path] for asked in alike]
-                answers = _ask(url, names, alike[0].evaluation, stop_token_ids, on_answer)
+                models = [
+                    ServedModel(name, name, name, asked.untrained)
+                    for name, asked in zip(names, alike, strict=True)
+                ]
+                answers = _ask(url, models, alike[0].evaluation, stop_token_ids, on_answer)
                 seconds = time.monotonic() - began
                 for asked, name in zip(alike, names, strict=True):
                     yield asked, Replies(answers[name], starting, seconds)
@@ -100,17 +105,14 @@ def _size(evaluation: Evaluation) -> int:
 
 def _ask(
     url: str,
-    names: Sequence[str],
+    models: Sequence[ServedModel],
     evaluation: Evaluation,
     stop_token_ids: Sequence[int],
     on_answer: Callable[[], None],
 ) -> dict[str, Answers]:
-    answers: dict[str, Answers] = {name: {} for name in names}
+    answers: dict[str, Answers] = {model.name: {} for model in models}
     for task in load_tasks(evaluation):
-        asked = {
-            name: questions(task, ServedModel(name, name, name), evaluation, stop_token_ids)
-            for name in names
-        }
+        asked = {model.name: questions(task, model, evaluation, stop_token_ids) for model in models}
         said: dict[str, Answer] = {}
 
         def on_said(question: Question, answer: Answer, said: dict[str, Answer] = said) -> None:
@@ -119,8 +121,8 @@ def _ask(
 
         in_turns = [question for turn in zip(*asked.values(), strict=True) for question in turn]
         ask(url, in_turns, evaluation, on_said)
-        for name in names:
-            answers[name][task.name] = [said[question.key] for question in asked[name]]
+        for name, theirs in asked.items():
+            answers[name][task.name] = [said[question.key] for question in theirs]
     return answers
 
 

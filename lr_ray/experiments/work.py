@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from lr_ray.config import Config
+from lr_ray.config import Config, Evaluation
 from lr_ray.console import StageProgress
 from lr_ray.errors import StageError
 from lr_ray.evaluation.evaluate import grade
+from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, keep, kept
@@ -58,6 +59,10 @@ class Bench:
     def arranged(self, config: Config) -> Config:
         """With the places of an evaluation."""
         return self.site.arranged(config, ["evaluation"])
+
+    def asked(self, config: Config) -> Evaluation:
+        """How its models are asked there."""
+        return decided(self.arranged(config).evaluation, self.expert)
 
     def job(self, folder: str, config: Config) -> Job:
         run = self.run.child(folder)
@@ -191,7 +196,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
         }
         pending = _references(bench)
         pending += [
-            Asked(c.name, models.get(c.name, bench.expert), bench.arranged(c.config).evaluation)
+            Asked(c.name, models.get(c.name, bench.expert), bench.asked(c.config), c in untrained)
             for c in todo
             if c.name in models or c.config.evaluation.prefill != config.evaluation.prefill
         ]
@@ -225,11 +230,11 @@ def _trained(bench: Bench, cell: Cell) -> bool:
 
 def _references(bench: Bench) -> list[Asked]:
     """The expert, and a sweep's amateurs, as far as they have not answered."""
-    evaluation = bench.arranged(bench.config).evaluation
-    asked = [Asked("expert", bench.expert, evaluation)]
+    evaluation = bench.asked(bench.config)
+    asked = [Asked("expert", bench.expert, evaluation, untrained=True)]
     if bench.grid.x == AMATEURS:
         asked += [
-            Asked(amateur_name(v.name), bench.amateurs[v.config.models.amateur], evaluation)
+            Asked(amateur_name(v.name), bench.amateurs[v.config.models.amateur], evaluation, True)
             for v in bench.grid.variants
             if not v.untrained
         ]

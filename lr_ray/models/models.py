@@ -95,6 +95,21 @@ def stop_token_ids(path: str) -> list[int]:
     return sorted(ids)
 
 
+def turn_end_id(path: str) -> int | None:
+    """Id of the token that ends an answer in the chat template, None where it shows none."""
+    tokenizer, answer = load_tokenizer(path), "The answer is 7."
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    turns = [{"role": "user", "content": "3+4?"}, {"role": "assistant", "content": answer}]
+    try:
+        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
+    except Exception:  # jinja's, transformers' and whatever a template does
+        return None
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.get_added_vocab().values())
+    return next((i for i in ids if i in special), None)
+
+
 def render_prompt(
     tokenizer: Any,
     problem: str,

@@ -19,8 +19,9 @@ from lr_ray.errors import UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
-from lr_ray.evaluation.results import changed, disagreements, macro, summarise
-from lr_ray.evaluation.tasks import load_tasks, repeated_rows
+from lr_ray.evaluation.paper import conditions
+from lr_ray.evaluation.results import MEANS, changed, disagreements, macro, prompt_alone, summarise
+from lr_ray.evaluation.tasks import both_names, load_tasks, repeated_rows
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.run.versions import versions
 from lr_ray.runtime.progress import recorded
@@ -38,8 +39,9 @@ def run_evaluation(
     """Asks each group of models while `serve` has it up, grades and writes evaluation/.
 
     Returns the parts of summary.json: `accuracy` (see `results.summarise`), `accuracy_mean` with several
-    tasks, `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the
-    conditions that all models were asked under. `on_asked` gets (answers, answers in all).
+    tasks and `accuracy_mean_paper` with several of protocol paper, `prompt_alone` of protocol both,
+    `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the conditions
+    that all models were asked under. `on_asked` gets (answers, answers in all).
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
     starting = 0.0
@@ -66,7 +68,9 @@ def run_evaluation(
         left_out: dict[str, list[str]] = {}
 
         def say_left_out(model: str, field: str) -> None:
-            left_out.setdefault(model, []).append(field)
+            if field in left_out.setdefault(model, []):
+                return
+            left_out[model].append(field)
             console.print(
                 f"evaluation {model}: asked without {field}, which its endpoint does not know"
             )
@@ -88,14 +92,11 @@ def run_evaluation(
     parts = _write(run, tables, evaluation, labels)
     seconds = time.monotonic() - started - starting
     count = sum(len(labels) * table.num_rows for table in tables.values())
-    conditions = evaluation.model_dump(
-        include={"system_prompt", "prefill", "max_new_tokens", "temperature", "stop"}
-    )
     parts["serving"] = {"seconds": starting}
     parts["evaluation"] = {
         "answers": count,
         "seconds": seconds,
-        "conditions": conditions | {"stop_token_ids": list(stop_token_ids)},
+        **_conditions(evaluation, stop_token_ids),
         **({"repeated_rows": repeated} if repeated else {}),
         **({"left_out": left_out} if left_out else {}),
     }
@@ -108,14 +109,36 @@ def _write(
 ) -> dict[str, Any]:
     """Writes evaluation/, and returns the summary's parts on accuracy."""
     accuracy = {}
+    pairs = both_names(evaluation) if evaluation.protocol != "same" else []
+    papers = {paper for _, paper in pairs}
     for name, table in tables.items():
         run.write_table(f"evaluation/{name}.parquet", table)
         run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
-        if evaluation.grader_check:
+        if evaluation.grader_check or name in papers:
             run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
         accuracy[name] = summarise(table, labels, evaluation.seed)
-    mean = {"accuracy_mean": macro(tables, labels, evaluation.seed)} if len(tables) > 1 else {}
-    return {"accuracy": accuracy, **mean}
+        if name in papers:
+            accuracy[name]["protocol"] = "paper"
+    parts: dict[str, Any] = {"accuracy": accuracy}
+    for part, of_paper in zip(MEANS, (False, True), strict=True):
+        of = {name: table for name, table in tables.items() if (name in papers) == of_paper}
+        if len(of) > 1:
+            parts[part] = macro(of, labels, evaluation.seed)
+    if evaluation.protocol == "both":
+        parts["prompt_alone"] = {
+            same: prompt_alone(tables[same], tables[paper], labels[0], evaluation.seed)
+            for same, paper in pairs
+        }
+    return parts
+
+
+def _conditions(evaluation: Evaluation, stop_token_ids: Sequence[int]) -> dict[str, Any]:
+    """How the models were asked, by protocol: `conditions` and `conditions_paper`."""
+    fields = {"system_prompt", "prefill", "max_new_tokens", "temperature", "stop"}
+    same = evaluation.model_dump(include=fields) | {"stop_token_ids": list(stop_token_ids)}
+    found = {"conditions": same, "conditions_paper": conditions(evaluation)}
+    left_out = {"same": "conditions_paper", "paper": "conditions"}.get(evaluation.protocol)
+    return {name: asked for name, asked in found.items() if name != left_out}
 
 
 def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
@@ -135,8 +158,8 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
         log = run.log_path()
         print(f"endpoint   {config.endpoint}\nrun        {run.location}\nlog        {log}")
         models = [
-            ServedModel(name, name, f"{config.endpoint.rstrip('/')} {name}")
-            for name in config.models
+            ServedModel(name, name, f"{config.endpoint.rstrip('/')} {name}", untrained=not i)
+            for i, name in enumerate(config.models)
         ]
         with quiet_others(log) as console, recorded(run):
             there = lambda group: contextlib.nullcontext(config.endpoint)  # noqa: E731
@@ -157,7 +180,7 @@ def _check_same(run: Run, config: EndpointConfig) -> None:
     there = read_asked(run)["config"]
     if "endpoint" not in there:
         raise UserError(f"--run {run.location}: holds a run of the pipeline; give another --run")
-    differing = config.changes(there)
+    differing = [change for change in config.changes(there) if change.effects]
     if differing:
         raise UserError(
             f"--run {run.location}: holds an evaluation with another {', '.join(map(str, differing))}; "

@@ -120,18 +120,22 @@ def ask_models(
     `serve` gets those that are up together, and gives their base URL.
     """
     from lr_ray.evaluation.evaluate import ServedModel
+    from lr_ray.evaluation.paper import decided
     from lr_ray.models.models import stop_token_ids
     from lr_ray.pipeline.evaluation import run_evaluation
 
     # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
-    served = [ServedModel(n, n, f"{n} {fingerprint(path)}") for n, path in paths.items()]
+    served = [
+        ServedModel(n, n, f"{n} {fingerprint(path)}", untrained=n != "improved")
+        for n, path in paths.items()
+    ]
     together = job.config.resources.evaluation != "apart"
     return run_evaluation(
         job.run,
         job.console,
         [served] if together else [[model] for model in served],
         lambda group: serve({model.name: paths[model.name] for model in group}),
-        job.config.evaluation,
+        decided(job.config.evaluation, job.expert),
         stop_token_ids(job.expert),
         on_asked=StageMetrics(job.run, "evaluation").progress,
     )

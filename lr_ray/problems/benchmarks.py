@@ -36,7 +36,8 @@ STEM_SUBJECTS = (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`grader` says how answers are graded (`lr_ray.grading`).
+    """`grader` says how answers are graded (`lr_ray.grading`), `paper_shots` how many worked examples the
+    paper gives (arXiv 2510.07962, appendix I).
 
     `splits` maps ours to those of the hub that make it; a local split is `<name>/<split>.jsonl`.
     """
@@ -46,6 +47,7 @@ class Benchmark:
     convert: Convert
     configs: tuple[str | None, ...] = (None,)
     grader: str = "math"
+    paper_shots: int = 0
 
 
 def _gsm8k(row: Row) -> Found:
@@ -136,7 +138,12 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             "Hothan/OlympiadBench", {"test": _TRAIN}, _olympiadbench, ("OE_TO_maths_en_COMP",)
         ),
         "mmlu_stem": Benchmark(
-            "cais/mmlu", {"test": _TEST}, _mmlu_stem, configs=("all",), grader="choice"
+            "cais/mmlu",
+            {"test": _TEST},
+            _mmlu_stem,
+            configs=("all",),
+            grader="choice",
+            paper_shots=5,
         ),
     }
 )

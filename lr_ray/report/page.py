@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from lr_ray.evaluation.results import changed, checks_of, disagreements
+from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, judge_of
 from lr_ray.run.store import Run
 
 PAGE = "report.html"
@@ -40,7 +40,11 @@ def render(run: Run, summary: dict[str, Any]) -> str:
         kinds = {kind: [r for r in rows if r["change"] == kind] for kind in ("gained", "lost")}
         labels = list(part["models"])
         task = {"name": name, **part, "changed": kinds, "checks": checks_of(table, labels[0])}
+        task["judge"] = judge_of(part)
         tasks.append(task | {"disagree": disagreements(table, labels)})
     asked = run.read_json("run.json") if run.exists("run.json") else {}
     template = environment.get_template("page.html.j2")
-    return template.render(run=run.location, summary=summary, tasks=tasks, asked=asked, most=_MOST)
+    means = {part: summary[part] for part in MEANS if part in summary}
+    return template.render(
+        run=run.location, summary=summary, tasks=tasks, means=means, asked=asked, most=_MOST
+    )

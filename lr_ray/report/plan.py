@@ -166,14 +166,13 @@ def how_many(config: Config) -> tuple[int, bool]:
 
 def answers(config: Config) -> int | None:
     """Answers that both models are asked for, at most; None when benchmarks of the hub say how many."""
-    from lr_ray.evaluation.tasks import load_tasks
+    from lr_ray.evaluation.tasks import load_tasks, task_names
 
     asked, each = config.evaluation, 2 * config.evaluation.samples
     hub = asked.data_dir is None and any(name in BENCHMARKS for name in asked.benchmarks)
     if not hub:
         return each * sum(len(task.rows) for task in load_tasks(asked))
-    tasks = len(asked.benchmarks) * len(asked.shots)
-    return asked.max_problems and each * tasks * asked.max_problems
+    return asked.max_problems and each * len(task_names(asked)) * asked.max_problems
 
 
 def warnings(config: Config, models: Models) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from lr_ray.config import STAGES, value_at
 from lr_ray.errors import UserError
+from lr_ray.evaluation.results import MEANS
 from lr_ray.report.page import PAGE
-from lr_ray.report.terminal import difference_line, sampling_line, training_line
+from lr_ray.report.terminal import difference_line, prompt_line, sampling_line, training_line
 from lr_ray.run import lock
 from lr_ray.run.store import Run, read_asked, read_summary
 from lr_ray.runtime import progress
@@ -30,7 +31,8 @@ def look(run: Run) -> Found:
 
     `run`, `kind`, `asked` (run.json), `progress` (progress.json, null: there is none), `work` (see
     `at_work`) and `finished` (null: it is not). Of another run than a comparison `export`, `accuracy`,
-    `accuracy_mean` and `stages`: each has its `state`, and a finished one its part of summary.json.
+    `accuracy_mean`, `accuracy_mean_paper`, `prompt_alone` and `stages`: each has its `state`, and a
+    finished one its part of summary.json.
     Raises UserError when there is no run, or a file of it cannot be read.
     """
     run.fs.invalidate_cache()  # drivers elsewhere have written since
@@ -52,7 +54,8 @@ def look(run: Run) -> Found:
         "checkpoint": _checkpoint(run),
         "export": [name for name in ("adapter", "model") if run.exists(name)],
         "accuracy": summary.get("accuracy", {}),
-        "accuracy_mean": summary.get("accuracy_mean"),
+        **{part: summary.get(part) for part in MEANS},
+        "prompt_alone": summary.get("prompt_alone", {}),
         "finished": {"seconds": summary.get("seconds_total"), "page": page} if over else None,
     }
 
@@ -192,9 +195,11 @@ def _stage_lines(found: Found) -> list[tuple[str, str]]:
             told.append(("export", made or texts[LATER if state == CURRENT else state]))
     for name, part in found["accuracy"].items():
         told.append(("accuracy", f"{name}: {_accuracy(part)} on {part['problems']} problems"))
-    if found["accuracy_mean"]:
-        mean = found["accuracy_mean"]
-        told.append(("accuracy", f"mean: {_accuracy(mean)} over {mean['tasks']} tasks"))
+    for part in MEANS:
+        if mean := found[part]:
+            of = part.removeprefix("accuracy_").replace("_", " ")
+            told.append(("accuracy", f"{of}: {_accuracy(mean)} over {mean['tasks']} tasks"))
+    told += [("prompt", f"{n}: {prompt_line(part)}") for n, part in found["prompt_alone"].items()]
     return told
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from lr_ray.evaluation.results import changed, checks_of, disagreements
+from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, judge_of
 from lr_ray.report.page import PAGE
 from lr_ray.run.store import Run
 
@@ -37,8 +37,9 @@ def training_line(part: dict[str, Any]) -> str:
 def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
     """The closing table: accuracy with interval, counts, seconds; then changed answers."""
     rows = [row for name, part in summary.get("accuracy", {}).items() for row in _task(name, part)]
-    if "accuracy_mean" in summary:
-        rows += _mean(summary["accuracy_mean"])
+    rows += [row for part in MEANS if part in summary for row in _mean(part, summary[part])]
+    for name, found in summary.get("prompt_alone", {}).items():
+        rows.append((f"prompt {name}", prompt_line(found)))
     if "sampling" in summary:
         rows.append(("sampled", sampling_line(summary["sampling"])))
     if "training" in summary:
@@ -57,7 +58,7 @@ def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
     for name, part in summary.get("accuracy", {}).items():
         _print_changed(console, run, name, list(part["models"]))
         if part.get("graders_disagree"):
-            _print_disagreements(console, run, name, list(part["models"]))
+            _print_disagreements(console, run, name, part)
 
 
 def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
@@ -82,6 +83,12 @@ def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
     return rows + ([("", "; ".join(odd))] if odd else [])
 
 
+def prompt_line(found: dict[str, Any]) -> str:
+    """expert 38.4% same, 42.5% paper: the prompt alone moves -4.1% [-6.9%, -1.3%]."""
+    asked = f"{found['model']} {found['same']:.1%} same, {found['paper']:.1%} paper"
+    return f"{asked}: the prompt alone moves {difference_line(found)}"
+
+
 def difference_line(found: dict[str, Any]) -> str:
     """+28.0% [+20.1%, +35.7%]; gained and lost problems and p where they are there."""
     low, high = found["difference_ci95"]
@@ -94,9 +101,12 @@ def difference_line(found: dict[str, Any]) -> str:
 
 
 def graders_line(part: dict[str, Any]) -> str:
-    """ours 50.0% -> 75.0%, math_verify 50.0% -> 75.0%; 1 answer judged otherwise by one."""
+    """ours 50.0% -> 75.0%, math_verify 50.0% -> 75.0%; 1 answer judged otherwise by one.
+
+    The first is that of the accuracy.
+    """
     labels = list(part["models"])
-    by = {"ours": [part["models"][label]["accuracy"] for label in labels]}
+    by = {judge_of(part): [part["models"][label]["accuracy"] for label in labels]}
     by |= {
         check: [part["graders"][label][check] for label in labels]
         for check in part["graders"][labels[0]]
@@ -123,11 +133,11 @@ def _endings(model: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _mean(part: dict[str, Any]) -> list[tuple[str, str]]:
+def _mean(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
     labels = list(part["models"])
     shown = " -> ".join(f"{part['models'][label]['accuracy']:.1%}" for label in labels)
     found = "".join(f"   {difference_line(part['differences'][label])}" for label in labels[1:])
-    return [("accuracy mean", f"{shown}{found} over {part['tasks']} tasks")]
+    return [(name.replace("_", " "), f"{shown}{found} over {part['tasks']} tasks")]
 
 
 def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> None:
@@ -148,15 +158,15 @@ def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> 
             console.print(f"  {escape(label):<{width}}{mark:<6}{said}", soft_wrap=True)
 
 
-def _print_disagreements(console: Console, run: Run, task: str, labels: list[str]) -> None:
-    """The first answers on which another grader differs from ours."""
+def _print_disagreements(console: Console, run: Run, task: str, part: dict[str, Any]) -> None:
+    """The first answers on which another grader differs from that of the accuracy."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs)
-    rows = disagreements(table, labels)
+    rows = disagreements(table, list(part["models"]))
     console.print(f"\ngraders disagree, the first {min(_SHOWN, len(rows))} of {len(rows)}")
     for row in rows[:_SHOWN]:
-        said = [f"ours {_mark(row, '')}"]
+        said = [f"{judge_of(part)} {_mark(row, '')}"]
         said += [f"{check} {_mark(row, f'{check}_')}" for check in checks_of(table, row["model"])]
         shown = f"{row['problem_id']} ({row['model']}) expects {row['expected']}: {', '.join(said)}"
         console.print(escape(_short(shown)), soft_wrap=True)

@@ -42,7 +42,14 @@ STAGES = (
         "evaluation",
         "answers",
         ("answers", "evaluation", "report.html"),
-        ("evaluation", "serving", "accuracy", "accuracy_mean"),
+        (
+            "evaluation",
+            "serving",
+            "accuracy",
+            "accuracy_mean",
+            "accuracy_mean_paper",
+            "prompt_alone",
+        ),
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)

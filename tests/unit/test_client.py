@@ -1,5 +1,6 @@
 """Retries, limits and refusals against a small HTTP server that misbehaves as it is told."""
 
+import contextlib
 import json
 import threading
 import time
@@ -10,9 +11,12 @@ import pytest
 
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
-from lr_ray.evaluation.answers import question
+from lr_ray.evaluation.answers import AnswerStore, question
 from lr_ray.evaluation.client import ask, check_endpoint, request
+from lr_ray.evaluation.evaluate import ServedModel, evaluate
 from lr_ray.evaluation.known_fields import KnownFields
+from lr_ray.evaluation.paper import paper_request
+from lr_ray.run.store import Run
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -54,12 +58,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        problem = body["messages"][-1]["content"]
+        raw = self.path == "/v1/completions"
+        problem = body["prompt"] if raw else body["messages"][-1]["content"]
         with server.guard:
             server.asked[problem] += 1
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
             server.bodies.append(body)
+            server.keys.add(self.headers["Authorization"])
             faults = server.faults.get(problem, [])
             status = faults.pop(0) if faults else 200
         for field, code, said in server.refusals:
@@ -73,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
             self.say(200, server.reply)
         elif status == 200:
             message = {"role": "assistant", "content": f"{body['model']} says {problem}"}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            said = {"text": f"{body['model']} goes on"} if raw else {"message": message}
+            choice = {"index": 0, **said, "finish_reason": "stop"}
             self.say(
                 200,
                 {
@@ -301,3 +308,65 @@ def test_what_is_refused_after_an_answer_is_refused_for_itself(endpoint):
     known = KnownFields("a", lambda model, field: None)
     known.settled = True
     assert not known.leave_out(request("q", Evaluation()), OPENAI.format("top_k"))
+
+
+def completions(endpoint, problems, **evaluation):
+    settings = Evaluation(protocol="paper", **evaluation)
+    asked = [question("a", "a", paper_request(p, settings, completion=True)) for p in problems]
+    found = {}
+    ask(endpoint.url, asked, settings, lambda q, answer: found.update({q.key: answer}))
+    return [found[q.key] for q in asked]
+
+
+def raw(problem):
+    return f"Question: {problem}\nAnswer: "
+
+
+def test_raw_completions_are_asked_with_the_same_fields_key_retries_and_refusals(
+    endpoint, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "mine")
+    endpoint.faults = {raw("p"): [503], raw("long"): [400]}
+    found = completions(endpoint, ["p", "long"])
+    assert [a.finish_reason for a in found] == ["stop", "refused"]
+    assert found[0].completion == "a goes on"
+    assert endpoint.asked == {raw("p"): 2, raw("long"): 1}
+    assert endpoint.keys == {"Bearer mine"}
+    for body in endpoint.bodies:
+        assert {name: body[name] for name in EVERY_FIELD} == EVERY_FIELD
+        assert body.keys() == {*EVERY_FIELD, "model", "prompt", "stop"}
+
+
+def test_many_refused_completions_end_it(endpoint):
+    endpoint.faults = {raw(str(i)): [400] for i in range(100)}
+    with pytest.raises(StageError, match=r"model a refused 6 prompts, .*told to say 400"):
+        completions(endpoint, [str(i) for i in range(100)])
+
+
+def test_an_endpoint_without_completions_is_one_line(endpoint):
+    endpoint.faults = {raw("p"): [404]}
+    with pytest.raises(StageError, match=r"^evaluation: http.*: model a: .*404"):
+        completions(endpoint, ["p"])
+    endpoint.reply = {"choices": [{}]}
+    with pytest.raises(StageError, match=r"model a: what it answers is no completion"):
+        completions(endpoint, ["q"])
+
+
+def test_both_protocols_go_on_where_they_were_interrupted(endpoint, tmp_path):
+    paper = {"expert_prompt": "completion", "stop_token_ids": [2, 0]}
+    evaluation = Evaluation(protocol="both", paper=paper, max_problems=3)
+    models = [ServedModel("expert", "a", "a", untrained=True), ServedModel("improved", "b", "b")]
+    there = lambda group: contextlib.nullcontext(endpoint.url)  # noqa: E731
+    whole, cut = Run(str(tmp_path / "whole")), Run(str(tmp_path / "cut"))
+    tables = evaluate([models], there, evaluation, whole)
+    assert tables.keys() == {"demo", "demo-paper"}
+    assert tables["demo-paper"]["expert_completion"].to_pylist() == ["a goes on"] * 3
+    assert len(endpoint.bodies) == 12
+    assert sum("prompt" in body for body in endpoint.bodies) == 3
+    answered = list(AnswerStore(whole).answers.items())
+    with AnswerStore(cut) as store:
+        for key, answer in answered[:7]:
+            store.add(key, answer)
+    again = evaluate([models], there, evaluation, cut)
+    assert len(endpoint.bodies) == 12 + 5
+    assert all(again[name].equals(tables[name]) for name in tables)

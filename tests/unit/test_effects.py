@@ -39,6 +39,8 @@ def test_conditions_name_fields_and_values_that_there_are():
         ("sampling.method", "contrast"),
         ("sampling.method", "rejection"),
         ("training.method", "lora"),
+        ("evaluation.protocol", "paper"),
+        ("evaluation.protocol", "both"),
     }
     for name, value in conditions:
         section, field = name.split(".")
@@ -57,7 +59,9 @@ def test_conditions_name_fields_and_values_that_there_are():
         ({"sampling": {"seed": 9}}, NAMES[2:]),
         ({"training": {"lora": {"rank": 4}}}, NAMES[3:]),
         ({"evaluation": {"prefill": "So."}}, NAMES[4:]),
+        ({"evaluation": {"protocol": "both"}}, NAMES[4:]),
         ({"serving": {"dtype": "bfloat16"}}, NAMES[4:]),
+        ({"evaluation": {"paper": {"expert_prompt": "chat"}}}, ()),
         ({"sampling": {"rejection": {"samples": 9}}}, ()),
         ({"training": {"trackers": []}, "resources": {"wait_s": 1}}, ()),
     ],
@@ -102,6 +106,22 @@ def test_a_variable_of_the_template_reaches_every_stage_and_none_changes_nothing
     older = DEMO.model_dump(mode="json")
     del older["models"]["chat_template_kwargs"]
     assert DEMO.changes(older) == []
+
+
+def test_what_protocol_paper_asks_by_concerns_the_answers_of_that_protocol_alone():
+    asked = {"protocol": "paper", "paper": {"stop_token_ids": [1]}}
+    paper, other = with_(evaluation={"protocol": "paper"}), with_(evaluation=asked)
+    (change,) = other.changes(paper.model_dump(mode="json"))
+    assert change.effects == {"answers"}
+
+
+@pytest.mark.parametrize("preset", ["demo", "qwen2.5-math-1.5b", "qwen2.5-math-7b-instruct"])
+def test_a_run_from_before_there_were_protocols_has_the_same_answers(preset):
+    config = resolve(read_tree(preset))
+    before = config.model_dump(mode="json")
+    del before["evaluation"]["protocol"], before["evaluation"]["paper"]
+    assert not [change for change in config.changes(before) if change.effects]
+    assert digests(config, {}) == digests(Config.model_validate(before), {})
 
 
 def test_weights_behind_a_name_are_part_of_it():

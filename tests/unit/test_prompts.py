@@ -43,6 +43,7 @@ def test_templates_that_render_are_taken(model):
     check(model, REFUSES + LOOP + OPEN)
     check(model, REFUSES + LOOP + OPEN, ("training",), sampling=SYSTEM)
     check(model, REFUSES + LOOP + OPEN, ("evaluation",), sampling=SYSTEM)
+    check(model, TURNS + LOOP + OPEN, evaluation={"protocol": "paper", "shots": [2]})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,8 @@ def test_templates_that_render_are_taken(model):
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
          {"sampling": SYSTEM}, "leaves out the system turn (sampling.system_prompt)"),
         ("{{ messages[-1].content }}", {"evaluation": {"shots": [1]}}, "leaves out the problem"),
+        (REFUSES + LOOP, {"evaluation": {"protocol": "both"}},
+         "refuses the system turn of evaluation.protocol paper; give protocol same: no system here"),
         (TURNS + LOOP, {"evaluation": {"shots": [0, 1]}},
          "refuses the turns of evaluation.shots; leave it out: one turn alone"),
         (TURNS + LOOP, {"evaluation": {"prefill": "So", **SYSTEM}}, "refuses the turns of evaluation.p"),

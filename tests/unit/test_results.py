@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lr_ray.evaluation.answers import Answer
 from lr_ray.evaluation.evaluate import grade
-from lr_ray.evaluation.results import changed, macro, summarise
+from lr_ray.evaluation.results import changed, macro, prompt_alone, summarise
 from lr_ray.evaluation.tasks import Task
 from lr_ray.grading.pool import Graders
 from lr_ray.report import print_summary, write_page
@@ -162,6 +162,52 @@ def test_page_and_terminal_show_other_graders_and_where_they_disagree(tmp_path, 
         "ours 100.0% -> 0.0%, toolkit 100.0% -> 100.0%; 1 answer judged otherwise by one" in printed
     )
     assert "p (improved) expects 10000: ours wrong by '10001', toolkit right by '10001'" in printed
+
+
+def test_protocol_paper_is_judged_by_the_toolkits_rules_and_the_prompt_alone_by_ours(
+    tmp_path, capsys
+):
+    rows = tuple(
+        {"problem_id": f"p{i}", "problem": "?", "answer": a}
+        for i, a in enumerate(("10000", r"\sqrt{8}"))
+    )
+    said = {  # the toolkit takes 10001 for 10000; 2 times the root of 2 takes algebra
+        "expert": [r"\boxed{10001}", r"\boxed{2\sqrt{2}}"],
+        "improved": [r"\boxed{10000}", r"\boxed{3}"],
+    }
+    answers = {of: [Answer(text, "stop") for text in texts] for of, texts in said.items()}
+    with Graders(workers=1, time_limit_s=60) as graders:
+        same = grade(Task("sums", "math", (), rows), answers, graders)
+        paper = Task("sums-paper", "math", (), rows, protocol="paper")
+        papers = grade(paper, answers, graders)
+    assert papers["expert_correct"].to_pylist() == [True, True]
+    assert papers["expert_ours_correct"].to_pylist() == same["expert_correct"].to_pylist()
+    assert same["expert_correct"].to_pylist() == [False, True]
+    assert papers["improved_correct"].to_pylist() == [True, False]
+    alone = prompt_alone(same, papers, "expert", seed=0)
+    assert (alone["same"], alone["paper"], alone["difference"]) == (0.5, 0.5, 0)
+    run = Run(str(tmp_path))
+    for name, table in (("sums", same), ("sums-paper", papers)):
+        run.write_table(f"evaluation/{name}.parquet", table)
+    summary = {
+        "accuracy": {
+            "sums": summarise(same, list(said), seed=0),
+            "sums-paper": {**summarise(papers, list(said), seed=0), "protocol": "paper"},
+        },
+        "prompt_alone": {"sums": alone | {"same": 0.384, "paper": 0.425, "difference": -0.041}},
+        "evaluation": {"answers": 8, "seconds": 1.5, "conditions_paper": {"other_models": "chat"}},
+        "seconds_total": 2.0,
+    }
+    write_page(run, summary)
+    page = (tmp_path / "report.html").read_text()
+    for shown in ("sums-paper", "What the prompt alone moves", "-4.1", "Asked as the paper asked"):
+        assert shown in page
+    assert "Asked alike" not in page
+    print_summary(Console(highlight=False, width=200), run, summary)
+    printed = capsys.readouterr().out
+    assert "expert 38.4% same, 42.5% paper: the prompt alone moves -4.1% [" in printed
+    assert "the paper's 100.0% -> 50.0%, ours 50.0% -> 50.0%; 1 answer judged otherwise" in printed
+    assert "expects 10000: the paper's right by '10001', ours wrong by '10001'" in printed
 
 
 def test_a_run_without_an_evaluation_has_no_page(tmp_path):

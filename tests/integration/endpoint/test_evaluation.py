@@ -141,6 +141,36 @@ def test_shots_and_samples_are_reported(served, tmp_path):
         assert line in done.stdout
 
 
+def test_both_protocols_are_asked_of_one_endpoint_and_stand_side_by_side(served, tmp_path):
+    done = run_job(
+        served, tmp_path, "--evaluation.max_problems=8", "--evaluation.protocol=both",
+        "--evaluation.paper.expert_prompt=completion", "--evaluation.paper.stop_token_ids=0,2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["accuracy"].keys() == {"demo", "demo-paper"}
+    alone = summary["prompt_alone"]["demo"]
+    accuracy = {n: p["models"]["expert"]["accuracy"] for n, p in summary["accuracy"].items()}
+    assert alone["same"] == accuracy["demo"]
+    assert alone["difference"] == pytest.approx(alone["same"] - alone["paper"])
+    assert "the prompt alone moves" in done.stdout
+    assert summary["evaluation"]["conditions_paper"]["stop_token_ids"] == [0, 2]
+    rows = pq.read_table(tmp_path / "evaluation/demo-paper.parquet").to_pylist()
+    options = {"temperature": 0, "max_tokens": 128}
+    boxed = r"Please reason step by step, and put your final answer within \boxed{}."
+    with openai.OpenAI(base_url=served.url, max_retries=0) as client:
+        for row in rows[:3]:
+            completed = client.completions.create(
+                model="expert", prompt=f"Question: {row['problem']}\nAnswer: ",
+                stop="\n\nQuestion:", extra_body={"stop_token_ids": [0, 2]}, **options,
+            )  # fmt: skip
+            assert row["expert_completion"] == completed.choices[0].text
+            asked = [("system", boxed), ("user", row["problem"])]
+            messages = [{"role": role, "content": content} for role, content in asked]
+            said = client.chat.completions.create(model="improved", messages=messages, **options)
+            assert row["improved_completion"] == said.choices[0].message.content
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_no_default_of_a_server_or_a_model_changes_what_is_sampled(temperature):
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -169,6 +199,7 @@ def test_no_default_of_a_server_or_a_model_changes_what_is_sampled(temperature):
         ("expert,expert", [], "names one twice"),
         ("expert", ["--evaluation.benchmarks=gsm9k"], "did you mean gsm8k"),
         ("expert", ["--evaluation.samples=2"], "give a temperature"),
+        ("expert", ["--evaluation.protocol=paper"], "give completion or chat"),
     ],
 )
 def test_what_is_wrong_is_one_line(served, tmp_path, models, arguments, message):
