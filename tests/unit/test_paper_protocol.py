@@ -12,6 +12,8 @@ from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import conditions, decided
 from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.models.models import load_tokenizer
+from lr_ray.pipeline.evaluation import evaluate_endpoint
+from lr_ray.run.store import SCHEMA_VERSION, Run
 from tests.unit.problem_sources import jsonl
 
 END_OF_TEXT, TURN, END_OF_TURN = 151643, 151644, 151645  # of Qwen2.5's tokenizers
@@ -190,6 +192,20 @@ def test_an_endpoint_needs_to_be_told_what_its_first_model_is():
         resolve(tree, EndpointConfig)
     told = {"protocol": "paper", "paper": {"expert_prompt": "chat"}}
     assert resolve({**tree, "evaluation": told}, EndpointConfig).evaluation.protocol == "paper"
+
+
+def test_an_evaluation_of_an_endpoint_from_before_there_were_protocols_stays_finished(tmp_path):
+    asked = read_tree("qwen2.5-math-1.5b")["evaluation"]
+    tree = {"endpoint": "http://127.0.0.1:1/v1", "models": ["a"], "evaluation": asked}
+    config, run = resolve(tree, EndpointConfig), Run(str(tmp_path))
+    before = config.model_dump(mode="json")
+    del before["evaluation"]["protocol"], before["evaluation"]["paper"]
+    run.write_json("run.json", {"schema_version": SCHEMA_VERSION, "config": before})
+    run.write_json("summary.json", {"accuracy": {}})
+    assert evaluate_endpoint(config, run) == 0
+    paper = resolve({**tree, "evaluation": {**asked, "protocol": "paper"}}, EndpointConfig)
+    with pytest.raises(UserError, match=r"another evaluation\.protocol = same \(now paper\)"):
+        evaluate_endpoint(paper, run)
 
 
 def test_the_presets_of_the_paper_say_how_their_expert_is_asked():
