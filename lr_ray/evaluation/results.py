@@ -78,7 +78,7 @@ def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> d
 
 def judge_of(part: Mapping[str, Any]) -> str:
     """Whose verdicts a task's accuracy, a part of summary.json, is made of."""
-    checks = next(iter(part.get("graders", {}).values()), {})
+    checks: Mapping[str, Any] = next(iter(part.get("graders", {}).values()), {})
     return "the paper's" if OURS in checks else "ours"
 
 
