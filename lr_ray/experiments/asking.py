@@ -1,34 +1,36 @@
 """Many models on the same problems, over the endpoint, two at a time.
 
-The expert answers once for the whole comparison. Exercised by
-`pytest tests/integration/test_compare.py`.
+Answers are kept in the comparison's directory as they come, so the expert answers once, and a comparison
+that was killed asks what is missing. Exercised by `pytest tests/integration/test_compare.py`.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from lr_ray import serving
 from lr_ray.config import Evaluation, Resources, Serving
-from lr_ray.evaluation.answers import Answer, Question
+from lr_ray.evaluation.answers import Answer, AnswerStore, Question
 from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.evaluate import ServedModel, questions
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.run.store import Run
 
 Answers = dict[str, list[Answer]]  # of each task
+_Asked = dict[str, list[Question]]  # of each task
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A model directory under a name, and how it is asked (`untrained`: see `ServedModel`)."""
+    """A model directory, and how it is asked.
+
+    `identity` stays the same as long as its answers do, and `untrained` is as in `ServedModel`.
+    """
 
     name: str
     path: str
+    identity: str
     evaluation: Evaluation
     untrained: bool = False
 
@@ -36,12 +38,30 @@ class Asked:
 @dataclass(frozen=True)
 class Replies:
     answers: Answers
-    starting_seconds: float  # of the endpoint, with this model and its neighbour
-    seconds: float  # of those that were asked together
+    starting_seconds: float = 0.0  # of the endpoint, with this model and its neighbour
+    seconds: float = 0.0  # of those that were asked together
+
+
+def questions_of(asked: Asked, stop_token_ids: Sequence[int], name: str = "") -> _Asked:
+    """What a model is asked, `name` being what the endpoint calls it; the keys are the same for any name."""
+    model = ServedModel(name, name, asked.identity, asked.untrained)
+    tasks = load_tasks(asked.evaluation)
+    return {t.name: questions(t, model, asked.evaluation, stop_token_ids) for t in tasks}
+
+
+def answers_of(store: AnswerStore, asked: Asked, stop_token_ids: Sequence[int]) -> Answers | None:
+    """All answers to what a model is asked; None where one is missing."""
+    found = {
+        task: [store.answers.get(question.key) for question in some]
+        for task, some in questions_of(asked, stop_token_ids).items()
+    }
+    complete = {task: [a for a in given if a is not None] for task, given in found.items()}
+    return complete if complete == found else None
 
 
 def ask_all(
     pending: Sequence[Asked],
+    store: AnswerStore,
     settings: Serving,
     resources: Resources,
     stop_token_ids: Sequence[int],
@@ -50,38 +70,62 @@ def ask_all(
 ) -> Generator[tuple[Asked, Replies]]:
     """Yields each model's answers to the tasks of its evaluation, in the order of their problems.
 
-    The models of one directory are asked together, whatever their prefill. `on_progress` gets
-    (answers, answers in all), `variables` are those of the chat templates. Raises StageError when the
-    endpoint fails for good.
+    What the store has is not asked again, and models that have answered all are not served. The models of
+    one directory are asked together, whatever their prefill. `on_progress` gets (answers, answers in
+    all), `variables` are those of the chat templates. Raises StageError when the endpoint fails for good.
     """
-    done, total = 0, sum(_size(asked.evaluation) for asked in pending)
+    every = {
+        q.key for a in pending for some in questions_of(a, stop_token_ids).values() for q in some
+    }
+    done = len(every & store.answers.keys())
 
-    def on_answer() -> None:
+    def on_answer(question: Question, answer: Answer) -> None:
         nonlocal done
         done += 1
-        on_progress(done, total)
+        store.add(question.key, answer)
+        on_progress(done, len(every))
 
-    on_progress(0, total)
+    on_progress(done, len(every))
     for group in groups(pending, 1 if resources.evaluation == "apart" else 2):
-        started = time.monotonic()
-        served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(a.path for a in group))}
-        models = {name: path for path, name in served.items()}
-        url = serving.start(models, settings, resources, variables=variables)
-        try:
-            starting = time.monotonic() - started
-            for alike in _alike(group):  # their engines work side by side
+        todo = [asked for asked in group if answers_of(store, asked, stop_token_ids) is None]
+        paths = dict.fromkeys(asked.path for asked in todo)
+        served = {path: f"model-{i}" for i, path in enumerate(paths)}
+        with _endpoint(served, settings, resources, variables) as (url, starting):
+            for alike in _alike(todo):  # their engines work side by side
                 began = time.monotonic()
-                names = [served[asked.path] for asked in alike]
-                models = [
-                    ServedModel(name, name, name, asked.untrained)
-                    for name, asked in zip(names, alike, strict=True)
-                ]
-                answers = _ask(url, models, alike[0].evaluation, stop_token_ids, on_answer)
-                seconds = time.monotonic() - began
-                for asked, name in zip(alike, names, strict=True):
-                    yield asked, Replies(answers[name], starting, seconds)
-        finally:
-            serving.stop()
+                lists = [questions_of(a, stop_token_ids, served[a.path]).values() for a in alike]
+                flat = [[q for some in of_tasks for q in some] for of_tasks in lists]
+                in_turns = [question for turn in zip(*flat, strict=True) for question in turn]
+                missing = {q.key: q for q in in_turns if q.key not in store.answers}
+                ask(url, list(missing.values()), alike[0].evaluation, on_answer)
+                store.write()
+                for asked in alike:
+                    given = answers_of(store, asked, stop_token_ids)
+                    assert given is not None
+                    yield asked, Replies(given, starting, time.monotonic() - began)
+        for asked in group:
+            if asked not in todo and (given := answers_of(store, asked, stop_token_ids)):
+                yield asked, Replies(given)
+
+
+@contextlib.contextmanager
+def _endpoint(
+    served: Mapping[str, str],
+    settings: Serving,
+    resources: Resources,
+    variables: Mapping[str, Any] | None,
+) -> Iterator[tuple[str, float]]:
+    """Base URL of the directories by their served names, and the seconds until it answered."""
+    if not served:
+        yield "", 0.0
+        return
+    started = time.monotonic()
+    models = {name: path for path, name in served.items()}
+    url = serving.start(models, settings, resources, variables=variables)
+    try:
+        yield url, time.monotonic() - started
+    finally:
+        serving.stop()
 
 
 def groups(pending: Sequence[Asked], at_once: int = 2) -> list[list[Asked]]:
@@ -97,52 +141,3 @@ def _alike(group: Sequence[Asked]) -> list[list[Asked]]:
     for asked in group:
         alike.setdefault(asked.evaluation.model_dump_json(), []).append(asked)
     return list(alike.values())
-
-
-def _size(evaluation: Evaluation) -> int:
-    return evaluation.samples * sum(len(task.rows) for task in load_tasks(evaluation))
-
-
-def _ask(
-    url: str,
-    models: Sequence[ServedModel],
-    evaluation: Evaluation,
-    stop_token_ids: Sequence[int],
-    on_answer: Callable[[], None],
-) -> dict[str, Answers]:
-    answers: dict[str, Answers] = {model.name: {} for model in models}
-    for task in load_tasks(evaluation):
-        asked = {model.name: questions(task, model, evaluation, stop_token_ids) for model in models}
-        said: dict[str, Answer] = {}
-
-        def on_said(question: Question, answer: Answer, said: dict[str, Answer] = said) -> None:
-            said[question.key] = answer
-            on_answer()
-
-        in_turns = [question for turn in zip(*asked.values(), strict=True) for question in turn]
-        ask(url, in_turns, evaluation, on_said)
-        for name, theirs in asked.items():
-            answers[name][task.name] = [said[question.key] for question in theirs]
-    return answers
-
-
-def keep(run: Run, name: str, answers: Answers) -> None:
-    """Writes `answers/<name>-<task>.parquet`."""
-    for task, given in answers.items():
-        columns = {
-            "completion": pa.array([a.completion for a in given], pa.string()),
-            "finish_reason": pa.array([a.finish_reason for a in given], pa.string()),
-        }
-        run.write_table(_file(name, task), pa.table(columns))
-
-
-def kept(run: Run, name: str, tasks: Sequence[str]) -> Answers | None:
-    """What `keep` wrote, None where a task is missing."""
-    if not all(run.exists(_file(name, task)) for task in tasks):
-        return None
-    tables = {t: pq.read_table(run.path(_file(name, t)), filesystem=run.fs) for t in tasks}
-    return {t: [Answer(**row) for row in table.to_pylist()] for t, table in tables.items()}
-
-
-def _file(name: str, task: str) -> str:
-    return f"answers/{name}-{task}.parquet"

@@ -12,11 +12,12 @@ from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation.answers import AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.experiments import checks
-from lr_ray.experiments.asking import kept
+from lr_ray.experiments.asking import answers_of
 from lr_ray.experiments.grid import Grid, read_grid
 from lr_ray.experiments.plan import Plan, make_plan
 from lr_ray.experiments.table import collect, render
@@ -26,10 +27,12 @@ from lr_ray.experiments.work import (
     Bench,
     amateur_name,
     evaluate_cells,
+    references,
     sample_sources,
     train_cells,
 )
 from lr_ray.grading.pool import Graders
+from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.placement.site import Site, site
 from lr_ray.run.asked import begin
@@ -178,10 +181,13 @@ def picture_name(benchmark: str, benchmarks: list[str], kind: str) -> str:
 def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
     """Accuracy of each variant's amateur, and the expert's minus it, on the first task."""
     task = load_tasks(bench.config.evaluation)[0]
-    with Graders() as graders:
+    stops = stop_token_ids(bench.expert)
+    asked = {reference.name: reference for reference in references(bench)}
+    with Graders() as graders, AnswerStore(bench.run) as store:
         for name, row in content["variants"].items():
-            answers = kept(bench.run, amateur_name(name), [task.name])
-            if answers is None:
+            reference = asked.get(amateur_name(name))
+            answers = reference and answers_of(store, reference, stops)
+            if not answers:
                 continue
             right = scores_of(grade(task, {"amateur": answers[task.name]}, graders), "amateur")
             row["amateur_accuracy"] = float(right.mean())

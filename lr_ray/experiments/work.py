@@ -8,7 +8,7 @@ Exercised by `lr-ray compare --config demo --run RUN` and
 import contextlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -16,17 +16,18 @@ from rich.console import Console
 from lr_ray.config import Config, Evaluation
 from lr_ray.console import StageProgress
 from lr_ray.errors import StageError
+from lr_ray.evaluation.answers import AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS, summarise
-from lr_ray.evaluation.tasks import load_tasks, task_names
-from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, keep, kept
+from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all
 from lr_ray.experiments.checks import sampled, summary_of, unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
-from lr_ray.models.models import stop_token_ids
+from lr_ray.models.models import fingerprint, stop_token_ids
 from lr_ray.pipeline.job import Job, facts
 from lr_ray.pipeline.sharing import has_trajectories
 from lr_ray.pipeline.stages import run_stage
@@ -184,78 +185,74 @@ def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
 
 
 def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
-    """Asks the expert, unless it has answered, and every cell's model that has not."""
+    """Asks the expert and every cell's model what they have not answered, and grades the cells."""
     config = bench.arranged(bench.config)
     todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
-    untrained = [c for c in todo if not _trained(bench, c)]
-    with tempfile.TemporaryDirectory() as cache:
-        models = {
-            c.name: bench.run.child(c.folder).local_folder("model", f"{cache}/{c.name}")
-            for c in todo
-            if c not in untrained
-        }
-        pending = _references(bench)
-        pending += [
-            Asked(c.name, models.get(c.name, bench.expert), bench.asked(c.config), c in untrained)
-            for c in todo
-            if c.name in models or c.config.evaluation.prefill != config.evaluation.prefill
-        ]
+    by_name = {cell.name: cell for cell in todo}
+    with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
+        pending = [*references(bench), *(_asked(bench, cell, cache) for cell in todo)]
         at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
         bench.console.print(f"serving    {len(pending)} to be asked, {at_a_time} at a time")
-        by_name = {cell.name: cell for cell in todo}
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
             replies = ask_all(
                 pending,
+                store,
                 config.serving,
                 config.resources,
                 stop_token_ids(bench.expert),
                 progress.update_of,
                 config.models.chat_template_kwargs,
             )
+            expert: Answers = {}
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends
                 for asked, given in replies:
-                    if asked.name in by_name:
-                        _finish(bench, by_name[asked.name], given)
-                    else:
-                        keep(bench.run, asked.name, given.answers)
-    asked_names = {asked.name for asked in pending}
-    for cell in untrained:
-        if cell.name not in asked_names:  # the expert as it is
-            _finish(bench, cell, Replies(_expert_answers(bench), 0.0, 0.0))
+                    if asked is pending[0]:
+                        expert = given.answers
+                    elif asked.name in by_name:
+                        _finish(bench, by_name[asked.name], expert, given)
+
+
+def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
+    """A cell's model, or the expert where the cell has none of its own."""
+    run, evaluation = bench.run.child(cell.folder), bench.asked(cell.config)
+    if not _trained(bench, cell):
+        return replace(_expert(bench), name=cell.name, evaluation=evaluation)
+    path = run.local_folder("model", f"{cache}/{cell.name}")
+    # A fingerprint looks at parts of the weights only, so the name belongs to the identity.
+    return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
 
 
 def _trained(bench: Bench, cell: Cell) -> bool:
     return "training" in summary_of(bench.run.child(cell.folder))
 
 
-def _references(bench: Bench) -> list[Asked]:
-    """The expert, and a sweep's amateurs, as far as they have not answered."""
-    evaluation = bench.asked(bench.config)
-    asked = [Asked("expert", bench.expert, evaluation, untrained=True)]
+def _expert(bench: Bench) -> Asked:
+    identity = f"expert {fingerprint(bench.expert)}"
+    return Asked("expert", bench.expert, identity, bench.asked(bench.config), untrained=True)
+
+
+def references(bench: Bench) -> list[Asked]:
+    """The expert, and a sweep's amateurs by the names of their variants."""
+    asked = [_expert(bench)]
     if bench.grid.x == AMATEURS:
-        asked += [
-            Asked(amateur_name(v.name), bench.amateurs[v.config.models.amateur], evaluation, True)
-            for v in bench.grid.variants
-            if not v.untrained
-        ]
-    return [a for a in asked if kept(bench.run, a.name, task_names(evaluation)) is None]
+        for variant in bench.grid.variants:
+            path = bench.amateurs.get(variant.config.models.amateur)
+            if path and not variant.untrained:
+                identity = f"amateur {fingerprint(path)}"
+                asked.append(
+                    Asked(amateur_name(variant.name), path, identity, asked[0].evaluation, True)
+                )
+    return asked
 
 
 def amateur_name(variant: str) -> str:
-    """Name of the answers of a variant's amateur."""
-    return f"amateurs/{variant}"
+    """Under which a variant's amateur is asked."""
+    return f"amateur of {variant}"
 
 
-def _expert_answers(bench: Bench) -> Answers:
-    answers = kept(bench.run, "expert", task_names(bench.config.evaluation))
-    assert answers is not None  # it is asked first
-    return answers
-
-
-def _finish(bench: Bench, cell: Cell, given: Replies) -> None:
+def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies) -> None:
     """Grades a cell's answers against the expert's and completes its run."""
     evaluation = cell.config.evaluation
-    expert = _expert_answers(bench)
     job = bench.job(cell.folder, cell.config)
     with job.run.lock():
         accuracy, answers = {}, 0

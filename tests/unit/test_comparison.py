@@ -1,17 +1,18 @@
 """What a comparison shares, refuses, counts and draws; nothing here starts Ray."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.errors import UserError
-from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import Task
-from lr_ray.experiments.asking import Asked, groups, keep, kept
+from lr_ray.experiments.asking import Asked, answers_of, groups, questions_of
 from lr_ray.experiments.checks import check_cells, check_kind, settle_sources, unfinished
 from lr_ray.experiments.grid import Grid, Variant, read_grid
 from lr_ray.experiments.plan import make_plan
@@ -140,19 +141,27 @@ def test_an_ordinary_run_is_not_written_into(tmp_path):
 
 def test_two_directories_are_in_memory_at_once_and_each_is_started_once():
     evaluation, prefilled = DEMO.evaluation, DEMO.evaluation.model_copy(update={"prefill": "So."})
-    asked = [Asked(p + e, p, v) for p, e, v in (
+    asked = [Asked(p + e, p, p, v) for p, e, v in (
         ("x", "", evaluation), ("y", "", evaluation), ("z", "", evaluation), ("x", "2", prefilled),
     )]  # fmt: skip
     assert [[a.name for a in group] for group in groups(asked)] == [["x", "y", "x2"], ["z"]]
 
 
-def test_answers_are_kept_and_found_when_all_are_there(tmp_path):
-    run = Run(str(tmp_path))
-    answers = {"demo": [Answer("a\n", "stop"), Answer("", "length")]}
-    assert kept(run, "amateurs/a", ["demo"]) is None
-    keep(run, "amateurs/a", answers)
-    assert kept(run, "amateurs/a", ["demo"]) == answers
-    assert kept(run, "amateurs/a", ["demo", "other"]) is None
+def test_answers_are_found_when_all_are_there_under_any_name(tmp_path):
+    evaluation = DEMO.evaluation.model_copy(update={"max_problems": 2})
+    amateur = Asked("amateur of a", "dir", "amateur 1", evaluation, True)
+    keys = [q.key for q in questions_of(amateur, [2], "model-1")["demo"]]
+    said = [Answer("a\n", "stop"), Answer("", "length")]
+    with AnswerStore(Run(str(tmp_path))) as store:
+        store.add(keys[0], said[0])
+        assert answers_of(store, amateur, [2]) is None
+        store.add(keys[1], said[1])
+    store = AnswerStore(Run(str(tmp_path)))
+    assert answers_of(store, amateur, [2]) == {"demo": said}
+    assert answers_of(store, replace(amateur, name="b"), [2]) == {"demo": said}
+    assert answers_of(store, replace(amateur, identity="amateur 2"), [2]) is None
+    prefilled = evaluation.model_copy(update={"prefill": "So."})
+    assert answers_of(store, replace(amateur, evaluation=prefilled), [2]) is None
 
 
 def finished(run: Run, cell, right: list[int], kept_steps: int) -> None:
