@@ -58,7 +58,12 @@ def test_presets_of_pairs_have_the_papers_settings(name):
     config, paper = resolve(read_tree(name)), resolve(read_tree("qwen2.5-math-1.5b"))
     changes = config.changes(paper.model_dump(mode="json"))
     assert {c.name.split(".")[0] for c in changes} <= {"models", "evaluation"}
-    assert {c.name for c in changes if c.name.startswith("evaluation")} <= {"evaluation.benchmarks"}
+    of_evaluation = {c.name for c in changes if c.name.startswith("evaluation")}
+    assert of_evaluation <= {"evaluation.benchmarks", "evaluation.paper.expert_prompt"}
+    base = (
+        "instruct" not in name and "deepseek" not in name and name not in ("qwen3-4b", "qwen3-1.7b")
+    )
+    assert config.evaluation.paper.expert_prompt == ("completion" if base else "chat")
     assert config.sampling.system_prompt == config.evaluation.system_prompt
     assert (config.sampling.kl_threshold, config.sampling.plausibility) == (0.4, 0.2)
     assert (config.training.optimizer_steps, config.training.batch_size) == (1000, 16)

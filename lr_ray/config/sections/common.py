@@ -1,0 +1,30 @@
+"""Types and conditions that several sections of the config have."""
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from lr_ray.config.resources import auto_or
+from lr_ray.config.section import Section
+
+if TYPE_CHECKING:
+    Processes: TypeAlias = int | Literal["auto"]
+else:
+    Processes = auto_or(Annotated[int, Field(ge=1, le=1024)])
+
+CONTRAST, REJECTION = ("sampling.method", "contrast"), ("sampling.method", "rejection")
+
+Dtype = Literal["float32", "bfloat16"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Fields(Section):
+    problem: str = Field(default="problem", min_length=1, description="Field of the text.")
+    id: str | None = Field(
+        default=None, min_length=1, description="Field of the id; null makes ids of the texts."
+    )
+    answer: str | None = Field(
+        default="answer",
+        min_length=1,
+        description="Field of the answer; null for none (None on the command line).",
+    )

@@ -1,0 +1,48 @@
+"""Section `models`: which two, and how their prompts are made."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+from lr_ray.config.effects import on, setting
+from lr_ray.config.section import Section
+from lr_ray.config.sections.common import CONTRAST
+
+
+def _truth(value: Any) -> Any:
+    """true and false as they are typed on the command line."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _of_templates(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what rendering a template is told by the stages."""
+    ours = {"messages", "add_generation_prompt", "continue_final_message", "tokenize", "tools"}
+    if taken := sorted(ours & values.keys()):
+        raise ValueError(f"{', '.join(taken)}: is not free to be set")
+    return values
+
+
+Variables = Annotated[
+    dict[str, Annotated[bool | int | str, BeforeValidator(_truth)]], AfterValidator(_of_templates)
+]
+
+
+class Models(Section):
+    expert: str = setting(
+        "trajectories", description="Directory, Hugging Face id, or embedded:expert."
+    )
+    amateur: str = setting(
+        on("scores", CONTRAST), description="Directory, Hugging Face id, or embedded:amateur."
+    )
+    special_tokens_may_differ: bool = setting(
+        on("scores", CONTRAST),
+        default=False,
+        description="Accept a pair whose special tokens (and no others) have different names.",
+    )
+    chat_template_kwargs: Variables = setting(
+        "trajectories",
+        "answers",
+        default={},
+        description="Variables of the expert's chat template, in sampling, evaluation and serving, such as "
+        "enable_thinking: false of Qwen3.",
+    )

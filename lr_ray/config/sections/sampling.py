@@ -1,0 +1,162 @@
+"""Section `sampling`: trajectories, scores and labels, or rejection sampling."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lr_ray import plugins
+from lr_ray.config.effects import on, setting
+from lr_ray.config.resources import AUTO
+from lr_ray.config.section import Section
+from lr_ray.config.sections.common import CONTRAST, REJECTION, Dtype, Fraction, Processes
+
+
+class Pool(Section):
+    min_engines: int = setting("speed", default=1, ge=1, le=1024, description="Engines, at least.")
+    max_engines: Processes = setting(
+        "speed",
+        default=AUTO,
+        description="Engines, at most; auto uses the GPUs there are, and min_engines on CPUs.",
+    )
+    dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
+
+    @property
+    def most(self) -> int:
+        """`max_engines`, or what `auto` is where no GPU is."""
+        return self.min_engines if self.max_engines == AUTO else self.max_engines
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_engines > self.most:
+            raise ValueError(f"min_engines = {self.min_engines} exceeds max_engines")
+        return self
+
+
+class Rejection(Section):
+    samples: int = Field(default=4, ge=1, le=256, description="Solutions sampled for each problem.")
+    temperature: float = Field(
+        default=0.7,
+        ge=0,
+        le=2,
+        description="Temperature of these samples; 0 is greedy, of one sample a problem.",
+    )
+    max_new_tokens: int | None = setting(
+        on("trajectories", REJECTION, if_set=True),
+        default=None,
+        ge=1,
+        le=32768,
+        description="Tokens of a solution, at most; null is sampling.max_new_tokens.",
+    )
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples = {self.samples} greedy solutions would be one and the same; give a temperature"
+            )
+        return self
+
+
+class Sampling(Section):
+    method: Literal["contrast", "rejection"] = setting(
+        "trajectories",
+        default="contrast",
+        description="contrast: the amateur scores the expert's greedy steps. rejection (a baseline): "
+        "the expert's sampled solutions with the right answer, all of their tokens; needs answers.",
+    )
+    selection: Annotated[str, AfterValidator(plugins.selections.check)] = setting(
+        on("rows", CONTRAST),
+        default="kl",
+        description="Steps kept: those above kl_threshold (kl); as many at random, of all steps of a shard "
+        "(random) or of each trajectory (random_within); all; or a plugin's rule.",
+    )
+    labels: Annotated[str, AfterValidator(plugins.labels.check)] = setting(
+        on("rows", CONTRAST),
+        default="contrast",
+        description="Label of a kept step: p/q over the plausible tokens (contrast), the expert's p over "
+        "them (expert), its greedy token (greedy), or a plugin's rule.",
+    )
+    engine: Annotated[str, AfterValidator(plugins.engines.check)] = setting(
+        "trajectories",
+        default="vllm",
+        description="What runs both models: vllm, or a plugin's engine.",
+    )
+    max_problems: int = setting(
+        "trajectories", default=1000, ge=1, description="Problems to solve, at most."
+    )
+    max_new_tokens: int = setting(
+        "trajectories",
+        default=128,
+        ge=1,
+        le=32768,
+        description="Steps (generated tokens) of a trajectory, at most.",
+    )
+    system_prompt: str | None = setting(
+        "trajectories", default=None, description="System turn of the prompt; null for none."
+    )
+    kl_threshold: float = setting(
+        on("rows", CONTRAST),
+        default=0.4,
+        ge=0,
+        le=100,
+        description="Keep steps whose KL exceeds this, in nats (beta).",
+    )
+    plausibility: float = setting(
+        on("trajectories", CONTRAST, if_less=True),
+        on("rows", CONTRAST),
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Tokens of a label have at least this share of the step's top probability (alpha).",
+    )
+    top_k: int = setting(
+        on("trajectories", CONTRAST),
+        default=256,
+        ge=2,
+        le=8192,
+        description="Log-probabilities exchanged for each step, at most the whole vocabulary.",
+    )
+    batch_size: int = setting(
+        "speed",
+        default=64,
+        ge=1,
+        le=4096,
+        description="Problems sent to an engine at once, and rows of a shard.",
+    )
+    max_rejected: Fraction = setting(
+        "speed",
+        default=0.05,
+        description="Fraction of problems that may be rejected before the job fails.",
+    )
+    seed: int = setting(
+        on("rows", CONTRAST),
+        on("trajectories", REJECTION),
+        default=0,
+        ge=0,
+        description="Seed of random steps and sampled solutions.",
+    )
+    rejection: Rejection = setting(on("trajectories", REJECTION), default=Rejection())
+    expert: Pool = setting("trajectories", default=Pool())
+    amateur: Pool = setting(on("scores", CONTRAST), default=Pool())
+
+    @property
+    def limit(self) -> tuple[str, int]:
+        """The field that bounds a trajectory, or by method rejection a solution, and its tokens."""
+        if self.method == "rejection" and self.rejection.max_new_tokens:
+            return "sampling.rejection.max_new_tokens", self.rejection.max_new_tokens
+        return "sampling.max_new_tokens", self.max_new_tokens
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a trajectory or solution, at most."""
+        return self.limit[1]
+
+    @model_validator(mode="after")
+    def _fits_a_column(self) -> Self:
+        values = self.batch_size * self.max_new_tokens * self.top_k
+        if values >= 2**31:
+            raise ValueError(
+                f"batch_size * max_new_tokens * top_k = {values} log-probabilities are too many for "
+                "one batch; keep them below 2147483648"
+            )
+        return self
