@@ -12,6 +12,7 @@ and gets a float32 tensor as long as `ids`.
 """
 
 from collections.abc import Set
+from functools import cache
 from typing import Any
 
 from lr_ray.models.architectures import scorable
@@ -40,17 +41,34 @@ def register() -> None:
 
 def _build(name: str) -> type:
     """The scoring subclass of one of vLLM's own causal models."""
-    import torch
-    from vllm.model_executor.layers.pooler import DispatchPooler, Pooler
-    from vllm.model_executor.layers.pooler.tokwise import AllPool
+    from vllm.model_executor.layers.pooler import DispatchPooler
     from vllm.model_executor.models.interfaces_base import is_text_generation_model
     from vllm.model_executor.models.registry import ModelRegistry
-    from vllm.v1.pool.metadata import PoolingMetadata
 
     architecture = name.removeprefix(_PREFIX)
     base = ModelRegistry._try_load_model_cls(architecture)
     if base is None or not is_text_generation_model(base):
         raise ImportError(f"vLLM has no model class {architecture} that computes logits")
+    pooler = _pooler_class()
+
+    class Scorer(base):  # type: ignore[valid-type, misc]
+        is_pooling_model = True
+
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+            self.pooler = DispatchPooler({"token_classify": pooler(self)})
+
+    Scorer.__name__ = Scorer.__qualname__ = name
+    return Scorer
+
+
+@cache
+def _pooler_class() -> type:
+    """What gathers the log-probabilities of a request."""
+    import torch
+    from vllm.model_executor.layers.pooler import Pooler
+    from vllm.model_executor.layers.pooler.tokwise import AllPool
+    from vllm.v1.pool.metadata import PoolingMetadata
 
     def _int32(content: bytes) -> torch.Tensor:
         return torch.frombuffer(bytearray(content), dtype=torch.int32)
@@ -96,15 +114,7 @@ def _build(name: str) -> type:
                 done = end
             return torch.cat(chunks)
 
-    class Scorer(base):  # type: ignore[valid-type, misc]
-        is_pooling_model = True
-
-        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-            super().__init__(vllm_config=vllm_config, prefix=prefix)
-            self.pooler = DispatchPooler({"token_classify": LogprobPooler(self)})
-
-    Scorer.__name__ = Scorer.__qualname__ = name
-    return Scorer
+    return LogprobPooler
 
 
 def __getattr__(name: str) -> type:

@@ -4,9 +4,9 @@ lr-ray evaluate --endpoint URL --models A,B [--evaluation.benchmarks gsm8k]
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyarrow as pa
@@ -44,64 +44,70 @@ def run_evaluation(
     that all models were asked under. `on_asked` gets (answers, answers in all).
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
-    starting = 0.0
-
-    @contextlib.contextmanager
-    def timed(group: Sequence[ServedModel]) -> Iterator[str]:
-        nonlocal starting
-        begun = time.monotonic()
-        with serve(group) as url:
-            starting += time.monotonic() - begun
-            asking.update(asking.done)  # the time left is of asking, not of starting
-            yield url
-
     repeated = repeated_rows(evaluation)
     for name, repeats in repeated.items():
         console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
-
-        def show(done: int, total: int) -> None:
-            if asking.total != total and done:
-                console.print(f"evaluation {done} of {total} answers are there from before")
-            asking.update_of(done, total)
-
-        left_out: dict[str, list[str]] = {}
-
-        def say_left_out(model: str, field: str) -> None:
-            if field in left_out.setdefault(model, []):
-                return
-            left_out[model].append(field)
-            console.print(
-                f"evaluation {model}: asked without {field}, which its endpoint does not know"
-            )
-
-        @functools.cache
-        def grading() -> StageProgress:
-            return StageProgress(console, "grading", 0, "answers")
-
+        told = _Told(console, asking)
         tables = evaluate(
             groups,
-            timed,
+            lambda group: told.timed(serve(group)),
             evaluation,
             run,
-            show,
-            lambda done, total: grading().update_of(done, total),
+            told.asked,
+            told.graded,
             stop_token_ids,
-            say_left_out,
+            told.without,
         )
     parts = _write(run, tables, evaluation, labels)
-    seconds = time.monotonic() - started - starting
+    seconds = time.monotonic() - started - told.starting
     count = sum(len(labels) * table.num_rows for table in tables.values())
-    parts["serving"] = {"seconds": starting}
+    parts["serving"] = {"seconds": told.starting}
     parts["evaluation"] = {
         "answers": count,
         "seconds": seconds,
         **_conditions(evaluation, stop_token_ids),
         **({"repeated_rows": repeated} if repeated else {}),
-        **({"left_out": left_out} if left_out else {}),
+        **({"left_out": told.left_out} if told.left_out else {}),
     }
     console.print(f"evaluation {count} answers, {seconds:.1f} s, {rate(count / seconds)}/s")
     return parts
+
+
+class _Told:
+    """What an evaluation says while models start, are asked and graded.
+
+    `starting`: seconds until models answered; `left_out`: fields that an endpoint does not know, by model.
+    """
+
+    def __init__(self, console: Console, asking: StageProgress) -> None:
+        self.console, self.asking, self.starting = console, asking, 0.0
+        self.left_out: dict[str, list[str]] = {}
+        self._grading: StageProgress | None = None
+
+    @contextlib.contextmanager
+    def timed(self, served: AbstractContextManager[str]) -> Iterator[str]:
+        begun = time.monotonic()
+        with served as url:
+            self.starting += time.monotonic() - begun
+            self.asking.update(self.asking.done)  # the time left is of asking, not of starting
+            yield url
+
+    def asked(self, done: int, total: int) -> None:
+        if self.asking.total != total and done:
+            self.console.print(f"evaluation {done} of {total} answers are there from before")
+        self.asking.update_of(done, total)
+
+    def graded(self, done: int, total: int) -> None:
+        self._grading = self._grading or StageProgress(self.console, "grading", 0, "answers")
+        self._grading.update_of(done, total)
+
+    def without(self, model: str, field: str) -> None:
+        if field not in self.left_out.setdefault(model, []):
+            self.left_out[model].append(field)
+            self.console.print(
+                f"evaluation {model}: asked without {field}, which its endpoint does not know"
+            )
 
 
 def _write(
