@@ -12,13 +12,22 @@ from lr_ray.problems import PROBLEM
 from lr_ray.report.probe import APART, THRESHOLDS
 from lr_ray.run.store import Run
 from tests.integration.jobs import run_here
+from tests.ports import free_port
 
 PROBLEMS = 16
 
 
 def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_path):
     folder = tmp_path / "probe"
-    asked = ("--config", "demo", "--run", str(folder), "--problems", str(PROBLEMS))
+    asked = (
+        "--config",
+        "demo",
+        "--run",
+        str(folder),
+        "--problems",
+        str(PROBLEMS),
+        f"--serving.port={free_port()}",
+    )
     ended = run_here("probe", *asked)
     assert ended.returncode == 0, ended.stderr
     run, found = Run(str(folder)), json.loads((folder / "probe.json").read_text())
@@ -83,8 +92,17 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     assert changed["steps_kept"] == figures["thresholds"][THRESHOLDS.index(0.3)]["steps_kept"]
 
 
+@pytest.mark.long
 def test_an_amateur_that_is_the_expert_is_too_close(ray_cluster, tmp_path):
-    asked = ("--config", "demo", "--run", str(tmp_path / "run"), "--problems", "4")
+    asked = (
+        "--config",
+        "demo",
+        "--run",
+        str(tmp_path / "run"),
+        "--problems",
+        "4",
+        f"--serving.port={free_port()}",
+    )
     ended = run_here("probe", *asked, "--models.amateur", "embedded:expert")
     assert ended.returncode == 0, ended.stderr
     assert "\nlabels     none\n" in ended.stdout

@@ -1,0 +1,86 @@
+"""The evidence's recipe: its commands are ones that lr-ray takes, and its page says what runs hold."""
+
+import json
+
+import pytest
+
+from lr_ray.cli.front import run_command
+from recipes.real_pair import page, recipe
+
+# Steps whose arguments follow from no earlier step, and that do not run on the embedded pair.
+ALONE = [
+    "probe-real",
+    "probe-real-reversed",
+    "sample",
+    "sample-256",
+    "sample-1024",
+    "sample-float32",
+]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_step_reaches_the_models_and_names_the_one_that_is_missing(name, tmp_path, capsys):
+    steps = {step.name: step for step in recipe.steps(tmp_path, str(tmp_path / "data"), "cpu")}
+    assert run_command(steps[name].arguments()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "pair/" in said
+    assert "no such directory" in said
+
+
+def test_every_step_has_another_name_and_comparisons_begin_with_what_is_there(tmp_path):
+    steps = recipe.steps(tmp_path, None, "cpu")
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    assert (
+        names.index("sample") < names.index("rates") < names.index("gsm8k") < names.index("others")
+    )
+
+
+def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
+    found = {
+        f"learning_rate-{rate:g}": {"value": rate, "accuracy": {"tuning": {"accuracy": accuracy}}}
+        for rate, accuracy in ((5e-5, 0.5), (2e-4, 0.6), (8e-4, 0.6))
+    }
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates/comparison.json").write_text(json.dumps({"variants": found}))
+    text = recipe.grid(tmp_path, whole=True).read_text()
+    assert "tuned: {training.learning_rate: 0.0002}" in text  # the smaller of two that are as good
+    assert "lightreasoner: {seeds: [0, 1]}" in text
+    assert "random-steps" not in recipe.grid(tmp_path, whole=False).read_text()
+
+
+def test_the_page_shows_a_comparison_with_intervals_and_changes(tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    accuracy = {
+        "accuracy": 0.5,
+        "difference": 0.02,
+        "difference_ci95": [-0.01, 0.05],
+        "accuracy_of_seeds": [0.5],
+    }
+    run = {
+        "accuracy": {
+            "gsm8k": {
+                "differences": {"improved": {"gained": 3, "lost": 1}},
+                "models": {"improved": {"cut": 0.25}},
+            }
+        }
+    }
+    cost = {
+        "problems": 200.0,
+        "steps_kept": 2400.0,
+        "steps_kept_share": 0.09,
+        "optimizer_steps": 50.0,
+        "trained_steps": 2400.0,
+        "training_seconds": 9.0,
+    }
+    content = {
+        "expert": {"gsm8k": {"accuracy": 0.48, "problems": 100}},
+        "variants": {"tuned": {"accuracy": {"gsm8k": accuracy}, "runs": [run], "cost": cost}},
+    }  # fmt: skip
+    (tmp_path / "gsm8k/comparison.json").write_text(json.dumps(content))
+    text = page.results(tmp_path)
+    assert "gsm8k, 100 problems:" in text
+    assert "| tuned | 50.0 % | +2.0 [-1.0, +5.0] | 50.0 % | +3 -1 | 25.0 % |" in text
+    assert "| tuned | 200 | 2400 (9.0 %) | 50 | 2400 | 9 |" in text
+    assert "Probes" not in text
