@@ -58,6 +58,18 @@ def nested_in(config: dict[str, Any]) -> str | None:
     return next((name for name in _NESTED if isinstance(config.get(name), dict)), None)
 
 
+def check_trainable(path: str, where: str) -> None:
+    """Raises UserError, beginning with `where`, for quantised weights: they are sampled and served alone."""
+    found = read_object(Path(path, "config.json"), where).get("quantization_config")
+    if isinstance(found, dict):
+        kind = found.get("quant_method") or found.get("quant_algo") or "of a kind that is not named"
+        raise UserError(
+            f"{where}: its weights are quantised ({kind}); vLLM samples and serves them, and training needs "
+            "them in bfloat16 or float32: give the model that they were made of, and for supervision that is "
+            "there, lr-ray export and lr-ray import"
+        )
+
+
 def whole_number(path: str, *names: str, where: str | None = None) -> int:
     """The first of these fields that config.json has. Raises UserError where none is a number above 0."""
     where, config = where or path, text_config(path, where)

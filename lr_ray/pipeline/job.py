@@ -8,6 +8,7 @@ from rich.console import Console
 
 from lr_ray.config import Config
 from lr_ray.evaluation.prompts import check_expert
+from lr_ray.models.files import check_trainable
 from lr_ray.models.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.placement.site import Site
 from lr_ray.problems import check_source
@@ -67,9 +68,10 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
         check_port(config.serving)
         check_environment(base_url(config.serving))
     check_address()
+    expert = resolve_model(config.models.expert, "models.expert")
     if "training" in stages:
         check_trackers(config.training.trackers)
-    expert = resolve_model(config.models.expert, "models.expert")
+        check_trainable(expert, f"models.expert: {config.models.expert}")
     check_expert(expert, config, stages)
     if "evaluation" in stages:
         fits_context(expert, config.serving.max_model_len, "the expert")

@@ -1,6 +1,7 @@
 """The command line, the order of stages and the learning rate; nothing here starts Ray."""
 
 import json
+import shutil
 
 import pytest
 
@@ -192,3 +193,15 @@ def test_a_setting_of_a_stage_that_has_not_begun_may_change(sampled):
     asked = sampled.read_json("run.json")
     assert asked["config"]["training"]["optimizer_steps"] == 3
     assert asked["models"].keys() == {"expert", "amateur"}
+
+
+def test_quantised_weights_are_sampled_and_not_trained(tmp_path):
+    expert = shutil.copytree(expert_path(), tmp_path / "expert")
+    said = json.loads((expert / "config.json").read_text())
+    said["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (expert / "config.json").write_text(json.dumps(said))
+    tree = {"models": {"expert": str(expert)}, "serving": {"port": free_port()}}
+    config = resolve(merge(read_tree("demo"), tree))
+    assert check(config, ["sampling"]) == (str(expert), str(amateur_path()))
+    with pytest.raises(UserError, match=r"models\.expert: .*: its weights are quantised \(awq\)"):
+        check(config, ["sampling", "training"])
