@@ -24,6 +24,12 @@ from recipes.real_pair.make import make_pair
 HERE = Path(__file__).parent
 SAMPLED, TUNING, AUDITED = 200, 100, 10  # problems
 PROBED = 32
+# The paper's SFT, as in the grid `ablations`; its learning rate and LoRA are the config's.
+_SFT = (
+    "sampling.method: rejection, sampling.rejection.samples: 1, sampling.rejection.temperature: 0, "
+    "sampling.rejection.max_new_tokens: '@evaluation.max_new_tokens', training.batch_size: 16, "
+    "training.optimizer_steps: auto"
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ def grid(out: Path, whole: bool) -> Path:
         variants |= {
             "random-steps": f"{tuned}, sampling.selection: random",
             "expert-labels": f"{tuned}, sampling.labels: expert",
+            "paper-sft": _SFT,
         }
     lines = [f"  {name}: {{{fields}}}\n" for name, fields in variants.items()]
     file = out / ("grid.yaml" if whole else "grid-short.yaml")

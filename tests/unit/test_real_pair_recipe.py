@@ -5,6 +5,8 @@ import json
 import pytest
 
 from lr_ray.cli.front import run_command
+from lr_ray.config import read_tree, resolve
+from lr_ray.experiments.grid import read_grid
 from recipes.real_pair import page, recipe
 
 # Steps whose arguments follow from no earlier step, and that do not run on the embedded pair.
@@ -45,6 +47,12 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
     (tmp_path / "rates").mkdir()
     (tmp_path / "rates/comparison.json").write_text(json.dumps({"variants": found}))
     text = recipe.grid(tmp_path, whole=True).read_text()
+    config = resolve(read_tree(str(recipe.HERE / "config.yaml")))
+    of = {v.name: v.config for v in read_grid(str(tmp_path / "grid.yaml"), config).variants}
+    assert of["tuned"].training.learning_rate == 2e-4
+    sft = of["paper-sft"]
+    assert (sft.sampling.method, sft.sampling.rejection.max_new_tokens) == ("rejection", 512)
+    assert (sft.training.batch_size, sft.training.learning_rate) == (16, 5e-5)
     assert "tuned: {training.learning_rate: 0.0002}" in text  # the smaller of two that are as good
     assert "lightreasoner: {seeds: [0, 1]}" in text
     assert "random-steps" not in recipe.grid(tmp_path, whole=False).read_text()
