@@ -87,6 +87,8 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
     benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"
     float32 = "--sampling.expert.dtype=float32", "--sampling.amateur.dtype=float32"
     swapped = f"--models.expert={pair['amateur']}", f"--models.amateur={pair['expert']}"
+    # Under both protocols; the paper's as if the expert were a base model, so that its prompt can be seen.
+    raw = "--evaluation.protocol=both", "--evaluation.paper.expert_prompt=completion"
     return [
         embedded("embedded"),
         embedded("embedded-reversed", "--models.expert=embedded:amateur", "--models.amateur=embedded:expert"),
@@ -98,7 +100,7 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("rates", rates),
         compare("gsm8k", "rates", lambda: grid(out, whole=True), benchmarks, "gsm8k", few, "500"),
         compare("others", "gsm8k", lambda: grid(out, whole=False), benchmarks, "svamp", "asdiv", few, "300"),
-        compare("math", "gsm8k", lambda: grid(out, whole=False), benchmarks, "math500", few, "150"),
+        compare("math", "gsm8k", lambda: grid(out, whole=False), benchmarks, "math500", few, "150", *raw),
         *audited("256"),
         *audited("1024", "--sampling.top_k", "1024"),
         *audited("float32", *float32),
