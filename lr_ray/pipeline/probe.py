@@ -115,8 +115,8 @@ def _ask(run: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | No
     return {
         "problems": found["problems"],
         "models": found["models"],
-        "gap": -difference["difference"],
-        "gap_ci95": [-high, -low],
+        "gap": 0.0 - difference["difference"],  # no -0.0
+        "gap_ci95": [0.0 - high, 0.0 - low],
         "answers": evaluated["answers"],
         "seconds": evaluated["seconds"],
     }
