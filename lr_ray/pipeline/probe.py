@@ -28,7 +28,7 @@ from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.runtime.cluster import cluster
 
-FILE = "probe.json"
+FILE, ASKED = "probe.json", "asked"
 
 
 def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False) -> dict[str, Any]:
@@ -64,9 +64,10 @@ def _look(
         role: resolve_model(getattr(config.models, role), f"models.{role}")
         for role in ("expert", "amateur")
     }
-    answers = run.shards("answers")
-    asked = _ask(run, probed, paths)
-    if asked and before and before["accuracy"] and run.shards("answers") == answers:
+    there = run.child(ASKED)  # of its own: answers do not depend on labels, which may be made again
+    answers = there.shards("answers")
+    asked = _ask(run, there, probed, paths)
+    if asked and before and before["accuracy"] and there.shards("answers") == answers:
         asked["seconds"] = before["accuracy"]["seconds"]  # nothing was asked
     figures = figures_of.figures(scores, probed.sampling)
     verdict, why = figures_of.verdict(figures, asked)
@@ -81,8 +82,11 @@ def _look(
     }
 
 
-def _ask(run: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | None:
-    """Accuracies of both models and their gap, asked as `evaluation` says; None: no problem has an answer."""
+def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | None:
+    """Accuracies of both models and their gap, asked as `evaluation` says; None: no answer is known.
+
+    `there` keeps what they say.
+    """
     rows = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
     known = [row for row in rows if row["answer"] is not None]
     if not known:
@@ -101,7 +105,8 @@ def _ask(run: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | No
         config: Config = resolve(merge(probed.model_dump(mode="json"), {"evaluation": over}))
         with site(config, ["evaluation"]) as place, quiet_others(run.log_path()) as console:
             config = place.arranged(config, ["evaluation"])
-            job = Job(config, run, paths["expert"], paths["amateur"], console, {}, place)
+            there.create()
+            job = Job(config, there, paths["expert"], paths["amateur"], console, {}, place)
 
             @contextlib.contextmanager
             def serve(group: dict[str, str]) -> Iterator[str]:

@@ -47,21 +47,21 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     cost, known = found["cost"], found["accuracy"]
     assert cost["sampling_s"] == pytest.approx(part["seconds"] * 500 / PROBLEMS)
     assert cost["evaluation_s"] == pytest.approx(known["seconds"] * 1000 / PROBLEMS)
-    hours = cost["sampling_s"] * (0.5 + 0.5) + cost["evaluation_s"] * 2
+    hours = cost["sampling_s"] * (0.5 + 0.5) + cost["evaluation_s"] * (0.5 + 0.5)
     assert cost["hours"] == pytest.approx(hours / 3600)
     assert cost["hours_of"] == "CPU"
 
     # Both models' answers, read as a person does.
-    answers = pq.read_table(folder / "evaluation/probe.parquet").to_pylist()
+    answers = pq.read_table(folder / "asked/evaluation/probe.parquet").to_pylist()
     problems = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
     expected = {row["problem_id"]: row["answer"] for row in problems}
     assert {row["problem_id"] for row in answers} == expected.keys()
-    for label, figures in known["models"].items():
+    for label, model in known["models"].items():
         right = sum(
             extract_answer(row[f"{label}_completion"], "demo") == expected[row["problem_id"]]
             for row in answers
         )
-        assert figures["accuracy"] == pytest.approx(right / PROBLEMS)
+        assert model["accuracy"] == pytest.approx(right / PROBLEMS)
     expert, amateur = (known["models"][label]["accuracy"] for label in ("expert", "amateur"))
     assert known["gap"] == pytest.approx(expert - amateur)
     assert known["gap_ci95"][0] < known["gap"] < known["gap_ci95"][1]
@@ -71,7 +71,9 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     other = {"sampling": {"max_problems": PROBLEMS, "kl_threshold": 0.3}}
     config = resolve(merge(read_tree("demo"), other))
     assert can_share(run, config, {}) == ["decoding", "scoring"]
-    names = [*run.shards("scores"), *run.shards("answers")]
+    kept = [f"asked/{name}" for name in run.child("asked").shards("answers")]
+    assert kept
+    names = [*run.shards("scores"), *kept]
     written = {name: (folder / name).stat().st_mtime_ns for name in names}
     again = run_here("probe", *asked)
     assert again.returncode == 0, again.stderr
@@ -85,6 +87,7 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     assert "give --yes" in stale.stderr
     again = run_here("probe", *asked, "--sampling.kl_threshold", "0.3", "--yes")
     assert again.returncode == 0, again.stderr
+    assert "serving" not in again.stdout
     assert {name: (folder / name).stat().st_mtime_ns for name in names} == written
     again = json.loads((folder / "probe.json").read_text())
     assert again["cost"] == cost
