@@ -33,7 +33,7 @@ def take(job: Job, others: Sequence[Run], stages: Sequence[str]) -> str | None:
         shared = [stage for stage in can_share(other, job.config, known) if stage in stages]
         if len(shared) > len(found):
             best, found = other, shared
-    if best is None:
+    if best is None or "scoring" not in found:  # trajectories alone would be decoded again
         return None
     with best.lock(shared=True):
         job.summary |= share(best, job.run, found)

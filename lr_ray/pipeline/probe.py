@@ -101,6 +101,7 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
             "benchmarks": [str(file)], "grader": grader_of(probed.data.source, probed.data.grader),
             "fields": {"id": "id", "problem": "problem", "answer": "answer"},
             "max_problems": None, "shots": [0], "samples": 1, "temperature": 0.0, "grader_check": [],
+            "protocol": "same",  # the same prompt for both
         }  # fmt: skip
         config: Config = resolve(merge(probed.model_dump(mode="json"), {"evaluation": over}))
         with site(config, ["evaluation"]) as place, quiet_others(run.log_path()) as console:

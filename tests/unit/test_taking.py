@@ -89,3 +89,11 @@ def test_another_learning_rate_takes_the_sampling(comparison, tmp_path):
     new = job(tmp_path, resolve(tree))
     take(new, runs_of(comparison), WHOLE)
     assert list(new.summary["shared"]) == list(SAMPLING)
+
+
+def test_trajectories_that_would_be_decoded_again_are_not_said_to_be_taken(comparison, tmp_path):
+    tree = merge(config().model_dump(mode="json"), {"models": {"amateur": MODELS[0]}})
+    new = job(tmp_path, resolve(tree))
+    new.amateur = MODELS[0]
+    assert take(new, runs_of(comparison), WHOLE) is None
+    assert new.summary == {}
