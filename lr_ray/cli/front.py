@@ -102,10 +102,13 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _work(name: str, argv: Sequence[str]) -> int:
+    from lr_ray.runtime import interrupts
+
     try:
         command = importlib.import_module(f"lr_ray.cli.{COMMANDS[name][0]}")
         return int(command.main(list(argv)))
     except SystemExit as ended:  # of the argument parser
+        interrupts.again()  # Ray makes SystemExit(1) of one that comes within ray.get
         return int(ended.code or 0)
 
 

@@ -51,6 +51,24 @@ raise SystemExit(guarded(job))
 """
 
 
+# Ray replaces the handler's SystemExit(143) by its own within a blocking call.
+REPLACED = """
+import time, types
+from lr_ray.cli import front
+
+def work(argv):
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except SystemExit:
+        raise SystemExit(1) from None
+
+front.importlib = types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(main=work))
+front.sys.argv = ["lr-ray", "serve"]
+front.main()
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 143)])
 def test_cleanup_runs(number, code):
     process = subprocess.Popen([sys.executable, "-c", ORDERLY], stdout=subprocess.PIPE, text=True)
@@ -119,3 +137,12 @@ def test_a_process_that_borrows_the_handlers_goes_on(number, name):
     process.send_signal(number)
     assert process.communicate(timeout=20)[0] == f"{name} None True\nwent on\n"
     assert process.returncode == 0
+
+
+def test_another_exit_code_made_of_the_interruption_is_the_interruptions():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", REPLACED], **pipes)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
