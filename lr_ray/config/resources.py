@@ -46,7 +46,12 @@ class Place(Section):
         description="GB (1e9 bytes) of each GPU for an engine's keys and values; null leaves it to "
         "gpus: auto, or to vLLM, which takes 0.9 of the share. Trainers have none.",
     )
-    cpus: float = Field(default=1, ge=0, le=256, description="CPUs.")
+    cpus: float = Field(
+        default=1,
+        ge=0,
+        le=256,
+        description="CPUs; without GPUs the threads of a training worker or a served replica, too.",
+    )
     memory_gb: float | None = Field(
         default=None, gt=0, description="Main memory in GB that Ray sets aside; null for none."
     )

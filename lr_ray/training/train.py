@@ -15,7 +15,7 @@ from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from lr_ray.config import Config, Sampling, Training, digest_of
+from lr_ray.config import Config, Place, Sampling, Training, digest_of
 from lr_ray.errors import StageError
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.models import fingerprint, vocabulary_rows
@@ -38,7 +38,6 @@ _BYTES_A_WEIGHT = 12
 
 # How often Ray Train looks at its workers: what they report between two looks is lost with them.
 _LOOK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-CPU_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
 
 
@@ -111,9 +110,14 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
             storage_filesystem=None if run.is_local else PyFileSystem(FSSpecHandler(run.fs)),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
-            worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else CPU_ENV)},
+            worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else cpu_env(place))},
         ),
     )
+
+
+def cpu_env(place: Place) -> dict[str, str]:
+    """Environment of a worker without a GPU: a thread for each whole CPU of its place."""
+    return {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, int(place.cpus)))}
 
 
 def check_supervision(run: Run, expert: str, sampling: Sampling) -> tuple[int, int]:
