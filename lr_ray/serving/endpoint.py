@@ -69,14 +69,18 @@ def start(
     `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
     to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` a line on the nodes
     that are waited for. With a `key`, requests need it. `variables` are those of the chat templates where a
-    request gives no others. Raises StageError when Serve already runs on the
-    cluster, when there is no room after `resources.wait_s` seconds, when a model cannot be started,
-    or `timeout_s` seconds after there was room; whatever was started is shut down by then.
+    request gives no others. Raises StageError when Serve already runs on the cluster, when the port is
+    taken, when there is no room after `resources.wait_s` seconds, when a model cannot be started, or
+    `timeout_s` seconds after there was room; whatever was started is shut down by then.
     """
     from ray import serve
 
     if serve.status().proxies:
         raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
+    try:  # Serve's proxy would share a port that is taken, and answers would be another job's
+        check_port(serving)
+    except UserError as error:
+        raise StageError(str(error)) from None
     place = resources.server
     try:
         serve.start(

@@ -1,5 +1,7 @@
 """Starting the endpoint beside a Serve that is there already."""
 
+import socket
+
 import pytest
 
 from lr_ray import embedded, serving
@@ -20,3 +22,17 @@ def test_serve_that_runs_already_is_left_alone(ray_cluster):
         assert serve.status().proxies
     finally:
         serve.shutdown()
+
+
+def test_a_port_that_was_taken_since_the_job_began_is_not_shared(ray_cluster):
+    """Serve's proxy listens beside another one, and each gets some of the requests."""
+    from ray import serve
+
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as that proxy does
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(StageError, match=f"^serving.port: {port} is taken on 127.0.0.1"):
+            serving.start({"expert": str(embedded.expert_path())}, Serving(port=port), Resources())
+    assert not serve.status().proxies
