@@ -21,8 +21,9 @@ from lr_ray.config import Config, Resources, ServeConfig, Serving
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
-from lr_ray.models.models import fits_context, resolve_model
-from lr_ray.pipeline.job import facts
+from lr_ray.models.adapters import with_adapters
+from lr_ray.models.models import fits_context, resolve_model, resolve_served
+from lr_ray.pipeline.job import facts, improved
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
 from lr_ray.placement.sizes import largest
@@ -67,7 +68,7 @@ def serve_run(command: Command[Config]) -> int:
         log = run.log_path()
         print(f"run        {run.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:
-            models = {"expert": expert, "improved": run.local_folder("model", cache)}
+            models = {"expert": expert, "improved": run.local_folder(improved(config), cache)}
             variables = config.models.chat_template_kwargs
             _serve(models, config.serving, config.resources, log, key, variables)
     return 0
@@ -79,7 +80,7 @@ def serve_models(command: Command[ServeConfig]) -> int:
     key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     check_serving(config.resources, config.serving)
-    models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
+    models = {name: resolve_served(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
     _serve(models, config.serving, config.resources, log, key, {})
@@ -96,12 +97,13 @@ def _serve(
 ) -> None:
     from lr_ray.runtime.cluster import cluster
 
-    for name, path in models.items():
+    whole, _ = with_adapters(models)
+    for name, path in whole.items():
         fits_context(path, settings.max_model_len, name)
     with contextlib.ExitStack() as stack:
         if resources.server.gpus != 0:
             found = stack.enter_context(connected())
-            place = for_serving(settings, resources.server, largest(models), len(models), found)
+            place = for_serving(settings, resources.server, largest(whole), len(whole), found)
             resources = resources.model_copy(update={"server": place})
         console = stack.enter_context(quiet_others(log))
         stack.enter_context(cluster())

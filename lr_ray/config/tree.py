@@ -119,6 +119,10 @@ class Config(Tree):
                 f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "
                 f"prompt in serving.max_model_len = {self.serving.max_model_len}"
             )
+        if self.serving.adapters and self.training.method != "lora":
+            raise ValueError(
+                f"serving.adapters: training.method = {self.training.method} makes no adapter; leave it false"
+            )
         return self
 
 

@@ -16,6 +16,7 @@ from lr_ray.evaluation.answers import Answer, AnswerStore, Question
 from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.evaluate import ServedModel, questions
 from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.models.adapters import is_adapter
 
 Answers = dict[str, list[Answer]]  # of each task
 _Asked = dict[str, list[Question]]  # of each task
@@ -65,13 +66,15 @@ def ask_all(
     settings: Serving,
     resources: Resources,
     stop_token_ids: Sequence[int],
+    expert: str,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     variables: Mapping[str, Any] | None = None,
 ) -> Generator[tuple[Asked, Replies]]:
     """Yields each model's answers to the tasks of its evaluation, in the order of their problems.
 
     What the store has is not asked again, and models that have answered all are not served. The models of
-    one directory are asked together, whatever their prefill. `on_progress` gets (answers, answers in
+    one directory are asked together, whatever their prefill. Adapters are served with `expert`, the
+    directory of the model that they belong to. `on_progress` gets (answers, answers in
     all), `variables` are those of the chat templates. Raises StageError when the endpoint fails for good.
     """
     every = {
@@ -86,9 +89,11 @@ def ask_all(
         on_progress(done, len(every))
 
     on_progress(done, len(every))
-    for group in groups(pending, 1 if resources.evaluation == "apart" else 2):
+    for group in groups(pending, 1 if resources.evaluation == "apart" else 2, expert):
         todo = [asked for asked in group if answers_of(store, asked, stop_token_ids) is None]
         paths = dict.fromkeys(asked.path for asked in todo)
+        if any(is_adapter(path) for path in paths):
+            paths |= {expert: None}
         served = {path: f"model-{i}" for i, path in enumerate(paths)}
         with _endpoint(served, settings, resources, variables) as (url, starting):
             for alike in _alike(todo):  # their engines work side by side
@@ -128,10 +133,17 @@ def _endpoint(
         serving.stop()
 
 
-def groups(pending: Sequence[Asked], at_once: int = 2) -> list[list[Asked]]:
-    """Those of as many directories together as are in memory at once, in order."""
+def groups(pending: Sequence[Asked], at_once: int, expert: str) -> list[list[Asked]]:
+    """Those of as many directories together as are in memory at once, in order.
+
+    Adapters are, all of them, beside the expert.
+    """
     paths = list(dict.fromkeys(asked.path for asked in pending))
-    batches = [paths[i : i + at_once] for i in range(0, len(paths), at_once)]
+    batches = []
+    if any(is_adapter(path) for path in paths):
+        batches = [[path for path in paths if path == expert or is_adapter(path)]]
+        paths = [path for path in paths if path not in batches[0]]
+    batches += [paths[i : i + at_once] for i in range(0, len(paths), at_once)]
     return [[asked for asked in pending if asked.path in batch] for batch in batches]
 
 

@@ -28,7 +28,7 @@ from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import fingerprint, stop_token_ids
-from lr_ray.pipeline.job import Job, facts
+from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
 from lr_ray.pipeline.stages import run_stage
 from lr_ray.placement.site import Site
@@ -192,6 +192,8 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
         pending = [*references(bench), *(_asked(bench, cell, cache) for cell in todo)]
         at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
+        if config.serving.adapters:
+            at_a_time = "the expert with all adapters"
         bench.console.print(f"serving    {len(pending)} to be asked, {at_a_time} at a time")
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
             replies = ask_all(
@@ -200,6 +202,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                 config.serving,
                 config.resources,
                 stop_token_ids(bench.expert),
+                bench.expert,
                 progress.update_of,
                 config.models.chat_template_kwargs,
             )
@@ -217,7 +220,7 @@ def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
     run, evaluation = bench.run.child(cell.folder), bench.asked(cell.config)
     if not _trained(bench, cell):
         return replace(_expert(bench), name=cell.name, evaluation=evaluation)
-    path = run.local_folder("model", f"{cache}/{cell.name}")
+    path = run.local_folder(improved(bench.config), f"{cache}/{cell.name}")
     # A fingerprint looks at parts of the weights only, so the name belongs to the identity.
     return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
 

@@ -110,7 +110,7 @@ def check_files(folder: Path, where: str) -> None:
         raise UserError(f"{where}: no config.json; give a Hugging Face model directory")
     for read in (architecture, vocabulary_rows, context_length):
         read(str(folder), where)
-    _fit(folder, where, _check_weights(folder, where))
+    _fit(folder, where, check_weights(folder, where))
     check_tokenizer(folder, where)
 
 
@@ -152,7 +152,8 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
         )
 
 
-def _check_weights(folder: Path, where: str) -> Shapes:
+def check_weights(folder: Path, where: str) -> Shapes:
+    """Shapes of all tensors. Raises UserError when a shard of the weights is missing or not whole."""
     files = sorted(folder.glob("*.safetensors"))
     if not files and not (folder / INDEX).is_file():
         raise UserError(f"{where}: no *.safetensors weights")

@@ -13,6 +13,7 @@ from lr_ray import embedded
 from lr_ray.config import Models, Sampling
 from lr_ray.console import fetching
 from lr_ray.errors import UserError
+from lr_ray.models.adapters import check_adapter, is_adapter
 from lr_ray.models.architectures import check_scores
 from lr_ray.models.files import (
     architecture as architecture,
@@ -50,6 +51,15 @@ def resolve_model(reference: str, field: str) -> str:
         return _download(reference, field)
     check_files(path, f"{field}: {reference}")
     return str(path.resolve())
+
+
+def resolve_served(reference: str, field: str) -> str:
+    """As `resolve_model`; a directory with a LoRA adapter is one too, see `adapters`."""
+    path = Path(reference).expanduser()
+    if is_adapter(str(path)):
+        check_adapter(path, f"{field}: {reference}")
+        return str(path.resolve())
+    return resolve_model(reference, field)
 
 
 def _download(reference: str, field: str) -> str:

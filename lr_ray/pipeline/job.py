@@ -46,6 +46,11 @@ def read_source(run: Run, config: Config) -> None:
     check_answers(run, config)
 
 
+def improved(config: Config) -> str:
+    """Folder of a run from which its improved expert is served."""
+    return "adapter" if config.serving.adapters else "model"
+
+
 def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
     """What run.json says beside the config. Without the amateur's directory, only the expert's model."""
     models = {"expert": {"path": config.models.expert, "fingerprint": fingerprint(expert)}}

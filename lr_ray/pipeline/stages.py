@@ -12,7 +12,7 @@ from lr_ray import placement, report
 from lr_ray.console import StageProgress
 from lr_ray.labelling.label import Facts
 from lr_ray.models.models import fingerprint
-from lr_ray.pipeline.job import Job
+from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
 from lr_ray.run.stages import parts_from
 from lr_ray.runtime.metrics import StageMetrics
@@ -105,7 +105,7 @@ def _evaluate(job: Job) -> None:
     with tempfile.TemporaryDirectory() as cache:
         job.summary |= ask_models(
             job,
-            {"expert": job.expert, "improved": job.run.local_folder("model", cache)},
+            {"expert": job.expert, "improved": job.run.local_folder(improved(job.config), cache)},
             lambda group: serving_of(job, group),
         )
 
@@ -129,7 +129,7 @@ def ask_models(
         ServedModel(n, n, f"{n} {fingerprint(path)}", untrained=n != "improved")
         for n, path in paths.items()
     ]
-    together = job.config.resources.evaluation != "apart"
+    together = job.config.serving.adapters or job.config.resources.evaluation != "apart"
     return run_evaluation(
         job.run,
         job.console,

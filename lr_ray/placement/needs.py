@@ -114,7 +114,8 @@ def processes(config: Config, models: Models, stage: str) -> list[Processes]:
         return sampling(config, models)
     if stage == "training":
         return [trainers(config, models)]
-    return [servers(config.serving, config.resources.server, models["expert"], 2)]
+    served = 1 if config.serving.adapters else 2  # engines
+    return [servers(config.serving, config.resources.server, models["expert"], served)]
 
 
 def sampling(config: Config, models: Models) -> list[Processes]:

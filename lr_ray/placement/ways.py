@@ -168,10 +168,10 @@ def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
 
 def evaluation(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     place = config.resources.server
-    for way in _ways(config.resources.evaluation):
-        served = 2 if way == "together" else 1
+    for way in ["together"] if config.serving.adapters else _ways(config.resources.evaluation):
+        served = 2 if way == "together" and not config.serving.adapters else 1
         shares = gpus_of(place, models["expert"], cards)
-        if way == "together" and place.gpus == AUTO and cards.count == 1:
+        if served > 1 and place.gpus == AUTO and cards.count == 1:
             shares = [0.5] if models["expert"] else []
         for share in shares:
             several = share >= 1 and cards.known

@@ -12,8 +12,9 @@ from typing import Any
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
 from lr_ray.engines.vllm import on_cpu
+from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, whole_number
-from lr_ray.models.models import resolve_model
+from lr_ray.models.models import resolve_served
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
 from lr_ray.placement.needs import replica_bundles
@@ -32,10 +33,11 @@ _CACHE_BLOCK_TOKENS = 128
 
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
-    models = {name: resolve_model(path, f"models.{name}") for name, path in config.models.items()}
+    models = {name: resolve_served(path, f"models.{name}") for name, path in config.models.items()}
     key, place = read_key(KEY_VARIABLE), config.resources.server
     if place.gpus == AUTO:
-        place = for_serving(config.serving, place, largest(models), len(models), of_cluster())
+        whole, _ = with_adapters(models)
+        place = for_serving(config.serving, place, largest(whole), len(whole), of_cluster())
     return build_application(models, config.serving, place, key, {})
 
 
@@ -48,6 +50,7 @@ def build_application(
 ) -> Any:
     """`models` maps served names to directories; with a `key`, requests need it.
 
+    Adapters among them answer on the engine of the one model that is there (UserError where it is not one).
     `variables` are those of the chat templates where a request gives no others.
     """
     import ray
@@ -60,9 +63,11 @@ def build_application(
         from lr_ray.serving.ingress import ingress_class
     # A deployment's environment replaces the job's instead of adding to it.
     inherited = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    whole, adapters = with_adapters(models)
     deployments, cards = {}, {}
-    for name, path in models.items():
+    for name, path in whole.items():
         options = model_options(name, path, serving, place, variables)
+        options["engine_kwargs"] |= engine_options(adapters)
         options["runtime_env"]["env_vars"] = inherited | options["runtime_env"]["env_vars"]
         with _loggers_kept():
             # It logs the environment, in which a job's submitter may have put secrets.
@@ -75,8 +80,9 @@ def build_application(
             permission=[],
             metadata={"max_model_len": serving.max_model_len},
         )
+    hosts = dict.fromkeys(adapters, *whole)
     ingress = serve.deployment(
-        ingress_class(digest(key) if key else None, serving.max_requests),
+        ingress_class(digest(key) if key else None, serving.max_requests, hosts),
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=2 * serving.max_requests,  # the guard answers those beyond

@@ -6,7 +6,7 @@ pytest tests/integration/endpoint/test_serving.py
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -49,7 +49,12 @@ Completion = Annotated[CompletionRequest, WrapValidator(_refused)]
 
 
 class Ingress(OpenAiIngress):
-    """Chat, completions, list of models, health, and the end of service."""
+    """Chat, completions, list of models, health, and the end of service.
+
+    `hosts` are the models on whose engines adapters answer, by the adapters' names.
+    """
+
+    hosts: Mapping[str, str] = {}
 
     async def chat(self, body: Chat, request: Request) -> Response:
         """One chat completion, or a stream of its parts."""
@@ -61,23 +66,34 @@ class Ingress(OpenAiIngress):
 
     async def models(self) -> Response:
         """The served models, as OpenAI and vLLM list them."""
-        return JSONResponse({"object": "list", "data": [self._card(n) for n in self._model_cards]})
+        return JSONResponse({"object": "list", "data": [self._card(n) for n in self._names()]})
 
     async def model_data(self, model: str) -> Response:
         """One of them."""
         await self._get_model_id(model)
         return JSONResponse(self._card(model))
 
+    def _names(self) -> list[str]:
+        return [*self._model_cards, *self.hosts]
+
     def _card(self, name: str) -> dict[str, Any]:
-        card = self._model_cards[name].model_dump()
-        return card | {"created": _STARTED, **card["metadata"]}
+        card = self._model_cards[self.hosts.get(name, name)].model_dump()
+        return card | {"id": name, "created": _STARTED, **card["metadata"]}
 
     async def _get_model_id(self, model: str | None) -> str:
         """Only served names: Ray would look for what follows a colon as an adapter."""
-        if model is not None and model not in self._model_cards:
-            known = ", ".join(self._model_cards)
+        known = ", ".join(self._names())
+        if model is None and self.hosts:
+            raise HTTPException(400, f"model: give one of {known}")
+        if model is not None and model not in self._names():
             raise HTTPException(404, f"there is no model {model[:200]!r}; there are {known}")
+        if model is not None and model in self.hosts:
+            return model
         return str(await super()._get_model_id(model))
+
+    def _get_configured_serve_handle(self, model_id: str) -> Any:
+        """An adapter's engine has it from the start, so the request goes there as it is."""
+        return super()._get_configured_serve_handle(self.hosts.get(model_id, model_id))
 
     async def _process_llm_request(
         self, body: Any, call_method: str, raw_request: Request | None = None
@@ -96,6 +112,7 @@ class Ingress(OpenAiIngress):
         names = list(self._default_serve_handles)
         found = await asyncio.gather(*(self._healthy(name) for name in names))
         states = {name: "ok" if well else "down" for name, well in zip(names, found, strict=True)}
+        states |= {name: states[host] for name, host in self.hosts.items()}
         well = all(found) and not STATE.draining
         status = "draining" if STATE.draining else "ok" if well else "down"
         return JSONResponse({"status": status, "models": states}, 200 if well else 503)
@@ -123,7 +140,7 @@ ENDPOINTS = {
 }
 
 
-def ingress_class(key_digest: str | None, max_requests: int) -> Any:
+def ingress_class(key_digest: str | None, max_requests: int, hosts: Mapping[str, str]) -> Any:
     """The class to deploy, with its FastAPI application."""
     app = FastAPI(title="lr_ray", docs_url=None, redoc_url=None)
     app.add_exception_handler(HTTPException, _http_error)
@@ -137,7 +154,8 @@ def ingress_class(key_digest: str | None, max_requests: int) -> Any:
     app.add_exception_handler(Exception, _other_error)
     app.add_middleware(SetRequestIdMiddleware)
     app.add_middleware(Guard, key_digest=key_digest, max_requests=max_requests)  # the outermost
-    return make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=app)
+    kind = type("Ingress", (Ingress,), {"hosts": hosts})
+    return make_fastapi_ingress(kind, endpoint_map=ENDPOINTS, app=app)
 
 
 def _error(status: int, message: str, kind: str) -> Response:

@@ -144,7 +144,7 @@ def test_two_directories_are_in_memory_at_once_and_each_is_started_once():
     asked = [Asked(p + e, p, p, v) for p, e, v in (
         ("x", "", evaluation), ("y", "", evaluation), ("z", "", evaluation), ("x", "2", prefilled),
     )]  # fmt: skip
-    assert [[a.name for a in group] for group in groups(asked)] == [["x", "y", "x2"], ["z"]]
+    assert [[a.name for a in group] for group in groups(asked, 2, "e")] == [["x", "y", "x2"], ["z"]]
 
 
 def test_answers_are_found_when_all_are_there_under_any_name(tmp_path):

@@ -39,6 +39,12 @@ class Serving(Section):
     max_model_len: int = setting(
         "answers", default=4096, ge=16, description="Tokens of prompt and answer."
     )
+    adapters: bool = setting(
+        "answers",
+        default=False,
+        description="Serve improved experts as LoRA adapters on one engine of the expert, instead of each "
+        "merged model on its own: one start and one set of weights for any number of them.",
+    )
     max_requests: int = setting(
         "speed",
         default=1024,

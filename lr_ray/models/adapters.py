@@ -1,0 +1,64 @@
+"""LoRA adapters as they are served: beside the model they were trained from, on its engine.
+
+Exercised by `pytest tests/unit/test_adapters.py`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lr_ray.errors import UserError
+from lr_ray.models.files import check_weights, read_object
+
+CONFIG = "adapter_config.json"
+# Ranks that vLLM has room for (`vllm.config.lora.MaxLoRARanks`).
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a directory holds an adapter in PEFT's form, and no model."""
+    return Path(path, CONFIG).is_file() and not Path(path, "config.json").is_file()
+
+
+def check_adapter(folder: Path, where: str) -> None:
+    """Raises UserError that begins with `where` for an adapter that vLLM cannot serve, or half of one."""
+    config = read_object(folder / CONFIG, where)
+    if config.get("peft_type") != "LORA":
+        found = config.get("peft_type")
+        raise UserError(f"{where}: {CONFIG}: peft_type = {found!r}: only LORA can be served")
+    rank = config.get("r")
+    if type(rank) is not int or not 1 <= rank <= _RANKS[-1]:
+        raise UserError(f"{where}: {CONFIG}: r = {rank!r}: must be 1 to {_RANKS[-1]} to be served")
+    check_weights(folder, where)
+
+
+def with_adapters(models: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Served names and directories, parted into whole models and adapters of the only one of those.
+
+    Raises UserError where it is not clear which model adapters belong to.
+    """
+    adapters = {name: path for name, path in models.items() if is_adapter(path)}
+    whole = {name: path for name, path in models.items() if name not in adapters}
+    if adapters and len(whole) != 1:
+        raise UserError(
+            f"models: {', '.join(adapters)} are adapters, which need one model to stand on, the one "
+            f"that they were trained from, and {', '.join(whole) or 'none'} is given; serve that "
+            "one beside them"
+        )
+    return whole, adapters
+
+
+def engine_options(adapters: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of vLLM's engine and front end by which these answer to their names."""
+    if not adapters:
+        return {}
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    ranks = [read_object(Path(path, CONFIG), path)["r"] for path in adapters.values()]
+    return {
+        "enable_lora": True,
+        # One stays empty: vLLM's CPU kernels read the last (index -1) for requests without an adapter.
+        "max_loras": len(adapters) + 1,
+        "max_lora_rank": next(rank for rank in _RANKS if rank >= max(ranks)),
+        "lora_modules": [LoRAModulePath(name=n, path=p) for n, p in adapters.items()],
+    }

@@ -1,0 +1,86 @@
+"""Adapters that are served beside their model: what is checked, and what the engine is told."""
+
+import json
+import shutil
+
+import pytest
+
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import expert_path
+from lr_ray.errors import UserError
+from lr_ray.models import adapters
+from lr_ray.models.models import resolve_served
+
+EXPERT = str(expert_path())
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A directory as PEFT writes it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(EXPERT)
+    get_peft_model(base, LoraConfig(r=12, target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "a"
+    )
+    return tmp_path / "a"
+
+
+def test_adapters_stand_on_the_one_model_that_is_there(adapter):
+    models = {"expert": EXPERT, "improved": str(adapter)}
+    assert adapters.with_adapters(models) == ({"expert": EXPERT}, {"improved": str(adapter)})
+    assert adapters.with_adapters({"a": EXPERT, "b": EXPERT})[1] == {}
+    assert resolve_served(str(adapter), "models.improved") == str(adapter)
+
+
+@pytest.mark.parametrize("others", [{}, {"one": EXPERT, "two": EXPERT}])
+def test_an_adapter_without_its_model_or_with_several_is_refused(adapter, others):
+    with pytest.raises(
+        UserError, match=r"^models: improved are adapters, which need one model to stand on"
+    ):
+        adapters.with_adapters(others | {"improved": str(adapter)})
+
+
+def test_the_engine_has_room_for_the_largest_rank_in_steps_that_vllm_knows(adapter):
+    options = adapters.engine_options({"x": str(adapter), "y": str(adapter)})
+    assert (options["max_lora_rank"], options["max_loras"]) == (16, 3)
+    assert [(m.name, m.path) for m in options["lora_modules"]] == [
+        ("x", str(adapter)),
+        ("y", str(adapter)),
+    ]
+    assert adapters.engine_options({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type = 'IA3': only LORA can be served"),
+        ({"r": 1024}, "r = 1024: must be 1 to 512 to be served"),
+        ({"r": None}, "r = None: must be 1 to 512 to be served"),
+        (None, r"no \*.safetensors weights"),
+    ],
+)
+def test_what_cannot_be_served_is_named(adapter, changed, message):
+    if changed is None:
+        (adapter / "adapter_model.safetensors").unlink()
+    else:
+        config = json.loads((adapter / adapters.CONFIG).read_text())
+        (adapter / adapters.CONFIG).write_text(json.dumps(config | changed))
+    with pytest.raises(UserError, match=message) as raised:
+        resolve_served(str(adapter), "models.improved")
+    assert str(raised.value).startswith("models.improved: ")
+
+
+def test_a_model_with_an_adapters_config_beside_it_is_a_model(adapter, tmp_path):
+    shutil.copytree(EXPERT, tmp_path / "model")
+    shutil.copy(adapter / adapters.CONFIG, tmp_path / "model")
+    assert not adapters.is_adapter(str(tmp_path / "model"))
+
+
+def test_full_fine_tuning_makes_no_adapter_to_serve():
+    tree = merge(read_tree("demo"), {"serving": {"adapters": True}, "training": {"method": "full"}})
+    with pytest.raises(
+        UserError, match=r"serving\.adapters: training.method = full makes no adapter"
+    ):
+        resolve(tree)
