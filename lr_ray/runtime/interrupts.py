@@ -82,9 +82,9 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_now(code: int) -> None:
-    for process in psutil.Process().children(recursive=True):
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-    os._exit(code)
+    try:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    finally:  # whatever psutil meets
+        os._exit(code)

@@ -1,4 +1,8 @@
-"""Interruption in a process of its own: in order, and by force when the exception was swallowed."""
+"""Interruption in a process of its own: in order, and by force when the exception was swallowed.
+
+The processes wait in short sleeps: of a signal that comes between Python's last look and the system
+call of a sleep, Python hears when the sleep is over.
+"""
 
 import signal
 import subprocess
@@ -13,7 +17,8 @@ from lr_ray.runtime import interrupts
 interrupts.install()
 try:
     print("ready", flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)
 finally:
     print("cleaned up", flush=True)
 """
@@ -30,7 +35,8 @@ while True:
         if not told:  # in here, so that no signal comes before the except
             told = True
             print(child.pid, flush=True)
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)
     except:
         pass
 """
@@ -43,7 +49,8 @@ from lr_ray.errors import StageError
 def job():
     try:
         print("ready", flush=True)
-        time.sleep(60)
+        while True:
+            time.sleep(0.1)
     except BaseException:
         raise StageError("workers went away")
 
@@ -59,7 +66,8 @@ from lr_ray.cli import front
 def work(argv):
     try:
         print("ready", flush=True)
-        time.sleep(60)
+        while True:
+            time.sleep(0.1)
     except SystemExit:
         raise SystemExit(1) from None
 
@@ -120,7 +128,8 @@ try:
     with interrupts.borrowed():
         interrupts.install()
         print("ready", flush=True)
-        time.sleep(60)
+        while True:
+            time.sleep(0.1)
 except BaseException as ended:
     print(type(ended).__name__, interrupts.received, signal.getsignal(signal.SIGTERM) == before)
 time.sleep(1)  # beyond the grace
