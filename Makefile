@@ -5,6 +5,9 @@ PYTHON ?= python3
 DEVICE ?= $(if $(wildcard $(VENV)/installed-gpu),gpu,cpu)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Fifty processes of a test run import vLLM alone, and compile it each where none may keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/installed-$(DEVICE)
