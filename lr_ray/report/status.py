@@ -112,9 +112,7 @@ def _stages(names: tuple[str, ...], summary: Found, record: Found) -> Found:
 
 def _checkpoint(run: Run) -> int | None:
     """The optimizer step that training goes on after."""
-    if not run.exists("checkpoints"):
-        return None
-    names = (str(path).rstrip("/") for path in run.fs.ls(run.path("checkpoints"), detail=False))
+    names = [n for n in run.folders("checkpoints") if run.exists(f"{n}/metrics.json")]
     saved = (re.search(r"/step-(\d+)$", name) for name in names)
     return max((int(match[1]) for match in saved if match), default=None)
 

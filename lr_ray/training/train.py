@@ -13,8 +13,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-
 from lr_ray.config import Config, Place, Sampling, Training, digest_of
 from lr_ray.errors import StageError
 from lr_ray.labelling.shards import checked_footers
@@ -23,13 +21,13 @@ from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.cluster import start_helper
+from lr_ray.training import checkpoint
 from lr_ray.training.data import Supervision
 from lr_ray.training.schedule import settled
 from lr_ray.training.trackers import Trackers
 
 Progress = Callable[[dict[str, Any]], None]  # a row of metrics.jsonl
 
-CHECKPOINTS = "checkpoints"
 _KEPT = 2  # checkpoints
 _MOST_FAILURES = 10  # preempted nodes among them; what cannot get better ends at once
 _POLL_S = 0.5
@@ -105,9 +103,9 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
             resources_per_worker=place.bundle(),
         ),
         run_config=RunConfig(
-            name=CHECKPOINTS,
+            name=checkpoint.FOLDER,
             storage_path=run.root,
-            storage_filesystem=None if run.is_local else PyFileSystem(FSSpecHandler(run.fs)),
+            storage_filesystem=checkpoint.file_system(run),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else cpu_env(place))},
@@ -185,10 +183,10 @@ def _own_checkpoints(run: Run, config: Config, expert: str) -> None:
     sizes = [run.fs.info(run.path(name))["size"] for name in shards]
     settings = digests(config, {"expert": fingerprint(expert)})["training"]
     mine = {"training": digest_of([shards, sizes, settings])}
-    name = f"{CHECKPOINTS}/training.json"
+    name = f"{checkpoint.FOLDER}/training.json"
     if run.exists(name) and run.read_json(name) == mine:
         return
-    for folder in (CHECKPOINTS, "adapter", "model", "metrics.jsonl"):
+    for folder in (checkpoint.FOLDER, "adapter", "model", "metrics.jsonl"):
         run.remove(folder)
     run.write_json(name, mine)
 

@@ -1,6 +1,5 @@
 """What each Ray Train worker runs: packed steps of a backend, checkpoints, then the export on rank 0."""
 
-import contextlib
 import errno
 import itertools
 import os
@@ -87,7 +86,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         supervision = Supervision(run, vocabulary_rows(spec["expert"]), scratch)
         make = backends.get(training.backend, "training.backend")
         backend: Backend = make(spec["expert"], training)
-        progress = _resume(backend)
+        progress = _resume(backend, run, rank)
         started, resumed_at = time.monotonic(), progress.steps
         for step, pairs in _batches(supervision, training, progress.steps):
             begun = time.monotonic()
@@ -130,38 +129,47 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
         )
 
 
-def _resume(backend: Backend) -> Progress:
-    """What the last checkpoint says, with its state in the backend; nothing without one."""
+def _resume(backend: Backend, run: Run, rank: int) -> Progress:
+    """What the newest whole checkpoint says, with its state in the backend; nothing without one."""
     import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
 
-    last = ray.train.get_checkpoint()
-    if last is None:
+    # Ray Train's register lags behind what is there, and each worker could see another newest one.
+    name = broadcast_from_rank_zero(checkpoint.newest(run))
+    if name is None:
         return Progress()
-    with last.as_directory() as folder:
-        progress = checkpoint.load(folder)
+    progress = checkpoint.load(run, name)
     assert progress.state is not None
     backend.load_state(progress.state, progress.steps)
     progress.state = None
+    registered = ray.train.get_checkpoint()
+    if registered is None or Path(registered.path).name != Path(name).name:
+        _register(progress, rank, run)
     return progress
 
 
 def _checkpoint(backend: Backend, progress: Progress, rank: int, run: Run) -> None:
     """All workers take part; rank 0 writes, and puts metrics.jsonl where the checkpoint is."""
-    import ray.train
-    from ray.train import Checkpoint
-
     run.check_owner()
     state = backend.state()
-    name = f"step-{progress.steps:06d}"
-    with contextlib.ExitStack() as stack:
-        saved = None
-        if rank == 0:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lr_ray-"))
-            checkpoint.save(Progress(progress.rows, state), folder)
-            saved = Checkpoint.from_directory(folder)
-        ray.train.report({"step": progress.steps}, checkpoint=saved, checkpoint_dir_name=name)
+    if rank == 0:
+        checkpoint.save(run, Progress(progress.rows, state))
+    _register(progress, rank, run)
     if rank == 0:
         run.write_lines(METRICS, progress.rows)
+
+
+def _register(progress: Progress, rank: int, run: Run) -> None:
+    """Tells Ray Train of a checkpoint that is there, for it to remove when newer ones are."""
+    import ray.train
+    from ray.train import Checkpoint, CheckpointUploadMode
+
+    there = Checkpoint(run.path(progress.name), checkpoint.file_system(run))
+    ray.train.report(
+        {"step": progress.steps},
+        checkpoint=there if rank == 0 else None,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
 
 
 def _counts(supervision: Supervision, training: Training, progress: Progress) -> dict[str, Any]:
