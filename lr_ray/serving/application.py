@@ -61,6 +61,7 @@ def build_application(
         from ray.serve.llm import LLMConfig, build_llm_deployment
 
         from lr_ray.serving.ingress import ingress_class
+        from lr_ray.serving.server import LLMServer
     # A deployment's environment replaces the job's instead of adding to it.
     inherited = ray.get_runtime_context().runtime_env.get("env_vars", {})
     whole, adapters = with_adapters(models)
@@ -72,7 +73,7 @@ def build_application(
         with _loggers_kept():
             # It logs the environment, in which a job's submitter may have put secrets.
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
-            deployments[name] = build_llm_deployment(LLMConfig(**options))
+            deployments[name] = build_llm_deployment(LLMConfig(**options), deployment_cls=LLMServer)
         cards[name] = ModelCard(
             id=name,
             object="model",

@@ -356,6 +356,13 @@ def test_a_killed_replica_comes_back_and_no_request_is_lost(served, url):
     assert health(url)[0] == 200
 
 
+def test_no_process_reports_usage_where_that_is_off(served):
+    processes = psutil.Process(served.process.pid).children(recursive=True)
+    titles = [(process.cmdline() or [""])[0] for process in processes]
+    assert any(title.startswith("ray::ServeReplica:lr_ray:LLMServer:") for title in titles)
+    assert not any("TelemetryAgent" in title for title in titles)
+
+
 def test_the_key_is_in_no_log_and_no_command_line(served):
     processes = psutil.Process(served.process.pid).children(recursive=True)
     lines = [" ".join(process.cmdline()) for process in processes]
