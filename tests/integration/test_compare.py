@@ -31,7 +31,7 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(ray_cluster, tmp_path_factory):
     """The run's folder, the command, when each file was written by the time of the kill, what was said."""
     folder = tmp_path_factory.mktemp("compared")
     (folder / "mine.yaml").write_text(GRID)
@@ -53,7 +53,7 @@ def compared(tmp_path_factory):
     assert process.wait(timeout=60) == 143, said
     assert not (run / "variants/random-1/model").exists()
     kept = written(run / "base/supervision") | written(run / "variants/nothing-1/supervision")
-    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    finished = run_job(job=arguments)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return run, arguments, kept, finished.stdout
 
@@ -126,7 +126,7 @@ def test_the_prefix_is_in_the_experts_mouth(compared):
 def test_a_finished_comparison_is_not_recomputed(compared):
     run, arguments, *_ = compared
     before = written(run)
-    again = subprocess.run(arguments, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    again = run_job(job=arguments)
     assert again.returncode == 0, again.stderr
     assert "mine finished before; nothing to do" in again.stdout
     assert "| random " in again.stdout
