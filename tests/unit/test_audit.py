@@ -23,6 +23,7 @@ from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import begin
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run
+from tests.integration.jobs import run_here
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 ROOT = Path(__file__).parents[2]
@@ -340,14 +341,18 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def job(run, *arguments):
+def apart(run, *arguments):
     command = [sys.executable, "-c", BLOCKED, "jobs/audit.py", "--run", run.location, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+def job(run, *arguments):
+    return run_here("audit", "--run", run.location, *arguments)
+
+
 def test_job_needs_neither_ray_nor_vllm_and_says_what_it_found(tmp_path, rows):
     run = write_run(tmp_path, rows)
-    ended = job(run, "--sample", "4", "--seed", "3")
+    ended = apart(run, "--sample", "4", "--seed", "3")
     assert ended.returncode == 0, ended.stderr
     assert "4 of 6 rows (seed 3)" in ended.stdout
     found = json.loads((tmp_path / "audit.json").read_text())
