@@ -86,7 +86,10 @@ class Registry:
 
 
 # A function of (parameter, split, seed) to rows: see lr_ray.problems.sources.
-sources = Registry("problem source", {"demo": "lr_ray.problems.sources:demo"})
+sources = Registry(
+    "problem source",
+    {"demo": "lr_ray.problems.sources:demo", "reasoning_gym": "lr_ray.problems.gym:rows"},
+)
 # Functions of steps to a mask, and of both to labels: see lr_ray.method.rules.
 selections = Registry(
     "selection rule",
@@ -102,7 +105,7 @@ labels = Registry(
     {name: f"lr_ray.method.rules:{name}" for name in ("contrast", "expert", "greedy")},
 )
 # Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
-graders = Registry("grader", {})
+graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"})
 # Classes of lr_ray.training.engine.Backend and lr_ray.engines.engine.Engine, or functions that make one.
 backends = Registry("training backend", {"deepspeed": "lr_ray.training.engine:Engine"})
 engines = Registry("inference engine", {"vllm": "lr_ray.engines.vllm:start"})

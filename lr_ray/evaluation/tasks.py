@@ -20,6 +20,7 @@ from lr_ray.grading.graders import Grader, find
 from lr_ray.plugins import sources
 from lr_ray.problems import files
 from lr_ray.problems.benchmarks import BENCHMARKS, grader_of
+from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.rows import Problem, Rejected, listed, mapped, parse
 from lr_ray.problems.sources import Source, benchmark, is_registered, registered
 
@@ -105,7 +106,8 @@ def _asked(name: str, evaluation: Evaluation) -> list[tuple[str, int]]:
 
 
 def _paper_shots(name: str) -> int:
-    return BENCHMARKS[name].paper_shots if name in BENCHMARKS else 0
+    known = find_benchmark(name)
+    return known.paper_shots if known else 0
 
 
 def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
@@ -117,7 +119,7 @@ def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
 
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:
     """The grader that a benchmark has, that the setting names, or that a file's rows name."""
-    if name in ("demo", *BENCHMARKS):
+    if name == "demo" or find_benchmark(name):
         return grader_of(name)
     named = {row.get("grader") for row in metadata} - {None}
     if evaluation.grader is None and len(named) > 1:
@@ -155,7 +157,7 @@ def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
 
 def repeated_rows(evaluation: Evaluation) -> dict[str, int]:
     """How many rows repeat another one of their file, for each own file that has some."""
-    own = [name for name in evaluation.benchmarks if name not in ("demo", *BENCHMARKS)]
+    own = [name for name in evaluation.benchmarks if name != "demo" and not find_benchmark(name)]
     found = {task_name(name, 0): _read(name, evaluation)[2] for name in own}
     return {name: count for name, count in found.items() if count}
 
@@ -183,7 +185,7 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
         else evaluation.fields.model_dump().values()
     )
     try:
-        for item in found() if name in BENCHMARKS else once(found()):
+        for item in found() if find_benchmark(name) else once(found()):
             if item is None:
                 repeats += 1
                 continue
@@ -194,7 +196,7 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
             rows.append(
                 {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
             )
-            if name not in BENCHMARKS:
+            if not find_benchmark(name):
                 more[item.problem_id] = {k: v for k, v in values[0].items() if k not in asked}
     except StageError as error:
         said = str(error).removeprefix(f"{name}: ")
@@ -203,7 +205,7 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
 
 
 def _source(name: str, evaluation: Evaluation) -> Source:
-    if name in BENCHMARKS:
+    if find_benchmark(name):
         return benchmark(name, "test", evaluation.data_dir, "evaluation")
     if is_registered(name):
         return registered(name, "test", evaluation.seed)

@@ -9,12 +9,14 @@ _LOOKED_AT = 200  # letters, from the last one
 _NEAR = 80  # characters before and after a letter
 _GLUE = r"(?:[\s).:]*[,;&/]\s*|[\s).:,]*\b(?:and|or|nor)\s+)"  # of several options, as in "A and C"
 _ANOTHER = re.compile(rf"{_GLUE}\(?[A-J](?![A-Za-z0-9_'])")
-_CHOSEN = re.compile(r"\(?([A-Ja-e])(?:[).:,;!*\s\u3000-\u9fff]|$)")
+_CHOSEN = re.compile(r"\(?([A-Ja-j])(?:[).:,;!*\s\u3000-\u9fff]|$)")
 # The article "A" is none, nor is a letter of a word or formula.
 _LETTER = re.compile(
     r"(?<![A-Za-z0-9_\\'\u2019])(?:\(([A-Ja-e])\)|(A(?! (?!is\b|and\b|or\b)[a-z])|[B-Ja-e]))"
     r"(?![A-Za-z0-9_'\u2019])"
 )
+# A text that is a letter, or begins with one as a list does: "G", "(h)", "F. a force". I alone is a word.
+_ONLY = re.compile(r"\W*([A-Ja-j])(?:[.)]?\W*\Z|\)\s|(?<![Ii])[.:]\s)")
 _MARK = re.compile(r"[).:]|\*\*")
 # Before a letter: "The answer to this question is most likely (", 故选
 _STATED = re.compile(
@@ -72,8 +74,11 @@ def chosen(text: str, cut: bool) -> str | None:
             alone.append(letter)
     marked = [letter for letter in alone if letter[1] or _MARK.match(text, letter.end())]
     alone = marked or alone
-    if cut or not alone:
+    if cut:
         return None
+    if not alone:
+        only = _ONLY.match(text)
+        return only[1].upper() if only else None
     if len(alone) > 1 and re.fullmatch(rf"\)?{_GLUE}\(?", text[alone[1].end() : alone[0].start()]):
         return None  # "A or B"
     return _name(alone[0])

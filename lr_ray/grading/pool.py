@@ -49,6 +49,9 @@ class Graders:
         self._workers = workers or min(4, os.cpu_count() or 1)
         self._time_limit_s = time_limit_s
         self._pool: ProcessPool | None = None
+        self._modules: list[
+            str
+        ] = []  # of graders, which workers import before a pair's time begins
 
     def __enter__(self) -> "Graders":
         return self
@@ -108,6 +111,9 @@ class Graders:
             ]
             cases = [(i.expected, said, grader) for i, said in zip(items, read, strict=True)]
             return list(map(Graded, read, self.judge_all(cases, on_done)))
+        if (module := type(grader).__module__) not in self._modules:
+            self._stop()
+            self._modules.append(module)
         futures = [
             self._submit(_grade, grader, item) if item.completion else None for item in items
         ]
@@ -122,7 +128,7 @@ class Graders:
 
     def _submit(self, work: Callable[..., Any], *arguments: Any) -> "ProcessFuture[Any]":
         if self._pool is None:
-            self._pool = _start_pool(self._workers)
+            self._pool = _start_pool(self._workers, self._modules)
         return self._pool.schedule(work, arguments, timeout=self._time_limit_s)
 
     def _result(self, case: Case, future: "ProcessFuture[Any]") -> Any:
@@ -150,7 +156,7 @@ class Graders:
             pool.join()
 
 
-def _start_pool(workers: int) -> "ProcessPool":
+def _start_pool(workers: int, modules: Sequence[str]) -> "ProcessPool":
     """A pool whose workers a server process forks, so that each starts with sympy imported.
 
     The server is started clean: this process has threads and sockets, which no fork may copy. It ends
@@ -169,16 +175,20 @@ def _start_pool(workers: int) -> "ProcessPool":
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return ProcessPool(workers, initializer=_prepare_worker, context=context)
+    return ProcessPool(workers, initializer=_prepare_worker, initargs=[modules], context=context)
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(modules: Sequence[str]) -> None:
     """Bounds the worker's memory, and has it die at once when asked to, or with the run."""
     import ctypes
+    import importlib
     import resource
     from multiprocessing import forkserver
 
     import lr_ray.grading.algebra  # noqa: F401  its import is not part of the first pair's time
+
+    for module in modules:
+        importlib.import_module(module)
 
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL

@@ -4,11 +4,14 @@ Questions are built as the Qwen2.5-Math evaluation toolkit builds them.
 pytest tests/unit/test_problems_benchmarks.py
 """
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
+from lr_ray.errors import UserError
 from lr_ray.grading.boxed import last_boxed
 from lr_ray.problems.rows import (
     Convert,
@@ -33,6 +36,8 @@ STEM_SUBJECTS = (
     "high_school_physics", "high_school_statistics", "machine_learning",
 )  # fmt: skip
 
+LETTERS = "ABCDEFGHIJ"  # of choices; the grader reads as many
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -45,6 +50,7 @@ class Benchmark:
     hub: str
     splits: Mapping[str, tuple[str, ...]]
     convert: Convert
+    subjects: tuple[str, ...] = ()  # parts that can be asked for, as mmlu_stem:physics+astronomy
     configs: tuple[str | None, ...] = (None,)
     grader: str = "math"
     paper_shots: int = 0
@@ -86,7 +92,14 @@ def _asdiv(row: Row) -> Found | None:
 def _minerva_math(row: Row) -> Found:
     if "solution" in row:
         return _math(row)
-    return Found(text(row, "question").strip(), text(row, "answer").strip())  # as the hub has it
+    return _contest(row)  # as the hub has it
+
+
+def _contest(row: Row) -> Found:
+    if "solution" in row:  # AIME 24
+        return Found(text(row, "problem").strip(), _boxed(row))
+    question = text(row, "question" if "question" in row else "problem")
+    return Found(question.strip(), answer_text(value_of(row, "answer"), "answer"))
 
 
 def _olympiadbench(row: Row) -> Found:
@@ -97,19 +110,47 @@ def _olympiadbench(row: Row) -> Found:
 
 
 def _mmlu_stem(row: Row) -> Found | None:
-    subject = row["subject"] if "subject" in row else value_of(row, "type")
-    if subject not in STEM_SUBJECTS:
+    if subject_of(row) not in STEM_SUBJECTS:
         return None
     choices, answer = value_of(row, "choices"), value_of(row, "answer")
     if not isinstance(choices, list) or len(choices) != 4:
         raise UnusableRowError(f"choices is {kind(choices)}; must be a list of four")
     if type(answer) is not int or answer not in range(4):
         raise UnusableRowError(f"answer is {answer!r}; must be 0, 1, 2 or 3")
-    listed = " ".join(
-        f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=True)
+    return _of_choices(text(row, "question"), choices, answer)
+
+
+def _of_choices(question: str, choices: list[Any], answer: int) -> Found:
+    """A question with two to ten choices; `answer` is the place of the right one."""
+    if not 2 <= len(choices) <= len(LETTERS) or answer not in range(len(choices)):
+        raise UnusableRowError(f"{len(choices)} choices and the answer is number {answer + 1}; must have "
+                               f"2 to {len(LETTERS)} choices and the answer be one")  # fmt: skip
+    shown = " ".join(
+        f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False)
     )
-    question = f"{text(row, 'question').strip()}\nAnswer Choices: {listed}"
-    return Found(question, "ABCD"[answer])
+    return Found(f"{question.strip()}\nAnswer Choices: {shown}", LETTERS[answer])
+
+
+def _labelled(row: Row) -> Found:
+    """CommonsenseQA and ARC: choices with labels, A to E, or 1 to 4 in some rows of ARC."""
+    choices, right = value_of(row, "choices"), text(row, "answerKey")
+    there = isinstance(choices, dict) and [choices.get(name) for name in ("label", "text")]
+    if not there or not all(isinstance(part, list) for part in there) or right not in there[0]:
+        raise UnusableRowError(f"choices has no label {right!r}; must have it, and text beside it")
+    return _of_choices(text(row, "question"), there[1], there[0].index(right))
+
+
+def _hellaswag(row: Row) -> Found:
+    endings, label = value_of(row, "endings"), str(value_of(row, "label"))
+    if not isinstance(endings, list) or not label.isdecimal():
+        raise UnusableRowError(f"label is {label!r}; must be the number of one of the endings")
+    asked = "Which ending is the most likely one?"
+    return _of_choices(f"{text(row, 'ctx').strip()}\n{asked}", endings, int(label))
+
+
+def subject_of(row: Row) -> Any:
+    """Of a row of MMLU."""
+    return row["subject"] if "subject" in row else value_of(row, "type")
 
 
 def _boxed(row: Row) -> str:
@@ -119,7 +160,7 @@ def _boxed(row: Row) -> str:
     return answer
 
 
-_TRAIN, _TEST = ("train",), ("test",)
+_TRAIN, _TEST, _VALIDATION = ("train",), ("test",), ("validation",)
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
@@ -128,29 +169,85 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         ),
         # The set's first home, hendrycks/competition_math, is closed; this one has its MIT licence.
         "math": Benchmark(
-            "EleutherAI/hendrycks_math", {"train": _TRAIN, "test": _TEST}, _math, MATH_SUBJECTS
+            "EleutherAI/hendrycks_math",
+            {"train": _TRAIN, "test": _TEST},
+            _math,
+            configs=MATH_SUBJECTS,
         ),
         "math500": Benchmark("HuggingFaceH4/MATH-500", {"test": _TEST}, _math500),
         "svamp": Benchmark("ChilleD/SVAMP", {"test": _TRAIN + _TEST}, _svamp),
-        "asdiv": Benchmark("EleutherAI/asdiv", {"test": ("validation",)}, _asdiv),
+        "asdiv": Benchmark("EleutherAI/asdiv", {"test": _VALIDATION}, _asdiv),
         "minerva_math": Benchmark("math-ai/minervamath", {"test": _TEST}, _minerva_math),
         "olympiadbench": Benchmark(
-            "Hothan/OlympiadBench", {"test": _TRAIN}, _olympiadbench, ("OE_TO_maths_en_COMP",)
+            "Hothan/OlympiadBench",
+            {"test": _TRAIN},
+            _olympiadbench,
+            configs=("OE_TO_maths_en_COMP",),
         ),
         "mmlu_stem": Benchmark(
             "cais/mmlu",
             {"test": _TEST},
             _mmlu_stem,
+            STEM_SUBJECTS,
             configs=("all",),
             grader="choice",
             paper_shots=5,
         ),
+        # The test splits of the first two have no answers.
+        "commonsense_qa": Benchmark(
+            "tau/commonsense_qa", {"train": _TRAIN, "test": _VALIDATION}, _labelled, grader="choice"
+        ),
+        "hellaswag": Benchmark(
+            "Rowan/hellaswag", {"train": _TRAIN, "test": _VALIDATION}, _hellaswag, grader="choice"
+        ),
+        "arc_challenge": Benchmark(
+            "allenai/ai2_arc",
+            {"train": _TRAIN, "test": _TEST},
+            _labelled,
+            configs=("ARC-Challenge",),
+            grader="choice",
+        ),
+        "aime24": Benchmark("math-ai/aime24", {"test": _TEST}, _contest),
+        "aime25": Benchmark("math-ai/aime25", {"test": _TEST}, _contest),
+        "amc23": Benchmark("math-ai/amc23", {"test": _TEST}, _contest),
     }
 )
+
+
+def find(source: str) -> Benchmark | None:
+    """The benchmark that a source is, or is a part of, as mmlu_stem:physics is."""
+    return BENCHMARKS.get(source.partition(":")[0])
+
+
+def part_of(source: str, option: str) -> Convert:
+    """What reads the rows of a benchmark, or of those subjects alone that `NAME:SUBJECT+...` names.
+
+    A subject is named whole, or by the end of its name: physics is three of them. Raises UserError naming
+    `option`, the setting.
+    """
+    name, colon, asked = source.partition(":")
+    known = BENCHMARKS[name]
+    if not colon:
+        return known.convert
+    chosen: set[str] = set()
+    for part in asked.split("+"):
+        found = {s for s in known.subjects if s == part or s.endswith(f"_{part}")}
+        if not found:
+            close = difflib.get_close_matches(part, known.subjects, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}? Else " if close else ""
+            there = (
+                f"{hint}give some of {', '.join(known.subjects)}"
+                if known.subjects
+                else "it has none"
+            )
+            raise UserError(f"{option}: {source}: {name} has no subject {part!r}; {there}")
+        chosen |= found
+    return lambda row: known.convert(row) if subject_of(row) in chosen else None
 
 
 def grader_of(source: str, otherwise: str | None = None) -> str:
     """How answers of a benchmark or of the demo are graded; of any other source, `otherwise` or math."""
     if source == "demo":
         return "demo"
-    return BENCHMARKS[source].grader if source in BENCHMARKS else otherwise or "math"
+    known = find(source)
+    return known.grader if known else otherwise or "math"

@@ -34,7 +34,7 @@ def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
     """
     database = _database(
         "kept (key BLOB PRIMARY KEY, good INTEGER, problem_id TEXT, file TEXT, row INTEGER,"
-        " problem TEXT, rest TEXT) WITHOUT ROWID"
+        " problem TEXT, rest TEXT, metadata TEXT) WITHOUT ROWID"
     )
     good, bound = 0, b"\xff" * 17
     for item in items:
@@ -42,7 +42,8 @@ def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
             key = _key(item.problem_id, seed)
             if key >= bound:
                 continue
-            values = (key, 1, item.problem_id, item.file, item.row, item.problem, item.answer)
+            place = (item.problem_id, item.file, item.row)
+            values = (key, 1, *place, item.problem, item.answer, item.metadata)
             if database.execute(_KEEP, values).rowcount:
                 good += 1
             else:
@@ -51,19 +52,19 @@ def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
             key = _key(f"{item.file}\0{item.row}", seed)
             if key < bound:
                 place = (item.problem_id, item.file, item.row)
-                database.execute(_KEEP, (key, 0, *place, None, item.reason))
+                database.execute(_KEEP, (key, 0, *place, None, item.reason, None))
         if good > 2 * count + _SLACK:
             (bound,) = database.execute(_BOUND, (count,)).fetchone()
             database.execute("DELETE FROM kept WHERE key >= ?", (bound,))
             good = count
-    for _, is_good, problem_id, file, row, problem, rest in database.execute(_ALL):
+    for _, is_good, problem_id, file, row, problem, rest, more in database.execute(_ALL):
         if is_good:
-            yield Problem(problem_id, problem, rest, file, row)
+            yield Problem(problem_id, problem, rest, file, row, more)
         else:
             yield Rejected(problem_id, file, row, rest)
 
 
-_KEEP = "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)"
+_KEEP = "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _BOUND = "SELECT key FROM kept WHERE good ORDER BY key LIMIT 1 OFFSET ?"
 _ALL = "SELECT * FROM kept ORDER BY key"
 

@@ -22,6 +22,7 @@ PROBLEM = pa.schema(
         ("answer", pa.string()),  # null where there is none
         ("file", pa.string()),
         ("row", pa.int64()),  # counted from 1; a line of a JSONL file
+        ("metadata", pa.string()),  # JSON of what else a registered source's row says, or null
     ]
 )
 
@@ -45,6 +46,7 @@ class Problem(NamedTuple):
     answer: str | None
     file: str
     row: int
+    metadata: str | None = None
 
 
 class Rejected(NamedTuple):
@@ -62,6 +64,7 @@ class Found(NamedTuple):
     problem: str
     answer: str | None
     problem_id: str | None = None
+    metadata: str | None = None
 
 
 class UnusableRowError(ValueError):
@@ -92,7 +95,7 @@ def parse(raw: Raw, convert: Convert, id_prefix: str) -> Problem | Rejected | No
         return None
     problem_id = found.problem_id or id_prefix + digest(found.problem)
     answer = None if found.answer is None or is_blank(found.answer) else found.answer
-    return Problem(problem_id, found.problem, answer, raw.file, raw.row)
+    return Problem(problem_id, found.problem, answer, raw.file, raw.row, found.metadata)
 
 
 def is_blank(value: str) -> bool:

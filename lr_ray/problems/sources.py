@@ -5,6 +5,7 @@ pytest tests/unit/test_problems_sources.py
 
 import difflib
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,8 @@ from lr_ray.errors import StageError, UserError, one_line
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.plugins import sources
 from lr_ray.problems import files, hub
-from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.problems.benchmarks import BENCHMARKS, part_of
+from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.rows import (
     Convert,
     Found,
@@ -60,9 +62,10 @@ class Source:
 def open_source(data: Data) -> Source:
     """The source that `data` names. Loads no data. Raises UserError naming the wrong setting."""
     by_name = is_registered(data.source)
-    if (by_name or data.source in BENCHMARKS) and data.fields != Fields():
+    known = find_benchmark(data.source)
+    if (by_name or known) and data.fields != Fields():
         raise UserError(f"data.fields: {data.source} has fields of its own; leave them out")
-    if data.source in BENCHMARKS:
+    if known:
         return benchmark(data.source, data.split, data.data_dir, "data")
     if data.data_dir is not None:
         raise UserError(
@@ -107,23 +110,27 @@ def registered(source: str, split: str, seed: int) -> Source:
 
 def _stated(row: Row) -> Found:
     """What a registered source's row says."""
+    more = {name: value for name, value in row.items() if name not in ("id", "problem", "answer")}
     return Found(
         text(row, "problem"),
         answer_text(row.get("answer"), "answer"),
         identifier(row, "id") if "id" in row else None,
+        json.dumps(more, default=str) if more else None,
     )
 
 
 def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Source:
-    """One split of a benchmark, from `data_dir` or the hub.
+    """One split of a benchmark or of a part of it, from `data_dir` or the hub.
 
-    Raises UserError naming `section`.split or `section`.data_dir.
+    Raises UserError naming the subject, `section`.split or `section`.data_dir.
     """
+    option = "data.source" if section == "data" else "evaluation.benchmarks"
+    convert, name = part_of(name, option), name.partition(":")[0]
     known = BENCHMARKS[name]
     if data_dir is not None:
         found = (_local(name, split, data_dir, section),)
         rows = lambda: files.read_all(found, None)  # noqa: E731
-        return Source(rows, known.convert, f"{name}/{split}/", found)
+        return Source(rows, convert, f"{name}/{split}/", found)
     if split not in known.splits:
         raise UserError(
             f"{section}.split: {name} has no split {split!r}; there are {listed(known.splits)}"
@@ -134,7 +141,7 @@ def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Sour
         for config, hub_split in parts:
             yield from hub.read(known.hub, config, hub_split, None)
 
-    return Source(from_hub, known.convert, f"{name}/{split}/")
+    return Source(from_hub, convert, f"{name}/{split}/")
 
 
 def check_source(config: Config) -> None:
@@ -158,7 +165,7 @@ def check_source(config: Config) -> None:
     if not objects and len(rows) < _PEEKED_ROWS:
         reason = rows[0].error or "not a JSON object"
         raise UserError(f"data.source: {rows[0].file}, row {rows[0].row}: {reason}")
-    if not source.inputs or data.source in BENCHMARKS or not objects:
+    if not source.inputs or find_benchmark(data.source) or not objects:
         return
     for option, name in data.fields:
         optional = option == "answer" and name == Fields().answer

@@ -23,6 +23,7 @@ INDEX = "problems/index.json"
 ROWS_A_PART = 1024
 _REJECTED_ROWS_A_PART = 16384
 _CACHED_PARTS = 4
+_ENDLESS = ("demo", "reasoning_gym")  # sources that are random anyway
 
 
 def stage_problems(run: Run, config: Config) -> int:
@@ -85,7 +86,7 @@ def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
 
 def _items(config: Config) -> Iterator[Item]:
     items = open_source(config.data).problems()
-    if config.data.shuffle and config.data.source != "demo":  # which is random, and endless
+    if config.data.shuffle and config.data.source.partition(":")[0] not in _ENDLESS:
         return shuffled(items, config.data.seed, config.sampling.max_problems)
     return distinct(items)
 

@@ -13,7 +13,7 @@ from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Models
-from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.problems.benchmarks import find
 from lr_ray.problems.sources import open_source
 from lr_ray.report.rates import NO_RATES, durations
 from lr_ray.run.store import Run
@@ -169,7 +169,7 @@ def answers(config: Config) -> int | None:
     from lr_ray.evaluation.tasks import load_tasks, task_names
 
     asked, each = config.evaluation, 2 * config.evaluation.samples
-    hub = asked.data_dir is None and any(name in BENCHMARKS for name in asked.benchmarks)
+    hub = asked.data_dir is None and any(map(find, asked.benchmarks))
     if not hub:
         return each * sum(len(task.rows) for task in load_tasks(asked))
     return asked.max_problems and each * len(task_names(asked)) * asked.max_problems

@@ -32,6 +32,7 @@ SOLUTIONS = pa.schema(
         ("file", pa.string()),
         ("row", pa.int64()),
         ("answer", pa.string()),
+        ("metadata", pa.string()),  # JSON, or null
         ("prompt_token_ids", pa.list_(pa.int32())),
         ("completions", pa.list_(pa.list_(pa.int32()))),  # token ids of each sampled solution
         ("finish_reasons", pa.list_(pa.string())),

@@ -3,6 +3,7 @@
 Exercised by `pytest tests/unit/test_rejection.py` and `pytest tests/integration/test_sampling.py`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ class SolutionSampler(Solver):
         return pa.table(
             [
                 pa.array(rows),
-                *(problems[name] for name in ("problem_id", "file", "row", "answer")),
+                *(problems[name] for name in ("problem_id", "file", "row", "answer", "metadata")),
                 lists([s.prompt for s in solved], pa.int32()),
                 pa.array([s.completions for s in solved], SOLUTIONS.field("completions").type),
                 pa.array([s.finish_reasons for s in solved], pa.list_(pa.string())),
@@ -114,7 +115,8 @@ def keep_right(
 ) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are graded, else `grader` (see `benchmarks.grader_of`). A problem that has
+    `source` says how answers are graded, else `grader`, else the grader that the rows of a registered
+    source name, else math. A problem that has
     no right solution has no row; one that has an error or no answer is rejected.
     """
     errors = [
@@ -135,11 +137,13 @@ def keep_right(
         )
         if reason == "stop"
     ]
-    kind = grader_of(source, grader)
+    more = {p["problem_id"]: json.loads(p["metadata"] or "{}") for p in solved}
+    named = next((of["grader"] for of in more.values() if of.get("grader")), None)
+    kind = grader_of(source, grader or named)
     with Graders() as graders:
         graded = graders.grade_all(
             find(kind, "data.grader") or kind,
-            [Item(p["answer"], decode(list(c))) for p, c in finished],
+            [Item(p["answer"], decode(list(c)), False, more[p["problem_id"]]) for p, c in finished],
         )
     right = [of for of, found in zip(finished, graded, strict=True) if found.verdict.correct]
     once = {(problem["index"], completion): problem for problem, completion in right}

@@ -97,7 +97,7 @@ def demo(**sections):
 
 def test_a_source_without_answers_is_refused(tmp_path):
     run = Run(str(tmp_path))
-    rows = [("p", "text", None, "a.jsonl", 1)]
+    rows = [("p", "text", None, "a.jsonl", 1, None)]
     columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), PROBLEM, strict=True)]
     table = pa.Table.from_arrays(columns, schema=PROBLEM)
     run.write_table("problems/part-00000.parquet", table)

@@ -462,4 +462,18 @@ CHOICE: dict[str, list[Case]] = {
         Case("C", "(C) is the best answer. (B) is not.", True),
         Case("B", "I eliminate A, C and D. So B remains.", True),
     ],
+    "choices beyond D": [
+        Case("E", "E", True),
+        Case("G", "g)", True),
+        Case("J", "**J**", True),
+        Case("I", "(I)", True),
+        Case("F", "F. a force", True),
+        Case("H", "H) the heat", True),
+        Case("I", "I. think it over", False),
+        Case("J", "The answer is J.", True),
+        Case("G", r"\boxed{G}", True),
+        Case("H", r"So $\boxed{\text{(h) } 12}$.", True),
+        Case("F", "F is the force on it, so (B).", False),
+        Case("G", "The correct choice is (G) a dog, not (F).", True),
+    ],
 }
