@@ -76,6 +76,38 @@ def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> d
     return {"tasks": len(tables), "models": means, "differences": differences}
 
 
+def survival(
+    original: pa.Table, variant: pa.Table | None, labels: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """What a perturbation does to a task's accuracy: `problems` that have a variant, `of` how many.
+
+    On those problems, `models.<label>` has accuracy before (`original`) and after, `survive` (the share
+    of the right answers that stay right, or null where none was), and after minus before with its paired
+    interval; `differences.<label>` is the model's accuracy on the variants minus the first label's.
+    """
+    of = original.num_rows // _samples(original)
+    if variant is None:
+        return {"problems": 0, "of": of, "models": {}, "differences": {}}
+    ids = original["problem_id"].to_pylist()[:: _samples(original)]
+    chosen = np.isin(ids, variant["problem_id"].to_pylist())
+    models, after = {}, {label: scores_of(variant, label) for label in labels}
+    for label in labels:
+        before = scores_of(original, label)[chosen]
+        found = paired_difference(before, after[label], seed)
+        kept = float((before * after[label]).sum() / before.sum()) if before.any() else None
+        models[label] = {
+            "original": found["expert"],
+            "accuracy": found["improved"],
+            "survive": kept,
+        }
+        models[label] |= {name: found[name] for name in _DIFFERENCE}
+    differences = {}
+    for label in labels[1:]:
+        found = paired_difference(after[labels[0]], after[label], seed)
+        differences[label] = {name: found[name] for name in _DIFFERENCE}
+    return {"problems": int(chosen.sum()), "of": of, "models": models, "differences": differences}
+
+
 def judge_of(part: Mapping[str, Any]) -> str:
     """Whose verdicts a task's accuracy, a part of summary.json, is made of."""
     checks: Mapping[str, Any] = next(iter(part.get("graders", {}).values()), {})

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +15,7 @@ from lr_ray import embedded
 from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
+from lr_ray.evaluation.perturbations import perturbed
 from lr_ray.evaluation.repeats import once
 from lr_ray.grading.graders import Grader, find
 from lr_ray.plugins import sources
@@ -51,7 +52,7 @@ class Task:
 
 
 def load_tasks(evaluation: Evaluation) -> list[Task]:
-    """The tasks of `task_names`, at most `evaluation.max_problems` problems each.
+    """The tasks of `task_names`, at most `evaluation.max_problems` problems each, then their variants.
 
     Needs no engine; benchmarks without a data_dir are downloaded. Raises UserError naming
     evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer, and
@@ -67,7 +68,35 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
             for protocol, shots in _asked(name, evaluation)
             for asked in [task_name(name, shots, protocol)]
         ]
+    kinds = evaluation.perturbations or ()
+    variants = [variant(task, kind, evaluation.seed) for task in tasks for kind in kinds]
+    tasks += [task for task in variants if task.rows]
+    names = [task.name for task in tasks]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(
+            f"evaluation.perturbations: {', '.join(sorted(twice))} is a benchmark too; rename its file"
+        )
     return tasks
+
+
+def variant(task: Task, kind: str, seed: int) -> Task:
+    """The task's problems that a perturbation is safe for, perturbed, under their own ids."""
+    changed = [
+        (i, row | {"problem": text})
+        for i, row in enumerate(task.rows)
+        if (text := perturbed(kind, row["problem"], row["answer"], f"{row['problem_id']} {seed}"))
+    ]
+    return replace(
+        task,
+        name=variant_name(task.name, kind),
+        rows=tuple(row for _, row in changed),
+        metadata=tuple(task.metadata[i] for i, _ in changed) if task.metadata else (),
+    )
+
+
+def variant_name(task: str, kind: str) -> str:
+    """Of the results of a task's variants by a perturbation: gsm8k-typos."""
+    return f"{task}-{kind}"
 
 
 def task_names(evaluation: Evaluation) -> list[str]:

@@ -20,8 +20,16 @@ from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
 from lr_ray.evaluation.paper import conditions
-from lr_ray.evaluation.results import MEANS, changed, disagreements, macro, prompt_alone, summarise
-from lr_ray.evaluation.tasks import both_names, load_tasks, repeated_rows
+from lr_ray.evaluation.results import (
+    MEANS,
+    changed,
+    disagreements,
+    macro,
+    prompt_alone,
+    summarise,
+    survival,
+)
+from lr_ray.evaluation.tasks import both_names, load_tasks, repeated_rows, variant_name
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.run.versions import versions
 from lr_ray.runtime.progress import recorded
@@ -40,6 +48,7 @@ def run_evaluation(
 
     Returns the parts of summary.json: `accuracy` (see `results.summarise`), `accuracy_mean` with several
     tasks and `accuracy_mean_paper` with several of protocol paper, `prompt_alone` of protocol both,
+    `perturbations` where some are asked for (see `results.survival`),
     `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the conditions
     that all models were asked under. `on_asked` gets (answers, answers in all).
     """
@@ -117,9 +126,13 @@ def _write(
     accuracy = {}
     pairs = both_names(evaluation) if evaluation.protocol != "same" else []
     papers = {paper for _, paper in pairs}
+    kinds = evaluation.perturbations or []
+    variants = {variant_name(name, kind): (name, kind) for name in tables for kind in kinds}
     for name, table in tables.items():
         run.write_table(f"evaluation/{name}.parquet", table)
         run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        if name in variants:
+            continue
         if evaluation.grader_check or name in papers:
             run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
         accuracy[name] = summarise(table, labels, evaluation.seed)
@@ -127,9 +140,19 @@ def _write(
             accuracy[name]["protocol"] = "paper"
     parts: dict[str, Any] = {"accuracy": accuracy}
     for part, of_paper in zip(MEANS, (False, True), strict=True):
-        of = {name: table for name, table in tables.items() if (name in papers) == of_paper}
+        of = {name: tables[name] for name in accuracy if (name in papers) == of_paper}
         if len(of) > 1:
             parts[part] = macro(of, labels, evaluation.seed)
+    if kinds:
+        parts["perturbations"] = {
+            name: {
+                kind: survival(
+                    tables[name], tables.get(variant_name(name, kind)), labels, evaluation.seed
+                )
+                for kind in kinds
+            }
+            for name in accuracy
+        }
     if evaluation.protocol == "both":
         parts["prompt_alone"] = {
             same: prompt_alone(tables[same], tables[paper], labels[0], evaluation.seed)

@@ -134,10 +134,11 @@ def _of_choices(question: str, choices: list[Any], answer: int) -> Found:
 def _labelled(row: Row) -> Found:
     """CommonsenseQA and ARC: choices with labels, A to E, or 1 to 4 in some rows of ARC."""
     choices, right = value_of(row, "choices"), text(row, "answerKey")
-    there = isinstance(choices, dict) and [choices.get(name) for name in ("label", "text")]
-    if not there or not all(isinstance(part, list) for part in there) or right not in there[0]:
+    choices = choices if isinstance(choices, dict) else {}
+    labels, texts = choices.get("label"), choices.get("text")
+    if not isinstance(labels, list) or not isinstance(texts, list) or right not in labels:
         raise UnusableRowError(f"choices has no label {right!r}; must have it, and text beside it")
-    return _of_choices(text(row, "question"), there[1], there[0].index(right))
+    return _of_choices(text(row, "question"), texts, labels.index(right))
 
 
 def _hellaswag(row: Row) -> Found:

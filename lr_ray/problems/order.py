@@ -42,9 +42,8 @@ def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
             key = _key(item.problem_id, seed)
             if key >= bound:
                 continue
-            place = (item.problem_id, item.file, item.row)
-            values = (key, 1, *place, item.problem, item.answer, item.metadata)
-            if database.execute(_KEEP, values).rowcount:
+            values = (key, 1, item.problem_id, item.file, item.row, item.problem, item.answer)
+            if database.execute(_KEEP, (*values, item.metadata)).rowcount:
                 good += 1
             else:
                 item = _repeat(item, database, "kept", key)

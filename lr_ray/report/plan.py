@@ -172,7 +172,8 @@ def answers(config: Config) -> int | None:
     hub = asked.data_dir is None and any(map(find, asked.benchmarks))
     if not hub:
         return each * sum(len(task.rows) for task in load_tasks(asked))
-    return asked.max_problems and each * len(task_names(asked)) * asked.max_problems
+    tasks = len(task_names(asked)) * (1 + len(asked.perturbations or ()))
+    return asked.max_problems and each * tasks * asked.max_problems
 
 
 def warnings(config: Config, models: Models) -> list[str]:

@@ -40,6 +40,8 @@ def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
     rows += [row for part in MEANS if part in summary for row in _mean(part, summary[part])]
     for name, found in summary.get("prompt_alone", {}).items():
         rows.append((f"prompt {name}", prompt_line(found)))
+    for name, by_kind in summary.get("perturbations", {}).items():
+        rows += [row for kind, found in by_kind.items() for row in _perturbed(name, kind, found)]
     if "sampling" in summary:
         rows.append(("sampled", sampling_line(summary["sampling"])))
     if "training" in summary:
@@ -81,6 +83,19 @@ def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append((f"graders {name}", graders_line(part)))
     odd = [f"{label} {said}" for label in labels if (said := _endings(models[label]))]
     return rows + ([("", "; ".join(odd))] if odd else [])
+
+
+def _perturbed(name: str, kind: str, found: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line for each model: before, after, the paired difference, and how many right answers survive."""
+    on = f"on {found['problems']} of {found['of']} problems"
+    if not found["models"]:
+        return [(f"{kind} {name}", f"safe {on}")]
+    rows = []
+    for label, model in found["models"].items():
+        kept = "" if model["survive"] is None else f", {model['survive']:.1%} of the right survive"
+        shown = f"{model['original']:.1%} -> {model['accuracy']:.1%}   {difference_line(model)}"
+        rows.append((f"{kind} {name}", f"{label}  {shown}{kept} {on}"))
+    return rows
 
 
 def prompt_line(found: dict[str, Any]) -> str:

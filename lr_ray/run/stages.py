@@ -49,6 +49,7 @@ STAGES = (
             "accuracy_mean",
             "accuracy_mean_paper",
             "prompt_alone",
+            "perturbations",
         ),
     ),
 )

@@ -17,6 +17,9 @@ else:
 
 PAPER, BOTH = ("evaluation.protocol", "paper"), ("evaluation.protocol", "both")
 
+Perturbation: TypeAlias = Literal[
+    "irrelevant", "names", "units", "typos", "shuffled", "preamble", "capitals"
+]
 Text = Annotated[str, Field(min_length=1), TYPED]
 
 
@@ -69,6 +72,13 @@ class Evaluation(Section):
         default=[],
         description="Other graders to compare ours with, on math: math_verify alone, and the number and "
         "string rules of the Qwen2.5-Math toolkit.",
+    )
+    perturbations: list[Perturbation] | None = setting(
+        on("answers", if_set=True),
+        default=None,
+        min_length=1,
+        description="Variants of each problem, asked beside it, whose right answer stays: irrelevant (a "
+        "sentence), names, units, typos, shuffled (sentences), preamble, capitals.",
     )
     max_problems: int | None = setting(
         "answers",
@@ -127,7 +137,7 @@ class Evaluation(Section):
         "answers",
         default=0,
         ge=0,
-        description="Seed of the demo's problems, subsets, samples and the bootstrap.",
+        description="Seed of the demo's problems, subsets, perturbations, samples and the bootstrap.",
     )
 
     @property
@@ -143,6 +153,8 @@ class Evaluation(Section):
             )
         if len(set(self.shots)) < len(self.shots):
             raise ValueError(f"shots = {self.shots} has a number twice")
+        if self.perturbations and len(set(self.perturbations)) < len(self.perturbations):
+            raise ValueError(f"perturbations = {self.perturbations} has one twice")
         if self.prefill is not None and self.protocol != "same":
             raise ValueError(
                 f"prefill = {self.prefill!r}: protocol paper begins no answer; leave it out, or give "
