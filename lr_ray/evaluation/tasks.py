@@ -68,8 +68,8 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
             for protocol, shots in _asked(name, evaluation)
             for asked in [task_name(name, shots, protocol)]
         ]
-    kinds = evaluation.perturbations or ()
-    variants = [variant(task, kind, evaluation.seed) for task in tasks for kind in kinds]
+    seed = evaluation.seed
+    variants = [variant(task, kind, seed) for task in tasks for kind in evaluation.perturbations]
     tasks += [task for task in variants if task.rows]
     names = [task.name for task in tasks]
     if twice := {name for name in names if names.count(name) > 1}:

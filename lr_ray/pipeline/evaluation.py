@@ -126,7 +126,7 @@ def _write(
     accuracy = {}
     pairs = both_names(evaluation) if evaluation.protocol != "same" else []
     papers = {paper for _, paper in pairs}
-    kinds = evaluation.perturbations or []
+    kinds = evaluation.perturbations
     variants = {variant_name(name, kind): (name, kind) for name in tables for kind in kinds}
     for name, table in tables.items():
         run.write_table(f"evaluation/{name}.parquet", table)

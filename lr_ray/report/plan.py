@@ -172,7 +172,7 @@ def answers(config: Config) -> int | None:
     hub = asked.data_dir is None and any(map(find, asked.benchmarks))
     if not hub:
         return each * sum(len(task.rows) for task in load_tasks(asked))
-    tasks = len(task_names(asked)) * (1 + len(asked.perturbations or ()))
+    tasks = len(task_names(asked)) * (1 + len(asked.perturbations))
     return asked.max_problems and each * tasks * asked.max_problems
 
 

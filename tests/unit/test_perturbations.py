@@ -206,7 +206,6 @@ def test_survival_counts_the_problems_that_have_a_variant():
     [
         (["typoes"], r"evaluation\.perturbations.*typoes"),
         (["typos", "typos"], "has one twice"),
-        ([], r"evaluation\.perturbations"),
     ],
 )
 def test_what_is_no_perturbation_is_told_in_one_line(given, message):

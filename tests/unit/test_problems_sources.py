@@ -45,8 +45,22 @@ def test_fields_of_other_names(tmp_path):
     run = stage(tmp_path, path, fields=config)
     rows = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
     assert rows == [
-        {"problem_id": "7", "problem": "a", "answer": "1", "file": path, "row": 1, "metadata": None},
-        {"problem_id": "x", "problem": "b", "answer": None, "file": path, "row": 2, "metadata": None},
+        {
+            "problem_id": "7",
+            "problem": "a",
+            "answer": "1",
+            "file": path,
+            "row": 1,
+            "metadata": None,
+        },
+        {
+            "problem_id": "x",
+            "problem": "b",
+            "answer": None,
+            "file": path,
+            "row": 2,
+            "metadata": None,
+        },
     ]
 
 

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lr_ray.engines.vllm import on_cpu
-from tests.unit.locks import PYTHONS, ROOT, pins, unmet
+from tests.unit.locks import PYTHONS, ROOT, pins, requirements_of, unmet
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -44,7 +44,7 @@ def test_locks_hold_the_versions_of_pyproject(device):
         assert wanted.specifier.contains(pin.version), line
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("device", ["cpu", "gpu", "domains"])
 def test_locks_name_no_address(device):
     text = (ROOT / f"requirements/{device}.txt").read_text()
     assert not re.search(r"://|^-|@", text, re.MULTILINE)
@@ -56,3 +56,20 @@ def test_the_makefile_takes_the_pythons_of_pyproject():
     for minor in range(9, 16):
         taken = int(low[1]) <= minor < int(high[1])
         assert wanted.contains(Version(f"3.{minor}.1")) == taken == (f"3.{minor}" in PYTHONS)
+
+
+def test_the_extra_of_domains_changes_no_locked_version():
+    """What its packages ask for is pinned beside them, or locked at a version that they accept."""
+    locked, beside = pins("cpu"), pins("domains")
+    assert not locked.keys() & beside.keys()
+    [extra] = PROJECT["optional-dependencies"]["domains"]
+    assert str(beside["reasoning-gym"]) == extra
+    installed = requirements_of(Path(sysconfig.get_paths()["purelib"]))
+    if beside.keys() - installed.keys():
+        pytest.skip("requirements/domains.txt is not installed; make test brings it")
+    both = locked | beside
+    for requirement in [r for name in beside for r in installed[name]]:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        (pin,) = both[canonicalize_name(requirement.name)].specifier
+        assert requirement.specifier.contains(pin.version), requirement

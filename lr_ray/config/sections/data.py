@@ -10,8 +10,9 @@ class Data(Section):
         "trajectories",
         default="demo",
         min_length=1,
-        description="demo, gsm8k, math or another benchmark, org/name[:config] of the Hugging Face "
-        "hub, a path, URI or glob of .jsonl, .jsonl.gz or .parquet, or a plugin's source, NAME[:PARAMETER].",
+        description="demo, gsm8k, math or another benchmark, reasoning_gym:GENERATOR, org/name[:config] of "
+        "the Hugging Face hub, a path, URI or glob of .jsonl, .jsonl.gz or .parquet, or a plugin's source, "
+        "NAME[:PARAMETER].",
     )
     split: str = setting(
         "trajectories",
@@ -31,7 +32,7 @@ class Data(Section):
         default=None,
         min_length=1,
         description="How sampling.method rejection grades answers of files and plugins: math, choice, exact, "
-        "number, a plugin's grader or module:object; null is math.",
+        "number, a plugin's grader or module:object; null takes a plugin's rows' field grader, else math.",
     )
     shuffle: bool = setting(
         "trajectories",

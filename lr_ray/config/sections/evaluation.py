@@ -50,8 +50,9 @@ class Evaluation(Section):
         "answers",
         default=["demo"],
         min_length=1,
-        description="demo, gsm8k, math and the other benchmarks, paths of .jsonl or .parquet with "
-        "answers, or a plugin's sources, NAME[:PARAMETER].",
+        description="demo, gsm8k, math and the other benchmarks, mmlu_stem:SUBJECT+SUBJECT, "
+        "reasoning_gym:GENERATOR, paths of .jsonl or .parquet with answers, or a plugin's sources, "
+        "NAME[:PARAMETER].",
     )
     data_dir: str | None = setting(
         "answers",
@@ -73,10 +74,9 @@ class Evaluation(Section):
         description="Other graders to compare ours with, on math: math_verify alone, and the number and "
         "string rules of the Qwen2.5-Math toolkit.",
     )
-    perturbations: list[Perturbation] | None = setting(
+    perturbations: list[Perturbation] = setting(
         on("answers", if_set=True),
-        default=None,
-        min_length=1,
+        default=[],
         description="Variants of each problem, asked beside it, whose right answer stays: irrelevant (a "
         "sentence), names, units, typos, shuffled (sentences), preamble, capitals.",
     )
@@ -153,7 +153,7 @@ class Evaluation(Section):
             )
         if len(set(self.shots)) < len(self.shots):
             raise ValueError(f"shots = {self.shots} has a number twice")
-        if self.perturbations and len(set(self.perturbations)) < len(self.perturbations):
+        if len(set(self.perturbations)) < len(self.perturbations):
             raise ValueError(f"perturbations = {self.perturbations} has one twice")
         if self.prefill is not None and self.protocol != "same":
             raise ValueError(
