@@ -2,16 +2,24 @@
 
 import random
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from lr_ray.config import Evaluation, merge, read_tree, resolve
 from lr_ray.config.sections.evaluation import Perturbation
 from lr_ray.errors import UserError
+from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.perturbations import PERTURBATIONS, perturbed
-from lr_ray.evaluation.results import survival
+from lr_ray.evaluation.results import LABELS, survival
 from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.grading.pool import Graders
+from lr_ray.pipeline.evaluation import _write
+from lr_ray.report import print_summary, write_page
+from lr_ray.run.store import Run
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
 
 STORY = "Dan has 5 red pens in a box. Anna buys 12 pens for $3.50 each. How many pens are there?"
@@ -199,6 +207,40 @@ def test_survival_counts_the_problems_that_have_a_variant():
     assert found["differences"]["improved"]["difference"] == pytest.approx(1 / 3)
     nothing = survival(original, None, ["expert", "improved"], seed=0)
     assert (nothing["problems"], nothing["of"], nothing["models"]) == (0, 4, {})
+
+
+def test_terminal_page_and_summary_show_them_apart_from_the_accuracy(tmp_path, capsys):
+    rows = [{"problem": f"Dan has {i} kg. How many?", "answer": str(i)} for i in (5, 6)]
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    asked = Evaluation(benchmarks=[path], perturbations=["units", "shuffled"])
+    run, said = Run(str(tmp_path / "run")), {"own": ["5", "6"], "own-units": ["5", "7"]}
+    run.create()
+    with Graders() as graders:
+        tables = {
+            task.name: grade(
+                task,
+                {label: [Answer(text, "stop") for text in said[task.name]] for label in LABELS},
+                graders,
+            )
+            for task in load_tasks(asked)
+        }
+    summary = _write(run, tables, asked, list(LABELS)) | {
+        "evaluation": {"answers": 8, "seconds": 1.5},
+        "seconds_total": 2.0,
+    }
+    assert list(summary["accuracy"]) == ["own"]
+    assert "accuracy_mean" not in summary
+    assert summary["perturbations"]["own"]["units"]["models"]["improved"]["survive"] == 0.5
+    assert run.exists("evaluation/own-units.parquet")
+    write_page(run, summary)
+    page = Path(run.path("report.html")).read_text()
+    assert "own: perturbed, with the same right answers" in page
+    assert "(0 of 2)" in page
+    print_summary(Console(width=200), run, summary)
+    shown = capsys.readouterr().out
+    assert "units own     improved  100.0% -> 50.0%   -50.0% [" in shown
+    assert "50.0% of the right survive on 2 of 2 problems" in shown
+    assert "shuffled own  safe on 0 of 2 problems" in shown
 
 
 @pytest.mark.parametrize(
