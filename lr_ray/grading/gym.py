@@ -37,9 +37,8 @@ class Verifier:
     def judge(self, expected: str, extracted: str, metadata: Mapping[str, Any]) -> Verdict:
         generator, seed, index = (metadata[name] for name in ("generator", "seed", "index"))
         entry, verifier = made(generator, seed, index), _generator(generator, seed)
-        score = max(
-            verifier.score_answer(said, entry) for said in (extracted, extracted.rstrip("."))
-        )
+        bare = extracted.strip(" .*\"'\u201c\u201d")  # "Yes".
+        score = max(verifier.score_answer(said, entry) for said in (extracted, bare))
         return Verdict(score >= 1, f"the verifier gives {score:.2g}")
 
 

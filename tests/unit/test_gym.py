@@ -123,7 +123,7 @@ def test_an_evaluation_is_graded_by_the_generators_verifier():
 @needs_gym
 @pytest.mark.parametrize(
     ("said", "right"),
-    [("{}", True), (r"So \boxed{{{}}}.", True), (r"\boxed{{\text{{{}}}}}", True), ("{}.", True),
+    [("{}", True), (r"So \boxed{{{}}}.", True), (r"\boxed{{\text{{{}}}}}", True), ("{}.", True), ('The answer is "{}".', True), ("**{}**", True),
      ("<answer>{}</answer>", True), ("not {}", False)],
 )  # fmt: skip
 def test_an_answer_is_read_as_models_give_it(said, right):
