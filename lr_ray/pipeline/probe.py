@@ -94,14 +94,17 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "probe.jsonl")
         texts = [
-            {"id": r["problem_id"], "problem": r["problem"], "answer": r["answer"]} for r in known
+            json.loads(r["metadata"] or "{}")
+            | {"id": r["problem_id"], "problem": r["problem"], "answer": r["answer"]}
+            for r in known
         ]
+        data, metadata = probed.data, [row["metadata"] for row in known]
         file.write_text("".join(json.dumps(row) + "\n" for row in texts))
         over = {
-            "benchmarks": [str(file)], "grader": grader_of(probed.data.source, probed.data.grader),
+            "benchmarks": [str(file)], "grader": grader_of(data.source, data.grader, metadata),
             "fields": {"id": "id", "problem": "problem", "answer": "answer"},
             "max_problems": None, "shots": [0], "samples": 1, "temperature": 0.0, "grader_check": [],
-            "protocol": "same",  # the same prompt for both
+            "perturbations": [], "protocol": "same",  # the same prompt for both
         }  # fmt: skip
         config: Config = resolve(merge(probed.model_dump(mode="json"), {"evaluation": over}))
         with site(config, ["evaluation"]) as place, quiet_others(run.log_path()) as console:

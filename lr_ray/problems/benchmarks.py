@@ -5,8 +5,9 @@ pytest tests/unit/test_problems_benchmarks.py
 """
 
 import difflib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -246,9 +247,17 @@ def part_of(source: str, option: str) -> Convert:
     return lambda row: known.convert(row) if subject_of(row) in chosen else None
 
 
-def grader_of(source: str, otherwise: str | None = None) -> str:
-    """How answers of a benchmark or of the demo are graded; of any other source, `otherwise` or math."""
+def grader_of(
+    source: str, otherwise: str | None = None, metadata: Iterable[str | None] = ()
+) -> str:
+    """How answers of a benchmark or of the demo are graded.
+
+    Of any other source by `otherwise`, else by the grader that its staged rows' `metadata` (JSON) name,
+    else by math.
+    """
     if source == "demo":
         return "demo"
-    known = find(source)
-    return known.grader if known else otherwise or "math"
+    if known := find(source):
+        return known.grader
+    named = (json.loads(of).get("grader") for of in metadata if of)
+    return otherwise or next(filter(None, named), "math")

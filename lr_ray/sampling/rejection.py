@@ -115,9 +115,8 @@ def keep_right(
 ) -> Labelled:
     """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
-    `source` says how answers are graded, else `grader`, else the grader that the rows of a registered
-    source name, else math. A problem that has
-    no right solution has no row; one that has an error or no answer is rejected.
+    `source`, `grader` and the rows say how answers are graded (see `benchmarks.grader_of`). A problem that
+    has no right solution has no row; one that has an error or no answer is rejected.
     """
     errors = [
         error or (NO_ANSWER if answer is None else None)
@@ -138,8 +137,7 @@ def keep_right(
         if reason == "stop"
     ]
     more = {p["problem_id"]: json.loads(p["metadata"] or "{}") for p in solved}
-    named = next((of["grader"] for of in more.values() if of.get("grader")), None)
-    kind = grader_of(source, grader or named)
+    kind = grader_of(source, grader, batch["metadata"].to_pylist())
     with Graders() as graders:
         graded = graders.grade_all(
             find(kind, "data.grader") or kind,
