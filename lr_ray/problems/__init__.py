@@ -1,7 +1,7 @@
 """Problems to sample from: read once from their source, checked, and staged in the run directory.
 
-rows.py says what a usable row is, benchmarks.py and sources.py where rows come from, files.py and hub.py
-read them, order.py drops repeats and shuffles, staging.py writes and reads the staged parts,
+rows.py says what a usable row is, benchmarks.py, sources.py and gym.py where rows come from, files.py and
+hub.py read them, order.py drops repeats and shuffles, staging.py writes and reads the staged parts,
 rejections.py says which rows were none.
 Exercised by `pytest tests/unit/test_problems*.py`.
 """
