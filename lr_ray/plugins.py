@@ -30,7 +30,11 @@ class Registry:
     """Things of one kind by name: built in, registered by a plugin, or `my_module:object`."""
 
     def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
-        """`built_in` maps names to `module:object`, imported when it is asked for."""
+        """`built_in` maps names to `module:object`, imported when it is asked for.
+
+        A name such as `top:SHARE` takes a parameter: what has it is a function of the parameter's text
+        that gives the thing, and raises ValueError saying what the parameter must be.
+        """
         self.kind, self.built_in = kind, dict(built_in)
         self._registered: dict[str, Any] = {}
 
@@ -55,7 +59,7 @@ class Registry:
 
     def check(self, name: str) -> str:
         """The name. Raises ValueError with one line that lists the known ones when there is no such thing."""
-        if name not in self.built_in:
+        if name not in self.built_in or ":" in name:
             self._find(name)
         return name
 
@@ -67,22 +71,57 @@ class Registry:
             raise UserError(f"{option}: {error}") from None
 
     def _find(self, name: str) -> Any:
-        known = self.names()
+        known, (word, colon, parameter) = self.names(), name.partition(":")
+        if name in known and not colon:
+            return self._load(name)
+        form = next((other for other in known if other.startswith(f"{word}:")), None)
+        if form is None and colon:
+            return self._import(name, known)
+        if form is None:
+            raise ValueError(self._unknown(name, known))
+        if not parameter:
+            raise ValueError(f"{self.kind} {name!r} needs a parameter: {form}")
+        try:
+            return self._load(form)(parameter)
+        except ValueError as error:
+            shown = name[:_SHOWN]
+            raise ValueError(one_line(f"{self.kind} {shown!r}, {form}: {error}")) from None
+
+    def _load(self, name: str) -> Any:
         if name in self._registered:
             return self._registered[name]
-        module, colon, attribute = self.built_in.get(name, name).partition(":")
-        if not colon:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}? Known" if close else "known"
-            raise ValueError(
-                f"no {self.kind} {name[:_SHOWN]!r}; {hint}: {', '.join(known)}; a plugin's name needs "
-                "--plugins MODULE, or give module:object of your own"
-            )
+        module, _, attribute = self.built_in[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def _import(self, name: str, known: list[str]) -> Any:
+        """A user's `module:object`. Raises ValueError for what is more likely a slip in a known name."""
+        module, _, attribute = name.partition(":")
+        bare = f"{self.kind} {module!r} takes no parameter; leave it out"
+        if module in self.built_in:
+            raise ValueError(bare)
         try:
             return getattr(_import(module), attribute)
         except Exception as error:  # whatever a user's module raises
-            reason = one_line(f"{name[:_SHOWN]!r} cannot be imported: {error}")
-            raise ValueError(reason[: 5 * _SHOWN]) from None
+            missing = isinstance(error, ModuleNotFoundError) and error.name == module
+            reason = one_line(f"{name[:_SHOWN]!r} cannot be imported: {error}")[: 5 * _SHOWN]
+            if missing and _close(module, known):
+                reason = bare if module in known else self._unknown(name, known)
+            raise ValueError(reason) from None
+
+    def _unknown(self, name: str, known: list[str]) -> str:
+        close = _close(name.partition(":")[0], known)
+        hint = f"did you mean {close}? Known" if close else "known"
+        return (
+            f"no {self.kind} {name[:_SHOWN]!r}; {hint}: {', '.join(known)}; a plugin's name needs "
+            "--plugins MODULE, or give module:object of your own"
+        )
+
+
+def _close(word: str, known: list[str]) -> str | None:
+    """The name that a word is most like, whatever its parameter."""
+    names = {name.partition(":")[0]: name for name in reversed(known)}
+    close = difflib.get_close_matches(word, names, n=1)
+    return names[close[0]] if close else None
 
 
 # A function of (parameter, split, seed) to rows: see lr_ray.problems.sources.
@@ -91,18 +130,17 @@ sources = Registry(
     {"demo": "lr_ray.problems.sources:demo", "reasoning_gym": "lr_ray.problems.gym:rows"},
 )
 # Functions of steps to a mask, and of both to labels: see lr_ray.method.rules.
-selections = Registry(
-    "selection rule",
-    {
-        "kl": "lr_ray.method.rules:kl",
-        "random": "lr_ray.method.rules:random",
-        "random_within": "lr_ray.method.rules:random_within",
-        "all": "lr_ray.method.rules:every",
-    },
-)
-labels = Registry(
-    "label rule",
-    {name: f"lr_ray.method.rules:{name}" for name in ("contrast", "expert", "greedy")},
+_SELECTIONS = {
+    "kl": "kl", "random": "random", "random_within": "random_within", "all": "every", "top:SHARE": "top",
+    "entropy:SHARE": "entropy", "quadrant:NAME": "quadrant", "window:FIRST-LAST": "window",
+    "first:STEPS": "first",
+}  # fmt: skip
+_LABELS = {
+    "contrast": "contrast", "contrast:TEMPERATURE": "tempered", "expert": "expert", "greedy": "greedy"
+}  # fmt: skip
+selections, labels = (
+    Registry(f"{kind} rule", {name: f"lr_ray.method.rules:{rule}" for name, rule in rules.items()})
+    for kind, rules in (("selection", _SELECTIONS), ("label", _LABELS))
 )
 # Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
 graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"})

@@ -95,15 +95,16 @@ def unlabelled(x: Exchange, plausibility: float) -> NDArray[np.bool_]:
     return sum_of_step(plausible(x, plausibility) & np.isfinite(x.amateur), x) == 0
 
 
-def soft_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:
-    """Softmax of log p - log q over the plausible set of each kept step.
+def soft_labels(
+    x: Exchange, keep_N: NDArray[np.bool_], plausibility: float, temperature: float = 1
+) -> Labels:
+    """Softmax of (log p - log q) / temperature over the plausible set of each kept step.
 
     Each kept step needs a plausible token that the amateur knows (see `unlabelled`).
     """
     member = plausible(x, plausibility) & np.isfinite(x.amateur) & x.of_step(keep_N)
-    return softmax_labels(
-        x, keep_N, member, x.expert[member].astype(np.float64) - x.amateur[member]
-    )
+    ratio = x.expert[member].astype(np.float64) - x.amateur[member]
+    return softmax_labels(x, keep_N, member, ratio / temperature)
 
 
 def expert_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:

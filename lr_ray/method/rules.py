@@ -1,11 +1,14 @@
-"""Which steps are kept, and what their labels are: the paper's rules and those of its ablations. NumPy only.
+"""Which steps are kept, and what their labels are: the paper's rules, and others beside them. NumPy only.
 
-A rule of your own is a function of the same form, known by name through `lr_ray.plugins`. Shape suffixes:
-N steps, those of one trajectory after those of another; R trajectories.
+A rule of your own is a function of the same form, known by name through `lr_ray.plugins`. One that takes a
+parameter is made from its text. Shape suffixes: N steps, those of one trajectory after those of another;
+R trajectories.
 Exercised by `pytest tests/unit/test_label.py tests/unit/test_extending.py`.
 """
 
 import itertools
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,10 +87,61 @@ def every(steps: Steps) -> NDArray[np.bool_]:
     return np.ones(len(steps.kl), bool)
 
 
-def contrast(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
+def top(parameter: str) -> SelectionRule:
+    """A share of the batch's steps, those of the largest KL: a budget instead of a threshold."""
+    share = _number(parameter, "SHARE", 1, "0.1")
+    return lambda steps: _largest(steps.kl, share)
+
+
+def entropy(parameter: str) -> SelectionRule:
+    """A share of the batch's steps, those where the expert is least sure (as in arXiv 2506.01939)."""
+    share = _number(parameter, "SHARE", 1, "0.1")
+    return lambda steps: _largest(steps.entropy, share)
+
+
+def quadrant(parameter: str) -> SelectionRule:
+    """Steps where the expert is unsure or sure, and the amateur is apart from it or close to it.
+
+    Unsure is an entropy above the batch's mean, apart a KL above the threshold. After the quadrants of
+    TIP (arXiv 2604.14084), whose student is the expert here.
+    """
+    sure, _, near = parameter.partition("_")
+    if sure not in ("unsure", "sure") or near not in ("apart", "close"):
+        raise ValueError("NAME must be unsure_apart, unsure_close, sure_apart or sure_close")
+
+    def rule(steps: Steps) -> NDArray[np.bool_]:
+        unsure_N = steps.entropy > (steps.entropy.mean() if len(steps.entropy) else 0)
+        return (unsure_N == (sure == "unsure")) & (kl(steps) == (near == "apart"))
+
+    return rule
+
+
+def window(parameter: str) -> SelectionRule:
+    """Steps above the threshold from one place of their trajectory to another, counted from 1."""
+    found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", parameter)
+    start, stop = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= start <= stop:
+        raise ValueError("must be the first and the last step of the window, from 1, such as 16-64")
+    return lambda steps: kl(steps) & (steps.position >= start - 1) & (steps.position < stop)
+
+
+def first(parameter: str) -> SelectionRule:
+    """Steps above the threshold among the first few: what trajectories of so many tokens would keep."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", parameter):
+        raise ValueError("STEPS must be a whole number above 0, such as 64")
+    return window(f"1-{parameter}")
+
+
+def contrast(steps: Steps, keep_N: NDArray[np.bool_], temperature: float = 1) -> Labels:
     """The paper's: p/q over the plausible set; none where the amateur lacks all of its tokens."""
     labelled_N = keep_N & ~unlabelled(steps.exchange, steps.plausibility)
-    return soft_labels(steps.exchange, labelled_N, steps.plausibility)
+    return soft_labels(steps.exchange, labelled_N, steps.plausibility, temperature)
+
+
+def tempered(parameter: str) -> LabelRule:
+    """p/q to the power of 1 / temperature: below 1 sharper than the paper's, above 1 softer."""
+    temperature = _number(parameter, "TEMPERATURE", 100, "0.5")
+    return lambda steps, keep_N: contrast(steps, keep_N, temperature)
 
 
 def expert(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
@@ -98,6 +152,24 @@ def expert(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
 def greedy(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
     """The token that the expert took."""
     return greedy_labels(steps.completion, keep_N)
+
+
+def _number(text: str, name: str, most: float, example: str) -> float:
+    """A parameter above 0 and at most `most`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= most:
+        raise ValueError(f"{name} must be above 0 and at most {most}, such as {example}")
+    return value
+
+
+def _largest(values_N: Floats, share: float) -> NDArray[np.bool_]:
+    """The share of the steps with the largest values; of equal ones the earlier."""
+    largest_N = np.zeros(len(values_N), bool)
+    largest_N[np.argsort(-values_N, kind="stable")[: round(share * len(values_N))]] = True
+    return largest_N
 
 
 def _drawn(steps: Steps, spans: NDArray[np.int64]) -> NDArray[np.bool_]:

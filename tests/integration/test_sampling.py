@@ -19,7 +19,7 @@ from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run
 from lr_ray.sampling import graph
 from lr_ray.sampling.sample import finish
-from tests.integration.conftest import AMATEUR, EXPERT, sample_demo
+from tests.integration.conftest import AMATEUR, EXPERT, demo_config, sample_demo
 from tests.integration.supervision import assert_same
 
 TOLERANCE = 1e-3
@@ -236,6 +236,20 @@ def test_two_engines_of_each_that_decode_first_and_score_after_give_the_same_row
     assert decoded[-1] == (64, 64)
     assert apart.run.shards("trajectories") == []  # nobody asked to keep them
     assert_same(apart.run, sampled.run)
+
+
+def test_a_share_of_a_batch_is_the_same_steps_for_three_engines_as_for_one(
+    ray_cluster, sampled, tmp_path
+):
+    """Those of one engine are labelled again from its scores."""
+    rule = {"selection": "top:0.1"}
+    three = sample_demo(tmp_path / "three", expert={"min_engines": 3, "max_engines": 3}, **rule)
+    one = Run(str(tmp_path / "one"))
+    share(sampled.run, one, ["decoding", "scoring"])
+    part = finish(one, demo_config(sampling={"max_problems": 64, "batch_size": 16} | rule))
+    assert_same(three.run, one)
+    scored, kept = (part[f"steps_{what}"] for what in ("scored", "kept"))
+    assert abs(kept - scored / 10) <= 2  # a half a batch
 
 
 def test_rejection_keeps_the_right_solutions(rejected):

@@ -56,7 +56,7 @@ def asked(tmp_path, *options: str):
 
 
 def test_the_page_has_an_example_of_each_seam_and_each_is_short():
-    assert list(EXAMPLES) == ["sums", "unsure", "tempered", "anagrams"]
+    assert list(EXAMPLES) == ["sums", "unsure", "guided", "anagrams"]
     for name, code in EXAMPLES.items():
         assert len(code.splitlines()) <= MOST_LINES, name
         imported = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)]
@@ -129,11 +129,11 @@ def test_a_selection_rule_makes_supervision(tmp_path):
 
 
 def test_a_label_rule_makes_supervision(tmp_path):
-    sampling = asked(tmp_path, "--sampling.labels", "tempered").config.sampling
+    sampling = asked(tmp_path, "--sampling.labels", "guided:0.5").config.sampling
     labelled = label(batch([[SAME, APART], [UNKNOWN]]), sampling, K)
     [row] = labelled.good.to_pylist()
     [step] = row["steps"]
-    soft = np.sqrt([5, 0.5])  # of p/q
+    soft = [0.5, 0.4] * np.sqrt([5, 0.5])  # p, and the root of p/q
     assert step["token_ids"] == [7, 8]
     assert step["weights"] == pytest.approx(soft / soft.sum(), abs=1e-5)
     assert labelled.bad["problem_id"].to_pylist() == ["p1"]
@@ -206,11 +206,22 @@ class LastWord:
 @pytest.mark.parametrize(
     ("option", "name", "message"),
     [
-        ("sampling.selection", "kll", "no selection rule 'kll'; did you mean kl? Known: kl, random, random_within, all, unsure"),
-        ("sampling.labels", "mine", "no label rule 'mine'; known: contrast, expert, greedy, tempered"),
+        ("sampling.selection", "kll", "no selection rule 'kll'; did you mean kl? Known: kl, random, random_within, all, top:SHARE, entropy:SHARE, quadrant:NAME, window:FIRST-LAST, first:STEPS, unsure"),
+        ("sampling.labels", "mine", "no label rule 'mine'; known: contrast, contrast:TEMPERATURE, expert, greedy, guided:WEIGHT"),
         ("sampling.engine", "sglang", "no inference engine 'sglang'; known: vllm; a plugin's name needs --plugins MODULE"),
         ("training.backend", "fsdp", "no training backend 'fsdp'; known: deepspeed; a plugin's name needs --plugins"),
         ("training.backend", "no_such:Thing", "'no_such:Thing' cannot be imported: No module named 'no_such'"),
+        ("sampling.selection", "tpo:0.1", "no selection rule 'tpo:0.1'; did you mean top:SHARE? Known: kl, "),
+        ("sampling.selection", "top", "selection rule 'top' needs a parameter: top:SHARE"),
+        ("sampling.selection", "top:SHARE", "selection rule 'top:SHARE', top:SHARE: SHARE must be above 0 and at most 1, such as 0.1"),
+        ("sampling.selection", "entropy:2", "selection rule 'entropy:2', entropy:SHARE: SHARE must be above 0 and at most 1"),
+        ("sampling.selection", "quadrant:Q3", "selection rule 'quadrant:Q3', quadrant:NAME: NAME must be unsure_apart, unsure_close"),
+        ("sampling.selection", "window:64-16", "selection rule 'window:64-16', window:FIRST-LAST: must be the first and the last step"),
+        ("sampling.selection", "first:0", "selection rule 'first:0', first:STEPS: STEPS must be a whole number above 0, such as 64"),
+        ("sampling.selection", "random:3", "selection rule 'random' takes no parameter; leave it out"),
+        ("sampling.labels", "contrast:nan", "label rule 'contrast:nan', contrast:TEMPERATURE: TEMPERATURE must be above 0"),
+        ("sampling.labels", "contrst", "no label rule 'contrst'; did you mean contrast? Known: "),
+        ("sampling.labels", "guided:x", "label rule 'guided:x', guided:WEIGHT: could not convert string to float: 'x'"),
         ("sampling.selection", "unsure:no", "'unsure:no' cannot be imported: module 'unsure' has no attribute 'no'"),
     ],
 )  # fmt: skip

@@ -206,3 +206,57 @@ def test_nothing_is_kept_where_amateur_and_expert_are_equal():
     for selection in ("kl", "random", "random_within"):
         zero = settings(selection=selection, kl_threshold=0.0)
         assert label(table, zero, K).facts.steps_kept == 0
+
+
+UNSURE = ((0.4, 0.35, 0.2), (0.4, 0.35, 0.2))  # the amateur agrees
+
+
+def test_a_share_is_of_the_batch_and_has_the_largest_kl():
+    order = [
+        SAME,
+        ((0.5, 0.4, 0.01), (0.3, 0.6, 0.01)),
+        APART,
+        ((0.5, 0.4, 0.01), (0.05, 0.9, 0.01)),
+    ]
+    table = batch([[order[(i + j) % 4] for j in range(8)] for i in range(5)])
+    every, kept = label(table, SETTINGS, K).good, label(table, settings(selection="top:0.3"), K)
+    assert kept.facts.steps_kept == 12  # of 40
+    chosen = {(n, p) for n, places in positions(kept).items() for p in places}
+    of_kl = {(r["problem_id"], i): kl for r in every.to_pylist() for i, kl in enumerate(r["kl"])}
+    assert min(of_kl[step] for step in chosen) >= max(of_kl[s] for s in of_kl.keys() - chosen)
+    assert len(chosen & {s for s, kl in of_kl.items() if kl == max(of_kl.values())}) == 10
+
+
+def test_the_share_of_the_least_sure_steps_asks_nothing_of_the_amateur():
+    kept = label(
+        batch([[SAME, UNSURE, APART], [APART, SAME]]), settings(selection="entropy:0.4"), K
+    )
+    assert positions(kept) == {"p0": [1, 2], "p1": []}  # APART of p0 is as unsure as that of p1
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("unsure_apart", [2]), ("unsure_close", [1]), ("sure_apart", [3]), ("sure_close", [0, 4, 5])],
+)
+def test_quadrants_part_the_steps_by_entropy_and_kl(name, kept):
+    overconfident = ((0.9, 0.06, 0.02), (0.2, 0.7, 0.05))
+    table = batch([[SAME, UNSURE, APART, overconfident, SAME, SAME]])
+    assert positions(label(table, settings(selection=f"quadrant:{name}"), K)) == {"p0": kept}
+
+
+def test_the_first_steps_are_those_that_shorter_trajectories_keep():
+    short = [trajectory[:3] for trajectory in MIXED]
+    kept = positions(label(batch(MIXED), settings(selection="first:3"), K))
+    assert kept == positions(label(batch(short), SETTINGS, K))
+    rest = positions(label(batch(MIXED), settings(selection="window:4-99"), K))
+    whole = positions(label(batch(MIXED), SETTINGS, K))
+    assert {name: kept[name] + rest[name] for name in kept} == whole
+    assert 0 < sum(map(len, rest.values())) < sum(map(len, kept.values()))
+
+
+def test_a_label_at_temperature_one_is_the_papers_and_a_colder_one_is_sharper():
+    table = batch([[SAME, APART]])
+    paper = label(table, SETTINGS, K).good
+    assert label(table, settings(labels="contrast:1"), K).good.equals(paper)
+    (kept,) = steps(label(table, settings(labels="contrast:0.5"), K)).values()
+    assert kept[0]["weights"] == pytest.approx([25 / 25.25, 0.25 / 25.25], abs=1e-5)  # (p/q) ** 2

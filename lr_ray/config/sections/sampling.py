@@ -67,14 +67,17 @@ class Sampling(Section):
     selection: Annotated[str, AfterValidator(plugins.selections.check)] = setting(
         on("rows", CONTRAST),
         default="kl",
-        description="Steps kept: those above kl_threshold (kl); as many at random, of all steps of a shard "
-        "(random) or of each trajectory (random_within); all; or a plugin's rule.",
+        description="Steps kept: those above kl_threshold (kl), of these the first STEPS (first:STEPS) or a "
+        "window (window:FIRST-LAST); as many as kl at random, of all steps of a batch (random) or of each "
+        "trajectory (random_within); a share of a batch, by KL (top:SHARE) or by the expert's entropy "
+        "(entropy:SHARE); a quadrant of both (quadrant:NAME); all; or a plugin's rule.",
     )
     labels: Annotated[str, AfterValidator(plugins.labels.check)] = setting(
         on("rows", CONTRAST),
         default="contrast",
-        description="Label of a kept step: p/q over the plausible tokens (contrast), the expert's p over "
-        "them (expert), its greedy token (greedy), or a plugin's rule.",
+        description="Label of a kept step: p/q over the plausible tokens (contrast), also with a temperature "
+        "(contrast:TEMPERATURE), the expert's p over them (expert), its greedy token (greedy), or a "
+        "plugin's rule.",
     )
     engine: Annotated[str, AfterValidator(plugins.engines.check)] = setting(
         "trajectories",
