@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lr_ray.evaluation.statistics import (
     accuracy_interval,
@@ -34,10 +35,12 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
 
     A model's figures are fractions of its answers: accuracy with its 95 % interval, answered (an
     answer could be read), cut (by the limit on tokens) and refused (by the endpoint); with several
-    samples also pass_at_k and majority. A difference has its interval, the problems gained and lost, and
-    the exact McNemar p (one sample only). A pipeline's run has expert, improved, difference and
-    difference_ci95 beside them. Where other graders were asked, `graders.<label>` has the accuracy by
-    each, and `graders_disagree` the number of answers on which one differs from the table's verdict.
+    samples also pass_at_k and majority; and characters, the mean length of an answer. A difference has its
+    interval, the problems gained and lost, and the exact McNemar p (one sample only); with several
+    samples also those of pass_at_k and majority, each with difference and difference_ci95. A pipeline's
+    run has expert, improved, difference and difference_ci95 beside them. Where other graders were asked,
+    `graders.<label>` has the accuracy by each, and `graders_disagree` the number of answers on which one
+    differs from the table's verdict.
     """
     samples = _samples(table)
     scores = {label: scores_of(table, label) for label in labels}
@@ -47,6 +50,7 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
         "models": {label: _model(table, label, samples, scores[label], seed) for label in labels},
         "differences": {
             label: _difference(scores[labels[0]], scores[label], samples, seed)
+            | _over_samples(table, labels[0], label, samples, seed)
             for label in labels[1:]
         },
     }
@@ -106,6 +110,14 @@ def survival(
         found = paired_difference(after[labels[0]], after[label], seed)
         differences[label] = {name: found[name] for name in _DIFFERENCE}
     return {"problems": int(chosen.sum()), "of": of, "models": models, "differences": differences}
+
+
+def gains(difference: Mapping[str, Any]) -> dict[str, Any]:
+    """A difference's parts over several samples by name, such as pass@8 and majority; none of one sample."""
+    if "majority" not in difference:
+        return {}
+    at_k = {f"pass@{k}": gain for k, gain in difference["pass_at_k"].items()}
+    return at_k | {"majority": difference["majority"]}
 
 
 def judge_of(part: Mapping[str, Any]) -> str:
@@ -176,27 +188,52 @@ def _model(table: pa.Table, label: str, samples: int, scores: Scores, seed: int)
         "answered": 1 - table[f"{label}_answer"].null_count / answers,
         "cut": reasons["length"] / answers,
         "refused": reasons["refused"] / answers,
+        "characters": float(pc.mean(pc.utf8_length(table[f"{label}_completion"])).as_py() or 0),
     }
     if samples > 1:
-        right = np.round(scores * samples).astype(int)
-        ks = sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
-        figures["pass_at_k"] = {str(k): pass_at_k(right, samples, k) for k in ks}
-        figures["majority"] = _majority(table, label, samples)
+        at_k = _at_k(table, label, samples)
+        figures["pass_at_k"] = {k: float(solved.mean()) for k, solved in at_k.items()}
+        figures["majority"] = float(_majority(table, label, samples).mean())
     return figures
 
 
-def _majority(table: pa.Table, label: str, samples: int) -> float:
-    """Share of problems whose most frequent answer is right; the first of equally frequent ones counts.
+def _at_k(table: pa.Table, label: str, samples: int) -> dict[str, Scores]:
+    """`pass_at_k` of each problem, shape [N], for the powers of two up to the number of samples, and it."""
+    right = np.round(scores_of(table, label) * samples).astype(int)
+    ks = sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+    return {str(k): pass_at_k(right, samples, k) for k in ks}
+
+
+def _over_samples(
+    table: pa.Table, first: str, other: str, samples: int, seed: int
+) -> dict[str, Any]:
+    """Differences of pass@k and majority: whether a gain is there when models may try several times."""
+    if samples == 1:
+        return {}
+
+    def gain(expert: Scores, improved: Scores) -> dict[str, Any]:
+        found = paired_difference(expert, improved, seed)
+        return {name: found[name] for name in _DIFFERENCE}
+
+    ours, theirs = (_at_k(table, label, samples) for label in (first, other))
+    return {
+        "pass_at_k": {k: gain(ours[k], theirs[k]) for k in ours},
+        "majority": gain(*(_majority(table, label, samples) for label in (first, other))),
+    }
+
+
+def _majority(table: pa.Table, label: str, samples: int) -> Scores:
+    """Whether the most frequent answer is right, shape [N]; the first of equally frequent ones counts.
 
     All right answers are one answer, however they are written; wrong ones are told apart by text.
     """
     said, correct = (table[f"{label}_{part}"].to_pylist() for part in ("answer", "correct"))
     votes = [True if right else answer for answer, right in zip(said, correct, strict=True)]
-    won = 0
+    won = []
     for start in range(0, len(votes), samples):
         cast = [vote for vote in votes[start : start + samples] if vote is not None]
-        won += bool(cast) and Counter(cast).most_common(1)[0][0] is True
-    return won / (len(votes) // samples)
+        won.append(bool(cast) and Counter(cast).most_common(1)[0][0] is True)
+    return np.array(won, dtype=float)
 
 
 def _difference(first: Scores, other: Scores, samples: int, seed: int) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def mcnemar_p(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
-def pass_at_k(correct: npt.ArrayLike, samples: int, k: int) -> float:
-    """Mean over problems of the chance that k of a problem's samples hold a right one.
+def pass_at_k(correct: npt.ArrayLike, samples: int, k: int) -> npt.NDArray[np.float64]:
+    """The chance that k of a problem's samples hold a right one, shape [N].
 
     `correct` counts the right ones of `samples`, shape [N]. Unbiased (Chen et al. 2021, eq. 1):
     1 - C(n - c, k) / C(n, k). Raises ValueError where k is not in 1 to `samples`.
@@ -107,7 +107,7 @@ def pass_at_k(correct: npt.ArrayLike, samples: int, k: int) -> float:
     if not 1 <= k <= samples:
         raise ValueError(f"k = {k}: must be 1 to {samples}")
     whole = math.comb(samples, k)
-    return float(np.mean([1 - math.comb(samples - int(c), k) / whole for c in np.ravel(correct)]))
+    return np.array([1 - math.comb(samples - int(c), k) / whole for c in np.ravel(correct)])
 
 
 def macro_difference(

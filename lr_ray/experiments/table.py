@@ -60,7 +60,7 @@ def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row
 
 
 def _run(cell: Cell, failed: Row, summary: Row) -> Row:
-    parts = {part: summary.get(part) for part in ("accuracy", "sampling", "training")}
+    parts = {part: summary.get(part) for part in ("accuracy", "drift", "sampling", "training")}
     return {"seed": cell.seed, "folder": cell.folder, "failed": failed.get(cell.name), **parts}
 
 
@@ -145,10 +145,58 @@ def render(content: Row) -> str:
         "those of them that training came to, trained steps count repetitions, tokens forward are those "
         "that training computed. Seconds of sampling marked * were spent once for several variants.",
     ]
+    lines += _manner(content, benchmarks[0])
     if content["failed"]:
         lines += ["", "Failed:", ""]
         lines += [f"- {name}: {reason}" for name, reason in content["failed"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _manner(content: Row, benchmark: str) -> list[str]:
+    """How the answers to a benchmark look and how far the models moved: what a style would change too."""
+    asked = {
+        name: [run for run in row["runs"] if run["accuracy"]]
+        for name, row in content["variants"].items()
+    }
+    first = next(runs[0] for runs in asked.values() if runs)
+    several, drifted = first["accuracy"][benchmark]["samples"] > 1, bool(first["drift"])
+    head = ["variant", "characters", "cut"]
+    if several:
+        most = str(first["accuracy"][benchmark]["samples"])
+        head += ["pass@1", f"pass@{most}", "majority"]
+    if drifted:
+        head += ["KL", "perplexity", "entropy", "expert's right", "own right"]
+
+    def cells(name: str, label: str, runs: Sequence[Row]) -> list[str]:
+        told = [run["accuracy"][benchmark]["models"][label] for run in runs]
+        found = [name, _of(told, "characters", "{:.0f}"), _of(told, "cut", "{:.1%}")]
+        if several:
+            found.append(_of(told, "accuracy", "{:.1%}"))
+            found += [_of([m["pass_at_k"] for m in told], most, "{:.1%}")]
+            found.append(_of(told, "majority", "{:.1%}"))
+        if drifted:
+            moved = [run["drift"]["models"][label] for run in runs if run["drift"]]
+            found += [_of(moved, part, "{:.3g}") for part in ("kl", "perplexity", "entropy")]
+            right = [part["right_perplexity"] for part in moved]
+            found += [_of(right, author, "{:.3g}") for author in ("expert", label)]
+        return found
+
+    rows = [cells("expert, untouched", "expert", [first])]
+    rows += [cells(name, "improved", runs) for name, runs in asked.items() if runs]
+    lines = ["", f"Answers to {benchmark}: their mean length, and the share cut by the limit."]
+    if drifted:
+        lines[-1] += (
+            " KL from the expert in nats and perplexity are of texts that are not of the domain, entropy in "
+            "nats is of the model's own answers; the last two are its perplexity of the right answers of the "
+            "expert and of its own."
+        )
+    return [*lines, "", *markdown(head, rows)]
+
+
+def _of(parts: Sequence[Row], name: str, shown: str) -> str:
+    """The mean of a figure over the seeds."""
+    values = [part[name] for part in parts if part.get(name) is not None]
+    return shown.format(sum(values) / len(values)) if values else "-"
 
 
 def _expert(content: Row, benchmarks: Sequence[str]) -> list[str]:

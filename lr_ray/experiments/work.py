@@ -212,7 +212,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                     if asked is pending[0]:
                         expert = given.answers
                     elif asked.name in by_name:
-                        _finish(bench, by_name[asked.name], expert, given)
+                        _finish(bench, by_name[asked.name], expert, given, asked.path)
 
 
 def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
@@ -253,22 +253,28 @@ def amateur_name(variant: str) -> str:
     return f"amateur of {variant}"
 
 
-def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies) -> None:
-    """Grades a cell's answers against the expert's and completes its run."""
+def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str) -> None:
+    """Grades the answers of a cell's model, at `path`, against the expert's and completes its run."""
     evaluation = cell.config.evaluation
     job = bench.job(cell.folder, cell.config)
     with job.run.lock():
-        accuracy, answers = {}, 0
+        accuracy, tables = {}, {}
         with Graders() as graders:
             for task in load_tasks(evaluation):
                 name = task.name
                 both = {"expert": expert[name], "improved": given.answers[name]}
-                table = grade(task, both, graders)
-                job.run.write_table(f"evaluation/{name}.parquet", table)
-                accuracy[name] = summarise(table, LABELS, evaluation.seed)
-                answers += table.num_rows
+                tables[name] = grade(task, both, graders)
+                job.run.write_table(f"evaluation/{name}.parquet", tables[name])
+                accuracy[name] = summarise(tables[name], LABELS, evaluation.seed)
         job.summary["accuracy"] = accuracy
+        if evaluation.drift:
+            from lr_ray.audit.drift import drift
+
+            paths, name = {"expert": bench.expert, "improved": path}, next(iter(accuracy))
+            variables = cell.config.models.chat_template_kwargs
+            job.summary["drift"] = drift(paths, tables[name], evaluation, variables)
         job.summary["serving"] = {"seconds": given.starting_seconds}
+        answers = sum(table.num_rows for table in tables.values())
         job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)

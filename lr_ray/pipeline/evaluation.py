@@ -190,6 +190,8 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
             ServedModel(name, name, f"{config.endpoint.rstrip('/')} {name}", untrained=not i)
             for i, name in enumerate(config.models)
         ]
+        if config.evaluation.drift:
+            print("drift      left out: an endpoint shows no weights")
         with quiet_others(log) as console, recorded(run):
             there = lambda group: contextlib.nullcontext(config.endpoint)  # noqa: E731
             summary |= run_evaluation(run, console, [models], there, config.evaluation)

@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from lr_ray import placement, report
+from lr_ray.config import Config
 from lr_ray.console import StageProgress
 from lr_ray.labelling.label import Facts
 from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
 from lr_ray.run.stages import parts_from
+from lr_ray.run.store import Run
 from lr_ray.runtime.metrics import StageMetrics
 
 
@@ -103,11 +105,27 @@ def _train(job: Job) -> None:
 
 def _evaluate(job: Job) -> None:
     with tempfile.TemporaryDirectory() as cache:
-        job.summary |= ask_models(
-            job,
-            {"expert": job.expert, "improved": job.run.local_folder(improved(job.config), cache)},
-            lambda group: serving_of(job, group),
-        )
+        served = job.run.local_folder(improved(job.config), cache)
+        paths = {"expert": job.expert, "improved": served}
+        job.summary |= ask_models(job, paths, lambda group: serving_of(job, group))
+    add_drift(job.run, job.config, job.expert, job.summary)
+
+
+def add_drift(run: Run, config: Config, expert: str, summary: dict[str, Any]) -> None:
+    """Adds `drift` to the summary of an evaluated run that lacks it, where the config asks for it."""
+    if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
+        return
+    import pyarrow.parquet as pq
+
+    from lr_ray.audit.drift import drift
+
+    name = next(iter(summary["accuracy"]))
+    table = pq.read_table(run.path(f"evaluation/{name}.parquet"), filesystem=run.fs)
+    with tempfile.TemporaryDirectory() as cache:
+        paths = {"expert": expert, "improved": run.local_folder("model", cache)}
+        variables = config.models.chat_template_kwargs
+        summary["drift"] = drift(paths, table, config.evaluation, variables)
+    run.write_json("summary.json", summary)
 
 
 def ask_models(

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, judge_of
+from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, gains, judge_of
 from lr_ray.run.store import Run
 
 PAGE = "report.html"
@@ -32,6 +32,7 @@ def render(run: Run, summary: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.filters["gains"] = gains
     environment.filters["signed"] = lambda share: f"{100 * share:+.1f}"
     tasks = []
     for name, part in summary["accuracy"].items():

@@ -3,12 +3,20 @@
 pytest tests/unit/test_results.py
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, judge_of
+from lr_ray.evaluation.results import (
+    MEANS,
+    changed,
+    checks_of,
+    disagreements,
+    gains,
+    judge_of,
+)
 from lr_ray.report.page import PAGE
 from lr_ray.run.store import Run
 
@@ -42,6 +50,8 @@ def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
         rows.append((f"prompt {name}", prompt_line(found)))
     for name, by_kind in summary.get("perturbations", {}).items():
         rows += [row for kind, found in by_kind.items() for row in _perturbed(name, kind, found)]
+    if "drift" in summary:
+        rows += [("drift", line) for line in drift_lines(summary["drift"])]
     if "sampling" in summary:
         rows.append(("sampled", sampling_line(summary["sampling"])))
     if "training" in summary:
@@ -81,6 +91,10 @@ def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append((f"accuracy {name}", text))
     if "graders" in part:
         rows.append((f"graders {name}", graders_line(part)))
+    for label, found in differences.items():
+        shown = [f"{name} {difference_line(gain)}" for name, gain in gains(found).items()]
+        if shown:
+            rows.append(("", f"{label} against {labels[0]}: {', '.join(shown)}"))
     odd = [f"{label} {said}" for label in labels if (said := _endings(models[label]))]
     return rows + ([("", "; ".join(odd))] if odd else [])
 
@@ -113,6 +127,27 @@ def difference_line(found: dict[str, Any]) -> str:
     if found.get("mcnemar_p") is not None:
         text += f" p={found['mcnemar_p']:.2g}"
     return text
+
+
+def drift_lines(part: dict[str, Any]) -> list[str]:
+    """What `audit.drift` found, the first model's figure before the other's."""
+    first, *others = part["models"]
+    lines = []
+    for other in others:
+        pair = part["models"][first], part["models"][other]
+        texts = f"KL {pair[1]['kl']:.3g} nats, {_moved(pair, 'perplexity')}"
+        right = ", ".join(
+            f"{label}'s {_moved([m['right_perplexity'] for m in pair], label, '')}"
+            for label in (first, other)
+        )
+        lines.append(f"{texts} on {part['texts']} tokens of other texts; {_moved(pair, 'entropy')}")
+        lines.append(f"perplexity of right answers: {right}")
+    return lines
+
+
+def _moved(pair: Sequence[dict[str, Any]], name: str, said: str | None = None) -> str:
+    values = ["none" if part[name] is None else f"{part[name]:.3g}" for part in pair]
+    return f"{name if said is None else said} {' -> '.join(values)}".strip()
 
 
 def graders_line(part: dict[str, Any]) -> str:

@@ -50,6 +50,7 @@ STAGES = (
             "accuracy_mean_paper",
             "prompt_alone",
             "perturbations",
+            "drift",
         ),
     ),
 )

@@ -1,5 +1,6 @@
 """What a comparison shares, refuses, counts and draws; nothing here starts Ray."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -240,7 +241,8 @@ def test_accuracies_and_costs_are_those_of_the_runs(compared):
 def test_the_page_can_be_read_as_it_is(compared):
     page = render(compared[2]).splitlines()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in page if line[:1] == "|"]
-    head, _, *rest = rows
+    second = next(i for i in range(1, len(rows)) if rows[i][0] == "variant")
+    head, _, *rest = rows[:second]
     table = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rest}
     assert list(table) == ["expert, untouched", "low", "high", "equal", "prefilled"]
     assert table["expert, untouched"]["accuracy"] == "25.0 %"
@@ -252,7 +254,36 @@ def test_the_page_can_be_read_as_it_is(compared):
     assert table["high"]["steps kept"] == "nothing kept"
     assert table["prefilled"]["training s"] == "-"
     assert "- equal-1: loss is nan at step 3" in page
-    assert len({len(line) for line in page if line[:1] == "|"}) == 1  # aligned
+    lengths = [len(line) for line in page if line[:1] == "|"]
+    assert len(set(lengths[:second])) == len(set(lengths[second:])) == 1  # aligned
+    assert rows[second] == ["variant", "characters", "cut"]
+    assert ["low", "16", "0.0%"] in rows[second:]
+
+
+def test_the_page_has_figures_of_drift_where_they_were_measured(compared):
+    content = copy.deepcopy(compared[2])
+    expert = {
+        "kl": 0,
+        "perplexity": 20,
+        "entropy": 0.4,
+        "right_perplexity": {"expert": 1.2, "improved": 3},
+    }
+    improved = {
+        "perplexity": 24.5,
+        "entropy": None,
+        "right_perplexity": {"expert": 1.5, "improved": 1.1},
+    }
+    for row in content["variants"].values():
+        for kl, run in enumerate(row["runs"], start=1):
+            run["drift"] = {"models": {"expert": expert, "improved": improved | {"kl": kl}}}
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in render(content).splitlines()
+    ]
+    head = ["KL", "perplexity", "entropy", "expert's right", "own right"]
+    assert ["variant", "characters", "cut", *head] in rows
+    of = {row[0]: row[3:] for row in rows if len(row) == 8}
+    assert of["expert, untouched"] == ["0", "20", "0.4", "1.2", "1.2"]
+    assert of["low"] == ["1.5", "24.5", "-", "1.5", "1.1"]  # the mean of two seeds
 
 
 def test_a_sweep_is_drawn_against_its_values(compared):

@@ -68,8 +68,22 @@ def test_samples_are_averaged_and_voted():
     assert model["accuracy"] == pytest.approx((2 / 3 + 0 + 1 / 3) / 3)
     assert model["pass_at_k"]["1"] == pytest.approx(model["accuracy"])
     assert model["pass_at_k"]["3"] == pytest.approx(2 / 3)
+    assert model["characters"] == pytest.approx(11 / 9)
     # The second is outvoted; the third has a tie, and the right one came first.
     assert model["majority"] == pytest.approx(2 / 3)
+
+
+def test_a_gain_may_go_with_more_tries():
+    """The first solves both sometimes, the second one always."""
+    two = table(2, a=["1", "0", "2", "0"], b=["1", "1", "0", "2"])
+    found = summarise(two, ["a", "b"], seed=0)["differences"]["b"]
+    at_k = {k: gain["difference"] for k, gain in found["pass_at_k"].items()}
+    assert at_k == {"1": found["difference"], "2": 0}
+    assert found["difference"] == 0.25
+    assert found["majority"]["difference"] == -0.5  # the first has its right answers first
+    low, high = found["majority"]["difference_ci95"]
+    assert low <= -0.5 <= high <= 0
+    assert "majority" not in summarise(table(**BOTH), ["expert", "improved"], seed=0)["differences"]
 
 
 def test_a_samples_right_answers_are_one_answer_however_written():

@@ -121,6 +121,14 @@ class Evaluation(Section):
         le=2,
         description="Temperature; 0 is greedy, several samples need more.",
     )
+    drift: int | None = setting(
+        "speed",
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Tokens of each model's answers, at most, that figures of drift are made of; they "
+        "change no answer, and are left out at an endpoint, which shows no weights. null makes none.",
+    )
     concurrency: Concurrency = setting(
         "speed",
         default=AUTO,
