@@ -27,6 +27,7 @@ SMALL = [
     "--sampling.batch_size=16",
     "--training.optimizer_steps=4",
     "--evaluation.max_problems=40",
+    "--evaluation.drift=300",
 ]
 
 
@@ -95,6 +96,11 @@ def test_the_table_is_of_the_runs(compared):
     assert nothing["cost"]["steps_kept"] == 0
     assert nothing["accuracy"]["demo"]["difference"] == 0
     assert prefilled["cost"]["problems"] is None
+    moved = {n: row["runs"][0]["drift"]["models"] for n, row in content["variants"].items()}
+    assert moved["nothing"]["improved"] == moved["nothing"]["expert"] | {"kl": 0}
+    assert moved["random"]["improved"]["kl"] > 0
+    assert moved["prefilled"]["improved"]["entropy"] != moved["prefilled"]["expert"]["entropy"]
+    assert "expert's right" in page
 
 
 def test_random_steps_are_as_many_as_the_contrast_keeps_elsewhere(compared):

@@ -1,16 +1,20 @@
 """How far a model moved, on the embedded pair in the places of expert and improved."""
 
 import math
+import shutil
 
 import pyarrow as pa
 import pytest
 import torch
 
 from lr_ray.audit.drift import _texts, drift
-from lr_ray.config import Evaluation
+from lr_ray.config import Evaluation, merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.method.oracle import load, next_token_logprobs
 from lr_ray.models.models import load_tokenizer, render_prompt
+from lr_ray.pipeline.stages import add_drift
+from lr_ray.run.stages import digests
+from lr_ray.run.store import Run
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 PROBLEMS = [problem["problem"] for problem in generate("heldout", 6)]
@@ -92,3 +96,18 @@ def test_no_more_tokens_of_answers_are_read_than_asked_for():
     assert improved["kl"] == 0
     assert improved["right_perplexity"]["expert"] is None
     assert improved["entropy"] == pytest.approx(found["models"]["expert"]["entropy"])
+
+
+def test_an_evaluated_run_gets_its_figures_without_being_asked_again(tmp_path):
+    run, config = Run(str(tmp_path)), resolve(read_tree("demo"))
+    shutil.copytree(AMATEUR, tmp_path / "model")
+    run.write_table("evaluation/demo.parquet", table(expert=[False] * 6, improved=[True] * 6))
+    summary = {"accuracy": {"demo": {}}}
+    add_drift(run, config, EXPERT, summary)
+    assert "drift" not in summary  # as nobody asked
+    asked = resolve(merge(config.model_dump(mode="json"), {"evaluation": {"drift": 50}}))
+    assert digests(asked, {}) == digests(config, {})
+    add_drift(run, asked, EXPERT, summary)
+    assert run.read_json("summary.json")["drift"]["models"]["improved"]["kl"] > 0.1
+    shutil.rmtree(tmp_path / "model")
+    add_drift(run, asked, EXPERT, summary)

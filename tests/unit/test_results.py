@@ -152,6 +152,33 @@ def test_terminal_shows_figures_and_one_line_a_changed_answer(finished, capsys):
     assert "p2 (gained) <b>2?" in printed
 
 
+def test_page_and_terminal_show_gains_over_samples_and_drift(tmp_path, capsys):
+    run = Run(str(tmp_path))
+    made = table(2, expert=["1", "0", "2", "0"], improved=["1", "1", "0", "2"])
+    run.write_table("evaluation/sums.parquet", made)
+    right = {"expert": 1.234, "improved": None}
+    expert = {"kl": 0.0, "perplexity": 20.5, "entropy": 0.41, "right_perplexity": right}
+    models = {"expert": expert, "improved": expert | {"kl": 0.0321, "perplexity": 24.75}}
+    summary = {
+        "accuracy": {"sums": summarise(made, ["expert", "improved"], seed=0)},
+        "evaluation": {"answers": 8, "seconds": 1.5},
+        "drift": {"texts": 493, "answers": {"expert": 90, "improved": 95}, "models": models},
+        "seconds_total": 2.0,
+    }
+    write_page(run, summary)
+    page = (tmp_path / "report.html").read_text()
+    assert "493 tokens of texts" in page
+    assert "90 and 95 tokens of the answers" in page
+    for shown in ("0.0321", "24.8", "1.23", "<td>1</td>", ">pass@2<", ">majority<", "-50.0 ["):
+        assert shown in page
+    print_summary(Console(highlight=False, width=200), run, summary)
+    printed = capsys.readouterr().out
+    assert "improved against expert: pass@1 +25.0% [" in printed
+    assert "majority -50.0% [" in printed
+    assert "KL 0.0321 nats, perplexity 20.5 -> 24.8 on 493 tokens of other texts" in printed
+    assert "expert's 1.23 -> 1.23, improved's none -> none" in printed
+
+
 def test_page_and_terminal_show_other_graders_and_where_they_disagree(tmp_path, capsys):
     rows = ({"problem_id": "p", "problem": "<b>?", "answer": "10000"},)
     said = {"expert": "10000", "improved": "10001"}

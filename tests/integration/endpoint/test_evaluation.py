@@ -125,9 +125,10 @@ def test_a_killed_job_goes_on_to_the_same_tables(served, tmp_path):
 def test_shots_and_samples_are_reported(served, tmp_path):
     done = run_job(
         served, tmp_path, "--evaluation.max_problems=20", "--evaluation.shots=0,1",
-        "--evaluation.samples=4", "--evaluation.temperature=0.8",
+        "--evaluation.samples=4", "--evaluation.temperature=0.8", "--evaluation.drift=100",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "drift      left out: an endpoint shows no weights" in done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["accuracy"].keys() == {"demo", "demo-1-shot"}
     model = summary["accuracy"]["demo"]["models"]["expert"]
