@@ -76,7 +76,7 @@ class Registry:
             return self._load(name)
         form = next((other for other in known if other.startswith(f"{word}:")), None)
         if form is None and colon:
-            return self._import(name, known)
+            return self._of_module(name, known)
         if form is None:
             raise ValueError(self._unknown(name, known))
         if not parameter:
@@ -93,7 +93,7 @@ class Registry:
         module, _, attribute = self.built_in[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def _import(self, name: str, known: list[str]) -> Any:
+    def _of_module(self, name: str, known: list[str]) -> Any:
         """A user's `module:object`. Raises ValueError for what is more likely a slip in a known name."""
         module, _, attribute = name.partition(":")
         bare = f"{self.kind} {module!r} takes no parameter; leave it out"

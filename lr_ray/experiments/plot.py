@@ -20,6 +20,11 @@ class Axis:
     ticks: list[str] | None  # None: the places are numbers that the axis finds its own ticks for
     log: bool = False
 
+    @property
+    def line(self) -> str:
+        """How neighbours are joined: names side by side have no values between them."""
+        return "none" if self.ticks and not self.log else "-"
+
 
 def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
     """The picture as svg and png; `content` is that of comparison.json, of a grid with x."""
@@ -69,7 +74,8 @@ def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str
     middle = [p["accuracy"] for p in drawn]
     below = [max(0.0, p["difference"] - p["difference_ci95"][0]) for p in drawn]
     above = [max(0.0, p["difference_ci95"][1] - p["difference"]) for p in drawn]
-    axis.errorbar(places, middle, yerr=[below, above], color=_BLUE, marker="o", capsize=3)
+    style = {"color": _BLUE, "marker": "o", "capsize": 3, "linestyle": x.line}
+    axis.errorbar(places, middle, yerr=[below, above], **style)
     for place, p in zip(places, drawn, strict=True):
         seeds = p["accuracy_of_seeds"]
         axis.plot([place] * len(seeds), seeds, ".", color=_BLUE, alpha=0.4)
@@ -89,8 +95,8 @@ def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str
 def _shares(axis: Any, x: Axis, shares: list[float]) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    points = sorted(zip(x.places, shares, strict=True))
-    axis.plot(*zip(*points, strict=True), color=_ORANGE, marker="s", markersize=4, linestyle=":")
+    points, line = sorted(zip(x.places, shares, strict=True)), ":" if x.line == "-" else "none"
+    axis.plot(*zip(*points, strict=True), color=_ORANGE, marker="s", markersize=4, linestyle=line)
     axis.set_ylabel("share of steps kept", color=_ORANGE)
     axis.set_ylim(0, max(0.01, 1.15 * max(shares)))
     axis.yaxis.set_major_formatter(PercentFormatter(1))

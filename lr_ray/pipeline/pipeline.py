@@ -16,7 +16,6 @@ from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
-from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.sharing import can_share, has_trajectories, share, void
 from lr_ray.pipeline.stages import add_drift, run_stage
@@ -60,12 +59,7 @@ def execute(
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
-            if (
-                "evaluation" in stages
-            ):  # which an earlier command may have left without figures of drift
-                add_drift(
-                    run, config, resolve_model(config.models.expert, "models.expert"), summary
-                )
+            if "evaluation" in stages and add_drift(run, config, summary):
                 report.write_page(run, summary)
             report.print_summary(_terminal(), run, summary)
             return 0

@@ -12,7 +12,7 @@ from lr_ray import placement, report
 from lr_ray.config import Config
 from lr_ray.console import StageProgress
 from lr_ray.labelling.label import Facts
-from lr_ray.models.models import fingerprint
+from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
 from lr_ray.run.stages import parts_from
@@ -108,13 +108,13 @@ def _evaluate(job: Job) -> None:
         served = job.run.local_folder(improved(job.config), cache)
         paths = {"expert": job.expert, "improved": served}
         job.summary |= ask_models(job, paths, lambda group: serving_of(job, group))
-    add_drift(job.run, job.config, job.expert, job.summary)
+    add_drift(job.run, job.config, job.summary)
 
 
-def add_drift(run: Run, config: Config, expert: str, summary: dict[str, Any]) -> None:
-    """Adds `drift` to the summary of an evaluated run that lacks it, where the config asks for it."""
+def add_drift(run: Run, config: Config, summary: dict[str, Any]) -> bool:
+    """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether."""
     if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
-        return
+        return False
     import pyarrow.parquet as pq
 
     from lr_ray.audit.drift import drift
@@ -122,10 +122,12 @@ def add_drift(run: Run, config: Config, expert: str, summary: dict[str, Any]) ->
     name = next(iter(summary["accuracy"]))
     table = pq.read_table(run.path(f"evaluation/{name}.parquet"), filesystem=run.fs)
     with tempfile.TemporaryDirectory() as cache:
+        expert = resolve_model(config.models.expert, "models.expert")
         paths = {"expert": expert, "improved": run.local_folder("model", cache)}
         variables = config.models.chat_template_kwargs
         summary["drift"] = drift(paths, table, config.evaluation, variables)
     run.write_json("summary.json", summary)
+    return True
 
 
 def ask_models(
