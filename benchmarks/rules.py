@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lr_ray.config import Config, merge, resolve
+from lr_ray.config import Config, resolve
 from lr_ray.embedded import generate
 from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.experiments.grid import read_grid
@@ -71,29 +71,47 @@ def train(run: Run, config: Config, expert: str) -> tuple[Any, int]:
 
 
 @torch.inference_mode()
-def solved(model: Any, path: str, problems: Problems, at_once: int = 100) -> list[bool]:
-    """Which problems the model solves greedily, in 128 tokens."""
-    tokenizer, stops = load_tokenizer(path), stop_token_ids(path)
-    found = []
-    for start in range(0, len(problems), at_once):
-        asked = problems[start : start + at_once]
-        prompts = [render_prompt(tokenizer, p["problem"], None) for p in asked]
-        longest = max(map(len, prompts))
-        padded = [[stops[0]] * (longest - len(ids)) + ids for ids in prompts]
-        mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
+def decode(
+    model: Any,
+    path: str,
+    prompts: list[list[int]],
+    samples: int = 1,
+    temperature: float = 0,
+    at_once: int = 100,
+) -> list[list[int]]:
+    """At most 128 tokens after each prompt, `samples` times each, without the one that ends them."""
+    stops, found = stop_token_ids(path), []
+    sampled = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    for start in range(0, len(prompts), at_once):
+        asked = prompts[start : start + at_once]
+        longest = max(map(len, asked))
         said = model.generate(
-            input_ids=torch.tensor(padded),
-            attention_mask=torch.tensor(mask),
+            input_ids=torch.tensor([[stops[0]] * (longest - len(ids)) + ids for ids in asked]),
+            attention_mask=torch.tensor(
+                [[0] * (longest - len(ids)) + [1] * len(ids) for ids in asked]
+            ),
             max_new_tokens=128,
-            do_sample=False,
+            do_sample=bool(temperature),
+            num_return_sequences=samples,
             eos_token_id=stops,
             pad_token_id=stops[0],
+            **sampled,
         )
-        for problem, ids in zip(asked, said[:, longest:].tolist(), strict=True):
+        for ids in said[:, longest:].tolist():
             end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-            answer = extract_answer(tokenizer.decode(ids[:end]), "demo")
-            found.append(is_correct(problem["answer"], answer, "demo"))
+            found.append(ids[:end])
     return found
+
+
+def solved(model: Any, path: str, problems: Problems) -> list[bool]:
+    """Which problems the model solves greedily."""
+    tokenizer = load_tokenizer(path)
+    prompts = [render_prompt(tokenizer, p["problem"], None) for p in problems]
+    texts = [tokenizer.decode(ids) for ids in decode(model, path, prompts)]
+    return [
+        is_correct(p["answer"], extract_answer(text, "demo"), "demo")
+        for p, text in zip(problems, texts, strict=True)
+    ]
 
 
 def do(cell: Cell, source: Run, out: Run, expert: str, problems: Problems) -> None:
@@ -124,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     source, out = Run(args.run), Run(args.out)
-    config: Config = resolve(merge(read_asked(source)["config"], {}))
+    config: Config = resolve(read_asked(source)["config"])
     grid, expert = (
         read_grid(args.grid, config),
         resolve_model(config.models.expert, "models.expert"),

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from lr_ray.audit.exact import logprobs
 from lr_ray.config import Evaluation
@@ -108,6 +109,7 @@ def _answers(
 
 def _load(path: str) -> Any:
     """The model, with one thread where threads of tiny matrices would only wait for each other."""
+    logging.disable_progress_bar()
     model: Any = load(path)
     if model.num_parameters() < _SMALL:
         torch.set_num_threads(1)

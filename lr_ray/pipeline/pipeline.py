@@ -59,7 +59,7 @@ def execute(
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
-            if "evaluation" in stages and add_drift(run, config, summary):
+            if "evaluation" in stages and add_drift(run, config, summary, print):
                 report.write_page(run, summary)
             report.print_summary(_terminal(), run, summary)
             return 0

@@ -108,10 +108,12 @@ def _evaluate(job: Job) -> None:
         served = job.run.local_folder(improved(job.config), cache)
         paths = {"expert": job.expert, "improved": served}
         job.summary |= ask_models(job, paths, lambda group: serving_of(job, group))
-    add_drift(job.run, job.config, job.summary)
+    add_drift(job.run, job.config, job.summary, job.console.print)
 
 
-def add_drift(run: Run, config: Config, summary: dict[str, Any]) -> bool:
+def add_drift(
+    run: Run, config: Config, summary: dict[str, Any], say: Callable[[str], None]
+) -> bool:
     """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether."""
     if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
         return False
@@ -119,6 +121,7 @@ def add_drift(run: Run, config: Config, summary: dict[str, Any]) -> bool:
 
     from lr_ray.audit.drift import drift
 
+    say("drift      reads both models")
     name = next(iter(summary["accuracy"]))
     table = pq.read_table(run.path(f"evaluation/{name}.parquet"), filesystem=run.fs)
     with tempfile.TemporaryDirectory() as cache:

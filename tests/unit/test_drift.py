@@ -103,11 +103,11 @@ def test_an_evaluated_run_gets_its_figures_without_being_asked_again(tmp_path):
     shutil.copytree(AMATEUR, tmp_path / "model")
     run.write_table("evaluation/demo.parquet", table(expert=[False] * 6, improved=[True] * 6))
     summary = {"accuracy": {"demo": {}}}
-    add_drift(run, config, summary)
+    add_drift(run, config, summary, print)
     assert "drift" not in summary  # as nobody asked
     asked = resolve(merge(config.model_dump(mode="json"), {"evaluation": {"drift": 50}}))
     assert digests(asked, {}) == digests(config, {})
-    assert add_drift(run, asked, summary)
+    assert add_drift(run, asked, summary, print)
     assert run.read_json("summary.json")["drift"]["models"]["improved"]["kl"] > 0.1
     shutil.rmtree(tmp_path / "model")
-    assert not add_drift(run, asked, summary)
+    assert not add_drift(run, asked, summary, print)
