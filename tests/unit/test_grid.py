@@ -39,7 +39,8 @@ def test_the_ablations_are_what_they_say():
 
 
 VARIANTS = {
-    "ablations": 12, "amateurs": 4, "gap": 6, "plausibility": 7, "rollout": 3, "threshold": 8,
+    "ablations": 12, "amateurs": 4, "gap": 6, "plausibility": 7, "rollout": 3, "rules": 8,
+    "threshold": 8,
 }  # fmt: skip
 
 
