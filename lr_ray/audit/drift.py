@@ -19,6 +19,7 @@ from lr_ray.config import Evaluation
 from lr_ray.evaluation.client import request
 from lr_ray.method.oracle import load
 from lr_ray.models.models import context_length, load_tokenizer
+from lr_ray.training.export import fits
 
 Tokens = tuple[list[int], int]  # of a text, and where those begin that are read
 _SMALL = 10_000_000  # parameters
@@ -53,7 +54,7 @@ def drift(
     rows: list[Tensor] = []  # float32 [T, V] of each text, by the expert
     for label, path in paths.items():
         with torch.inference_mode():
-            model, threads = _load(path), torch.get_num_threads()
+            threads, model = torch.get_num_threads(), _load(path)
             try:
                 there, models[label] = _texts_of(model, texts, rows)
                 models[label] |= _answers_of(model, said, label)
@@ -88,10 +89,11 @@ def _answers(
     """A model's first answers behind their prompts, and whether each is right."""
     found, left = [], evaluation.drift or 0
     asked = evaluation.model_copy(update={"prefill": None})  # which an answer begins with
-    names = ["problem", "sample", f"{label}_completion", f"{label}_correct"]
+    parts = [f"{label}_{part}" for part in ("completion", "correct", "finish_reason")]
+    names = ["problem", "sample", *parts]
     for row in table.select(names).to_pylist():
-        problem, sample, completion, right = (row[name] for name in names)
-        if sample or not completion:
+        problem, sample, completion, right, reason = (row[name] for name in names)
+        if sample or not completion or reason == "refused":
             continue
         turns = request(problem, asked)["messages"]
         prompt = tokenizer.apply_chat_template(
@@ -113,7 +115,9 @@ def _load(path: str) -> Any:
     model: Any = load(path)
     if model.num_parameters() < _SMALL:
         torch.set_num_threads(1)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available() and fits(model, torch.device("cuda")):  # engines may be there too
+        model.to("cuda")
+    return model
 
 
 def _texts_of(

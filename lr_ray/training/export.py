@@ -38,7 +38,7 @@ def export(
     """
     with torch.no_grad(), _all_cores():
         model = load_expert(expert_path, training.model_copy(update={"dtype": "float32"})).eval()
-        device = device if _fits(model, device) else CPU
+        device = device if fits(model, device) else CPU
         model.to(device)
         place(weights, model)
         trained = _probe(model)
@@ -65,7 +65,7 @@ def export(
     return gap
 
 
-def _fits(model: Any, device: torch.device) -> bool:
+def fits(model: Any, device: torch.device) -> bool:
     """Whether a float32 model has room beside what training left on the device."""
     if device.type != "cuda":
         return False

@@ -26,6 +26,7 @@ def table(**right: list[bool]) -> pa.Table:
     columns: dict[str, list] = {"problem": PROBLEMS, "sample": [0] * len(PROBLEMS)}
     for label, correct in right.items():
         columns |= {f"{label}_completion": [RIGHT] * len(PROBLEMS), f"{label}_correct": correct}
+        columns[f"{label}_finish_reason"] = ["stop"] * len(PROBLEMS)
     return pa.table(columns)
 
 
