@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lr_ray.config import ROLES, STAGES, Config, merge, read_tree, resolve, unflatten
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
+from lr_ray.run.rounds import result_of
 from lr_ray.run.store import Run, read_asked, read_summary
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_pipeline(
     and `yes` are as --from and --yes. Raises UserError for what is wrong before anything starts, StageError
     for a stage that failed, KeyboardInterrupt when it is interrupted.
     """
-    from lr_ray.pipeline.pipeline import execute
+    from lr_ray.experiments.rounds import run_rounds
     from lr_ray.runtime import interrupts
 
     name = config if isinstance(config, str) else "of a Python program"
@@ -58,7 +59,7 @@ def run_pipeline(
         raise UserError(f"stages = {list(stages)}: give some of {', '.join(STAGES)}")
     there, before = Run(os.fspath(run)), Run(os.fspath(source)) if source else None
     with interrupts.borrowed():
-        execute(asked, there, tuple(stages), name, source=before, yes=yes)
+        run_rounds(asked, there, tuple(stages), name, source=before, yes=yes)
     return StoredRun(there)
 
 
@@ -122,15 +123,15 @@ class StoredRun:
         return pq.read_table(self._run.path(name), filesystem=self._run.fs)
 
     def model_path(self, cache: str | os.PathLike[str] | None = None) -> Path:
-        """The improved expert's Hugging Face directory; of a run in an object store, a copy in `cache`.
+        """The improved expert's Hugging Face directory, of several rounds the result's.
 
-        Raises UserError before training.
+        Of a run in an object store, a copy in `cache`. Raises UserError before training.
         """
         if not self._run.exists("model/config.json"):
             raise UserError(f"{self.location}: no model; training is not finished")
         if cache is None and not self._run.is_local:
             raise UserError(f"{self.location}: is not local; give a folder to copy the model to")
-        return Path(self._run.local_folder("model", os.fspath(cache or "")))
+        return Path(result_of(self._run).local_folder("model", os.fspath(cache or "")))
 
     def _table(self, folder: str, schema: "pa.Schema") -> "pa.Table":
         shards = self._run.shards(folder)

@@ -1,15 +1,16 @@
 """Sample, train, evaluate: the whole method over one run directory.
 
-lr-ray run --config demo --run runs/demo [--sampling.kl_threshold 0.3 ...]
+lr-ray run --config demo --run runs/demo [--sampling.kl_threshold 0.3 ...] [--rounds 3]
 """
 
 import argparse
 
 from lr_ray.cli import plan
 from lr_ray.cli.options import Command, parse
-from lr_ray.cli.stages import METHOD, add_stage_options, run_stages
+from lr_ray.cli.stages import METHOD, add_stage_options
 from lr_ray.config import STAGES, Config
 from lr_ray.errors import UserError
+from lr_ray.run.store import Run
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +22,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray run", shown=METHOD)
+    shown = (*METHOD, "rounds", "models.amateur_of_rounds", "data.repeat_in_rounds")
+    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray run", shown=shown)
     if command.options.plan:
         return plan.show(command)
     for name in ("gpus", "gpu_memory_gb", "rates"):
         if getattr(command.options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} has an effect with --plan alone")
-    return run_stages(command, STAGES)
+    from lr_ray.experiments.rounds import run_rounds
+
+    options = command.options
+    source = Run(options.source) if options.source else None
+    return run_rounds(
+        command.config, command.run, STAGES, command.config_name, source=source, yes=options.yes
+    )

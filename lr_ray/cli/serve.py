@@ -28,6 +28,7 @@ from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
 from lr_ray.placement.sizes import largest
 from lr_ray.run.asked import check_made
+from lr_ray.run.rounds import result_of
 from lr_ray.run.store import read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.connection import read_key
@@ -55,7 +56,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def serve_run(command: Command[Config]) -> int:
-    """Serves a run's expert and improved expert. Ends by an interruption only."""
+    """Serves a run's expert and improved expert, of several rounds the result's.
+
+    Ends by an interruption only.
+    """
     config, run = command.config, command.run
     if "training" not in read_summary(run):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
@@ -66,9 +70,12 @@ def serve_run(command: Command[Config]) -> int:
     with run.lock(shared=True):
         check_made(run, config, "training", facts(config, expert, None))
         log = run.log_path()
-        print(f"run        {run.location}\nlog        {log}")
+        made = result_of(run)
+        print(f"run        {made.location}\nlog        {log}")
         with tempfile.TemporaryDirectory() as cache:
-            models = {"expert": expert, "improved": run.local_folder(improved(config), cache)}
+            # The adapter of a later round stands on the round before it.
+            folder = improved(config) if made.location == run.location else "model"
+            models = {"expert": expert, "improved": made.local_folder(folder, cache)}
             variables = config.models.chat_template_kwargs
             _serve(models, config.serving, config.resources, log, key, variables)
     return 0

@@ -1,9 +1,9 @@
 """What a setting affects: the one place that knows which settings a stage's output depends on.
 
 Every field of the config is made by `setting`, with marks that say what of a run is another with another
-value: its trajectories, scores, supervision rows, weights, answers, or only how fast they come. A field
-of a section that several sections have is without a mark where it is defined, and has that of the section
-that it is in. Exercised by `pytest tests/unit/test_effects.py`.
+value: its trajectories, scores, supervision rows, weights, answers, the rounds after the first, or only how
+fast they come. A field of a section that several sections have is without a mark where it is defined, and
+has that of the section that it is in. Exercised by `pytest tests/unit/test_effects.py`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-EFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "speed")
+EFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "rounds", "speed")
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,13 @@ class Config(Tree):
     serving: Serving = Serving()
     evaluation: Evaluation = Evaluation()
     resources: Resources = setting("speed", default=Resources())
+    rounds: int = setting(
+        "rounds",
+        default=1,
+        ge=1,
+        le=100,
+        description="Rounds of lr-ray run, at most: the improved expert of one is the expert of the next.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -59,6 +59,8 @@ def compare(
     """
     if source is not None and source.location == run.location:
         raise UserError(f"--from {source.location}: is the comparison itself; give another --run")
+    if config.rounds > 1:
+        raise UserError(f"rounds = {config.rounds}: a comparison has one round; give --rounds 1")
     run.create()
     with run.lock():
         checks.check_kind(run)

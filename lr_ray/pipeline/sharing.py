@@ -50,6 +50,7 @@ def share(source: Run, run: Run, stages: Sequence[str]) -> dict[str, Any]:
         s for s in STAGES if s.name in stages and (s.name not in SAMPLING or "labelling" in stages)
     ]
     parts = {part: there[part] for stage in whole for part in stage.parts if part in there}
+    parts.pop("rounds", None)  # whose runs stay where they are
     return {**parts, "shared": dict.fromkeys(stages, source.location)} if stages else {}
 
 

@@ -4,6 +4,7 @@ pytest tests/unit/test_problems_staging.py
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -59,6 +60,7 @@ def stage_problems(run: Run, config: Config) -> int:
     _write_rejected(run, rejected, bad)
     if not good:
         why = f"; the first of {bad} rejected rows: {first}" if first else "; it has no rows"
+        why += f" after its first {config.data.skip} problems" if config.data.skip else ""
         raise StageError(f"data.source: {config.data.source}: no usable problem{why}")
     run.write_json(
         INDEX,
@@ -84,11 +86,24 @@ def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
     return pa.concat_tables([PROBLEM.empty_table(), *tables]).take(pa.array(places, pa.int64()))
 
 
+def count_problems(config: Config, most: int) -> int:
+    """Usable problems of the source, counted up to `most`. Raises StageError when it cannot be read on."""
+    items = distinct(open_source(config.data).problems())
+    usable = (item for item in items if isinstance(item, Problem))
+    return sum(1 for _ in itertools.islice(usable, most))
+
+
 def _items(config: Config) -> Iterator[Item]:
-    items = open_source(config.data).problems()
+    items, skip = open_source(config.data).problems(), config.data.skip or 0
     if config.data.shuffle and config.data.source.partition(":")[0] not in _ENDLESS:
-        return shuffled(items, config.data.seed, config.sampling.max_problems)
-    return distinct(items)
+        items = shuffled(items, config.data.seed, skip + config.sampling.max_problems)
+    else:
+        items = distinct(items)
+    for item in items:
+        if not skip:
+            yield item
+        elif isinstance(item, Problem):
+            skip -= 1
 
 
 def _clear(run: Run) -> None:

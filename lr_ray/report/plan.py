@@ -77,6 +77,10 @@ def lines(
         total = amount(sum(parts.values()))
         told.append(("disk", f"at most about {total} in the run directory: {listed}"))
     told += durations(config, Run(rates), asked) if rates else [("duration", NO_RATES)]
+    if config.rounds > 1:
+        told.append(
+            ("rounds", f"at most {config.rounds}, one after the other; all above is of each")
+        )
     return told + [("!", line) for line in wrong]
 
 
@@ -157,11 +161,11 @@ def _amounts(
 
 def how_many(config: Config) -> tuple[int, bool]:
     """Problems to sample, and whether they were counted, as rows of files are; else at most so many."""
-    most = config.sampling.max_problems
+    most, skip = config.sampling.max_problems, config.data.skip or 0
     source = open_source(config.data)
     if not source.inputs:
         return most, False
-    return sum(1 for _ in itertools.islice(source.rows(), most)), True
+    return sum(1 for _ in itertools.islice(source.rows(), skip, skip + most)), True
 
 
 def answers(config: Config) -> int | None:

@@ -15,6 +15,7 @@ from lr_ray.evaluation.results import MEANS
 from lr_ray.report.page import PAGE
 from lr_ray.report.terminal import difference_line, prompt_line, sampling_line, training_line
 from lr_ray.run import lock
+from lr_ray.run.rounds import later_rounds
 from lr_ray.run.store import Run, read_asked, read_summary
 from lr_ray.runtime import progress
 
@@ -32,7 +33,8 @@ def look(run: Run) -> Found:
     `run`, `kind`, `asked` (run.json), `progress` (progress.json, null: there is none), `work` (see
     `at_work`) and `finished` (null: it is not). Of another run than a comparison `export`, `accuracy`,
     `accuracy_mean`, `accuracy_mean_paper`, `prompt_alone` and `stages`: each has its `state`, and a
-    finished one its part of summary.json.
+    finished one its part of summary.json; `rounds`, the same of each round after the first, and why they
+    `stopped` early, null where they did not.
     Raises UserError when there is no run, or a file of it cannot be read.
     """
     run.fs.invalidate_cache()  # drivers elsewhere have written since
@@ -46,7 +48,13 @@ def look(run: Run) -> Found:
     stages = _stages(STAGES[-1:] if alone else STAGES, summary, record or {})
     if stages.get("sampling", {}).get("state") == FINISHED:
         stages["sampling"]["shards"] = len(run.shards("supervision"))
+    later, told = [look(there) for there in later_rounds(run)], summary.get("rounds")
+    if later and not work["at_work"]:  # of the round that the last driver was in
+        work, record = later[-1]["work"], later[-1]["progress"]
+        found |= {"work": work, "progress": record}
     over = all(part["state"] in (FINISHED, LEFT_OUT) for part in stages.values())
+    if (rounds := asked["config"].get("rounds", 1)) > 1:
+        over = over and told is not None and bool(told["stopped"] or len(told["rounds"]) >= rounds)
     page = f"{run.location}/{PAGE}" if run.exists(PAGE) else None
     return found | {
         "kind": kind,
@@ -56,6 +64,8 @@ def look(run: Run) -> Found:
         "accuracy": summary.get("accuracy", {}),
         **{part: summary.get(part) for part in MEANS},
         "prompt_alone": summary.get("prompt_alone", {}),
+        "rounds": later,
+        "stopped": told and told["stopped"],
         "finished": {"seconds": summary.get("seconds_total"), "page": page} if over else None,
     }
 
@@ -132,6 +142,10 @@ def lines(found: Found) -> list[tuple[str, str]]:
         ("work", _work(found["work"], found["progress"])),
     ]
     told += _stage_lines(found) if "stages" in found else _variant_lines(found)
+    for number, later in enumerate(found.get("rounds", []), start=2):
+        told += [("round", f"{number}: {later['run']}"), *_stage_lines(later)]
+    if found.get("stopped"):
+        told.append(("stopped", found["stopped"]))
     if found["finished"]:
         seconds, page = found["finished"]["seconds"], found["finished"]["page"]
         spent = "" if seconds is None else f"{seconds:.1f} s in all"

@@ -51,6 +51,7 @@ STAGES = (
             "prompt_alone",
             "perturbations",
             "drift",
+            "rounds",  # which are made of this one
         ),
     ),
 )

@@ -43,3 +43,14 @@ class Data(Section):
     seed: int = setting(
         "trajectories", default=0, ge=0, description="Seed of the demo's problems and the shuffle."
     )
+    skip: int | None = setting(
+        on("trajectories", if_set=True),
+        default=None,
+        ge=1,
+        description="Problems of the source to leave out first, in the order in which they are taken.",
+    )
+    repeat_in_rounds: bool = setting(
+        "rounds",
+        default=False,
+        description="Sample the same problems in each of the rounds, instead of the next of the source.",
+    )

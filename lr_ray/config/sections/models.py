@@ -1,6 +1,6 @@
 """Section `models`: which two, and how their prompts are made."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -33,6 +33,11 @@ class Models(Section):
     )
     amateur: str = setting(
         on("scores", CONTRAST), description="Directory, Hugging Face id, or embedded:amateur."
+    )
+    amateur_of_rounds: Literal["same", "before"] = setting(
+        "rounds",
+        default="same",
+        description="Amateur of the rounds after the first: the same, or the expert of the round before.",
     )
     special_tokens_may_differ: bool = setting(
         on("scores", CONTRAST),

@@ -1,0 +1,244 @@
+"""Rounds: the improved expert of one is the expert of the next, each a run of the pipeline of its own.
+
+They end early where one kept nothing, or its improved expert solves fewer held-out problems than its expert,
+by a paired 95 % interval that lies below 0. Exercised by `pytest tests -k rounds`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lr_ray.config import STAGES, Config, merge, resolve
+from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation.results import MEANS, scores_of
+from lr_ray.evaluation.statistics import pooled_difference
+from lr_ray.experiments.plot import draw
+from lr_ray.experiments.table import markdown
+from lr_ray.pipeline.pipeline import execute
+from lr_ray.problems import INDEX, check_source, count_problems
+from lr_ray.run.asked import begin
+from lr_ray.run.rounds import round_of
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.runtime import interrupts
+
+PAGE = "rounds.md"
+Found = dict[str, Any]
+
+
+def run_rounds(
+    config: Config,
+    run: Run,
+    stages: Sequence[str],
+    name: str,
+    *,
+    source: Run | None = None,
+    yes: bool = False,
+) -> int:
+    """Runs what is not finished of the stages, and of the rounds where they are all stages.
+
+    Returns the exit code. Arguments and errors are those of `execute`; `source` is for the first round.
+    """
+    if config.rounds == 1 or tuple(stages) != STAGES:
+        return execute(config, run, stages, name, source=source, yes=yes)
+    _check(config, run)
+    for number in range(1, config.rounds + 1):
+        there = round_of(run, number)
+        print(f"round      {number} of {config.rounds}")
+        try:
+            execute(_config(config, run, number), there, stages, name, source=source, yes=yes)
+        except StageError:
+            interrupts.again()
+            if number == 1 or read_summary(there).get("sampling", {}).get("steps_kept") != 0:
+                raise
+        source = None
+        found = _write(run, config, number)
+        if found["stopped"]:
+            break
+    print(f"\n{render(found)}\noutput     {run.location}/{PAGE}")
+    return 0
+
+
+def _check(config: Config, run: Run) -> None:
+    """Raises UserError for what would be found wrong only after rounds of work."""
+    rounds, each = config.rounds, config.sampling.max_problems
+    if not run.is_local:
+        raise UserError(
+            f"--run {run.location}: of {rounds} rounds each takes the model of the one before from its "
+            "directory; give a path that all nodes see"
+        )
+    if config.data.repeat_in_rounds or round_of(run, rounds).exists(INDEX):
+        return
+    check_source(config)
+    needed = (config.data.skip or 0) + rounds * each
+    if (there := count_problems(config, needed)) < needed:
+        raise UserError(
+            f"rounds = {rounds}: data.source {config.data.source} has {there} usable problems, and rounds of "
+            f"sampling.max_problems = {each} each need {needed}; give a smaller max_problems, fewer rounds "
+            "or --data.repeat_in_rounds true"
+        )
+
+
+def _config(config: Config, run: Run, number: int) -> Config:
+    """Of a round: other models and the next problems, and itself of one round."""
+    if number == 1:
+        return config
+    experts = [config.models.expert, *(round_of(run, n).path("model") for n in range(1, number))]
+    models = {"expert": experts[-1], "amateur_of_rounds": "same"}
+    if config.models.amateur_of_rounds == "before":
+        models["amateur"] = experts[-2]
+    skipped = (config.data.skip or 0) + (number - 1) * config.sampling.max_problems
+    skip = config.data.skip if config.data.repeat_in_rounds else skipped
+    over = {
+        "rounds": 1,
+        "models": models,
+        "data": {"skip": skip, "repeat_in_rounds": False},
+        "evaluation": {"paper": {"expert_prompt": "chat"}},  # as it was trained
+    }
+    round_config: Config = resolve(merge(config.model_dump(mode="json"), over))
+    return round_config
+
+
+def _write(run: Run, config: Config, number: int) -> Found:
+    """Adds what came of the rounds so far to the run's summary.json, as `rounds`; the table and its plot."""
+    rows = [_row(run, config, n) for n in range(1, number + 1)]
+    stopped = _stopped(rows[-1])
+    result = max(1, number - 1) if stopped else number
+    found = {"asked": config.rounds, "rounds": rows, "stopped": stopped, "result": result}
+    with run.lock():
+        asked = read_asked(run)  # of fewer rounds, where the first was finished before
+        begin(run, config, {name: asked[name] for name in ("versions", "models", "data")})
+        run.write_json("summary.json", read_summary(run) | {"rounds": found})
+        run.write_bytes(PAGE, render(found).encode())
+        for name, picture in _pictures(rows).items():
+            run.write_bytes(name, picture)
+    return found
+
+
+def _pictures(rows: Sequence[Found]) -> dict[str, bytes]:
+    """The table's accuracies and kept shares, drawn as a sweep over rounds, by the files' names."""
+    variants = {
+        f"round {row['round']}": {
+            "accuracy": row["accuracy"],
+            "untrained": False,
+            "value": f"round {row['round']}",
+            "cost": {"steps_kept_share": row["steps_kept_share"]},
+        }
+        for row in rows
+    }
+    content, tasks = {"grid": {"x": "round"}, "variants": variants}, list(rows[0]["accuracy"])
+    return {
+        f"rounds{f'-{task}' if len(tasks) > 1 else ''}.{kind}": picture
+        for task in tasks
+        for kind, picture in draw(content, task).items()
+    }
+
+
+def _row(run: Run, config: Config, number: int) -> Found:
+    """What came of a round: `accuracy` of each task is empty where nothing was kept, and so trained.
+
+    It has the figures of `pooled_difference` against the untouched expert, and `from_before`, those against
+    the round's own; `from_before` of the row is that of the mean over the tasks, or of the first.
+    """
+    there = round_of(run, number)
+    summary, models = read_summary(there), read_asked(there)["config"]["models"]
+    sampled = summary["sampling"]
+    accuracy = {}
+    for task, part in summary.get("accuracy", {}).items():
+        tables = [pq.read_table(r.path(f"evaluation/{task}.parquet")) for r in (run, there)]
+        expert, improved = (
+            scores_of(t, label) for t, label in zip(tables, ("expert", "improved"), strict=True)
+        )
+        accuracy[task] = pooled_difference(expert, [improved], config.evaluation.seed) | {
+            "accuracy_ci95": part["models"]["improved"]["accuracy_ci95"],
+            "from_before": part["differences"]["improved"],
+            "characters": _characters(tables[1]),
+        }
+    means = [summary[m]["differences"]["improved"] for m in MEANS if m in summary]
+    means += [part["from_before"] for part in accuracy.values()]
+    return {
+        "round": number,
+        "run": there.location,
+        "expert": models["expert"],
+        "amateur": models["amateur"],
+        "problems": sampled["problems"],
+        "accuracy": accuracy,
+        "from_before": means[0] if means else None,
+        "label_entropy": _label_entropy(there),
+        "steps_kept": sampled["steps_kept"],
+        "steps_kept_share": sampled["steps_kept"] / max(1, sampled["steps_scored"]),
+    }
+
+
+def _characters(table: Any) -> float:
+    """Mean length of the improved expert's answers."""
+    return float(pc.mean(pc.utf8_length(table["improved_completion"])).as_py())
+
+
+def _label_entropy(run: Run) -> float | None:
+    """Mean entropy of the soft labels, in nats; None where there is none."""
+    rows = run.read_tables(run.shards("supervision"), SUPERVISION).combine_chunks()
+    steps = rows["steps"].combine_chunks().flatten()
+    if not len(steps):
+        return None
+    weights = pc.struct_field(steps, "weights").flatten().to_numpy().astype(float)
+    return float(-(weights * np.log(np.where(weights > 0, weights, 1))).sum() / len(steps))
+
+
+def _stopped(row: Found) -> str | None:
+    """Why no round follows, or None."""
+    if not row["accuracy"]:
+        return f"round {row['round']} kept no step"
+    if row["from_before"]["difference_ci95"][1] >= 0:
+        return None
+    fall = _points(row["from_before"])
+    return f"round {row['round']}: accuracy fell, {fall} points against the round before"
+
+
+def render(found: Found) -> str:
+    """rounds.md."""
+    rows = found["rounds"]
+    tasks = list(rows[0]["accuracy"])
+    head = ["round", "steps kept", "label entropy"]
+    for task in tasks:
+        of = f" {task}" if len(tasks) > 1 else ""
+        head += [f"accuracy{of} [95 %]", "minus untouched [95 %]", "minus round before [95 %]"]
+        head += ["characters an answer"]
+    lines = [
+        f"# {len(rows)} of {found['asked']} rounds",
+        "",
+        *markdown(head, [_cells(row, tasks) for row in rows]),
+        "",
+        f"Untouched expert {rows[0]['expert']}: "
+        + ", ".join(
+            f"{100 * rows[0]['accuracy'][task]['expert']:.1f} % on {task}" for task in tasks
+        )
+        + ". All are asked the same held-out problems; intervals of differences are paired.",
+        "",
+        f"Result: the improved expert of round {found['result']}"
+        + (f", as {found['stopped']}." if found["stopped"] else "."),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Found, tasks: Sequence[str]) -> list[str]:
+    entropy = row["label_entropy"]
+    cells = [str(row["round"]), f"{row['steps_kept']} ({row['steps_kept_share']:.1%})"]
+    cells += ["-" if entropy is None else f"{entropy:.2f}"]
+    for task in tasks:
+        if not (part := row["accuracy"].get(task)):
+            cells += ["-"] * 4
+            continue
+        low, high = part["accuracy_ci95"]
+        cells += [f"{100 * part['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
+        cells += [_points(part), _points(part["from_before"]), f"{part['characters']:.0f}"]
+    return cells
+
+
+def _points(part: Found) -> str:
+    """A difference of accuracies with its interval, in points."""
+    low, high = part["difference_ci95"]
+    return f"{100 * part['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
