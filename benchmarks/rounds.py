@@ -1,0 +1,131 @@
+"""Rounds of the demo: accuracy, kept share and drift of each; and the same adapters when killed in round two.
+
+    python benchmarks/rounds.py --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
+
+OPTIONs are those of `lr-ray run`. Drift is the mean KL (nats a token) from the untouched expert to a round's
+improved one: on the untouched expert's own answers to held-out problems, and on texts that are not of the
+domain (this repository's license and pages). With --kill, a second run begins with the first one's round one,
+is ended by SIGTERM as it samples and by SIGKILL as it trains in round two, and goes on each time by the
+same command; prints the largest difference of its adapter's weights. The same command goes on.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from gap import EXPERT, TOKENIZER, decode, load, logprobs
+from safetensors.numpy import load_file
+
+from lr_ray.embedded import generate
+from lr_ray.experiments.table import markdown
+from lr_ray.models.models import render_prompt
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ("LICENSE", "docs/clusters.md", "docs/serving.md")
+ANSWERED, TOKENS = 100, 200  # held-out problems, and tokens of a text at once
+ENDS = ((signal.SIGTERM, r"^sampling +\d+/"), (signal.SIGKILL, r"^training +\d+/"))
+
+
+def command(run: Path, rounds: int, options: list[str]) -> list[str]:
+    job = [sys.executable, str(ROOT / "jobs/full_pipeline.py"), "--config", "demo"]
+    return [*job, "--run", str(run), "--rounds", str(rounds), *options]
+
+
+def finish(asked: list[str]) -> None:
+    if subprocess.run(asked, stdout=subprocess.DEVNULL).returncode:
+        raise SystemExit(f"error: {' '.join(asked)} failed")
+
+
+def end(asked: list[str], number: signal.Signals, line: str) -> None:
+    """Sends the signal at a line of round two."""
+    process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    second = False
+    for said in process.stdout:
+        second = second or said.startswith("round      2")
+        if second and re.match(line, said):
+            process.send_signal(number)
+            break
+    process.stdout.read()
+    print(f"{number.name} at {said.strip()!r}: exit code {process.wait()}", flush=True)
+
+
+def drift(models: list[Path]) -> list[tuple[float, float]]:
+    """On held-out answers, and on texts of another kind; of each model."""
+    untouched = load(EXPERT)
+    rows = generate("heldout", ANSWERED, 2)
+    prompts = [render_prompt(TOKENIZER, row["problem"], None) for row in rows]
+    answers = prompts, decode(untouched, prompts, 128)
+    ids = [i for name in TEXTS for i in TOKENIZER((ROOT / name).read_text())["input_ids"]]
+    parts = [ids[i : i + TOKENS] for i in range(0, len(ids) - TOKENS, TOKENS)]
+    texts = [part[:1] for part in parts], [part[1:] for part in parts]
+    kinds = [(kind, [np.vstack(logprobs(untouched, *kind))]) for kind in (answers, texts)]
+    found = []
+    for path in models:
+        model = load(str(path))
+        kl = []
+        for kind, (before,) in kinds:
+            after = np.vstack(logprobs(model, *kind))
+            kl.append(float((np.exp(before) * (before - after)).sum(1).mean()))
+        found.append((kl[0], kl[1]))
+    return found
+
+
+def points(part: dict) -> str:
+    low, high = part["difference_ci95"]
+    return f"{100 * part['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def show(run: Path) -> None:
+    told = json.loads((run / "summary.json").read_text())["rounds"]
+    done = [row for row in told["rounds"] if row["accuracy"]]
+    drifts = drift([Path(row["run"], "model") for row in done])
+    table = []
+    for row, (answers, texts) in zip(done, drifts, strict=True):
+        part = row["accuracy"]["demo"]
+        cells = [str(row["round"]), f"{100 * part['accuracy']:.1f} %", points(part)]
+        cells += [points(part["from_before"]), f"{100 * row['steps_kept_share']:.1f} %"]
+        cells += [f"{row['label_entropy']:.2f}", f"{part['characters']:.0f}"]
+        table.append([*cells, f"{answers:.3f}", f"{texts:.3f}"])
+    head = ["round", "accuracy", "minus untouched", "minus before", "kept", "label entropy"]
+    print(*markdown([*head, "characters", "drift, answers", "drift, texts"], table), sep="\n")
+    print(f"stopped: {told['stopped'] or 'no'}; untouched {100 * part['expert']:.1f} %", flush=True)
+
+
+def kill(whole: Path, run: Path, options: list[str]) -> None:
+    if not run.exists():
+        shutil.copytree(whole, run, ignore=shutil.ignore_patterns("rounds*"))
+        summary = json.loads((run / "summary.json").read_text())
+        summary.pop("rounds")
+        (run / "summary.json").write_text(json.dumps(summary))
+        for number, line in ENDS:
+            end(command(run, 2, options), number, line)
+    finish(command(run, 2, options))
+    ours, theirs = (
+        load_file(r / "rounds/2/adapter/adapter_model.safetensors") for r in (run, whole)
+    )
+    largest = max(float(np.abs(ours[name] - theirs[name]).max()) for name in theirs)
+    size = max(float(np.abs(weight).max()) for weight in theirs.values())
+    print(f"round 2, killed twice: adapters differ by {largest:.1e} at most, of {size:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kill", action="store_true")
+    args, options = parser.parse_known_args()
+    whole = args.out / "whole"
+    finish(command(whole, args.rounds, options))
+    show(whole)
+    if args.kill:
+        kill(whole, args.out / "killed", options)
+
+
+if __name__ == "__main__":
+    main()
