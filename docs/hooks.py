@@ -88,10 +88,16 @@ def _block(match: re.Match[str]) -> str:
 
 
 def fields_table(section: str) -> str:
-    """A Markdown table of a section's fields: name, type and bounds, default, what it affects, meaning."""
+    """A Markdown table of a section's fields, or of one field that is no section.
+
+    Its columns: name, type and bounds, default, what it affects, meaning.
+    """
     head = ["field", "takes", "default", "affects", "meaning"]
     field = Config.model_fields[section]
-    rows = _fields(field.annotation, section, _affects(field))
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        rows = _fields(field.annotation, section, _affects(field))
+    else:
+        rows = [_row(section, field, _affects(field))]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
@@ -102,9 +108,13 @@ def _fields(section: Any, prefix: str, affects: list[str]) -> Iterator[list[str]
         if isinstance(kind, type) and issubclass(kind, Section):
             yield from _fields(kind, f"{prefix}.{name}", affected)
             continue
-        default = "required" if field.is_required() else _code(_yaml(field.get_default()))
-        takes, meaning = _takes(kind, field.metadata), _cell(field.description or "")
-        yield [f"`{prefix}.{name}`", takes, default, ", ".join(affected), meaning]
+        yield _row(f"{prefix}.{name}", field, affected)
+
+
+def _row(name: str, field: FieldInfo, affected: list[str]) -> list[str]:
+    default = "required" if field.is_required() else _code(_yaml(field.get_default()))
+    takes, meaning = _takes(field.annotation, field.metadata), _cell(field.description or "")
+    return [f"`{name}`", takes, default, ", ".join(affected), meaning]
 
 
 def _affects(field: FieldInfo) -> list[str]:

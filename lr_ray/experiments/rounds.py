@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lr_ray.config import STAGES, Config, merge, resolve
+from lr_ray.config import STAGES, Config, merge, resolve, value_at
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.results import MEANS, scores_of
 from lr_ray.evaluation.statistics import pooled_difference
@@ -141,7 +141,8 @@ def _row(run: Run, config: Config, number: int) -> Found:
     """What came of a round: `accuracy` of each task is empty where nothing was kept, and so trained.
 
     It has the figures of `pooled_difference` against the untouched expert, and `from_before`, those against
-    the round's own; `from_before` of the row is that of the mean over the tasks, or of the first.
+    the round's own; `from_before` of the row is that of the mean over the tasks, or of the first. `drift` is
+    the KL from the round's expert on texts of another kind, where it was measured.
     """
     there = round_of(run, number)
     summary, models = read_summary(there), read_asked(there)["config"]["models"]
@@ -168,6 +169,7 @@ def _row(run: Run, config: Config, number: int) -> Found:
         "accuracy": accuracy,
         "from_before": means[0] if means else None,
         "label_entropy": _label_entropy(there),
+        "drift": value_at(summary, "drift.models.improved.kl"),
         "steps_kept": sampled["steps_kept"],
         "steps_kept_share": sampled["steps_kept"] / max(1, sampled["steps_scored"]),
     }
@@ -202,7 +204,7 @@ def render(found: Found) -> str:
     """rounds.md."""
     rows = found["rounds"]
     tasks = list(rows[0]["accuracy"])
-    head = ["round", "steps kept", "label entropy"]
+    head = ["round", "steps kept", "label entropy", "drift, nats"]
     for task in tasks:
         of = f" {task}" if len(tasks) > 1 else ""
         head += [f"accuracy{of} [95 %]", "minus untouched [95 %]", "minus round before [95 %]"]
@@ -225,9 +227,8 @@ def render(found: Found) -> str:
 
 
 def _cells(row: Found, tasks: Sequence[str]) -> list[str]:
-    entropy = row["label_entropy"]
     cells = [str(row["round"]), f"{row['steps_kept']} ({row['steps_kept_share']:.1%})"]
-    cells += ["-" if entropy is None else f"{entropy:.2f}"]
+    cells += ["-" if v is None else f"{v:.2f}" for v in (row["label_entropy"], row["drift"])]
     for task in tasks:
         if not (part := row["accuracy"].get(task)):
             cells += ["-"] * 4

@@ -165,7 +165,7 @@ def test_all_rounds_are_told_and_the_last_is_the_result(run):
     assert first["label_entropy"] == pytest.approx(np.log(2))
     assert first["steps_kept_share"] == 0.25
     page = (run.fs.cat_file(run.path("rounds.md"))).decode()
-    assert "| 3     | 25 (25.0%) |          0.69 | 80.0 [73.9, 85.0] |" in page
+    assert "| 3     | 25 (25.0%) |          0.69 |           - | 80.0 [73.9, 85.0] |" in page
     assert "Result: the improved expert of round 3.\n" in page
     assert run.exists("rounds.svg")
     assert run.exists("rounds.png")
