@@ -71,7 +71,7 @@ def test_killed_twice_in_the_second_round_it_ends_with_the_same_weights(two, tmp
     )
     for number, when in seen:
         job = Driver(command("full_pipeline", *asked(run)))
-        job.wait_until(when)
+        job.wait_until(when, within_s=600)
         assert job.end(number, group=False) == (143 if number == SIGTERM else -SIGKILL)
         assert not (second / "adapter").exists()
     done = run_here("full_pipeline", *asked(run))
