@@ -17,9 +17,10 @@ from lr_ray.evaluation.results import MEANS, scores_of
 from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.experiments.plot import draw
 from lr_ray.experiments.table import markdown
+from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, check_source, count_problems
-from lr_ray.run.asked import begin
+from lr_ray.run.asked import begin, fingerprints_of
 from lr_ray.run.rounds import round_of
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run, read_asked, read_summary
@@ -46,10 +47,12 @@ def run_rounds(
         return execute(config, run, stages, name, source=source, yes=yes)
     _check(config, run)
     for number in range(1, config.rounds + 1):
-        there = round_of(run, number)
+        there, asked = round_of(run, number), _config(config, run, number)
         print(f"round      {number} of {config.rounds}")
+        if number > 1:
+            _clear(there, asked.models.expert, yes)
         try:
-            execute(_config(config, run, number), there, stages, name, source=source, yes=yes)
+            execute(asked, there, stages, name, source=source, yes=yes)
         except StageError:
             interrupts.again()
             if number == 1 or read_summary(there).get("sampling", {}).get("steps_kept") != 0:
@@ -80,6 +83,23 @@ def _check(config: Config, run: Run) -> None:
             f"sampling.max_problems = {each} each need {needed}; give a smaller max_problems, fewer rounds "
             "or --data.repeat_in_rounds true"
         )
+
+
+def _clear(there: Run, expert: str, yes: bool) -> None:
+    """Removes a round that was made from other weights than the round before has now, given `yes`.
+
+    Raises UserError without it.
+    """
+    if not there.exists("run.json"):
+        return
+    if fingerprints_of(read_asked(there))["expert"] == fingerprint(expert):
+        return
+    if not yes:
+        raise UserError(
+            f"--run {there.location}: was made from another expert than {expert} is; give --yes to "
+            "make it again"
+        )
+    there.remove("")
 
 
 def _config(config: Config, run: Run, number: int) -> Config:

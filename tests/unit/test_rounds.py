@@ -8,9 +8,12 @@ import pytest
 
 from lr_ray.cli.front import run_command
 from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.embedded import expert_path
+from lr_ray.errors import UserError
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.experiments import rounds
 from lr_ray.experiments.taking import runs_of
+from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.sharing import share
 from lr_ray.problems import INDEX, PROBLEM, count_problems, stage_problems
 from lr_ray.report.status import lines, look
@@ -218,3 +221,20 @@ def test_what_is_shared_with_another_run_is_the_first_round_and_a_comparison_is_
     run.write_json(INDEX, {"problems": 0})
     assert "rounds" not in share(run, other, ["decoding", "scoring", "labelling", "evaluation"])
     assert [r.location for r in runs_of(run)] == [run.location, f"{run.location}/rounds/2"]
+
+
+def test_a_round_of_another_expert_is_made_again_given_a_yes_alone(run):
+    played(run, config(), 1, (100, 110))
+    played(run, config(), 2, (100, 110))
+    second, expert = round_of(run, 2), str(expert_path())
+    asked = second.read_json("run.json")
+    with pytest.raises(UserError, match=r"was made from another expert than .* give --yes"):
+        rounds._clear(second, expert, yes=False)
+    assert second.read_json("run.json") == asked
+    rounds._clear(second, expert, yes=True)
+    assert not second.exists("")
+    rounds._clear(second, expert, yes=False)  # nothing is there
+    models = asked["models"] | {"expert": {"path": expert, "fingerprint": fingerprint(expert)}}
+    second.write_json("run.json", asked | {"models": models})
+    rounds._clear(second, expert, yes=True)
+    assert second.exists("run.json")
