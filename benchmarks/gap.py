@@ -27,7 +27,7 @@ from lr_ray.embedded import expert_path, generate
 from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.experiments.table import markdown
 from lr_ray.grading.reading import extract_answer
-from lr_ray.labelling.label import supervise
+from lr_ray.labelling.label import Labelled, supervise
 from lr_ray.labelling.scores import score
 from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
 from lr_ray.report.probe import figures
@@ -97,11 +97,11 @@ def solved(model, problems: list[dict[str, str]], most: int) -> list[bool]:
 class Sampled:
     """The expert's trajectories and what it says of each step."""
 
-    def __init__(self, config: Config) -> None:
-        self.sampling = config.sampling
-        self.problems = generate("sampling", config.sampling.max_problems)
+    def __init__(self, config: Config, path: str = EXPERT) -> None:
+        self.sampling, skip = config.sampling, config.data.skip or 0
+        self.problems = generate("sampling", skip + config.sampling.max_problems)[skip:]
         self.prompts = [render_prompt(TOKENIZER, p["problem"], None) for p in self.problems]
-        expert = load(EXPERT)
+        expert = load(path)
         self.completions = decode(expert, self.prompts, config.sampling.max_new_tokens)
         self.expert = logprobs(expert, self.prompts, self.completions)
 
@@ -132,10 +132,14 @@ class Sampled:
         return score(table, self.sampling.plausibility, width).scores
 
 
-def trained(supervision: pa.Table, config: Config, seed: int):
+def labelled_of(scores: pa.Table, config: Config) -> Labelled:
+    return supervise(scores, config.sampling, REJECTED.empty_table(), [])
+
+
+def trained(supervision: pa.Table, config: Config, seed: int, expert: str = EXPERT):
     """The improved expert, LoRA not merged."""
     training = config.training.model_copy(update={"seed": seed})
-    loss = PackedLoss(load_expert(EXPERT, training), training)
+    loss = PackedLoss(load_expert(expert, training), training)
     weights = [w for w in loss.model.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(weights, weight_decay=training.weight_decay)
     loss.train()
@@ -154,7 +158,7 @@ def trained(supervision: pa.Table, config: Config, seed: int):
                 (loss(to_tensors(collate(items), torch.device("cpu")))[0] / len(pairs)).backward()
             torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm)
             optimizer.step()
-    model = load_expert(EXPERT, training).eval()  # whose attention is not that of packed rows
+    model = load_expert(expert, training).eval()  # whose attention is not that of packed rows
     model.load_state_dict(loss.model.state_dict())
     return model
 
@@ -174,7 +178,7 @@ def study(folders: dict[str, str], config: Config, seeds: list[int], held_out: i
     for name in missing:
         amateur = load(folders[name])
         scores, theirs = sampled.scores(amateur), solved(amateur, problems, most)
-        labelled = supervise(scores, config.sampling, REJECTED.empty_table(), [])
+        labelled = labelled_of(scores, config)
         probes = {
             "figures": figures(scores, config.sampling),
             "probe": figures(scores.slice(0, PROBED), config.sampling),

@@ -1,15 +1,19 @@
 """Rounds of the demo: accuracy, kept share and drift of each; and the same adapters when killed in round two.
 
     python benchmarks/rounds.py --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
+    python benchmarks/rounds.py --out runs/rounds --in-process [--seeds 0 1]
 
 OPTIONs are those of `lr-ray run`. Drift is the mean KL (nats a token) from the untouched expert to a round's
 improved one: on the untouched expert's own answers to held-out problems, and on texts that are not of the
 domain (this repository's license and pages). With --kill, a second run begins with the first one's round one,
 is ended by SIGTERM as it samples and by SIGKILL as it trains in round two, and goes on each time by the
 same command; prints the largest difference of its adapter's weights. The same command goes on.
+With --in-process it is the same method in one process, as in gap.py, with both amateurs of
+`models.amateur_of_rounds`.
 """
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -19,16 +23,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gap import EXPERT, TOKENIZER, decode, load, logprobs
+from gap import EXPERT, TOKENIZER, Sampled, decode, labelled_of, load, logprobs, solved, trained
 from safetensors.numpy import load_file
 
-from lr_ray.embedded import generate
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import amateur_path, generate
+from lr_ray.evaluation.statistics import paired_difference
 from lr_ray.experiments.table import markdown
 from lr_ray.models.models import render_prompt
+from lr_ray.report.probe import figures
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("LICENSE", "docs/clusters.md", "docs/serving.md")
 ANSWERED, TOKENS = 100, 200  # held-out problems, and tokens of a text at once
+DRIFTS = ("drift, answers", "drift, texts")
 ENDS = ((signal.SIGTERM, r"^sampling +\d+/"), (signal.SIGKILL, r"^training +\d+/"))
 
 
@@ -76,6 +84,40 @@ def drift(models: list[Path]) -> list[tuple[float, float]]:
     return found
 
 
+def drifts_of(drifts: tuple[float, float]) -> list[str]:
+    return [f"{value:.3f}" for value in drifts]
+
+
+def in_process(out: Path, rounds: int, seeds: list[int], held_out: int = 500) -> None:
+    problems = generate("heldout", held_out, 2)
+    head = ["amateur, seed, round", "accuracy", "minus untouched", "minus before", "kept"]
+    table, untouched = [], solved(load(EXPERT), problems, 128)
+    for stays, seed in itertools.product((True, False), seeds):
+        experts, before = [EXPERT], untouched
+        for number in range(rounds):
+            tree = merge(read_tree("demo"), {"data": {"skip": 500 * number or None}})
+            config = resolve(tree)
+            first = stays or not number
+            amateur = load(str(amateur_path()) if first else experts[-2])
+            scores = Sampled(config, experts[-1]).scores(amateur)
+            labelled, said = labelled_of(scores, config), figures(scores, config.sampling)
+            folder = out / "in-process" / f"{'stays' if stays else 'before'}-{seed}-{number + 1}"
+            model = trained(labelled.good, config, seed, experts[-1]).merge_and_unload()
+            model.save_pretrained(folder)
+            TOKENIZER.save_pretrained(folder)
+            after = solved(model, problems, 128)
+            cells = [f"{'stays' if stays else 'expert before'}, {seed}, {number + 1}"]
+            cells += [f"{100 * np.mean(after):.1f} %"]
+            cells += [points(paired_difference(b, after, 0)) for b in (untouched, before)]
+            cells += [f"{100 * said['kept']:.1f} %", f"{said['entropy']['mean'] or 0:.2f}"]
+            table.append([*cells, *drifts_of(drift([folder])[0])])
+            print(*table[-1], flush=True)
+            experts.append(str(folder))
+            before = after
+    print(*markdown([*head, "label entropy", *DRIFTS], table), sep="\n")
+    print(f"untouched {100 * np.mean(untouched):.1f} %")
+
+
 def points(part: dict) -> str:
     low, high = part["difference_ci95"]
     return f"{100 * part['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
@@ -86,14 +128,14 @@ def show(run: Path) -> None:
     done = [row for row in told["rounds"] if row["accuracy"]]
     drifts = drift([Path(row["run"], "model") for row in done])
     table = []
-    for row, (answers, texts) in zip(done, drifts, strict=True):
+    for row, found in zip(done, drifts, strict=True):
         part = row["accuracy"]["demo"]
         cells = [str(row["round"]), f"{100 * part['accuracy']:.1f} %", points(part)]
         cells += [points(part["from_before"]), f"{100 * row['steps_kept_share']:.1f} %"]
         cells += [f"{row['label_entropy']:.2f}", f"{part['characters']:.0f}"]
-        table.append([*cells, f"{answers:.3f}", f"{texts:.3f}"])
+        table.append([*cells, *drifts_of(found)])
     head = ["round", "accuracy", "minus untouched", "minus before", "kept", "label entropy"]
-    print(*markdown([*head, "characters", "drift, answers", "drift, texts"], table), sep="\n")
+    print(*markdown([*head, "characters", *DRIFTS], table), sep="\n")
     print(f"stopped: {told['stopped'] or 'no'}; untouched {100 * part['expert']:.1f} %", flush=True)
 
 
@@ -119,7 +161,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--in-process", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="with --in-process")
     args, options = parser.parse_known_args()
+    if args.in_process:
+        in_process(args.out, args.rounds, args.seeds)
+        return
     whole = args.out / "whole"
     finish(command(whole, args.rounds, options))
     show(whole)
