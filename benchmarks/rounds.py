@@ -15,11 +15,11 @@ With --in-process it is the same method in one process, as in gap.py, with both 
 import argparse
 import itertools
 import json
-import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 TEXTS = ("LICENSE", "docs/clusters.md", "docs/serving.md")
 ANSWERED, TOKENS = 100, 200  # held-out problems, and tokens of a text at once
 DRIFTS = ("drift, answers", "drift, texts")
-ENDS = ((signal.SIGTERM, r"^sampling +\d+/"), (signal.SIGKILL, r"^training +\d+/"))
+ENDS = ((signal.SIGTERM, "scores/part-*"), (signal.SIGKILL, "checkpoints/step-*"))
 
 
 def command(run: Path, rounds: int, options: list[str]) -> list[str]:
@@ -50,17 +50,13 @@ def finish(asked: list[str]) -> None:
         raise SystemExit(f"error: {' '.join(asked)} failed")
 
 
-def end(asked: list[str], number: signal.Signals, line: str) -> None:
-    """Sends the signal at a line of round two."""
-    process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    second = False
-    for said in process.stdout:
-        second = second or said.startswith("round      2")
-        if second and re.match(line, said):
-            process.send_signal(number)
-            break
-    process.stdout.read()
-    print(f"{number.name} at {said.strip()!r}: exit code {process.wait()}", flush=True)
+def end(asked: list[str], number: signal.Signals, second: Path, seen: str) -> None:
+    """Sends the signal when round two has such a file."""
+    process = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(second.glob(seen)):
+        time.sleep(0.05)
+    process.send_signal(number)
+    print(f"{number.name} at {seen}: exit code {process.wait()}", flush=True)
 
 
 def drift(models: list[Path]) -> list[tuple[float, float]]:
@@ -145,8 +141,8 @@ def kill(whole: Path, run: Path, options: list[str]) -> None:
         summary = json.loads((run / "summary.json").read_text())
         summary.pop("rounds")
         (run / "summary.json").write_text(json.dumps(summary))
-        for number, line in ENDS:
-            end(command(run, 2, options), number, line)
+        for number, seen in ENDS:
+            end(command(run, 2, options), number, run / "rounds/2", seen)
     finish(command(run, 2, options))
     ours, theirs = (
         load_file(r / "rounds/2/adapter/adapter_model.safetensors") for r in (run, whole)

@@ -213,11 +213,11 @@ def _label_entropy(run: Run) -> float | None:
 def _stopped(row: Found) -> str | None:
     """Why no round follows, or None."""
     if not row["accuracy"]:
-        return f"round {row['round']} kept no step"
+        return f"no step was kept in round {row['round']}"
     if row["from_before"]["difference_ci95"][1] >= 0:
         return None
     fall = _points(row["from_before"])
-    return f"round {row['round']}: accuracy fell, {fall} points against the round before"
+    return f"accuracy fell in round {row['round']}, {fall} points against the round before"
 
 
 def render(found: Found) -> str:

@@ -179,9 +179,9 @@ def test_all_rounds_are_told_and_the_last_is_the_result(run):
     [
         (
             (150, 100),
-            "round 2: accuracy fell, -25.0 [-31.0, -19.0] points against the round before",
+            "accuracy fell in round 2, -25.0 [-31.0, -19.0] points against the round before",
         ),
-        (None, "round 2 kept no step"),
+        (None, "no step was kept in round 2"),
     ],
 )
 def test_rounds_end_where_one_falls_or_keeps_nothing_and_the_result_is_that_before(
