@@ -1,7 +1,7 @@
 """Rounds of the demo: accuracy, kept share and drift of each; and the same adapters when killed in round two.
 
     python benchmarks/rounds.py --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
-    python benchmarks/rounds.py --out runs/rounds --in-process [--seeds 0 1]
+    python benchmarks/rounds.py --out runs/rounds --in-process [--seeds 0 1] [--optimizer-steps 80]
 
 OPTIONs are those of `lr-ray run`. Drift is the mean KL (nats a token) from the untouched expert to a round's
 improved one: on the untouched expert's own answers to held-out problems, and on texts that are not of the
@@ -35,7 +35,8 @@ from lr_ray.report.probe import figures
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("LICENSE", "docs/clusters.md", "docs/serving.md")
-ANSWERED, TOKENS = 100, 200  # held-out problems, and tokens of a text at once
+HELD_OUT = 500  # problems, with --in-process
+ANSWERED, TOKENS = 100, 200  # held-out problems of the drift, and tokens of a text at once
 DRIFTS = ("drift, answers", "drift, texts")
 ENDS = ((signal.SIGTERM, "scores/part-*"), (signal.SIGKILL, "checkpoints/step-*"))
 
@@ -84,15 +85,15 @@ def drifts_of(drifts: tuple[float, float]) -> list[str]:
     return [f"{value:.3f}" for value in drifts]
 
 
-def in_process(out: Path, rounds: int, seeds: list[int], held_out: int = 500) -> None:
-    problems = generate("heldout", held_out, 2)
+def in_process(out: Path, rounds: int, seeds: list[int], steps: int) -> None:
+    problems = generate("heldout", HELD_OUT, 2)
     head = ["amateur, seed, round", "accuracy", "minus untouched", "minus before", "kept"]
     table, untouched = [], solved(load(EXPERT), problems, 128)
     for stays, seed in itertools.product((True, False), seeds):
         experts, before = [EXPERT], untouched
         for number in range(rounds):
-            tree = merge(read_tree("demo"), {"data": {"skip": 500 * number or None}})
-            config = resolve(tree)
+            over = {"data": {"skip": 500 * number or None}, "training": {"optimizer_steps": steps}}
+            config = resolve(merge(read_tree("demo"), over))
             first = stays or not number
             amateur = load(str(amateur_path()) if first else experts[-2])
             scores = Sampled(config, experts[-1]).scores(amateur)
@@ -159,9 +160,10 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--in-process", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="with --in-process")
+    parser.add_argument("--optimizer-steps", type=int, default=80, help="with --in-process")
     args, options = parser.parse_known_args()
     if args.in_process:
-        in_process(args.out, args.rounds, args.seeds)
+        in_process(args.out, args.rounds, args.seeds, args.optimizer_steps)
         return
     whole = args.out / "whole"
     finish(command(whole, args.rounds, options))
