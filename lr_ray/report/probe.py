@@ -3,6 +3,7 @@
 Shape suffixes: N steps, R trajectories, L steps with a label. Exercised by `pytest tests/unit/test_probe.py`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,17 @@ def figures(scores: pa.Table, sampling: Sampling, seed: int = 0) -> Figures:
         "kept": float(keep_N.mean()),
         "kept_ci95": kept_interval(keep_N, steps.lengths, seed),
         "apart": float((steps.kl > APART).mean()),
-        "thresholds": [
-            {"kl_threshold": t, **_above(steps.kl > t, entropy_N, other_N)} for t in THRESHOLDS
-        ],
+        "thresholds": _thresholds(steps, THRESHOLDS, entropy_N, other_N),
         "kl": _quantiles(steps.kl),
         "entropy": {"mean": _mean(entropy_L), **_quantiles(entropy_L)},
         "disagreement": _above(keep_N, entropy_N, other_N)["disagreement"],
         "kept_without_label": int((keep_N & np.isnan(entropy_N)).sum()),
     }
+
+
+def thresholds(steps: Steps, own: float) -> list[Figures]:
+    """What the THRESHOLDS and a run's own would keep of its steps, smallest first."""
+    return _thresholds(steps, sorted({*THRESHOLDS, own}), *_labels(steps))
 
 
 def kept_interval(
@@ -123,6 +127,12 @@ def _labels(steps: Steps) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def _minus_log(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """-w log w, 0 at 0."""
     return -weights * np.log(np.where(weights > 0, weights, 1))
+
+
+def _thresholds(
+    steps: Steps, values: Sequence[float], entropy_N: NDArray, other_N: NDArray
+) -> list[Figures]:
+    return [{"kl_threshold": t, **_above(steps.kl > t, entropy_N, other_N)} for t in values]
 
 
 def _above(keep_N: NDArray, entropy_N: NDArray, other_N: NDArray) -> Figures:
