@@ -11,6 +11,7 @@ from lr_ray.config import Config
 from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
 from lr_ray.problems import INDEX
+from lr_ray.report.page import PAGE
 from lr_ray.run.asked import fingerprints_of
 from lr_ray.run.stages import SAMPLING, STAGES, UNUSABLE, digests, from_stage, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary
@@ -61,9 +62,10 @@ def has_trajectories(source: Run) -> bool:
 
 
 def void(run: Run, stage: str, summary: dict[str, Any]) -> None:
-    """Removes what a stage and those that depend on it have left. Scores stay where labels alone go.
+    """Removes the page, and what a stage and those that depend on it have left.
 
-    Raises UserError where that would need sampling again from data that the run does not know.
+    Scores stay where labels alone go. Raises UserError where that would need sampling again from data
+    that the run does not know.
     """
     if stage in SAMPLING and read_asked(run).get("data") == {"source": "imported"}:
         raise UserError(f"--run {run.location}: its supervision was imported; give another --run")
@@ -73,6 +75,7 @@ def void(run: Run, stage: str, summary: dict[str, Any]) -> None:
         for name in later.leaves:
             if not (stage == "labelling" and name.startswith("rejected")):  # see `label_scores`
                 run.remove(name)
+    run.remove(PAGE)
     for part in parts_from(stage):
         summary.pop(part, None)
     run.write_json("summary.json", summary)

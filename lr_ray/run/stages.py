@@ -41,7 +41,7 @@ STAGES = (
     Stage(
         "evaluation",
         "answers",
-        ("answers", "evaluation", "report.html"),
+        ("answers", "evaluation"),
         (
             "evaluation",
             "serving",

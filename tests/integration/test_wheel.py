@@ -61,7 +61,11 @@ def test_every_file_of_the_package_is_inside(wheel):
         for path in (ROOT / "lr_ray").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"lr_ray/py.typed", "lr_ray/report/page.html.j2", "lr_ray/presets/demo.yaml"} <= there
+    assert {
+        "lr_ray/py.typed",
+        "lr_ray/report/page/layout.html.j2",
+        "lr_ray/presets/demo.yaml",
+    } <= there
     assert {name for name in inside if name.startswith("lr_ray/")} == there
     tops = {name.split("/")[0] for name in inside} - {"lr_ray"}
     assert [top for top in tops if not re.fullmatch(r"lr_ray-[\d.]+\.dist-info", top)] == []
@@ -87,10 +91,10 @@ from lr_ray.config import preset_names
 from lr_ray.embedded import expert_path
 
 print(preset_names())
-print(jinja2.PackageLoader("lr_ray.report", "").list_templates())
+print(jinja2.PackageLoader("lr_ray.report.page", "").list_templates())
 print((expert_path() / "model.safetensors").stat().st_size)
 """
     presets, templates, size = alone("-c", code).splitlines()
     assert "'demo'" in presets
-    assert "page.html.j2" in templates
+    assert "layout.html.j2" in templates
     assert int(size) > 1e6

@@ -1,0 +1,103 @@
+"""What the models read: one whole prompt of sampling and of each task, what ends an answer, limits."""
+
+import re
+from typing import Any
+
+from lr_ray.config import Evaluation
+from lr_ray.evaluation.client import request
+from lr_ray.evaluation.examples import examples
+from lr_ray.evaluation.paper import paper_request
+from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.report.page.source import Source
+from lr_ray.report.page.words import Words
+
+TITLE = "Asked"
+_SHOTS = re.compile(r"(?P<name>.+?)(-(?P<shots>\d+)-shot)?(-paper)?")
+# Of the conditions, and of what is sampled: how a reader says it.
+SAID = {
+    "system_prompt": "system prompt",
+    "prefill": "words put into the model's mouth",
+    "max_new_tokens": "most tokens of an answer",
+    "temperature": "temperature",
+    "stop": "texts that end an answer",
+    "stop_token_ids": "tokens that end an answer",
+    "expert": "how the expert is asked",
+    "other_models": "how other models are asked",
+    "completion": "the expert's prompt",
+    "completion_stop": "text that ends the expert's answer",
+}
+_PROTOCOLS = {"conditions": "Asked alike", "conditions_paper": "Asked as the paper asked"}
+
+
+def section(source: Source) -> dict[str, Any] | None:
+    evaluation = source.summary.get("evaluation", {})
+    conditions = [
+        {
+            "title": title,
+            "rows": [(SAID.get(n, n), _text(n, v, source.words)) for n, v in found.items()],
+        }
+        for part, title in _PROTOCOLS.items()
+        if (found := evaluation.get(part))
+    ]
+    prompts = [*_sampled(source), *_tasks(source)]
+    if not prompts and not conditions:
+        return None
+    return {
+        "conditions": conditions,
+        "prompts": prompts,
+        "sampling": source.config.get("sampling") if "sampling" in source.summary else None,
+        "left_out": evaluation.get("left_out", {}),
+        "repeated": evaluation.get("repeated_rows", {}),
+        "template": source.words is not None,
+    }
+
+
+def _text(name: str, value: Any, words: Words | None) -> str:
+    if value is None or value == []:
+        return "none"
+    if name == "stop_token_ids":
+        return ", ".join(words.alone(i) if words else f"token {i}" for i in value)
+    return ", ".join(map(repr, value)) if isinstance(value, list) else str(value)
+
+
+def _sampled(source: Source) -> list[dict[str, str]]:
+    if source.scored is None or source.words is None:
+        return []
+    ids = source.scored.scores["prompt_token_ids"][0].as_py()
+    return [{"title": "while sampling, both models", "text": source.words.text(ids)}]
+
+
+def _tasks(source: Source) -> list[dict[str, str]]:
+    """The first problem of each task, as it was asked."""
+    if "evaluation" not in source.config:
+        return []
+    evaluation, found = Evaluation.model_validate(source.config["evaluation"]), []
+    for name, table in source.tables.items():
+        match = _SHOTS.fullmatch(name)
+        assert match is not None
+        shown = examples(_kind(match["name"], evaluation), int(match["shots"] or 0))
+        problem = table["problem"][0].as_py()
+        if source.summary["accuracy"][name].get("protocol") == "paper":
+            said = source.summary["evaluation"]["conditions_paper"]
+            if said.get("completion"):
+                raw = paper_request(problem, evaluation, True, shown)
+                found.append({"title": f"{name}, the expert", "text": raw["prompt"]})
+            body = paper_request(problem, evaluation, False, shown)
+        else:
+            body = request(problem, evaluation, (), shown)
+        found.append({"title": name, "text": _rendered(source, body["messages"])})
+    return found
+
+
+def _kind(name: str, evaluation: Evaluation) -> str:
+    """The grader of a task, which has examples of its own."""
+    if name == "demo":
+        return name
+    return BENCHMARKS[name].grader if name in BENCHMARKS else evaluation.grader or "math"
+
+
+def _rendered(source: Source, turns: list[dict[str, str]]) -> str:
+    """By the expert's chat template; without it, turn by turn."""
+    if source.words is None:
+        return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in turns)
+    return source.words.chat(turns, source.config["models"].get("chat_template_kwargs") or {})

@@ -1,0 +1,87 @@
+"""Variants of a comparison: a table, differences with intervals, and accuracy against what it cost."""
+
+from typing import Any
+
+from markupsafe import Markup
+
+from lr_ray.report.page.charts import GREY, NEW, chart, intervals, percents
+from lr_ray.report.page.source import Source
+
+TITLE = "Variants"
+# Of a variant's cost: what an axis says.
+_COSTS = (
+    ("trained_steps", "tokens trained on"),
+    ("seconds", "seconds of sampling and training"),
+)
+
+
+def section(source: Source) -> dict[str, Any] | None:
+    content = source.found
+    if "variants" not in content:
+        return None
+    benchmarks = list(content["expert"])
+    rows = {n: {**row, "seconds": _seconds(row["cost"])} for n, row in content["variants"].items()}
+    done = {n: row for n, row in rows.items() if row["accuracy"]}
+    return {
+        "benchmarks": [
+            {
+                "name": b,
+                **content["expert"][b],
+                "forest": _forest(b, done),
+                "costs": [
+                    c for cost in _COSTS if (c := _cost(b, content["expert"][b], rows, *cost))
+                ],
+                "sweep": content.get("sweeps", {}).get(b),
+            }
+            for b in benchmarks
+        ],
+        "rows": rows,
+        "grid": content["grid"],
+        "models": content["config"]["models"],
+        "failed": content["failed"],
+        "seconds_total": content.get("seconds_total"),
+    }
+
+
+def _seconds(cost: dict[str, Any]) -> float | None:
+    if cost["training_seconds"] is None:
+        return None
+    return float(cost["training_seconds"]) + float(cost["sampling_seconds"] or 0)
+
+
+def _forest(benchmark: str, rows: dict[str, Any]) -> Markup:
+    drawn = [
+        (name, NEW, found["difference"], tuple(found["difference_ci95"]))
+        for name, row in rows.items()
+        for found in [row["accuracy"][benchmark]]
+    ]
+    said = "; ".join(f"{n} {d:+.1%}, {lo:+.1%} to {hi:+.1%}" for n, _, d, (lo, hi) in drawn)
+    title = f"Difference to the untouched expert on {benchmark}, with its 95 % interval. {said}"
+    return intervals(f"forest-{benchmark}", title, drawn, 0.0)
+
+
+def _cost(
+    benchmark: str, expert: dict[str, Any], rows: dict[str, Any], name: str, said: str
+) -> Markup | None:
+    """Accuracy of each trained variant against what it took."""
+    points = {}  # by the variant's number in the table
+    for number, row in enumerate(rows.values(), start=1):
+        x = row["seconds"] if name == "seconds" else row["cost"][name]
+        if x and row["accuracy"]:
+            points[number] = (x, row["accuracy"][benchmark]["accuracy"])
+    if not points:
+        return None
+    names = list(rows)
+    listed = "; ".join(f"{names[n - 1]} {x:,.0f}, {y:.1%}" for n, (x, y) in points.items())
+    with chart(f"{name}-{benchmark}", f"Accuracy on {benchmark} against {said}: {listed}") as c:
+        c.axes.axhline(expert["accuracy"], color=GREY, linestyle="--", linewidth=1)
+        for number, (x, y) in points.items():
+            c.axes.plot([x], [y], marker=f"${number}$", color=NEW, markersize=9)
+        if max(x for x, _ in points.values()) > 8 * min(x for x, _ in points.values()):
+            c.axes.set_xscale("log")
+        else:
+            c.axes.locator_params("x", nbins=5)
+        c.axes.set(xlabel=said, ylabel=f"accuracy on {benchmark}")
+        c.axes.margins(x=0.1, y=0.15)
+        percents(c.axes.yaxis)
+    return c.svg

@@ -1,0 +1,116 @@
+"""Where the two models differ: some trajectories as text, with what both models say of each step."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lr_ray.report.page.source import Scored, Source
+from lr_ray.report.page.words import Words
+
+TITLE = "Where the two models differ"
+_SHOWN = 24
+_MOST_STEPS = 1000  # of a trajectory
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # nats from which a step is shaded one grade more
+
+
+def section(source: Source) -> dict[str, Any] | None:
+    scored, words = source.scored, source.words
+    if scored is None or words is None:
+        return None
+    rows = [_trajectory(scored, row, source.problems, words) for row in _chosen(scored)]
+    return {
+        "rows": rows,
+        "details": [row.pop("details") for row in rows],
+        "of": len(scored.steps.lengths),
+        "levels": LEVELS,
+        "sampling": source.config["sampling"],
+        "most": _MOST_STEPS,
+    }
+
+
+def _chosen(scored: Scored) -> list[int]:
+    """Rows of trajectories, by kept steps: that with the most, and others evenly down to the fewest."""
+    kept_R = np.add.reduceat(scored.kept, scored.starts, dtype=np.int64)
+    order = np.argsort(-kept_R, kind="stable")
+    return [
+        int(i) for i in order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)]
+    ]
+
+
+def _trajectory(scored: Scored, row: int, problems: dict[str, str], words: Words) -> dict[str, Any]:
+    scores = scored.scores.slice(row, 1)
+    record = scores.drop_columns(["plausible", "prompt_token_ids"]).to_pylist()[0]
+    ids, kl = record["completion_token_ids"][:_MOST_STEPS], record["kl"][:_MOST_STEPS]
+    labels = _labels(scored.supervision, record["problem_id"])
+    plausible = scores["plausible"].to_pylist()[0][: len(ids)]
+    pieces = words.pieces(ids)
+    tokens = [
+        {
+            "text": _visible(text),
+            "name": _name(text),
+            "kl": step,
+            "kept": at in labels,
+            "level": _level(step),
+        }
+        for at, (text, step) in enumerate(zip(pieces, kl, strict=True))
+    ]
+    return {
+        "problem_id": record["problem_id"],
+        "problem": problems.get(record["problem_id"], ""),
+        "tokens": tokens,
+        "steps": len(record["kl"]),
+        "kept": len(labels),
+        "largest": max(record["kl"], default=0.0),
+        "cut": record["finish_reason"] == "length",
+        "details": [
+            _detail(words, token, text, found, labels.get(at))
+            for at, (token, text, found) in enumerate(zip(ids, pieces, plausible, strict=True))
+        ],
+    }
+
+
+def _labels(supervision: pa.Table, problem_id: str) -> dict[int, dict[int, float]]:
+    """Token ids and weights of each kept step, by position."""
+    found = supervision.filter(pa.compute.equal(supervision["problem_id"], problem_id))
+    return {
+        step["position"]: dict(zip(step["token_ids"], step["weights"], strict=True))
+        for row in found["steps"].to_pylist()
+        for step in row
+    }
+
+
+def _detail(
+    words: Words, taken: int, text: str, plausible: dict[str, Any], label: dict[int, float] | None
+) -> list[Any]:
+    """The taken token, and rows of [token, expert's probability, amateur's, label's or none]."""
+    ids = plausible["token_ids"]
+    p, q = (
+        np.exp(np.array(plausible[f"{role}_logprobs"])).tolist() for role in ("expert", "amateur")
+    )
+    rows = [
+        [words.alone(i), round(a, 4), round(b, 4), round((label or {}).get(i, 0.0), 4)]
+        for i, a, b in zip(ids, p, q, strict=True)
+    ]
+    extra = [
+        [words.alone(i), None, None, round(w, 4)] for i, w in (label or {}).items() if i not in ids
+    ]
+    return [text or words.alone(taken), *(rows + extra)]
+
+
+def _level(kl: float) -> int:
+    return sum(kl >= bound for bound in LEVELS)
+
+
+def _visible(text: str) -> str:
+    """A token that is nothing but line ends, or a part of a character, still has to be seen."""
+    if not text:
+        return "\u25cc"
+    return text.replace("\n", "\u21b5\n") if not text.strip() else text
+
+
+def _name(text: str) -> str | None:
+    """How a screen reader says a token that has nothing to read."""
+    if text.strip():
+        return None
+    return "line end" if "\n" in text else "space" if text else "part of a character"

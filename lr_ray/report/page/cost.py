@@ -1,0 +1,73 @@
+"""What changed beside the accuracy, and what it took: lengths, answers that were cut, seconds, tokens."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from lr_ray.report.page.charts import BASE, GREY, NEW, WARM, chart
+from lr_ray.report.page.source import Source
+
+TITLE = "Drift and cost"
+_STAGES = ("sampling", "training", "serving", "evaluation")
+_SAID = {"serving": "starting the endpoint", "evaluation": "answering and grading"}
+
+
+def section(source: Source) -> dict[str, Any] | None:
+    seconds = [
+        (_SAID.get(stage, stage), source.summary[stage]["seconds"])
+        for stage in _STAGES
+        if "seconds" in source.summary.get(stage, {})
+    ]
+    if not seconds and not source.tables:
+        return None
+    return {
+        "seconds": seconds,
+        "total": source.summary.get("seconds_total"),
+        "chart": _bar(seconds, source.summary.get("seconds_total")) if seconds else None,
+        "lengths": [row for name in source.tables for row in _lengths(source, name)],
+        "sampling": source.part("sampling", "problems", "steps_scored", "rejected", "seconds"),
+        "cut": _cut(source),
+        "training": source.part("training", "tokens_forward", "trained_steps"),
+        "evaluation": source.part("evaluation", "answers", "seconds"),
+    }
+
+
+def _cut(source: Source) -> tuple[float, float] | None:
+    """Median tokens of the trajectories, and the share that the limit cut."""
+    if source.scored is None:
+        return None
+    cut = pc.mean(pc.equal(source.scored.scores["finish_reason"], "length")).as_py()
+    return float(np.median(source.scored.steps.lengths)), cut
+
+
+def _lengths(source: Source, task: str) -> list[dict[str, Any]]:
+    """Quartiles of the answers' lengths, characters, and how the answers ended."""
+    rows = []
+    for label, model in source.summary["accuracy"][task]["models"].items():
+        said = source.tables[task][f"{label}_completion"]
+        lengths = pc.fill_null(pc.utf8_length(said), 0).to_numpy()
+        low, middle, high = np.percentile(lengths, [25, 50, 75]).astype(int).tolist()
+        rows.append({"task": task, "label": label, "quartiles": (low, middle, high), **model})
+    return rows
+
+
+def _bar(seconds: list[tuple[str, float]], total: float | None) -> str:
+    parts = list(seconds)
+    rest = (total or 0) - sum(value for _, value in parts)
+    if rest > 0.5:
+        parts.append(("checks, Ray and files", rest))
+    said = ", ".join(f"{name} {value:.0f}" for name, value in parts)
+    with chart("seconds", f"Seconds by stage: {said}.", (4.8, 1.7)) as c:
+        left, colours = 0.0, (NEW, WARM, GREY, BASE, "#b9c2cf")
+        for i, ((name, value), colour) in enumerate(zip(parts, colours, strict=False)):
+            hatch = ("", "//", "..", "\\\\", "")[i]
+            c.axes.barh(
+                [0], [value], left=left, color=colour, label=f"{name} {value:.0f} s", hatch=hatch
+            )
+            left += value
+        c.axes.set_yticks([])
+        c.axes.spines["left"].set_visible(False)
+        c.axes.set(xlabel="seconds")
+        c.axes.legend(ncols=2, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return c.svg
