@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
 
     found = probe(config, run, options.problems, command.config_name, options.yes)
     _print(found, config)
-    print(f"\noutput     {run.location}/probe.json\nverdict    {found['verdict']} ({found['why']})")
+    where = f"page       {run.location}/probe.html\noutput     {run.location}/probe.json"
+    print(f"\n{where}\nverdict    {found['verdict']} ({found['why']})")
     return 0
 
 

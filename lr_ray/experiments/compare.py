@@ -35,6 +35,7 @@ from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.placement.site import Site, site
+from lr_ray.report.page import COMPARISON, write_comparison
 from lr_ray.run.asked import begin
 from lr_ray.run.store import SCHEMA_VERSION, Run
 from lr_ray.runtime.progress import recorded
@@ -168,12 +169,16 @@ def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
     content["seconds_total"] = before + seconds
     if bench.grid.x == AMATEURS:
         _add_gaps(bench, content)
+    sweeps: dict[str, bytes] = {}
     if bench.grid.x:
         from lr_ray.experiments.plot import draw
 
         for benchmark in benchmarks:
-            for kind, picture in draw(content, benchmark).items():
+            drawn = draw(content, benchmark)
+            sweeps[benchmark] = drawn["svg"]
+            for kind, picture in drawn.items():
                 run.write_bytes(picture_name(benchmark, benchmarks, kind), picture)
+    write_comparison(run, content, sweeps)
     run.write_bytes(PAGE, render(content).encode())
     run.write_json(TABLE, content)
 
@@ -200,4 +205,6 @@ def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
 
 def _show(run: Run, grid: Grid) -> None:
     print(run.fs.cat_file(run.path(PAGE)).decode())
+    if run.exists(COMPARISON):
+        print(f"page       {run.location}/{COMPARISON}")
     print(f"output     {run.location}/{PAGE}, {TABLE}{', comparison.svg' if grid.x else ''}")

@@ -7,8 +7,9 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from lr_ray.report.page.charts import GREY, NEW, PALE, WARM
+
 _LOG_FROM = 8.0  # largest through smallest value
-_BLUE, _GREY, _ORANGE, _PALE = "#1f5fa8", "#6b6b6b", "#c2611f", "#e4e4e4"
 
 
 @dataclass(frozen=True)
@@ -66,29 +67,29 @@ def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str
     from matplotlib.ticker import PercentFormatter
 
     expert = pooled[0]["expert"]
-    axis.axhline(expert, color=_GREY, linestyle="--", linewidth=1)
+    axis.axhline(expert, color=GREY, linestyle="--", linewidth=1)
     at = {"xy": (0.01, expert), "xycoords": ("axes fraction", "data")}
-    axis.annotate("expert", **at, va="bottom", color=_GREY, fontsize=9)
+    axis.annotate("expert", **at, va="bottom", color=GREY, fontsize=9)
     order = sorted(range(len(pooled)), key=lambda i: x.places[i])
     places, drawn = [x.places[i] for i in order], [pooled[i] for i in order]
     middle = [p["accuracy"] for p in drawn]
     below = [max(0.0, p["difference"] - p["difference_ci95"][0]) for p in drawn]
     above = [max(0.0, p["difference_ci95"][1] - p["difference"]) for p in drawn]
-    style = {"color": _BLUE, "marker": "o", "capsize": 3, "linestyle": x.line}
+    style = {"color": NEW, "marker": "o", "capsize": 3, "linestyle": x.line}
     axis.errorbar(places, middle, yerr=[below, above], **style)
     for place, p in zip(places, drawn, strict=True):
         seeds = p["accuracy_of_seeds"]
-        axis.plot([place] * len(seeds), seeds, ".", color=_BLUE, alpha=0.4)
+        axis.plot([place] * len(seeds), seeds, ".", color=NEW, alpha=0.4)
     axis.set(xlabel=x.label, ylim=(0, 1))
-    axis.set_ylabel(f"accuracy on {benchmark}", color=_BLUE)
+    axis.set_ylabel(f"accuracy on {benchmark}", color=NEW)
     axis.set_title(
         "Mean of the seeds (dots: each); bars: 95 % interval of the difference to the expert",
         fontsize=9,
         loc="left",
-        color=_GREY,
+        color=GREY,
     )
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.grid(axis="y", color=_PALE, linewidth=0.7)
+    axis.grid(axis="y", color=PALE, linewidth=0.7)
     axis.spines["top"].set_visible(False)
 
 
@@ -96,11 +97,11 @@ def _shares(axis: Any, x: Axis, shares: list[float]) -> None:
     from matplotlib.ticker import PercentFormatter
 
     points, line = sorted(zip(x.places, shares, strict=True)), ":" if x.line == "-" else "none"
-    axis.plot(*zip(*points, strict=True), color=_ORANGE, marker="s", markersize=4, linestyle=line)
-    axis.set_ylabel("share of steps kept", color=_ORANGE)
+    axis.plot(*zip(*points, strict=True), color=WARM, marker="s", markersize=4, linestyle=line)
+    axis.set_ylabel("share of steps kept", color=WARM)
     axis.set_ylim(0, max(0.01, 1.15 * max(shares)))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.tick_params(axis="y", labelcolor=_ORANGE)
+    axis.tick_params(axis="y", labelcolor=WARM)
     axis.spines["top"].set_visible(False)
 
 
@@ -114,4 +115,4 @@ def _ticks(axis: Any, x: Axis, names: list[str]) -> None:
     elif x.label.startswith("accuracy"):
         for place, name in zip(x.places, names, strict=True):
             at = {"xy": (place, 0.02), "xycoords": ("data", "axes fraction")}
-            axis.annotate(name, **at, rotation=90, ha="right", va="bottom", fontsize=7, color=_GREY)
+            axis.annotate(name, **at, rotation=90, ha="right", va="bottom", fontsize=7, color=GREY)

@@ -32,6 +32,7 @@ from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
 from lr_ray.pipeline.stages import run_stage
 from lr_ray.placement.site import Site
+from lr_ray.report import write_page
 from lr_ray.run.asked import begin
 from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run
@@ -279,6 +280,7 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
         job.run.write_json("summary.json", job.summary)
+        write_page(job.run, job.summary)
     shown = ", ".join(
         f"{n} {a['improved']:.1%} ({a['difference']:+.1%})" for n, a in accuracy.items()
     )

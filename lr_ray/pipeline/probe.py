@@ -22,6 +22,7 @@ from lr_ray.problems import PROBLEM
 from lr_ray.problems.benchmarks import grader_of
 from lr_ray.report import plan
 from lr_ray.report import probe as figures_of
+from lr_ray.report.page import write_probe
 from lr_ray.report.pair import compatibility
 from lr_ray.report.rates import scaled, with_placement
 from lr_ray.run.schemas import SCORES
@@ -47,6 +48,7 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
         if before and run.shards("scores") == scores:  # labelled again at most
             seconds = before["cost"]["probe_s"]
         found = _look(run, config, probed, seconds, before)
+        write_probe(run, read_summary(run), found)
         run.write_json(FILE, found)
     return found
 

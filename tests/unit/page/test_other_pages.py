@@ -1,0 +1,140 @@
+"""The pages of a comparison and of a probe, and of other kinds of evaluations, read without a browser."""
+
+import random
+
+import pytest
+
+from lr_ray.config import Sampling
+from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.evaluation.results import summarise
+from lr_ray.experiments.plot import draw
+from lr_ray.report import page, probe, write_page
+from lr_ray.report.pair import compatibility
+from lr_ray.run.schemas import SCORES
+from lr_ray.run.store import Run
+from tests.made_up import THRESHOLD, answers, made_up
+from tests.unit.page.dom import answers_in, by_id, of_class, read, said, table
+from tests.unit.test_comparison import DEMO, compared
+
+__all__ = ["compared"]  # a fixture
+
+
+@pytest.fixture
+def comparison(compared):
+    run, _, content = compared
+    run.write_json("run.json", {"config": DEMO.model_dump(mode="json")})
+    run.write_json("comparison.json", content)
+    run.write_json("grid.json", {"grid": "threshold"})
+    page.write_comparison(run, content, {"demo": draw(content, "demo")["svg"]})
+    return read(run.fs.cat_file(run.path(page.COMPARISON)).decode())
+
+
+def test_a_comparison_has_a_row_and_an_interval_for_each_variant(comparison):
+    rows = {row[0]: row[1:] for row in table(comparison, "Each variant")[1:]}
+    assert list(rows) == ["1 low", "2 high", "3 equal", "4 prefilled"]
+    rows = {name[2:]: row for name, row in rows.items()}
+    assert rows["low"][:2] == ["62.5%", "75.0% 50.0%"]
+    assert rows["low"][2].startswith("+37.5 [+")
+    assert rows["low"][-1] == "14"  # 10 s of sampling, 3.5 s of training
+    (forest,) = [
+        svg
+        for svg in of_class(comparison, "chart")
+        if svg.get("aria-label").startswith("Difference")
+    ]
+    assert all(f"{name} " in forest.get("aria-label") for name in rows)
+
+
+def test_a_comparison_shows_its_sweep_what_accuracy_costs_and_what_failed(comparison):
+    said_of = [svg.get("aria-label") for svg in of_class(comparison, "chart")]
+    assert any(label.startswith("The sweep on demo") for label in said_of)
+    (tokens,) = [s for s in said_of if s.startswith("Accuracy on demo against tokens trained on")]
+    assert "low 32, 62.5%" in tokens
+    assert any("against seconds of sampling and training" in label for label in said_of)
+    assert "equal-1 failed: loss is nan at step 3" in said(comparison)
+    links = [a.get("href") for a in comparison.iter("a")]
+    assert "variants/low-0/report.html" in links
+    command = said(next(by_id(comparison, "reproduce").iter("pre")))
+    assert command.startswith("lr-ray compare --config demo --grid threshold --run ")
+
+
+def test_a_sweep_takes_the_pages_colours(comparison):
+    sweep = next(
+        s for s in of_class(comparison, "chart") if s.get("aria-label").startswith("The sweep")
+    )
+    styles = " ".join(e.get("style", "") for e in sweep.iter())
+    assert "var(--new)" in styles
+    assert "#" not in styles.replace("url(#", "")
+
+
+def test_a_probe_has_its_verdict_accuracies_and_trajectories(tmp_path):
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=4, trajectories=6)
+    scores = run.read_tables(run.shards("scores"), SCORES)
+    figures = probe.figures(scores, Sampling(kl_threshold=THRESHOLD))
+    model = {"accuracy": 0.5, "accuracy_ci95": [0.3, 0.7]}
+    accuracy = {
+        "problems": 6, "models": {"expert": model, "amateur": model}, "gap": 0.25, "gap_ci95": [0.1, 0.4],
+    }  # fmt: skip
+    verdict, why = probe.verdict(figures, accuracy)
+    found = {
+        "pair": compatibility(str(expert_path()), str(amateur_path())),
+        "figures": figures,
+        "accuracy": accuracy,
+        "cost": {
+            "problems": 500, "sampling_s": 90.0, "answers": None, "evaluation_s": None, "hours": 0.1,
+            "hours_of": "CPU", "probe_problems": 6, "probe_s": 9.0,
+        },
+        "verdict": verdict,
+        "why": why,
+    }  # fmt: skip
+    run.write_json("probe.json", found)
+    page.write_probe(run, {"sampling": summary["sampling"]}, found)
+    root = read((tmp_path / page.PROBE).read_text())
+    names = [section.get("id") for section in root.iter("section")]
+    assert names == ["verdict", "contrast", "kept", "cost", "asked", "reproduce"]
+    text = said(by_id(root, "verdict"))
+    assert text.startswith(f"Verdict {verdict}: {why}.")
+    assert "+25.0 points above the amateur" in text
+    assert "at most 90 s for 500 problems" in text
+    assert said(next(by_id(root, "reproduce").iter("pre"))).startswith("lr-ray probe --config demo")
+
+
+def test_an_endpoints_models_are_each_compared_with_the_first(tmp_path):
+    run, made = Run(str(tmp_path)), answers(8, 5, random.Random(0))
+    names = {"expert": "a", "improved": "b"}
+    columns = [
+        next((c.replace(old, new, 1) for old, new in names.items() if c.startswith(f"{old}_")), c)
+        for c in made.column_names
+    ]
+    made = made.rename_columns(columns)
+    for part in ("completion", "answer", "correct", "verdict", "finish_reason"):
+        made = made.append_column(f"c_{part}", made[f"a_{part}"])
+    run.write_table("evaluation/math-4-shot.parquet", made)
+    config = {
+        "endpoint": "http://there/v1",
+        "models": ["a", "b", "c"],
+        "evaluation": {"benchmarks": ["math"]},
+    }
+    run.write_json("run.json", {"config": config})
+    summary = {
+        "accuracy": {"math-4-shot": summarise(made, ["a", "b", "c"], 0)},
+        "evaluation": {"answers": 24, "seconds": 3.0},
+        "seconds_total": 4.0,
+    }
+    write_page(run, summary)
+    root = read((tmp_path / page.PAGE).read_text())
+    assert [section.get("id") for section in root.iter("section")] == [
+        "outcome",
+        "answers",
+        "cost",
+        "asked",
+        "reproduce",
+    ]
+    counts = table(root, "Problems by what")[1:]
+    assert counts == [
+        ["math-4-shot", "b", "2", "2", "2", "2"],
+        ["math-4-shot", "c", "0", "0", "4", "4"],
+    ]
+    assert [task["labels"] for task in answers_in(root)] == [["a", "b", "c"]]
+    assert said(by_id(root, "asked")).count("[assistant]") == 4
+    assert "--endpoint http://there/v1 --models a,b,c" in said(by_id(root, "reproduce"))
