@@ -30,8 +30,8 @@ def section(source: Source) -> dict[str, Any] | None:
         parts = ["evaluate", "--endpoint", source.config["endpoint"], "--models", models]
         return found | {"command": _line(parts, run, asked)}
     preset, changes = _nearest(resolve(source.config))
-    commands = {"comparison.json": "compare", "probe.json": "probe"}
-    name = next((c for file, c in commands.items() if source.run.exists(file)), "run")
+    commands = {"variants": "compare", "verdict": "probe"}
+    name = next((command for part, command in commands.items() if part in source.found), "run")
     values = [(change.name, change.now) for change in changes]
     more = _grid(source) if name == "compare" else []
     rows = [(c.name, _value(c.before), _value(c.now)) for c in changes]

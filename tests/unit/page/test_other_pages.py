@@ -23,7 +23,6 @@ __all__ = ["compared"]  # a fixture
 def comparison(compared):
     run, _, content = compared
     run.write_json("run.json", {"config": DEMO.model_dump(mode="json")})
-    run.write_json("comparison.json", content)
     run.write_json("grid.json", {"grid": "threshold"})
     page.write_comparison(run, content, {"demo": draw(content, "demo")["svg"]})
     return read(run.fs.cat_file(run.path(page.COMPARISON)).decode())
@@ -87,7 +86,6 @@ def test_a_probe_has_its_verdict_accuracies_and_trajectories(tmp_path):
         "verdict": verdict,
         "why": why,
     }  # fmt: skip
-    run.write_json("probe.json", found)
     page.write_probe(run, {"sampling": summary["sampling"]}, found)
     root = read((tmp_path / page.PROBE).read_text())
     names = [section.get("id") for section in root.iter("section")]
