@@ -136,3 +136,38 @@ def test_an_endpoints_models_are_each_compared_with_the_first(tmp_path):
     assert [task["labels"] for task in answers_in(root)] == [["a", "b", "c"]]
     assert said(by_id(root, "asked")).count("[assistant]") == 4
     assert "--endpoint http://there/v1 --models a,b,c" in said(by_id(root, "reproduce"))
+
+
+def test_a_base_model_asked_as_the_paper_asks_has_its_own_prompt_beside_the_others(tmp_path):
+    run, made = Run(str(tmp_path)), answers(4, 5, random.Random(0))
+    asked = made_up(run, problems=4, trajectories=2)
+    part = summarise(made, ["expert", "improved"], 0)
+    for name in ("gsm8k-2-shot", "gsm8k-paper"):
+        run.write_table(f"evaluation/{name}.parquet", made)
+    conditions = {
+        "expert": "completion",
+        "completion": "Question: {question}",
+        "stop_token_ids": [0],
+    }
+    summary = {
+        "accuracy": {"gsm8k-2-shot": part, "gsm8k-paper": {**part, "protocol": "paper"}},
+        "evaluation": {**asked["evaluation"], "conditions_paper": conditions},
+    }
+    write_page(run, summary)
+    root = read((tmp_path / page.PAGE).read_text())
+    prompts = {
+        said(d.find("summary")): "".join(d.find("pre").itertext()) for d in root.iter("details")
+    }
+    raw, shown = prompts["gsm8k-paper, the expert"], prompts["gsm8k-2-shot"]
+    assert raw.startswith("Question: <i>0</i>?")
+    assert raw.endswith("\nAnswer: ")
+    assert prompts["gsm8k-paper"].startswith("<|im_start|>system")
+    assert shown.count("<|im_start|>assistant") == 3  # two worked examples, and the answer to come
+    text = said(by_id(root, "asked"))
+    assert "Asked alike, in the evaluation" in text
+    assert "Asked as the paper asked, in the evaluation" in text
+    accuracy = [
+        svg for svg in of_class(root, "chart") if svg.get("aria-label").startswith("Accuracy")
+    ]
+    assert len(accuracy) == 1  # of both tasks
+    assert "gsm8k-paper: improved" in accuracy[0].get("aria-label")
