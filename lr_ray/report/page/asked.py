@@ -100,4 +100,6 @@ def _rendered(source: Source, turns: list[dict[str, str]]) -> str:
     """By the expert's chat template; without it, turn by turn."""
     if source.words is None:
         return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in turns)
-    return source.words.chat(turns, source.config["models"].get("chat_template_kwargs") or {})
+    return source.words.chat(
+        turns, source.config.get("models", {}).get("chat_template_kwargs") or {}
+    )

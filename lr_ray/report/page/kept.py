@@ -57,7 +57,7 @@ def _charts(scored: Scored, threshold: float, by_kl: bool) -> list[str]:
 
 def _histogram(scored: Scored, threshold: float | None) -> str:
     kl_N = np.maximum(scored.steps.kl, _LEAST_KL)
-    edges = np.geomspace(_LEAST_KL, max(1.0, float(kl_N.max())) * 1.001, _BINS)
+    edges = np.geomspace(0.99 * _LEAST_KL, max(1.0, float(kl_N.max())) * 1.001, _BINS)
     where = f"; the line is the threshold, {threshold:g}" if threshold is not None else ""
     with chart("kl", f"How many steps have which KL, from {_LEAST_KL:g} nats{where}.") as c:
         for mask, colour, label in (

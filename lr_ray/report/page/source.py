@@ -103,8 +103,10 @@ class Source:
     @cached_property
     def scored(self) -> Scored | None:
         """At most MOST_STEPS of the scored steps; None where there are none with a supervision."""
+        if "sampling" not in self.config or not self.run.shards("supervision"):
+            return None
         scores = self._first_scores()
-        if not scores.num_rows or not self.run.shards("supervision"):
+        if not scores.num_rows:
             return None
         steps = steps_of(scores, Sampling.model_validate(self.config["sampling"]))
         starts = np.cumsum(steps.lengths) - steps.lengths
