@@ -58,7 +58,9 @@ def answers(problems: int, words: int, rng: random.Random) -> pa.Table:
         shared = {"problem_id": f"made-up/{i:05d}", "problem": f"<i>{i}</i>? {_text(30, rng)}"}
         for name, value in {**shared, "expected": str(i), "sample": 0}.items():
             columns[name].append(value)
-        for label, right in zip(LABELS, [(0, 1), (1, 0), (1, 1), (0, 0)][i % 4], strict=True):
+        for label, right in zip(
+            LABELS, [(0, 1), (0, 1), (1, 0), (1, 1), (0, 0)][i % 5], strict=True
+        ):
             ends = (
                 {8: "length", 9: "refused"}.get(i % 20, "stop") if label == "improved" else "stop"
             )

@@ -174,6 +174,7 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(opened, page_file, dark):
 
 def test_print_leaves_out_what_is_only_for_a_screen(opened):
     gone = "['nav', '.controls', '#step'].every((s) => getComputedStyle(document.querySelector(s)).display === 'none')"
+    opened.evaluate(f"{FIRST}.children[0].focus()")
     assert not opened.evaluate(gone)
     opened.look(media="print", dark=True)
     assert opened.evaluate(gone)

@@ -130,8 +130,8 @@ def test_an_endpoints_models_are_each_compared_with_the_first(tmp_path):
     ]
     counts = table(root, "Problems by what")[1:]
     assert counts == [
-        ["math-4-shot", "b", "2", "2", "2", "2"],
-        ["math-4-shot", "c", "0", "0", "4", "4"],
+        ["math-4-shot", "b", "4", "2", "1", "1"],
+        ["math-4-shot", "c", "0", "0", "5", "3"],
     ]
     assert [task["labels"] for task in answers_in(root)] == [["a", "b", "c"]]
     assert said(by_id(root, "asked")).count("[assistant]") == 4

@@ -68,7 +68,7 @@ def test_every_id_is_one_elements_and_what_is_referred_to_is_there(root):
 def test_the_outcome_is_said_in_a_sentence(root, made):
     part = made[1]["accuracy"]["demo"]["differences"]["improved"]
     lead = said(of_class(by_id(root, "outcome"), "lead")[0])
-    assert lead.startswith("demo: expert 50.0% right, improved 50.0%: +0.0 points")
+    assert lead.startswith("demo: expert 40.0% right, improved 60.0%: +20.0 points")
     assert f"{part['gained']} gained, {part['lost']} lost" in lead
     assert "The interval holds 0" in lead
 
@@ -179,6 +179,9 @@ def test_all_answers_are_in_the_page_and_a_lost_one_is_shown_without_the_script(
     shown = [said(h) for a in by_id(root, "answers-list") for h in a.iter("h3")]
     assert shown[0].startswith("lost: right before, wrong after")
     assert any(s.startswith("gained") for s in shown)
+    first = [said(h) for h in by_id(root, "answers-list")[0].iter("h4")]
+    assert [label.split(",")[0] for label in first] == ["expert: right", "improved: wrong"]
+    assert table(root, "Problems by what")[1:] == [["demo", "improved", "16", "8", "8", "8"]]
 
 
 def test_how_it_was_asked_is_a_whole_prompt_with_stops_as_text(root):
