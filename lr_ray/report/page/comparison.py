@@ -36,11 +36,17 @@ def section(source: Source) -> dict[str, Any] | None:
             for b in benchmarks
         ],
         "rows": rows,
+        "pages": [p for p in _pages(rows) if source.run.exists(p)],
         "grid": content["grid"],
         "models": content["config"]["models"],
         "failed": content["failed"],
         "seconds_total": content.get("seconds_total"),
     }
+
+
+def _pages(rows: dict[str, Any]) -> list[str]:
+    """Where the pages of the variants' runs may lie, from the comparison's."""
+    return [f"{run['folder']}/report.html" for row in rows.values() for run in row["runs"]]
 
 
 def _seconds(cost: dict[str, Any]) -> float | None:
