@@ -31,6 +31,10 @@ COMMANDS = {
     "status": ("status", "how far a run is, and whether anybody works on it"),
     "plan": ("plan", "what a run would ask for, without starting anything"),
     "doctor": ("doctor", "what this machine or cluster has and lacks"),
+    "push": (
+        "push",
+        "a run's adapter, model or supervision to the Hugging Face hub, or to a folder",
+    ),
     "import": ("import_samples", "a run from sample files of the published code"),
     "export": ("export_samples", "a run's supervision as such a sample file"),
     "grade": ("grade", "judge the answers in a file"),

@@ -187,4 +187,5 @@ def _run_stages(job: Job, stages: Sequence[str], started: float) -> None:
                 run_stage(job, stage)
                 _note_seconds(job, before, started)
     _note_seconds(job, before, started)
+    report.write_cards(job.run, job.summary)
     report.write_page(job.run, job.summary)

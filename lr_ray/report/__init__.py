@@ -3,8 +3,11 @@
 pytest tests/unit/test_results.py
 """
 
+from lr_ray.report.card import write_cards
 from lr_ray.report.page import write_page
 from lr_ray.report.placement import placement_line
 from lr_ray.report.terminal import print_summary, sampling_line, training_line
 
-__all__ = ["placement_line", "print_summary", "sampling_line", "training_line", "write_page"]
+__all__ = [
+    "placement_line", "print_summary", "sampling_line", "training_line", "write_cards", "write_page"
+]  # fmt: skip

@@ -1,0 +1,170 @@
+"""The README.md of what a run has made: a model card or a data card of the Hugging Face hub.
+
+All of it is read from the run; what nobody has stated, such as a licence, is called unknown.
+pytest tests/unit/test_push.py
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lr_ray import embedded
+from lr_ray.config import Config, flatten, resolve
+from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.report.terminal import difference_line
+from lr_ray.run.store import Run, read_asked
+
+CARD = "README.md"
+SPACE = re.compile(r"[\w.-]+/[\w.-]+")  # an id of the hub: org/name
+_LICENCE = ("license", "license_name", "license_link")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A folder of a run that can be given to others: the stage that makes it, and what affects it."""
+
+    stage: str
+    effects: tuple[str, ...]
+    repo_type: str = "model"
+
+
+_ROWS = ("trajectories", "scores", "rows")
+PRODUCTS = {
+    "adapter": Product("training", (*_ROWS, "weights")),
+    "model": Product("training", (*_ROWS, "weights")),
+    "supervision": Product("sampling", _ROWS, "dataset"),
+}
+
+
+def write_cards(run: Run, summary: Mapping[str, Any]) -> None:
+    """The cards of the folders that training has left in a run; does nothing before."""
+    for what, product in PRODUCTS.items():
+        if product.repo_type == "model" and "training" in summary and run.exists(what):
+            run.write_bytes(f"{what}/{CARD}", card(run, summary, what, ".").encode())
+
+
+def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bool = False) -> str:
+    """The text of a product's card; `name` is what its snippets load, an id of the hub or a folder.
+
+    `ask_hub`: the licence of a base model that no card beside its files states is looked up there.
+    """
+    asked = read_asked(run)
+    config: Config = resolve(asked["config"])
+    base = config.models.expert
+    licence = _licence(base, ask_hub)
+    text = _environment().get_template("card.md.j2").render(
+        what=what, name=name, title=f"{_name_of(run)}: {what}", config=config, summary=summary,
+        base=shown(base), base_on_hub=bool(SPACE.fullmatch(base)),
+        embedded=base.startswith("embedded:"), amateur=shown(config.models.amateur),
+        licence=licence, data=_data_set(config), source=shown(config.data.source),
+        settings=_settings(config, PRODUCTS[what].effects), versions=asked.get("versions", {}),
+        models=asked.get("models", {}),
+    )  # fmt: skip
+    # Without the blank lines that the template's conditions leave behind.
+    text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    return f"---\n{_front(what, config, licence)}\n---\n\n{text}\n"
+
+
+def _front(what: str, config: Config, licence: Mapping[str, str]) -> str:
+    """The YAML that the hub reads."""
+    from huggingface_hub import DatasetCardData, ModelCardData
+
+    lora = ["lora"] if what == "adapter" else []
+    tags = ["lightreasoner", "lr_ray", "arxiv:2510.07962", config.sampling.method, *lora]
+    known: dict[str, Any] = {"license": "unknown", **licence, "tags": tags}
+    if PRODUCTS[what].repo_type == "dataset":
+        files = [{"config_name": "default", "data_files": "data/*.parquet"}]
+        known |= {"task_categories": ["text-generation"], "configs": files}
+        return str(DatasetCardData(**known).to_yaml())
+    known["library_name"] = "peft" if what == "adapter" else "transformers"
+    known["pipeline_tag"] = "text-generation"
+    if SPACE.fullmatch(config.models.expert):
+        relation = "adapter" if what == "adapter" else "finetune"
+        known |= {"base_model": config.models.expert, "base_model_relation": relation}
+    if hub := _data_set(config):
+        known["datasets"] = [hub]
+    return str(ModelCardData(**known).to_yaml())
+
+
+def shown(reference: str) -> str:
+    """A path's or URI's last part, which says enough to others; anything else as it is."""
+    local = reference.startswith(("/", "./", "../", "~")) or "://" in reference
+    return reference.rstrip("/").rpartition("/")[2] if local else reference
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lr_ray.report", ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": lambda x: f"{x:.1%}", "difference": difference_line}
+    return environment
+
+
+def _licence(base: str, ask_hub: bool) -> dict[str, str]:
+    """What the base model's own card says of its licence, else its config.json; empty where neither does."""
+    folder = _folder(base)
+    card = folder / CARD if folder else None
+    if card and card.is_file() and (said := _stated(card)):
+        return said
+    if folder and (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config.get("license"), str):
+            return {"license": config["license"]}
+    return _stated(base) if ask_hub and folder is None and SPACE.fullmatch(base) else {}
+
+
+def _folder(base: str) -> Path | None:
+    """Where a base model's files are without fetching any: its directory, or its place in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if base == "embedded:expert":
+        return embedded.expert_path()
+    if Path(base).expanduser().is_dir():
+        return Path(base).expanduser()
+    cached = try_to_load_from_cache(base, CARD) if SPACE.fullmatch(base) else None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _stated(card: Path | str) -> dict[str, str]:
+    """The licence of a card, of a file or an id of the hub."""
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    except Exception:  # the hub's and httpx' kinds, and YAML's
+        return {}
+    return {name: str(data[name]) for name in _LICENCE if data.get(name)}
+
+
+def _data_set(config: Config) -> str | None:
+    """The id on the hub of the problems that were sampled."""
+    source = config.data.source
+    if source in BENCHMARKS:
+        return BENCHMARKS[source].hub or None
+    name = source.split(":")[0]
+    return name if SPACE.fullmatch(name) and "." not in name.rpartition("/")[2] else None
+
+
+def _settings(config: Config, effects: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Name and value of every setting that the product depends on, without where files were."""
+    asked = flatten(config.model_dump(mode="json"))
+    named = [name for name in asked if name in config.inputs(*effects)]
+    return [(name, _value(asked[name])) for name in named]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_value, value)) or "none"
+    return "none" if value is None else shown(str(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _name_of(run: Run) -> str:
+    return run.location.rstrip("/").rpartition("/")[2]
