@@ -189,3 +189,4 @@ def _run_stages(job: Job, stages: Sequence[str], started: float) -> None:
     _note_seconds(job, before, started)
     report.write_cards(job.run, job.summary)
     report.write_page(job.run, job.summary)
+    report.tell_trackers(job.run, job.config, job.summary)

@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard, MLflow and Weights & Biases, through their own libraries.
+"""Training's rows, and what a run came to, to TensorBoard, MLflow and Weights & Biases by their libraries.
 
 A training has an id of its own, kept beside its checkpoints: resumed, it goes on in the same MLflow and
 Weights & Biases run, and a training that begins anew is another run. Exercised by
@@ -20,9 +20,11 @@ from typing import Any, Self
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 from lr_ray.run.store import Run
+from lr_ray.training.outcome import Outcome, to_mlflow, to_tensorboard, to_wandb
 
 TENSORBOARD = "tensorboard"
 IDENTITY = "checkpoints/trackers.json"  # goes with the checkpoints of another training
+_OUTCOME = ".outcome"  # ends the names of TensorBoard's files of an `Outcome`
 _NOT_METRICS = ("step", "resumed_at", "seconds")
 _MODULES = {
     "tensorboard": ("tensorboardX", "tensorboardX"),
@@ -74,6 +76,21 @@ def _check_wandb() -> None:
         )
 
 
+def tell(run: Run, config: Config, outcome: Outcome) -> None:
+    """Opens the trackers of the run's last training for what the run came to; warns of those that fail."""
+    if not run.exists(IDENTITY):
+        return
+    for name in config.training.trackers:
+        only = config.model_copy(
+            update={"training": config.training.model_copy(update={"trackers": [name]})}
+        )
+        try:
+            with Trackers(run, only) as trackers:
+                trackers.tell(outcome)
+        except StageError as error:
+            logging.getLogger(__name__).warning("%s", error)
+
+
 class Trackers:
     """All that the config names, open for the length of a training.
 
@@ -84,6 +101,7 @@ class Trackers:
     def __init__(self, run: Run, config: Config) -> None:
         self.run, self.config = run, config
         self._logs: dict[str, Log] = {}
+        self._tells: dict[str, Callable[[Outcome], None]] = {}
         self._stack = contextlib.ExitStack()
         self._last = 0  # step
         self._failed = False
@@ -115,6 +133,14 @@ class Trackers:
                 log(row)
             except Exception as error:
                 del self._logs[name]
+                _warn(name, error)
+
+    def tell(self, outcome: Outcome) -> None:
+        """The same for what the run came to."""
+        for name, tell in self._tells.items():
+            try:
+                tell(outcome)
+            except Exception as error:
                 _warn(name, error)
 
     def _close(self, failed: bool) -> None:
@@ -160,6 +186,15 @@ class Trackers:
             write(row)
             writer.flush()
 
+        def tell(outcome: Outcome) -> None:
+            if self.run.exists(TENSORBOARD):  # what was told before
+                for path in self.run.fs.ls(self.run.path(TENSORBOARD), detail=False):
+                    if str(path).endswith(_OUTCOME):
+                        self.run.fs.rm(path)
+            with SummaryWriter(folder, filename_suffix=_OUTCOME) as said:
+                to_tensorboard(said, outcome, self._settings())
+
+        self._tells["tensorboard"] = tell
         return log
 
     def _rows_before(self, step: int) -> list[Row]:
@@ -196,6 +231,7 @@ class Trackers:
             if row["step"] > last:
                 mlflow.log_metrics(scalars(row), step=row["step"], run_id=active.info.run_id)
 
+        self._tells["mlflow"] = lambda outcome: to_mlflow(mlflow, outcome)
         return log
 
     def _wandb(self) -> Log:
@@ -215,6 +251,7 @@ class Trackers:
             if row["step"] >= first:
                 run.log(scalars(row), step=row["step"])
 
+        self._tells["wandb"] = lambda outcome: to_wandb(wandb, run, outcome)
         return log
 
 

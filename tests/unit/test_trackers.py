@@ -7,13 +7,20 @@ import struct
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
-from lr_ray.run.store import Run
+from lr_ray.report import tell_trackers
+from lr_ray.report.tracked import kept_kl
+from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.store import Run, read_summary
 from lr_ray.training import trackers
-from lr_ray.training.trackers import IDENTITY, TENSORBOARD, Trackers, check_trackers
+from lr_ray.training.outcome import Outcome
+from lr_ray.training.trackers import IDENTITY, TENSORBOARD, Trackers, check_trackers, tell
+from tests.unit.test_results import BOTH, table
+from tests.unit.test_status import finished
 
 
 def demo(*names):
@@ -46,6 +53,67 @@ def records(data: bytes) -> list[bytes]:
         found.append(data[12 : 12 + length])
         data = data[16 + length :]
     return found
+
+
+PAGE = "<html><body>the page</body></html>"
+
+
+def outcome(folder: Path, accuracy: float = 0.75) -> Outcome:
+    """What a run came to: three kept steps, one answer that became right."""
+    page = folder / "report.html"
+    page.write_text(PAGE)
+    row = {"task": "demo", "change": "gained", "problem": "1|2", "expert_answer": None}
+    metrics = {"accuracy/demo/improved": accuracy, "sampling/kept_share": 0.2}
+    kl = np.array([0.2, 0.4, 1.5], np.float32)
+    return Outcome(4, metrics, kl, [row], str(page))
+
+
+def events(run: Run) -> list:
+    """The values that TensorBoard reads of all files, as they stand."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    files = sorted(run.fs.ls(run.path(TENSORBOARD), detail=False))
+    read = [Event.FromString(r) for file in files for r in records(run.fs.cat_file(file))]
+    return [(event.step, value) for event in read for value in event.summary.value]
+
+
+def test_tensorboard_has_what_the_run_came_to_once(run, tmp_path):
+    log(run, ["tensorboard"], [1, 2])
+    for accuracy in (0.5, 0.75):  # the second as after another evaluation
+        tell(run, demo("tensorboard"), outcome(tmp_path, accuracy))
+    found = {value.tag: (step, value) for step, value in events(run)}
+    assert [value.simple_value for _, value in events(run) if "accuracy" in value.tag] == [0.75]
+    step, histogram = found["sampling/kl_of_kept_steps"]
+    assert (step, histogram.histo.num) == (4, 3)
+    assert histogram.histo.max == 1.5
+    text = found["evaluation/changed_answers/text_summary"][1].tensor.string_val[0].decode()
+    assert text.splitlines()[-1] == "| demo | gained | 1\\|2 | null |"
+    settings = found["config/text_summary"][1].tensor.string_val[0].decode()
+    assert "| training.learning_rate | 0.004 |" in settings
+    assert "report.html" in found["report/text_summary"][1].tensor.string_val[0].decode()
+    assert shown(run) == [(1, 1), (2, 0.5)]
+
+
+def test_a_finished_run_tells_its_trackers_by_stage(run):
+    finished(run)
+    run.write_table("evaluation/demo.parquet", table(**BOTH))
+    log(run, ["tensorboard"], [1])
+    tell_trackers(run, demo("tensorboard"), read_summary(run))
+    found = {value.tag: value for _, value in events(run)}
+    assert found["accuracy/demo/improved"].simple_value == 0.75
+    assert found["difference/demo/improved_low"].simple_value <= 0.5
+    assert found["training/final_loss"].simple_value == 0.25
+    kept = sum(map(len, run.read_tables(run.shards("supervision"), SUPERVISION)["steps"]))
+    assert found["sampling/steps_kept"].simple_value == kept == len(kept_kl(run)) > 0
+    assert found["sampling/kl_of_kept_steps"].histo.num == kept
+    assert "evaluation/changed_answers/text_summary" in found
+
+
+def test_the_kl_of_kept_steps_is_theirs(run):
+    finished(run)
+    rows = run.read_tables(run.shards("supervision"), SUPERVISION).to_pylist()
+    theirs = [row["kl"][step["position"]] for row in rows for step in row["steps"]]
+    assert kept_kl(run).tolist() == theirs
 
 
 def shown(run: Run, tag: str = "train/loss") -> list[tuple[int, float]]:
@@ -183,6 +251,27 @@ def test_mlflow_goes_on_in_the_same_run_with_each_step_once(store, tmp_path):
     assert len(store.search_runs(output_format="list")) == 2
 
 
+def test_mlflow_has_what_the_run_came_to(store, tmp_path):
+    run = Run(str(tmp_path / "run"))
+    log(run, ["mlflow"], [1, 2])
+    for accuracy in (0.5, 0.75):
+        tell(run, demo("mlflow"), outcome(tmp_path, accuracy))
+    (found,) = store.search_runs(output_format="list")
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["accuracy/demo/improved"] == 0.75
+    client, place = store.MlflowClient(), found.info.run_id
+    assert {a.path for a in client.list_artifacts(place)} == {
+        "changed.json",
+        "kl.svg",
+        "report.html",
+    }
+    files = {n: Path(client.download_artifacts(place, n)) for n in ("changed.json", "report.html")}
+    assert files["report.html"].read_text() == PAGE
+    assert json.loads(files["changed.json"].read_text())["data"] == [
+        ["demo", "gained", "1|2", None]
+    ]
+
+
 def test_mlflow_that_cannot_write_is_one_line(store, tmp_path, monkeypatch):
     store.set_tracking_uri(f"sqlite:///{tmp_path}/store.db")
     if importlib.util.find_spec("sqlalchemy") is None:
@@ -245,3 +334,25 @@ def test_wandb_goes_on_under_the_same_id(wandb, tmp_path, monkeypatch):
     assert one == two == run.read_json(IDENTITY)["id"]
     assert first == [(1, 1), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert second == [(4, 0.25)]
+
+
+def test_wandb_has_what_the_run_came_to(wandb, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = Run(str(tmp_path / "run"))
+    log(run, ["wandb"], [1, 2])
+    tell(run, demo("wandb"), outcome(tmp_path))
+    wandb.teardown()
+    ((first, _), (second, _)) = offline_runs(tmp_path)
+    assert first == second
+    media = tmp_path / "wandb"
+    (table,) = media.glob("offline-run-*/files/media/table/evaluation/changed_answers_*.table.json")
+    assert json.loads(table.read_text())["data"] == [["demo", "gained", "1\\|2", "null"]]
+    (page,) = media.glob("offline-run-*/files/media/html/report_*.html")
+    assert "the page" in page.read_text()
+    logged = b"".join(f.read_bytes() for f in media.glob("offline-run-*/*.wandb"))
+    for name in (
+        b"accuracy/demo/improved",
+        b"sampling/kl_of_kept_steps",
+        b"report-" + first.encode(),
+    ):
+        assert name in logged
