@@ -81,25 +81,23 @@ def tell(run: Run, config: Config, outcome: Outcome) -> None:
     if not run.exists(IDENTITY):
         return
     for name in config.training.trackers:
-        only = config.model_copy(
-            update={"training": config.training.model_copy(update={"trackers": [name]})}
-        )
         try:
-            with Trackers(run, only) as trackers:
+            with Trackers(run, config, [name]) as trackers:
                 trackers.tell(outcome)
         except StageError as error:
             logging.getLogger(__name__).warning("%s", error)
 
 
 class Trackers:
-    """All that the config names, open for the length of a training.
+    """All that the config names, or those `names` of them, open for the length of a training.
 
     A resumed training repeats the optimizer steps after its last checkpoint. Each is logged once: MLflow
     and Weights & Biases keep the first value, TensorBoard the last.
     """
 
-    def __init__(self, run: Run, config: Config) -> None:
+    def __init__(self, run: Run, config: Config, names: Sequence[str] | None = None) -> None:
         self.run, self.config = run, config
+        self.names = config.training.trackers if names is None else names
         self._logs: dict[str, Log] = {}
         self._tells: dict[str, Callable[[Outcome], None]] = {}
         self._stack = contextlib.ExitStack()
@@ -110,7 +108,7 @@ class Trackers:
     def __enter__(self) -> Self:
         """Raises StageError when a tracker cannot start."""
         self._id = self._identity()
-        for name in self.config.training.trackers:
+        for name in self.names:
             try:
                 self._logs[name] = getattr(self, f"_{name}")()
             except Exception as error:  # each library raises kinds of its own
