@@ -7,6 +7,8 @@ asked, and nothing starts Ray.
 import copy
 import re
 import shlex
+import shutil
+import subprocess
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -714,3 +716,37 @@ def test_the_readmes_cache_sizes(model, layers, kv_heads, head_dim, bytes_a_toke
     assert f"2 x {layers} x {kv_heads} x {head_dim} x 2 = {bytes_a_token} B" in row
     assert f"{bytes_a_token * 64 * 4096 / 1e9:.1f}" == gigabytes
     assert row.endswith(f"| {gigabytes} GB |")
+
+
+# Slurm and Docker
+
+
+def test_the_batch_script_is_bash_and_its_options_of_ray_exist():
+    script = CLUSTER / "slurm.sbatch"
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    text = script.read_text()
+    start = text[text.index("start_node() {") : text.index("export -f")]
+    used = set(re.findall(r"--[a-z-]+", start))
+    assert {"--head", "--address", "--num-gpus", "--block"} <= used
+    assert unknown_options(["ray", "start", *used]) == []
+    assert "--dashboard-host=127.0.0.1" in start
+    assert "RAY_AUTH_MODE=token" in text
+    directives = [i for i, line in enumerate(text.splitlines()) if line.startswith("#SBATCH")]
+    first = next(i for i, line in enumerate(text.splitlines()) if line and line[0] != "#")
+    assert max(directives) < first  # Slurm reads none after the first command
+
+
+def test_the_readmes_docker_line_runs_the_built_image_with_options_that_exist(capsys):
+    (built,) = (c for c in commands(README, "docker") if c[1] == "build")
+    (line,) = (c for c in commands(README, "docker") if c[1] == "run")
+    image = line.index(built[built.index("-t") + 1])
+    options, inner = line[2:image], line[image + 1 :]
+    assert inner[:2] == ["lr-ray", "run"]
+    with pytest.raises(SystemExit):
+        cli.parse("", ["--help-all"])
+    known = capsys.readouterr().out
+    assert [w for w in inner if w.startswith("--") and w not in known] == []
+    if shutil.which("docker") is None:
+        pytest.skip("no docker to ask for its options")
+    said = subprocess.run(["docker", "run", "--help"], capture_output=True, text=True).stdout
+    assert [o for o in options if f"{o.partition('=')[0]} " not in said] == []

@@ -1,6 +1,8 @@
 """The site builds without a warning, and what README and docs name is there."""
 
+import html
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -72,6 +74,17 @@ def test_the_formats_page_has_every_column(site):
     assert [name for name in columns if f"<td><code>{name}</code></td>" not in page] == []
 
 
+def test_the_notebook_is_a_page_with_what_its_code_printed(site):
+    page = (site / "notebook" / "index.html").read_text()
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in code)
+    assert {out.get("name", "stdout") for cell in code for out in cell["outputs"]} == {"stdout"}
+    for cell in code:
+        last = "".join(cell["outputs"][-1]["text"]).splitlines()[-1]
+        assert html.escape(last, quote=False).strip() in re.sub(r"<[^>]+>", "", page)
+
+
 def test_formulas_are_shown_without_a_script_and_nothing_is_loaded_from_elsewhere(site):
     method = (site / "method" / "index.html").read_text()
     assert method.count("<math") > 10
@@ -91,7 +104,7 @@ def test_relative_links_lead_to_files_and_headings_that_are_there(page):
         if re.match(r"[a-z]+:", link):
             continue
         target = page.parent / name if name else page
-        if name in ("cluster-files.md", "changelog.md") and page in DOCS:
+        if name in ("cluster-files.md", "changelog.md", "notebook.md") and page in DOCS:
             continue  # made by docs/hooks.py, and checked by the strict build
         if not target.exists() or (anchor and anchor not in headings(target)):
             missing.append(link)

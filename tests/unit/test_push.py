@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_supervision_gets_a_data_card(made, tmp_path, capsys):
     assert "training.learning_rate" not in found.text
     for column in SUPERVISION.names:
         assert f"| `{column}` |" in found.text
+
+
+def test_a_run_in_an_object_store_is_laid_out_too(made, tmp_path, capsys):
+    remote = Run(f"memory://{uuid.uuid4().hex}")
+    for name in ("run.json", "summary.json", "adapter"):
+        remote.take(made, name)
+    code, _, error = push(capsys, "--run", remote.location, "--to", str(tmp_path / "out"))
+    assert (code, error) == (0, "")
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == Path(made.path(f"adapter/{weights}")).read_bytes()  # fmt: skip
 
 
 def test_a_licence_that_nobody_states_is_unknown(made, tmp_path):
