@@ -59,7 +59,7 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
     licence = _licence(base, ask_hub)
     text = _environment().get_template("card.md.j2").render(
         what=what, name=name, title=f"{_name_of(run)}: {what}", config=config, summary=summary,
-        base=shown(base), base_on_hub=bool(SPACE.fullmatch(base)),
+        base=shown(base), base_on_hub=_on_hub(base),
         embedded=base.startswith("embedded:"), amateur=shown(config.models.amateur),
         licence=licence, data=_data_set(config), source=shown(config.data.source),
         settings=_settings(config, PRODUCTS[what].effects), versions=asked.get("versions", {}),
@@ -83,7 +83,7 @@ def _front(what: str, config: Config, licence: Mapping[str, str]) -> str:
         return str(DatasetCardData(**known).to_yaml())
     known["library_name"] = "peft" if what == "adapter" else "transformers"
     known["pipeline_tag"] = "text-generation"
-    if SPACE.fullmatch(config.models.expert):
+    if _on_hub(config.models.expert):
         relation = "adapter" if what == "adapter" else "finetune"
         known |= {"base_model": config.models.expert, "base_model_relation": relation}
     if hub := _data_set(config):
@@ -118,7 +118,7 @@ def _licence(base: str, ask_hub: bool) -> dict[str, str]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if isinstance(config.get("license"), str):
             return {"license": config["license"]}
-    return _stated(base) if ask_hub and folder is None and SPACE.fullmatch(base) else {}
+    return _stated(base) if ask_hub and folder is None and _on_hub(base) else {}
 
 
 def _folder(base: str) -> Path | None:
@@ -129,8 +129,13 @@ def _folder(base: str) -> Path | None:
         return embedded.expert_path()
     if Path(base).expanduser().is_dir():
         return Path(base).expanduser()
-    cached = try_to_load_from_cache(base, CARD) if SPACE.fullmatch(base) else None
+    cached = try_to_load_from_cache(base, CARD) if _on_hub(base) else None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _on_hub(base: str) -> bool:
+    """Whether a base model is named by its id on the hub, and not by a directory."""
+    return bool(SPACE.fullmatch(base)) and not Path(base).is_dir()
 
 
 def _stated(card: Path | str) -> dict[str, str]:

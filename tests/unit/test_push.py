@@ -124,6 +124,15 @@ def test_a_licence_that_nobody_states_is_unknown(made, tmp_path):
     assert ModelCard(text).data.license_name == "ours"
 
 
+def test_a_directory_that_reads_like_an_id_is_no_model_of_the_hub(made, tmp_path, monkeypatch):
+    shutil.copytree(expert_path(), tmp_path / "our/expert")
+    monkeypatch.chdir(tmp_path)
+    text = asked(made, models={"expert": "our/expert"})
+    assert "base_model" not in text.split("---")[1]
+    assert "from a directory; not known on the hub" in text
+    assert "| mit, as the model states |" in text
+
+
 def test_a_base_model_and_problems_of_the_hub_are_linked(made):
     models, data = {"expert": "Qwen/Qwen2.5-Math-1.5B"}, {"source": "gsm8k"}
     text = asked(made, models=models, data=data)
