@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -23,7 +24,7 @@ command = sys.argv[1 + len(flags):]
 tasks = int(dict(flag[2:].split("=") for flag in flags)["ntasks"])
 given = json.loads(os.environ["STUB_NODES"])
 started = [
-    subprocess.Popen(command, env=os.environ | given[i] | {"SLURM_NODEID": str(i), "SLURM_CPUS_ON_NODE": "4"})
+    subprocess.Popen(command, env=os.environ | given[i] | {"SLURM_NODEID": str(i)})
     for i in range(tasks)
 ]
 signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in started])
@@ -42,18 +43,20 @@ def allocation(tmp_path):
     options = [node.format(free_port(), json.dumps({name: 8}).replace(" ", "")) for name in ("first", "second")]  # fmt: skip
     options[0] += f" --dashboard-port={free_port()} --ray-client-server-port={free_port()}"
     path = f"{Path(sys.executable).parent}:{srun.parent}:{os.environ['PATH']}"
-    mark = uuid.uuid4().hex
+    mark, job = uuid.uuid4().hex, str(free_port())
     yield os.environ | {
         "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURMD_NODENAME": "127.0.0.1",
-        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_JOB_ID": job,
         "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_ON_NODE": "4",
         "STUB_NODES": json.dumps([{"RAY_START_OPTIONS": given} for given in options]),
         "PATH": path,
         MARK: mark,
     }
     for process in left(mark):
         process.kill()
+    shutil.rmtree(f"/tmp/lr_ray-{job}", ignore_errors=True)
 
 
 def left(mark: str) -> list[psutil.Process]:
@@ -65,6 +68,12 @@ def left(mark: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def assert_ended(mark: str) -> None:
+    """Within a while: what Ray had started ends by itself once its node is gone."""
+    _, alive = psutil.wait_procs(left(mark), timeout=30)
+    assert alive == left(mark) == []
 
 
 def batch(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,9 +95,9 @@ def test_a_job_runs_the_pipeline_over_its_nodes_and_leaves_nothing(allocation, t
     assert summary["sampling"]["trajectories"] == 16
     assert summary["training"]["optimizer_steps"] == 4
     assert summary["accuracy"]["demo"]["problems"] == 8
-    assert left(allocation[MARK]) == []
+    assert_ended(allocation[MARK])
 
     again = batch(allocation, "sample", "--run", str(run), "--sampling.kl_threshold=9")
     assert again.returncode == 2
     assert "holds a run with another sampling.kl_threshold" in again.stderr
-    assert left(allocation[MARK]) == []
+    assert_ended(allocation[MARK])

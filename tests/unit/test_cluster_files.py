@@ -725,7 +725,7 @@ def test_the_batch_script_is_bash_and_its_options_of_ray_exist():
     script = CLUSTER / "slurm.sbatch"
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
     text = script.read_text()
-    start = text[text.index("start_node() {") : text.index("export -f")]
+    start = text[text.index("start_node() {") : text.index("functions=")]
     used = set(re.findall(r"--[a-z-]+", start))
     assert {"--head", "--address", "--num-gpus", "--block"} <= used
     assert unknown_options(["ray", "start", *used]) == []
