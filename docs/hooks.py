@@ -2,11 +2,12 @@
 
 `<!-- fields SECTION -->` becomes a table of a config section's fields, `<!-- schema NAME -->` one of a
 Parquet schema's columns, and LaTeX between dollars MathML, which browsers show without a script.
-`cluster-files.md` and `changelog.md` are cluster/README.md and CHANGELOG.md.
+`cluster-files.md` and `changelog.md` are cluster/README.md and CHANGELOG.md, `notebook.md` is notebook.ipynb.
 Exercised by `pytest tests/unit/test_docs.py`.
 """
 
 import html
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, source in ELSEWHERE.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=re.sub(r"\((\.\./)?docs/", "(", text)))
+    notebook = (ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8")
+    files.append(File.generated(config, "notebook.md", content=notebook_page(notebook)))
     return files
+
+
+def notebook_page(notebook: str) -> str:
+    """A notebook as Markdown: its texts, its code, and what the code printed."""
+    parts = []
+    for cell in json.loads(notebook)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        said = ["".join(o.get("text") or o["data"]["text/plain"]) for o in cell["outputs"]]
+        printed = re.sub(r"\x1b\[\d+m", "", "".join(said)).strip()
+        parts += [f"```python\n{source}\n```", f"```text\n{printed}\n```"]
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
