@@ -37,3 +37,10 @@ def test_transformers_peft_and_vllm_answer_alike(whole, tmp_path, monkeypatch):
     assert len(said) == 4
     assert set(said) == {said[0]}
     assert re.search(r"The answer is \d+\.$", said[0])
+
+
+def test_training_leaves_cards_and_tells_its_trackers(whole):
+    assert "# run: adapter" in (whole / "adapter/README.md").read_text()
+    assert "# run: model" in (whole / "model/README.md").read_text()
+    (told,) = (whole / "tensorboard").glob("*.outcome")
+    assert b"sampling/kl_of_kept_steps" in told.read_bytes()
