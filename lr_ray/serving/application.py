@@ -81,7 +81,7 @@ def build_application(
             permission=[],
             metadata={"max_model_len": serving.max_model_len},
         )
-    hosts = dict.fromkeys(adapters, *whole)
+    hosts = dict.fromkeys(adapters, next(iter(whole)))
     ingress = serve.deployment(
         ingress_class(digest(key) if key else None, serving.max_requests, hosts),
         name="Ingress",
