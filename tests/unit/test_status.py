@@ -121,7 +121,10 @@ def verdicts(**correct: list[bool]) -> pa.Table:
     columns: dict = {"sample": pa.array([0] * count, pa.int32())}
     for label, right in correct.items():
         columns |= {f"{label}_correct": right, f"{label}_answer": ["1"] * count}
-        columns |= {f"{label}_finish_reason": ["stop"] * count, f"{label}_completion": ["1"] * count}
+        columns |= {
+            f"{label}_finish_reason": ["stop"] * count,
+            f"{label}_completion": ["1"] * count,
+        }
     return pa.table(columns)
 
 

@@ -20,8 +20,10 @@ from lr_ray.report.page import (
     comparison,
     contrast,
     cost,
+    drift,
     kept,
     outcome,
+    perturbed,
     reproduce,
     training,
     verdict,
@@ -30,7 +32,10 @@ from lr_ray.report.page.source import Source
 from lr_ray.run.store import Run
 
 PAGE, COMPARISON, PROBE = "report.html", "comparison.html", "probe.html"
-SECTIONS = (outcome, verdict, comparison, contrast, kept, training, answers, cost, asked, reproduce)
+SECTIONS = (
+    outcome, verdict, comparison, contrast, kept, training, answers, perturbed, drift, cost, asked,
+    reproduce,
+)  # fmt: skip
 
 
 def write_page(run: Run, summary: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from lr_ray.report.page.charts import BASE, GREY, NEW, WARM, chart
 from lr_ray.report.page.source import Source
 
-TITLE = "Drift and cost"
+TITLE = "Lengths and cost"
 _STAGES = ("sampling", "training", "serving", "evaluation")
 _SAID = {"serving": "starting the endpoint", "evaluation": "answering and grading"}
 

@@ -256,3 +256,48 @@ def test_nothing_right_points_at_the_wrong_answers(tmp_path):
     root = read((tmp_path / "report.html").read_text())
     assert "Nearly nothing is right" in said(by_id(root, "outcome"))
     assert [said(h)[:5] for h in by_id(root, "answers-list").iter("h3")] == ["wrong"] * 3
+
+
+def test_perturbed_problems_and_drift_are_shown_where_they_were_asked_for(made, root, tmp_path):
+    assert not {"perturbed", "drift"} & {section.get("id") for section in root.iter("section")}
+    gain = {"difference": 0.055, "difference_ci95": [0.025, 0.09]}
+    model = {
+        "original": 0.5,
+        "accuracy": 0.4,
+        "survive": None,
+        "difference": -0.1,
+        "difference_ci95": [-0.2, 0.0],
+    }
+    figures = {
+        "kl": 0.188,
+        "perplexity": 12.5,
+        "entropy": None,
+        "right_perplexity": {"expert": 1.25, "improved": None},
+    }
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=20)
+    summary["perturbations"] = {
+        "demo": {
+            "typos": {
+                "problems": 9, "of": 20, "models": {"expert": model, "improved": model},
+                "differences": {"improved": gain},
+            },
+            "units": {"problems": 0, "of": 20, "models": {}, "differences": {}},
+        }
+    }  # fmt: skip
+    summary["drift"] = {
+        "texts": 900, "answers": {"expert": 70, "improved": 80}, "models": {"expert": figures, "improved": figures}
+    }  # fmt: skip
+    found = summary["accuracy"]["demo"]["differences"]["improved"]
+    found |= {"pass_at_k": {"8": gain}, "majority": gain}
+    write_page(run, summary)
+    page = read((tmp_path / "report.html").read_text())
+    perturbed = table(by_id(page, "perturbed"), "demo")
+    changed = ["typos (9 of 20)", "improved", "50.0%", "40.0%", "-10.0 [-20.0, +0.0]", ""]
+    assert perturbed[2] == [*changed, "+5.5 [+2.5, +9.0]"]
+    assert perturbed[3][:2] == ["units (0 of 20)", "safe on no problem"]
+    drift = by_id(page, "drift")
+    more = ["demo", "improved", "pass@8", "+5.5 [+2.5, +9.0]"]
+    assert table(drift, "The gain by the number of tries")[1] == more
+    moved = table(drift, "How far the model moved")
+    assert moved[2] == ["improved", "0.188", "12.5", "-", "1.25", "-"]
