@@ -7,13 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from lr_ray import output
 
 
 @contextlib.contextmanager
@@ -33,7 +35,8 @@ def quiet_others(log_path: str) -> Iterator[Console]:
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:
-        yield Console(file=terminal, highlight=False, soft_wrap=True)
+        with _terminal(terminal, logger) as console:
+            yield console
     finally:
         logger.removeHandler(lines)
         lines.close()
@@ -44,6 +47,40 @@ def quiet_others(log_path: str) -> Iterator[Console]:
             os.close(source)
         os.close(log)
         terminal.close()
+
+
+@contextlib.contextmanager
+def _terminal(file: IO[str], logger: logging.Logger) -> Iterator[Console]:
+    """The console of the form that was asked for."""
+    form = output.form()
+    if form == "json":
+        lines = output.JsonLines(file)
+        with heard(_json_lines(lines)):
+            yield Console(file=cast(IO[str], lines), highlight=False, soft_wrap=True)
+        return
+    more = logging.StreamHandler(file)
+    if form == "verbose":
+        logger.addHandler(more)
+    try:
+        yield Console(file=file, highlight=False, soft_wrap=True, quiet=form == "quiet")
+    finally:
+        logger.removeHandler(more)
+
+
+def _json_lines(lines: output.JsonLines) -> "Callable[[Told], None]":
+    """Writes what is heard: a stage's start and end at once, and the rest now and then."""
+    last = 0.0
+
+    def tell(told: Told) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if told.at_once or now - last >= StageProgress.LINE_EVERY:
+            last = now
+            found = asdict(told)
+            found.pop("at_once")
+            lines.put(found)
+
+    return tell
 
 
 @contextlib.contextmanager
@@ -193,9 +230,12 @@ class StageProgress:
     def _draw(self, now: float) -> None:
         left = "" if self.seconds_left is None else _left(self.seconds_left)
         text = "  ".join(part for part in (self.unit, *self.notes, left) if part)
-        self.bar.update(self.task, completed=self.done, note=text)
+        pace = f"{self.unit}, {rate(self.rate)}/s" if self.rate else self.unit
+        shown = "  ".join(part for part in (pace, *self.notes, left) if part)
+        self.bar.update(self.task, completed=self.done, note=shown)
         every = self.LINE_EVERY if self.done > self.line_done else self.QUIET_LINE_EVERY
-        if now - self.last_line >= every and not self.console.is_terminal:
+        by_lines = not self.console.is_terminal and output.form() != "json"
+        if now - self.last_line >= every and by_lines:
             self.last_line, self.line_done = now, self.done
             self.console.print(f"{self.stage:<10} {self.done}/{self.total} {text}")
         self._tell()

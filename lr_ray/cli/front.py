@@ -102,7 +102,15 @@ def _run(argv: Sequence[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else "give one of " + ", ".join(COMMANDS)
         print(f"error: no command {name!r}; {hint} (--help says what they do)", file=sys.stderr)
         return 2
-    return guarded(lambda: _work(name, rest), resumes=name != "serve")
+    return guarded(lambda: _told(name, rest), resumes=name != "serve")
+
+
+def _told(name: str, argv: Sequence[str]) -> int:
+    from lr_ray import output
+
+    form, rest = output.taken(list(argv))
+    with output.told_as(form):
+        return _work(name, rest)
 
 
 def _work(name: str, argv: Sequence[str]) -> int:

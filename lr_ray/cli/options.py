@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from lr_ray import output
 from lr_ray.cli.front import Formatter, Parser
 from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
 from lr_ray.config.resources import AUTO
@@ -104,6 +105,11 @@ def _add_common(parser: argparse.ArgumentParser, kind: type[Tree]) -> None:
         metavar="MODULE",
         action="append",
         help="Python module to import first, which registers what the config names; may be repeated",
+    )
+    add(
+        "--output",  # taken from the arguments before they come here, as every command knows it
+        choices=tuple(output.FORMS),
+        help="how progress is told: " + "; ".join(f"{n}: {w}" for n, w in output.FORMS.items()),
     )
     add("--help-all", action="help", help="show every setting of the config as well, and exit")
 
