@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 failed, 2 nothing started (usage, config, incompatible mod
 
 import argparse
 import difflib
+import errno
 import importlib
 import io
+import os
 import re
 import sys
 import tempfile
@@ -157,6 +159,11 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
         print(f"interrupted{going_on}", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f"{error.filename}: " if error.filename else ""
+            going_on = " for the run; the same command goes on where it was" if resumes else ""
+            print(f"error: {where}{os.strerror(error.errno)}; make room{going_on}", file=sys.stderr)
+            return 1
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
         reason = (str(error).strip().splitlines() or [""])[0]

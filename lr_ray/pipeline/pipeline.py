@@ -59,7 +59,8 @@ def execute(
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
-            if "evaluation" in stages and add_drift(run, config, summary, print):
+            moved = "evaluation" in stages and add_drift(run, config, summary, print)
+            if moved or not run.exists(report.PAGE):  # as where there was no room for it
                 report.write_page(run, summary)
             report.print_summary(_terminal(), run, summary)
             return 0

@@ -51,12 +51,12 @@ def test_problems_that_engines_raise_at_or_die_of_are_rejected_and_the_others_ar
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 400 kB."""
+    """A file system of 2 MiB."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("mounting a small disk needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk cannot be mounted here")
     yield folder
@@ -66,7 +66,7 @@ def small_disk(tmp_path):
 def test_full_disk_is_a_clear_error_and_room_lets_the_run_go_on(sampled, small_disk):
     run = small_disk / "run"
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(310_000))  # leaves room for about three shards
+    ballast.write_bytes(bytes(2_000_000))  # leaves room for about three shards
     asked = ["--config", "demo", "--run", str(run)]
     asked += ["--sampling.max_problems=64", "--sampling.batch_size=4"]  # 16 shards
     failed = run_here("sample", *asked)

@@ -1,5 +1,6 @@
 """The commands' names, help and errors; nothing here starts Ray."""
 
+import errno
 import re
 import signal
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lr_ray.cli.front import COMMANDS, run_command
+from lr_ray.cli.front import COMMANDS, guarded, run_command
 from lr_ray.cli.plan import SHOWN as PLAN
 from lr_ray.cli.serve import SHOWN as SERVE
 from lr_ray.cli.stages import EVALUATION, LABELLING, METHOD, SAMPLING, TRAINING
 from lr_ray.config import ROLES, flatten, read_tree, resolve
+from lr_ray.runtime import interrupts
 
 ROOT = Path(__file__).parents[2]
 OF_THE_CONFIG = ["run", "sample", "label", "train", "evaluate", "serve", "compare", "probe", "audit", "plan", "import", "export"]  # fmt: skip
@@ -167,3 +169,20 @@ def test_jobs_are_the_commands(script):
 def test_what_help_shows_is_there(shown):
     for part in shown:
         assert any(field == part or field.startswith(f"{part}.") for field in FIELDS), part
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "whatever", "/data/run/report.html"), "/data/run/report.html: No space left on device"),
+        (OSError(errno.EDQUOT, "whatever"), "Disk quota exceeded"),
+    ],
+)  # fmt: skip
+def test_a_disk_that_is_full_is_one_line_whatever_was_written(capsys, error, line):
+    def work():
+        raise error
+
+    with interrupts.borrowed():
+        assert guarded(work) == 1
+    there = capsys.readouterr().err
+    assert there == f"error: {line}; make room for the run; the same command goes on where it was\n"
