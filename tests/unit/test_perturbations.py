@@ -234,7 +234,7 @@ def test_terminal_page_and_summary_show_them_apart_from_the_accuracy(tmp_path, c
     assert run.exists("evaluation/own-units.parquet")
     write_page(run, summary)
     page = Path(run.path("report.html")).read_text()
-    assert "own: perturbed, with the same right answers" in page
+    assert "<caption>own</caption>" in page
     assert "(0 of 2)" in page
     print_summary(Console(width=200), run, summary)
     shown = capsys.readouterr().out
