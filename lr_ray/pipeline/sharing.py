@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lr_ray.config import Config
+from lr_ray.config import Config, resolve
 from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
 from lr_ray.problems import INDEX
@@ -21,11 +21,14 @@ def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None
     """Names of the stages, from the first on, that the source has finished by the same settings and models.
 
     A model that `fingerprints` has not is taken to be the source's, if it has the same name. Raises
-    UserError when the source is no run.
+    UserError when the source is no run, or is of a plugin that is not loaded.
     """
     asked, there = read_asked(source), read_summary(source)
     before = fingerprints_of(asked)
-    theirs = digests(Config.model_validate(asked["config"]), before)
+    try:
+        theirs = digests(resolve(asked["config"], Config), before)
+    except UserError as error:
+        raise UserError(f"{source.location}: {error}") from None
     ours = digests(config, {**before, **fingerprints})
     same = lambda s: theirs[s.name] == ours[s.name] and bool(set(there).intersection(s.parts))  # noqa: E731
     return [stage.name for stage in itertools.takewhile(same, STAGES)]

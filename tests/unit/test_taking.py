@@ -97,3 +97,11 @@ def test_trajectories_that_would_be_decoded_again_are_not_said_to_be_taken(compa
     new.amateur = MODELS[0]
     assert take(new, runs_of(comparison), WHOLE) is None
     assert new.summary == {}
+
+
+def test_a_run_of_a_plugin_that_is_not_loaded_is_named(comparison, tmp_path):
+    asked = comparison.child("variants/b-0").read_json("run.json")
+    asked["config"]["sampling"]["selection"] = "somebodys"
+    comparison.child("variants/b-0").write_json("run.json", asked)
+    with pytest.raises(UserError, match=r"compared/variants/b-0: config: sampling\.selection.*--plugins"):
+        take(job(tmp_path, config()), runs_of(comparison), WHOLE)
