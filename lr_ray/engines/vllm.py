@@ -102,20 +102,20 @@ def sequences(config: Config) -> int:
     return config.sampling.batch_size * samples(config)
 
 
-def most_sequences(config: Config) -> int:
-    """Sequences that an engine of the expert decodes at once.
+def most_sequences(config: Config, cpu: bool) -> int:
+    """Sequences that an engine of the expert decodes at once, of vLLM's CPU build or of its GPU build.
 
     A GPU reads its weights once a step, for however many. On CPU a batch's own number is enough, and
     keeps the cache of `CPU_ENV` sufficient.
     """
-    return min(sequences(config), 256) if on_cpu() else min(max(sequences(config), 256), 1024)
+    return min(sequences(config), 256) if cpu else min(max(sequences(config), 256), 1024)
 
 
 def start(role: str, model: str, config: Config, context: int, journal: Any) -> "VllmEngine":
     """The engine of an actor of `role`, expert or amateur."""
     sampling, resources = config.sampling, config.resources
     if role == "expert":
-        options: dict[str, Any] = {"max_num_seqs": most_sequences(config)}
+        options: dict[str, Any] = {"max_num_seqs": most_sequences(config, on_cpu())}
         if sampling.method == "contrast":
             logprobs.install()
             options["max_logprobs"] = vocabulary_rows(model)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Place, Pool
 from lr_ray.engines.guard import SamplingJournal
-from lr_ray.engines.vllm import engine_env, most_sequences, sequences
+from lr_ray.engines.vllm import engine_env, most_sequences, on_cpu, sequences
 from lr_ray.labelling.label import supervise
 from lr_ray.labelling.scores import score
 from lr_ray.labelling.shards import shard_name, write_shard
@@ -111,7 +111,7 @@ def solved(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
         ExpertSampler,
         (work.expert, work.config, room, work.run, journal),
         pool_options(
-            sampling.expert, work.config.resources.expert, batches_at_once(work.config, todo)
+            sampling.expert, work.config.resources.expert, _expert_batches(work.config, todo)
         ),
     )
 
@@ -125,7 +125,7 @@ def rejection(work: Work, todo: NDArray, journal: Any) -> Any:
         SolutionSampler,
         (work.expert, work.config, room, work.run, journal),
         pool_options(
-            sampling.expert, work.config.resources.expert, batches_at_once(work.config, todo)
+            sampling.expert, work.config.resources.expert, _expert_batches(work.config, todo)
         ),
     )
     return drawn.map_batches(write_right, fn_args=arguments, **task_options(work.config))
@@ -198,12 +198,20 @@ def pool_options(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
     }
 
 
-def batches_at_once(config: Config, todo: NDArray, full: int | None = None) -> int:
-    """Batches that an actor works on at once: those that fill its engine, and two that follow them.
+def _expert_batches(config: Config, todo: NDArray) -> int:
+    return batches_at_once(config, todo, batches_to_fill(config, on_cpu()))
+
+
+def batches_to_fill(config: Config, cpu: bool) -> int:
+    """Batches that fill an engine of the expert, of vLLM's CPU build or of its GPU build."""
+    return math.ceil(most_sequences(config, cpu) / sequences(config))
+
+
+def batches_at_once(config: Config, todo: NDArray, full: int) -> int:
+    """Batches that an actor works on at once: the `full` ones of its engine, and two that follow them.
 
     Not more than its share of all, or the engine that is ready first would take the others'.
     """
-    full = full or math.ceil(most_sequences(config) / sequences(config))
     engines = max(pool.most for pool, _ in _pools(config))
     share = math.ceil(math.ceil(len(todo) / config.sampling.batch_size) / engines)
     return max(1, min(full + 2, share))

@@ -5,12 +5,11 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.config import merge, read_tree, resolve
-from lr_ray.engines import vllm
 from lr_ray.errors import StageError
 from lr_ray.labelling.shards import remove_leftovers, survey
 from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION
 from lr_ray.run.store import Run
-from lr_ray.sampling.graph import batches_at_once, write_contrast
+from lr_ray.sampling.graph import batches_at_once, batches_to_fill, write_contrast
 from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch
 
 CONFIG = resolve(merge(read_tree("demo"), {}))
@@ -30,13 +29,13 @@ EXCHANGE = {"top_k": K}
     ],
 )
 def test_an_engine_works_on_enough_batches_to_stay_full_and_leaves_others_theirs(
-    monkeypatch, problems, engines, gpus, sampling, batches
+    problems, engines, gpus, sampling, batches
 ):
-    monkeypatch.setattr(vllm, "on_cpu", lambda: gpus == 0)  # which the installed vLLM decides
     pool = {"min_engines": 1, "max_engines": engines}
     sections = {"sampling": {"batch_size": 64, "expert": pool} | sampling}
     config = resolve(merge(read_tree("demo"), sections))
-    assert batches_at_once(config, np.arange(problems)) == batches
+    full = batches_to_fill(config, cpu=gpus == 0)
+    assert batches_at_once(config, np.arange(problems), full) == batches
 
 
 def with_errors(table: pa.Table, *errors: str | None) -> pa.Table:

@@ -103,5 +103,7 @@ def test_a_run_of_a_plugin_that_is_not_loaded_is_named(comparison, tmp_path):
     asked = comparison.child("variants/b-0").read_json("run.json")
     asked["config"]["sampling"]["selection"] = "somebodys"
     comparison.child("variants/b-0").write_json("run.json", asked)
-    with pytest.raises(UserError, match=r"compared/variants/b-0: config: sampling\.selection.*--plugins"):
+    with pytest.raises(
+        UserError, match=r"compared/variants/b-0: config: sampling\.selection.*--plugins"
+    ):
         take(job(tmp_path, config()), runs_of(comparison), WHOLE)
