@@ -7,7 +7,6 @@ by a paired 95 % interval that lies below 0. Exercised by `pytest tests -k round
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -17,6 +16,7 @@ from lr_ray.evaluation.results import MEANS, scores_of
 from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.experiments.plot import draw
 from lr_ray.experiments.table import markdown
+from lr_ray.method.contrast import entropy_terms
 from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, check_source, count_problems
@@ -206,8 +206,8 @@ def _label_entropy(run: Run) -> float | None:
     steps = rows["steps"].combine_chunks().flatten()
     if not len(steps):
         return None
-    weights = pc.struct_field(steps, "weights").flatten().to_numpy().astype(float)
-    return float(-(weights * np.log(np.where(weights > 0, weights, 1))).sum() / len(steps))
+    weights = pc.struct_field(steps, "weights").flatten().to_numpy()
+    return float(entropy_terms(weights).sum() / len(steps))
 
 
 def _stopped(row: Found) -> str | None:

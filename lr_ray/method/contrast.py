@@ -59,6 +59,12 @@ class Labels:
     weights: Floats  # [offsets[-1]], each step's sum to 1
 
 
+def entropy_terms(weights: NDArray) -> NDArray[np.float64]:
+    """-w log w of each weight, 0 at 0, in nats: their sum over a label is its entropy."""
+    exact = weights.astype(np.float64)
+    return np.asarray(-exact * np.log(np.where(exact > 0, exact, 1)))
+
+
 def diverge(x: Exchange) -> Divergence:
     """KL(expert || amateur) of each step, with the mass outside the exchanged tokens lumped.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.labelling.label import steps_of
+from lr_ray.method.contrast import entropy_terms
 from lr_ray.method.rules import Steps, contrast
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)  # nats
@@ -119,14 +120,9 @@ def _labels(steps: Steps) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         starts, weights = labels.offsets[:-1], labels.weights.astype(np.float64)
         taken = np.repeat(steps.completion[labels.steps], np.diff(labels.offsets))
         own_L = np.add.reduceat(np.where(labels.token_ids == taken, weights, 0), starts)
-        entropy_N[labels.steps] = np.add.reduceat(_minus_log(weights), starts)
+        entropy_N[labels.steps] = np.add.reduceat(entropy_terms(weights), starts)
         other_N[labels.steps] = np.maximum.reduceat(weights, starts) > own_L
     return entropy_N, other_N
-
-
-def _minus_log(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """-w log w, 0 at 0."""
-    return -weights * np.log(np.where(weights > 0, weights, 1))
 
 
 def _thresholds(

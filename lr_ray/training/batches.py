@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_ray.method.contrast import entropy_terms
+
 Ints = NDArray[np.int64]
 
 
@@ -143,4 +145,4 @@ def label_entropy(batch: Sequence[Trajectory]) -> float:
     """Mean entropy of the batch's soft labels, in nats."""
     weights = np.concatenate([step.weights for item in batch for step in item.steps])
     steps = sum(len(item.steps) for item in batch)
-    return float(-(weights * np.log(np.maximum(weights, 1e-30))).sum() / steps)
+    return float(entropy_terms(weights).sum() / steps)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Sampling
 from lr_ray.errors import UserError
 from lr_ray.labelling.label import steps_of
+from lr_ray.method.contrast import entropy_terms
 from lr_ray.method.rules import Steps
 from lr_ray.models.models import resolve_model
 from lr_ray.problems import PROBLEM
@@ -161,8 +162,7 @@ def _labels(
     if not len(sizes_L):
         return kept_L, np.empty(0), np.empty(0, np.int32)
     first_L = np.cumsum(sizes_L) - sizes_L
-    weights = weights.astype(np.float64)
-    entropy_L = np.add.reduceat(-weights * np.log(np.where(weights > 0, weights, 1)), first_L)
+    entropy_L = np.add.reduceat(entropy_terms(weights), first_L)
     own = np.repeat(completion_N[kept_L], sizes_L) == ids
     # Ordered by step, weight and whether it is the expert's: the last of each step is the preferred one.
     order = np.lexsort((own, weights, np.repeat(np.arange(len(sizes_L)), sizes_L)))
