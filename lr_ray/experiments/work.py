@@ -27,6 +27,7 @@ from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
+from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, stop_token_ids
 from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
@@ -213,7 +214,8 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                     if asked is pending[0]:
                         expert = given.answers
                     elif asked.name in by_name:
-                        _finish(bench, by_name[asked.name], expert, given, asked.path)
+                        path = _whole(bench, by_name[asked.name], asked, cache)
+                        _finish(bench, by_name[asked.name], expert, given, path)
 
 
 def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
@@ -224,6 +226,13 @@ def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
     path = run.local_folder(improved(bench.config), f"{cache}/{cell.name}")
     # A fingerprint looks at parts of the weights only, so the name belongs to the identity.
     return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
+
+
+def _whole(bench: Bench, cell: Cell, asked: Asked, cache: str) -> str:
+    """Directory of the model that was asked, which stands alone even where an adapter answered."""
+    if not is_adapter(asked.path):
+        return asked.path
+    return bench.run.child(cell.folder).local_folder("model", f"{cache}/{cell.name}")
 
 
 def _trained(bench: Bench, cell: Cell) -> bool:
