@@ -1,7 +1,7 @@
 """How close may the two models be: what a probe says of amateurs, and what each of them teaches.
 
     python -m recipes.embedded_pair.recipe --out runs/gap --careless-steps 0 2 4 8 12 20 40 80
-    python benchmarks/gap.py --amateurs runs/gap --out runs/gap-study [--problems 500] [--seeds 0 1]
+    python -m benchmarks.gap --amateurs runs/gap --out runs/gap-study [--problems 500] [--seeds 0 1]
 
 The demo's method for the embedded expert with each amateur, in one process on one thread: transformers for
 both models, the package's scoring, labels and packed training. A line a training goes to gap.jsonl as it is
@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.rules import train
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.embedded import expert_path, generate
 from lr_ray.evaluation.statistics import pooled_difference
@@ -29,14 +30,10 @@ from lr_ray.experiments.table import markdown
 from lr_ray.grading.reading import extract_answer
 from lr_ray.labelling.label import Labelled, supervise
 from lr_ray.labelling.scores import score
-from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
+from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.report.probe import figures
 from lr_ray.run.schemas import REJECTED, TRAJECTORY, lists
 from lr_ray.run.store import Run
-from lr_ray.training.batches import collate, pack, plan, share
-from lr_ray.training.data import Supervision
-from lr_ray.training.model import PackedLoss, load_expert, to_tensors
-from lr_ray.training.schedule import learning_rate
 
 EXPERT = str(expert_path())
 TOKENIZER, STOPS = load_tokenizer(EXPERT), stop_token_ids(EXPERT)
@@ -137,30 +134,11 @@ def labelled_of(scores: pa.Table, config: Config) -> Labelled:
 
 
 def trained(supervision: pa.Table, config: Config, seed: int, expert: str = EXPERT):
-    """The improved expert, LoRA not merged."""
-    training = config.training.model_copy(update={"seed": seed})
-    loss = PackedLoss(load_expert(expert, training), training)
-    weights = [w for w in loss.model.parameters() if w.requires_grad]
-    optimizer = torch.optim.AdamW(weights, weight_decay=training.weight_decay)
-    loss.train()
+    """The improved expert, merged."""
+    seeded = config.training.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
         Run(folder).write_table("supervision/part-0.parquet", supervision)
-        rows = Supervision(Run(folder), vocabulary_rows(EXPERT), folder)
-        batches = plan(rows.step_counts, training.batch_size, seed, training.batch_by)
-        for number in range(training.optimizer_steps):
-            pairs = next(batches)
-            optimizer.param_groups[0]["lr"] = learning_rate(number, training)
-            loss.draw.step = number  # of the dropout
-            optimizer.zero_grad()
-            for items in share(
-                pack(rows, pairs), 0, 1, training.micro_batch_tokens, not loss.packs
-            ):
-                (loss(to_tensors(collate(items), torch.device("cpu")))[0] / len(pairs)).backward()
-            torch.nn.utils.clip_grad_norm_(weights, training.max_grad_norm)
-            optimizer.step()
-    model = load_expert(expert, training).eval()  # whose attention is not that of packed rows
-    model.load_state_dict(loss.model.state_dict())
-    return model
+        return train(Run(folder), config.model_copy(update={"training": seeded}), expert)[0]
 
 
 def study(folders: dict[str, str], config: Config, seeds: list[int], held_out: int, out: Path):

@@ -1,11 +1,11 @@
 """Rounds of the demo: accuracy, kept share and drift of each; and the same adapters when killed in round two.
 
-    python benchmarks/rounds.py --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
-    python benchmarks/rounds.py --out runs/rounds --in-process [--seeds 0 1] [--optimizer-steps 80]
+    python -m benchmarks.rounds --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
+    python -m benchmarks.rounds --out runs/rounds --in-process [--seeds 0 1] [--optimizer-steps 80]
 
 OPTIONs are those of `lr-ray run`. Drift is the mean KL (nats a token) from the untouched expert to a round's
 improved one: on the untouched expert's own answers to held-out problems, and on texts that are not of the
-domain (this repository's license and pages). With --kill, a second run begins with the first one's round one,
+domain (those of `evaluation.drift`). With --kill, a second run begins with the first one's round one,
 is ended by SIGTERM as it samples and by SIGKILL as it trains in round two, and goes on each time by the
 same command; prints the largest difference of its adapter's weights. The same command goes on.
 With --in-process it is the same method in one process, as in gap.py, with both amateurs of
@@ -23,9 +23,19 @@ import time
 from pathlib import Path
 
 import numpy as np
-from gap import EXPERT, TOKENIZER, Sampled, decode, labelled_of, load, logprobs, solved, trained
 from safetensors.numpy import load_file
 
+from benchmarks.gap import (
+    EXPERT,
+    TOKENIZER,
+    Sampled,
+    decode,
+    labelled_of,
+    load,
+    logprobs,
+    solved,
+    trained,
+)
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, generate
 from lr_ray.evaluation.statistics import paired_difference
@@ -34,7 +44,7 @@ from lr_ray.models.models import render_prompt
 from lr_ray.report.probe import figures
 
 ROOT = Path(__file__).parents[1]
-TEXTS = ("LICENSE", "docs/clusters.md", "docs/serving.md")
+TEXTS = ROOT / "lr_ray/audit/texts.txt"
 HELD_OUT = 500  # problems, with --in-process
 ANSWERED, TOKENS = 100, 200  # held-out problems of the drift, and tokens of a text at once
 DRIFTS = ("drift, answers", "drift, texts")
@@ -66,7 +76,7 @@ def drift(models: list[Path]) -> list[tuple[float, float]]:
     rows = generate("heldout", ANSWERED, 2)
     prompts = [render_prompt(TOKENIZER, row["problem"], None) for row in rows]
     answers = prompts, decode(untouched, prompts, 128)
-    ids = [i for name in TEXTS for i in TOKENIZER((ROOT / name).read_text())["input_ids"]]
+    ids = TOKENIZER(TEXTS.read_text())["input_ids"]
     parts = [ids[i : i + TOKENS] for i in range(0, len(ids) - TOKENS, TOKENS)]
     texts = [part[:1] for part in parts], [part[1:] for part in parts]
     kinds = [(kind, [np.vstack(logprobs(untouched, *kind))]) for kind in (answers, texts)]
@@ -99,7 +109,7 @@ def in_process(out: Path, rounds: int, seeds: list[int], steps: int) -> None:
             scores = Sampled(config, experts[-1]).scores(amateur)
             labelled, said = labelled_of(scores, config), figures(scores, config.sampling)
             folder = out / "in-process" / f"{'stays' if stays else 'before'}-{seed}-{number + 1}"
-            model = trained(labelled.good, config, seed, experts[-1]).merge_and_unload()
+            model = trained(labelled.good, config, seed, experts[-1])
             model.save_pretrained(folder)
             TOKENIZER.save_pretrained(folder)
             after = solved(model, problems, 128)
