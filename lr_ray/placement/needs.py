@@ -264,6 +264,8 @@ def replica_bundles(place: Place) -> list[Bundle]:
 
 def together(config: Config, stage: str) -> bool:
     """Whether a stage's kinds of processes hold their GPUs at once; `auto` is where nothing was arranged."""
+    if stage == "evaluation" and config.serving.adapters:  # on one engine
+        return True
     return getattr(config.resources, stage, AUTO) != "apart"
 
 

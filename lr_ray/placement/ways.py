@@ -168,7 +168,7 @@ def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
 
 def evaluation(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     place = config.resources.server
-    for way in ["together"] if config.serving.adapters else _ways(config.resources.evaluation):
+    for way in _ways(config.resources.evaluation):
         served = 2 if way == "together" and not config.serving.adapters else 1
         shares = gpus_of(place, models["expert"], cards)
         if served > 1 and place.gpus == AUTO and cards.count == 1:

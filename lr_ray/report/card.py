@@ -15,7 +15,7 @@ import jinja2
 
 from lr_ray import embedded
 from lr_ray.config import Config, flatten, resolve
-from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.problems.benchmarks import find
 from lr_ray.report.terminal import difference_line
 from lr_ray.run.store import Run, read_asked
 
@@ -152,8 +152,8 @@ def _stated(card: Path | str) -> dict[str, str]:
 def _data_set(config: Config) -> str | None:
     """The id on the hub of the problems that were sampled."""
     source = config.data.source
-    if source in BENCHMARKS:
-        return BENCHMARKS[source].hub or None
+    if known := find(source):
+        return known.hub or None
     name = source.split(":")[0]
     return name if SPACE.fullmatch(name) and "." not in name.rpartition("/")[2] else None
 

@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from lr_ray.cli.front import run_command
-from lr_ray.config import merge
+from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
-from lr_ray.report.card import card, write_cards
+from lr_ray.report.card import _data_set, card, write_cards
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run, read_summary
 from lr_ray.training.export import export
@@ -257,3 +257,24 @@ def test_a_public_repository_is_pushed_to_when_that_is_asked_and_loses_what_is_r
         assert done.returncode == 0, done.stderr
         shards = {f"data/{name.rpartition('/')[2]}" for name in made.shards("supervision")}
         assert there.repos["datasets/org/rows"]["files"].keys() == shards | {"README.md", "notes.md"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "hub_id"),
+    [
+        ("gsm8k", "openai/gsm8k"),
+        ("org/name:main", "org/name"),
+        ("demo", None),
+        ("./rows.jsonl", None),
+    ],
+)
+def test_a_card_names_the_data_that_the_hub_has(source, hub_id):
+    assert _data_set(resolve(merge(read_tree("demo"), {"data": {"source": source}}))) == hub_id
+
+
+def test_a_part_of_a_benchmark_is_the_benchmarks_data():
+    part, whole = (
+        resolve(merge(read_tree("demo"), {"data": {"source": source}}))
+        for source in ("mmlu_stem:physics", "mmlu_stem")
+    )
+    assert _data_set(part) == _data_set(whole) is not None

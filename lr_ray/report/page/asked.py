@@ -7,7 +7,8 @@ from lr_ray.config import Evaluation
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import paper_request
-from lr_ray.problems.benchmarks import BENCHMARKS
+from lr_ray.evaluation.tasks import task_name
+from lr_ray.problems.benchmarks import grader_of
 from lr_ray.report.page.source import Source
 from lr_ray.report.page.words import Words
 
@@ -93,7 +94,8 @@ def _kind(name: str, evaluation: Evaluation) -> str:
     """The grader of a task, which has examples of its own."""
     if name == "demo":
         return name
-    return BENCHMARKS[name].grader if name in BENCHMARKS else evaluation.grader or "math"
+    benchmark = next((b for b in evaluation.benchmarks if task_name(b, 0) == name), name)
+    return grader_of(benchmark, evaluation.grader)
 
 
 def _rendered(source: Source, turns: list[dict[str, str]]) -> str:

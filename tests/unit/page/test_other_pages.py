@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from lr_ray.config import Sampling
+from lr_ray.config import Evaluation, Sampling
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.evaluation.results import summarise
 from lr_ray.experiments.plot import draw
 from lr_ray.report import page, probe, write_page
+from lr_ray.report.page.asked import _kind
 from lr_ray.report.pair import compatibility
 from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import Run
@@ -172,3 +173,12 @@ def test_a_base_model_asked_as_the_paper_asks_has_its_own_prompt_beside_the_othe
     ]
     assert len(accuracy) == 1  # of both tasks
     assert "gsm8k-paper: improved" in accuracy[0].get("aria-label")
+
+
+def test_examples_of_a_benchmarks_part_are_of_the_benchmarks_kind():
+    asked = Evaluation(benchmarks=["mmlu_stem:physics", "gsm8k"])
+    assert [_kind(name, asked) for name in ("mmlu_stem_physics", "gsm8k", "demo")] == [
+        "choice",
+        "math",
+        "demo",
+    ]

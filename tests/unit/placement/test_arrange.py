@@ -302,3 +302,14 @@ def test_cards_say_what_they_are():
     assert str(pretended(128, 80e9)) == "128 GPUs of 80 GB"
     assert pretended(20, 80e9).nodes == (8, 8, 4)
     assert re.search("assumed", str(Cards((2,), 24e9, measured=False)))
+
+
+def test_adapters_need_one_engine_where_two_models_would_be_asked_one_after_the_other():
+    merged, models = placed(CARDS["one 24 GB"], "qwen2.5-math-7b")
+    shared, _ = placed(CARDS["one 24 GB"], "qwen2.5-math-7b", "--serving.adapters=true")
+    assert (merged.resources.evaluation, shared.resources.evaluation) == ("apart", "together")
+    (servers,) = needs.processes(shared, models, "evaluation")
+    assert (servers.least, servers.place.gpus) == (1, 1)
+    assert needs.together(
+        configured("demo", "--serving.adapters=true", "--resources.evaluation=apart"), "evaluation"
+    )
