@@ -89,7 +89,8 @@ class Resources(Section):
     )
     evaluation: Literal["auto", "together", "apart"] = Field(
         default=AUTO,
-        description="Whether both models are served together, or one after the other.",
+        description="Whether both models are served together, or one after the other; on the CPUs of one "
+        "machine auto serves them together unless their threads outnumber its cores.",
     )
     wait_s: float = Field(
         default=900.0,
