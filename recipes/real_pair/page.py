@@ -12,9 +12,10 @@ def results(out: Path) -> str:
     """The page, of the steps that are finished."""
     parts = [
         _probes(out),
-        *(_comparison(out / name) for name in ("rates", "gsm8k", "others", "math")),
+        *(_comparison(out / name) for name in ("rates", "gsm8k", "controls", "others", "math")),
+        *(_training(out / name) for name in ("rates", "gsm8k", "controls")),
     ]
-    parts += [_training(out), _audits(out), _hours(out)]
+    parts += [_audits(out), _hours(out)]
     return "# The real pair\n\n" + "\n".join(part for part in parts if part)
 
 
@@ -85,9 +86,9 @@ def _comparison(folder: Path) -> str:
     return text
 
 
-def _training(out: Path) -> str:
-    """What each model of the GSM8K comparison, or before it of the rates, was trained on."""
-    found = _read(out / "gsm8k/comparison.json") or _read(out / "rates/comparison.json")
+def _training(folder: Path) -> str:
+    """What each model of a comparison was trained on."""
+    found = _read(folder / "comparison.json")
     if found is None:
         return ""
     rows = []
@@ -101,7 +102,7 @@ def _training(out: Path) -> str:
         ]
         rows.append([name, f"{cost['problems']:.0f}", kept, *counts])
     heads = ["variant", "problems", "steps kept", "optimizer steps", "steps trained", "training s"]
-    return f"## Training\n\n{_table(heads, rows)}"
+    return f"## Training of {folder.name}\n\n{_table(heads, rows)}"
 
 
 def _audits(out: Path) -> str:

@@ -98,9 +98,10 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("probe-smollm2", smol),
         Step("sample", lambda: ["sample", *ours(), *run("sampled")]),
         Step("rates", rates),
-        compare("gsm8k", "rates", lambda: grid(out, whole=True), benchmarks, "gsm8k", few, "500"),
-        compare("others", "gsm8k", lambda: grid(out, whole=False), benchmarks, "svamp", "asdiv", few, "300"),
-        compare("math", "gsm8k", lambda: grid(out, whole=False), benchmarks, "math500", few, "150", *raw),
+        compare("gsm8k", "rates", lambda: grid(out, "ours"), benchmarks, "gsm8k", few, "500"),
+        compare("controls", "gsm8k", lambda: grid(out, "controls"), benchmarks, "gsm8k", few, "500"),
+        compare("others", "gsm8k", lambda: grid(out, "ours"), benchmarks, "svamp", "asdiv", few, "300"),
+        compare("math", "gsm8k", lambda: grid(out, "ours"), benchmarks, "math500", few, "150", *raw),
         *audited("256"),
         *audited("1024", "--sampling.top_k", "1024"),
         *audited("float32", *float32),
@@ -122,21 +123,26 @@ def tuning(out: Path, data_dir: str | None) -> Path:
     return file
 
 
-def grid(out: Path, whole: bool) -> Path:
-    """The grid of the comparison, with the learning rate that was best on the tuning problems."""
+def grid(out: Path, name: str) -> Path:
+    """A comparison's grid, with the learning rate that was best on the tuning problems.
+
+    The controls, and a second seed, are a comparison of their own, so that the answer to the main question
+    comes first.
+    """
     found = json.loads((out / "rates/comparison.json").read_text())["variants"]
     accuracy = {row["value"]: row["accuracy"]["tuning"]["accuracy"] for row in found.values()}
-    rate = max(sorted(accuracy), key=accuracy.__getitem__)
-    tuned = f"training.learning_rate: {rate:g}"
-    variants = {"lightreasoner": "seeds: [0, 1]" if whole else "", "tuned": tuned}
-    if whole:
-        variants |= {
+    tuned = f"training.learning_rate: {max(sorted(accuracy), key=accuracy.__getitem__):g}"
+    variants = {
+        "ours": {"lightreasoner": "", "tuned": tuned},
+        "controls": {
+            "lightreasoner": "seeds: [1]",
             "random-steps": f"{tuned}, sampling.selection: random",
             "expert-labels": f"{tuned}, sampling.labels: expert",
             "paper-sft": _SFT,
-        }
-    lines = [f"  {name}: {{{fields}}}\n" for name, fields in variants.items()]
-    file = out / ("grid.yaml" if whole else "grid-short.yaml")
+        },
+    }[name]
+    lines = [f"  {variant}: {{{fields}}}\n" for variant, fields in variants.items()]
+    file = out / f"grid-{name}.yaml"
     file.write_text(f"seeds: [0]\nvariants:\n{''.join(lines)}")
     return file
 

@@ -46,16 +46,18 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
     }
     (tmp_path / "rates").mkdir()
     (tmp_path / "rates/comparison.json").write_text(json.dumps({"variants": found}))
-    text = recipe.grid(tmp_path, whole=True).read_text()
     config = resolve(read_tree(str(recipe.HERE / "config.yaml")))
-    of = {v.name: v.config for v in read_grid(str(tmp_path / "grid.yaml"), config).variants}
-    assert of["tuned"].training.learning_rate == 2e-4
-    sft = of["paper-sft"]
+    ours, controls = (
+        {v.name: v.config for v in read_grid(str(recipe.grid(tmp_path, name)), config).variants}
+        for name in ("ours", "controls")
+    )
+    assert ours["lightreasoner"].training.learning_rate == 5e-5
+    assert ours["tuned"].training.learning_rate == 2e-4  # the smaller of two that are as good
+    assert controls["random-steps"].training.learning_rate == 2e-4
+    sft = controls["paper-sft"]
     assert (sft.sampling.method, sft.sampling.rejection.max_new_tokens) == ("rejection", 512)
     assert (sft.training.batch_size, sft.training.learning_rate) == (16, 5e-5)
-    assert "tuned: {training.learning_rate: 0.0002}" in text  # the smaller of two that are as good
-    assert "lightreasoner: {seeds: [0, 1]}" in text
-    assert "random-steps" not in recipe.grid(tmp_path, whole=False).read_text()
+    assert "lightreasoner: {seeds: [1]}" in (tmp_path / "grid-controls.yaml").read_text()
 
 
 def test_the_page_shows_a_comparison_with_intervals_and_changes(tmp_path):
