@@ -176,3 +176,8 @@ def test_commands_of_the_docs_have_the_options_that_they_use(capsys):
             ]
     assert set(options) >= {"run", "train", "label", "serve", "grade"}
     assert unknown == []
+
+
+def test_the_readme_lists_every_command():
+    listed = (ROOT / "README.md").read_text().split("lists the commands:")[1].split(".")[0]
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(COMMANDS)
