@@ -17,6 +17,7 @@ from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.evaluate import ServedModel, questions
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.models.adapters import is_adapter
+from lr_ray.run.store import Run
 
 Answers = dict[str, list[Answer]]  # of each task
 _Asked = dict[str, list[Question]]  # of each task
@@ -58,6 +59,21 @@ def answers_of(store: AnswerStore, asked: Asked, stop_token_ids: Sequence[int]) 
     }
     complete = {task: [a for a in given if a is not None] for task, given in found.items()}
     return complete if complete == found else None
+
+
+def take_answers(
+    store: AnswerStore, other: Run, asked: Sequence[Asked], stop_token_ids: Sequence[int]
+) -> int:
+    """Adds what another run or comparison has of these models' answers; returns how many that were.
+
+    For untrained models alone: a trained one's identity tells it from others of its comparison only.
+    """
+    there, before = AnswerStore(other).answers, len(store.answers)
+    for some in (t for a in asked for t in questions_of(a, stop_token_ids).values()):
+        for question in some:
+            if question.key in there and question.key not in store.answers:
+                store.add(question.key, there[question.key])
+    return len(store.answers) - before
 
 
 def ask_all(

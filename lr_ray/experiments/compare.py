@@ -131,7 +131,8 @@ def _work_at(
     amateurs = checks.check_sources(plan, expert)
     if amateur:  # not where the config samples by rejection
         amateurs[config.models.amateur] = amateur
-    others = runs_of(Run(asked["from"])) if asked["from"] else []
+    answered = Run(asked["from"]) if asked["from"] else None
+    others = runs_of(answered) if answered else []
     log = run.log_path()
     print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")
     print(
@@ -143,7 +144,9 @@ def _work_at(
             read_source(run.child(source.folder), source.config)
         begin(run, config, facts(config, expert, amateur))
         run.write_json(checks.ASKED, asked)
-        bench = Bench(run, config, grid, plan, expert, amateurs, console, there, record, others)
+        bench = Bench(
+            run, config, grid, plan, expert, amateurs, console, there, record, others, answered
+        )
         failed: dict[str, str] = {}
         if cells:
             with cluster() as ray_logs:

@@ -21,7 +21,7 @@ from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all
+from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, take_answers
 from lr_ray.experiments.checks import sampled, summary_of, unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
@@ -58,6 +58,7 @@ class Bench:
     site: Site
     record: Record
     others: list[Run]  # whose finished work is taken over
+    answered: Run | None  # whose answers of untrained models are, too
 
     def arranged(self, config: Config) -> Config:
         """With the places of an evaluation."""
@@ -192,7 +193,13 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
     by_name = {cell.name: cell for cell in todo}
     with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
-        pending = [*references(bench), *(_asked(bench, cell, cache) for cell in todo)]
+        untrained, stops = references(bench), stop_token_ids(bench.expert)
+        if bench.answered:
+            taken = take_answers(store, bench.answered, untrained, stops)
+            bench.console.print(
+                f"serving    {taken} answers taken over from {bench.answered.location}"
+            )
+        pending = [*untrained, *(_asked(bench, cell, cache) for cell in todo)]
         at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
         if config.serving.adapters:
             at_a_time = "the expert with all adapters"
@@ -203,7 +210,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                 store,
                 config.serving,
                 config.resources,
-                stop_token_ids(bench.expert),
+                stops,
                 bench.expert,
                 progress.update_of,
                 config.models.chat_template_kwargs,

@@ -1,11 +1,15 @@
 """Work of other runs that a comparison takes over: of the run that has the most of it."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
 from lr_ray.config import merge, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
+from lr_ray.evaluation.answers import Answer, AnswerStore
+from lr_ray.experiments.asking import Asked, questions_of, take_answers
 from lr_ray.experiments.taking import runs_of, take
 from lr_ray.pipeline.job import Job, facts
 from lr_ray.run.asked import begin
@@ -107,3 +111,18 @@ def test_a_run_of_a_plugin_that_is_not_loaded_is_named(comparison, tmp_path):
         UserError, match=r"compared/variants/b-0: config: sampling\.selection.*--plugins"
     ):
         take(job(tmp_path, config()), runs_of(comparison), WHOLE)
+
+
+def test_answers_of_an_untrained_model_are_taken_where_it_was_asked_alike(tmp_path):
+    asked = Asked("expert", MODELS[0], "expert f", config().evaluation, untrained=True)
+    other = replace(asked, evaluation=asked.evaluation.model_copy(update={"max_new_tokens": 9}))
+    here, there = Run(str(tmp_path / "here")), Run(str(tmp_path / "there"))
+    with AnswerStore(there) as store:
+        for question in next(iter(questions_of(other, ()).values())):
+            store.add(question.key, Answer("one", "stop"))
+    with AnswerStore(here) as store:
+        assert take_answers(store, there, [asked], ()) == 0
+        taken = take_answers(store, there, [other], ())
+        assert taken == len(store.answers) == len(AnswerStore(there).answers) > 0
+        assert take_answers(store, there, [other], ()) == 0
+    assert len(AnswerStore(here).answers) == taken
