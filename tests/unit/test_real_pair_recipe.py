@@ -1,11 +1,14 @@
 """The evidence's recipe: its commands are ones that lr-ray takes, and its page says what runs hold."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lr_ray.cli.front import run_command
+from lr_ray.cli.options import parse
 from lr_ray.config import read_tree, resolve
+from lr_ray.evaluation.perturbations import PERTURBATIONS
 from lr_ray.experiments.grid import read_grid
 from recipes.real_pair import page, recipe
 
@@ -18,6 +21,16 @@ ALONE = [
     "sample-1024",
     "sample-float32",
 ]
+
+
+def tried(out: Path) -> None:
+    """The comparison of learning rates, of which the second is the best."""
+    found = {
+        f"learning_rate-{rate:g}": {"value": rate, "accuracy": {"tuning": {"accuracy": accuracy}}}
+        for rate, accuracy in ((5e-5, 0.5), (2e-4, 0.6), (8e-4, 0.6))
+    }
+    (out / "rates").mkdir()
+    (out / "rates/comparison.json").write_text(json.dumps({"variants": found}))
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -40,24 +53,33 @@ def test_every_step_has_another_name_and_comparisons_begin_with_what_is_there(tm
 
 
 def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
-    found = {
-        f"learning_rate-{rate:g}": {"value": rate, "accuracy": {"tuning": {"accuracy": accuracy}}}
-        for rate, accuracy in ((5e-5, 0.5), (2e-4, 0.6), (8e-4, 0.6))
-    }
-    (tmp_path / "rates").mkdir()
-    (tmp_path / "rates/comparison.json").write_text(json.dumps({"variants": found}))
+    tried(tmp_path)
     config = resolve(read_tree(str(recipe.HERE / "config.yaml")))
-    ours, controls = (
+    ours, controls, rules = (
         {v.name: v.config for v in read_grid(str(recipe.grid(tmp_path, name)), config).variants}
-        for name in ("ours", "controls")
+        for name in ("ours", "controls", "rules")
     )
     assert ours["lightreasoner"].training.learning_rate == 5e-5
     assert ours["tuned"].training.learning_rate == 2e-4  # the smaller of two that are as good
     assert controls["random-steps"].training.learning_rate == 2e-4
+    chosen = [v.sampling.selection for v in rules.values()]
+    assert chosen == ["top:0.1", "quadrant:unsure_apart"]
     sft = controls["paper-sft"]
     assert (sft.sampling.method, sft.sampling.rejection.max_new_tokens) == ("rejection", 512)
     assert (sft.training.batch_size, sft.training.learning_rate) == (16, 5e-5)
     assert "lightreasoner: {seeds: [1]}" in (tmp_path / "grid-controls.yaml").read_text()
+
+
+def test_another_domain_and_changed_problems_are_asked_of_the_models_of_the_best_rate(tmp_path):
+    tried(tmp_path)
+    steps = {step.name: step for step in recipe.steps(tmp_path, None, "cpu")}
+    domain = parse("", steps["domain"].arguments()[1:]).config
+    assert domain.training.learning_rate == 2e-4
+    assert [domain.data.source] == [b.partition("?")[0] for b in domain.evaluation.benchmarks]
+    perturbed = steps["perturbed"].arguments()
+    assert perturbed[perturbed.index("--from") + 1].endswith("gsm8k/variants/tuned-0")
+    asked = perturbed[perturbed.index("--evaluation.perturbations") + 1].split(",")
+    assert set(asked) < set(PERTURBATIONS)
 
 
 def test_the_page_shows_a_comparison_with_intervals_and_changes(tmp_path):
@@ -94,3 +116,20 @@ def test_the_page_shows_a_comparison_with_intervals_and_changes(tmp_path):
     assert "| tuned | 50.0 % | +2.0 [-1.0, +5.0] | 50.0 % | +3 -1 | 25.0 % |" in text
     assert "| tuned | 200 | 2400 (9.0 %) | 50 | 2400 | 9 |" in text
     assert "Probes" not in text
+
+
+def test_the_page_shows_a_single_run_by_benchmark(tmp_path):
+    (tmp_path / "domain").mkdir()
+    accuracy = {
+        "problems": 200,
+        "expert": 0.1,
+        "improved": 0.2,
+        "difference": 0.1,
+        "difference_ci95": [0.05, 0.15],
+        "differences": {"improved": {"gained": 21, "lost": 1}},
+    }
+    (tmp_path / "domain/summary.json").write_text(json.dumps({"accuracy": {"families": accuracy}}))
+    row = "| families | 200 | 10.0 % | 20.0 % | +10.0 [+5.0, +15.0] | +21 -1 |"
+    assert row in page.results(tmp_path)
+    (tmp_path / "domain/summary.json").write_text("{}")  # not evaluated yet
+    assert "families" not in page.results(tmp_path)
