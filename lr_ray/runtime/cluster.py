@@ -11,7 +11,7 @@ from typing import Any
 from lr_ray import plugins
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run
-from lr_ray.runtime import interrupts
+from lr_ray.runtime import interrupts, leftovers
 
 # Logical CPUs of a local cluster: the engines of a stage side by side, each thread-bound, plus tasks.
 _LOCAL_CPUS = 4
@@ -35,23 +35,28 @@ def cluster() -> Iterator[str]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if env := plugins.runtime_env():
         options["runtime_env"] = env
+    with leftovers.ended() if not os.environ.get("RAY_ADDRESS") else contextlib.nullcontext():
+        _connect(options)
+        interrupts.install()  # Ray puts its own there
+        try:
+            yield _logs()
+        finally:
+            ray.shutdown()
+
+
+def _connect(options: dict[str, Any]) -> None:
+    import ray
+
     if os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"RAY_ADDRESS: {_why_not(error)}") from error
-    else:
-        cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
-        # "local": not the cluster that somebody has started on this machine. Ray Train floods its log
-        # when the dashboard is off.
-        ray.init(
-            "local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options
-        )
-    interrupts.install()  # Ray puts its own there
-    try:
-        yield _logs()
-    finally:
-        ray.shutdown()
+        return
+    cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
+    # "local": not the cluster that somebody has started on this machine. Ray Train floods its log
+    # when the dashboard is off.
+    ray.init("local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options)
 
 
 def _logs() -> str:
