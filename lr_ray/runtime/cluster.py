@@ -35,9 +35,10 @@ def cluster() -> Iterator[str]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if env := plugins.runtime_env():
         options["runtime_env"] = env
-    with leftovers.ended() if not os.environ.get("RAY_ADDRESS") else contextlib.nullcontext():
-        _connect(options)
-        interrupts.install()  # Ray puts its own there
+    _connect(options)
+    interrupts.install()  # Ray puts its own there
+    ours = not os.environ.get("RAY_ADDRESS")
+    with leftovers.ended(_logs()) if ours else contextlib.nullcontext():
         try:
             yield _logs()
         finally:
