@@ -25,6 +25,7 @@ from recipes.real_pair.make import make_pair
 HERE = Path(__file__).parent
 SAMPLED, TUNING, AUDITED = 200, 100, 10  # problems
 PROBED = 32
+PAPER_RATE = 5e-5  # as in config.yaml
 DOMAIN = "reasoning_gym:family_relationships"
 PERTURBED = "irrelevant,typos,preamble,capitals"
 # The paper's SFT, as in the grid `ablations`; its learning rate and LoRA are the config's.
@@ -89,12 +90,21 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
     def domain() -> list[str]:
         """Relations in a family, graded by their generator's verifier."""
         asked = "--data.source", DOMAIN, "--evaluation.benchmarks", f"{DOMAIN}?size=200"
-        return ["run", *ours(*asked, *rate(out)), *run("domain")]
+        return ["run", *ours(*asked, "--training.learning_rate", f"{rate(out):g}"), *run("domain")]
 
     def perturbed() -> list[str]:
         """The model of the tuned rate, on GSM8K problems that were changed."""
-        there = "--from", str(out / "gsm8k/variants/tuned-0"), "--evaluation.perturbations"
-        return ["evaluate", *run("perturbed"), *there, PERTURBED, few, "100"]
+        best = "lightreasoner" if rate(out) == PAPER_RATE else "tuned"
+        there = "--from", str(out / f"gsm8k/variants/{best}-0")
+        return [
+            "evaluate",
+            *run("perturbed"),
+            *there,
+            "--evaluation.perturbations",
+            PERTURBED,
+            few,
+            "100",
+        ]
 
     pair = {role: f"{out}/pair/{role}" for role in ("expert", "amateur")}
     benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"
@@ -139,11 +149,11 @@ def tuning(out: Path, data_dir: str | None) -> Path:
     return file
 
 
-def rate(out: Path) -> tuple[str, str]:
-    """The learning rate that was best on the tuning problems, as an option; the smallest of several."""
+def rate(out: Path) -> float:
+    """The learning rate that was best on the tuning problems; the smallest of several."""
     found = json.loads((out / "rates/comparison.json").read_text())["variants"]
     accuracy = {row["value"]: row["accuracy"]["tuning"]["accuracy"] for row in found.values()}
-    return "--training.learning_rate", f"{max(sorted(accuracy), key=accuracy.__getitem__):g}"
+    return float(max(sorted(accuracy), key=accuracy.__getitem__))
 
 
 def grid(out: Path, name: str) -> Path:
@@ -152,9 +162,9 @@ def grid(out: Path, name: str) -> Path:
     The controls, and a second seed, are a comparison of their own, so that the answer to the main question
     comes first.
     """
-    tuned = "training.learning_rate: " + rate(out)[1]
+    tuned = f"training.learning_rate: {rate(out):g}"
     variants = {
-        "ours": {"lightreasoner": "", "tuned": tuned},
+        "ours": {"lightreasoner": ""} | ({"tuned": tuned} if rate(out) != PAPER_RATE else {}),
         "controls": {
             "lightreasoner": "seeds: [1]",
             "random-steps": f"{tuned}, sampling.selection: random",

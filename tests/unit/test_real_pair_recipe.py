@@ -23,13 +23,13 @@ ALONE = [
 ]
 
 
-def tried(out: Path) -> None:
-    """The comparison of learning rates, of which the second is the best."""
+def tried(out: Path, first: float = 0.5) -> None:
+    """The comparison of learning rates; `first` is the accuracy of the paper's, 0.6 that of the others."""
     found = {
         f"learning_rate-{rate:g}": {"value": rate, "accuracy": {"tuning": {"accuracy": accuracy}}}
-        for rate, accuracy in ((5e-5, 0.5), (2e-4, 0.6), (8e-4, 0.6))
+        for rate, accuracy in ((5e-5, first), (2e-4, 0.6), (8e-4, 0.6))
     }
-    (out / "rates").mkdir()
+    (out / "rates").mkdir(exist_ok=True)
     (out / "rates/comparison.json").write_text(json.dumps({"variants": found}))
 
 
@@ -68,6 +68,8 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
     assert (sft.sampling.method, sft.sampling.rejection.max_new_tokens) == ("rejection", 512)
     assert (sft.training.batch_size, sft.training.learning_rate) == (16, 5e-5)
     assert "lightreasoner: {seeds: [1]}" in (tmp_path / "grid-controls.yaml").read_text()
+    tried(tmp_path, first=0.7)
+    assert "tuned" not in recipe.grid(tmp_path, "ours").read_text()  # it is the paper's
 
 
 def test_another_domain_and_changed_problems_are_asked_of_the_models_of_the_best_rate(tmp_path):
@@ -78,6 +80,8 @@ def test_another_domain_and_changed_problems_are_asked_of_the_models_of_the_best
     assert [domain.data.source] == [b.partition("?")[0] for b in domain.evaluation.benchmarks]
     perturbed = steps["perturbed"].arguments()
     assert perturbed[perturbed.index("--from") + 1].endswith("gsm8k/variants/tuned-0")
+    tried(tmp_path, first=0.7)
+    assert str(tmp_path / "gsm8k/variants/lightreasoner-0") in steps["perturbed"].arguments()
     asked = perturbed[perturbed.index("--evaluation.perturbations") + 1].split(",")
     assert set(asked) < set(PERTURBATIONS)
 
