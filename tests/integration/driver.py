@@ -72,11 +72,16 @@ class Driver:
         return self.kill(part, child)
 
     def marked(self) -> list[psutil.Process]:
-        """Processes that inherited the mark, whoever their parent is by now."""
+        """Processes of the job's session or with its mark, whoever their parent is by now.
+
+        A process that changes its title writes over its mark, and one may begin a session of its own.
+        """
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self.mark and process.is_running():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                ours = os.getsid(process.pid) == self.process.pid
+                ours = ours or process.environ().get(_MARK) == self.mark
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
