@@ -63,17 +63,16 @@ def answers_of(store: AnswerStore, asked: Asked, stop_token_ids: Sequence[int]) 
 
 def take_answers(
     store: AnswerStore, other: Run, asked: Sequence[Asked], stop_token_ids: Sequence[int]
-) -> int:
-    """Adds what another run or comparison has of these models' answers; returns how many that were.
+) -> None:
+    """Adds what another run or comparison has of these models' answers.
 
     For untrained models alone: a trained one's identity tells it from others of its comparison only.
     """
-    there, before = AnswerStore(other).answers, len(store.answers)
+    there = AnswerStore(other).answers
     for some in (t for a in asked for t in questions_of(a, stop_token_ids).values()):
         for question in some:
             if question.key in there and question.key not in store.answers:
                 store.add(question.key, there[question.key])
-    return len(store.answers) - before
 
 
 def ask_all(

@@ -195,10 +195,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
         untrained, stops = references(bench), stop_token_ids(bench.expert)
         if bench.answered:
-            taken = take_answers(store, bench.answered, untrained, stops)
-            bench.console.print(
-                f"serving    {taken} answers taken over from {bench.answered.location}"
-            )
+            take_answers(store, bench.answered, untrained, stops)
         pending = [*untrained, *(_asked(bench, cell, cache) for cell in todo)]
         at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
         if config.serving.adapters:

@@ -46,8 +46,7 @@ def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config
 def _on_cpus(config: Config, cards: Cards) -> Config:
     """One model after the other where both models' threads would want more cores than there are.
 
-    Threads of one engine wait for each other in a busy loop, so that two engines on the same cores take
-    several times as long as one after the other.
+    Threads of one engine wait for each other in a busy loop, which takes the cores from the other engine.
     """
     place = config.resources
     threads = 2 * place.server.cpus * config.serving.replicas

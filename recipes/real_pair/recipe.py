@@ -25,7 +25,6 @@ from recipes.real_pair.make import make_pair
 HERE = Path(__file__).parent
 SAMPLED, TUNING, AUDITED = 200, 100, 10  # problems
 PROBED = 32
-PAPER_RATE = 5e-5  # as in config.yaml
 DOMAIN = "reasoning_gym:family_relationships"
 PERTURBED = "irrelevant,typos,preamble,capitals"
 # The paper's SFT, as in the grid `ablations`; its learning rate and LoRA are the config's.
@@ -94,7 +93,7 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
 
     def perturbed() -> list[str]:
         """The model of the tuned rate, on GSM8K problems that were changed."""
-        best = "lightreasoner" if rate(out) == PAPER_RATE else "tuned"
+        best = "lightreasoner" if is_papers(rate(out)) else "tuned"
         there = "--from", str(out / f"gsm8k/variants/{best}-0")
         return [
             "evaluate",
@@ -149,6 +148,13 @@ def tuning(out: Path, data_dir: str | None) -> Path:
     return file
 
 
+def is_papers(rate: float) -> bool:
+    """Whether it is the config's learning rate, which is the paper's."""
+    from lr_ray.config import read_tree
+
+    return bool(rate == read_tree(str(HERE / "config.yaml"))["training"]["learning_rate"])
+
+
 def rate(out: Path) -> float:
     """The learning rate that was best on the tuning problems; the smallest of several."""
     found = json.loads((out / "rates/comparison.json").read_text())["variants"]
@@ -164,7 +170,7 @@ def grid(out: Path, name: str) -> Path:
     """
     tuned = f"training.learning_rate: {rate(out):g}"
     variants = {
-        "ours": {"lightreasoner": ""} | ({"tuned": tuned} if rate(out) != PAPER_RATE else {}),
+        "ours": {"lightreasoner": ""} | ({} if is_papers(rate(out)) else {"tuned": tuned}),
         "controls": {
             "lightreasoner": "seeds: [1]",
             "random-steps": f"{tuned}, sampling.selection: random",
