@@ -46,12 +46,16 @@ class Step:
 def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
     """All, in their order."""
 
-    def ours(*more: str, config: str = str(HERE / "config.yaml")) -> list[str]:
-        models = [f"--models.{role}={out}/pair/{role}" for role in ("expert", "amateur")]
+    def ours(*more: str) -> list[str]:
         places = [
             f"--{section}.data_dir={data_dir}" for section in ("data", "evaluation") if data_dir
         ]
-        return ["--config", config, "--device", device, *models, *places, *more]
+        return [*bare(), *places, *more]
+
+    def bare() -> list[str]:
+        """For problems that are in no folder."""
+        models = [f"--models.{role}={out}/pair/{role}" for role in ("expert", "amateur")]
+        return ["--config", str(HERE / "config.yaml"), "--device", device, *models]
 
     def run(name: str) -> tuple[str, str]:
         return "--run", str(out / name)
@@ -89,7 +93,14 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
     def domain() -> list[str]:
         """Relations in a family, graded by their generator's verifier."""
         asked = "--data.source", DOMAIN, "--evaluation.benchmarks", f"{DOMAIN}?size=200"
-        return ["run", *ours(*asked, "--training.learning_rate", f"{rate(out):g}"), *run("domain")]
+        return [
+            "run",
+            *bare(),
+            *asked,
+            "--training.learning_rate",
+            f"{rate(out):g}",
+            *run("domain"),
+        ]
 
     def perturbed() -> list[str]:
         """The model of the tuned rate, on GSM8K problems that were changed."""

@@ -74,8 +74,9 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
 
 def test_another_domain_and_changed_problems_are_asked_of_the_models_of_the_best_rate(tmp_path):
     tried(tmp_path)
-    steps = {step.name: step for step in recipe.steps(tmp_path, None, "cpu")}
+    steps = {step.name: step for step in recipe.steps(tmp_path, "data", "cpu")}
     domain = parse("", steps["domain"].arguments()[1:]).config
+    assert (domain.data.data_dir, domain.evaluation.data_dir) == (None, None)  # it is generated
     assert domain.training.learning_rate == 2e-4
     assert [domain.data.source] == [b.partition("?")[0] for b in domain.evaluation.benchmarks]
     perturbed = steps["perturbed"].arguments()
