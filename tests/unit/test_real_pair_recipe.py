@@ -1,8 +1,12 @@
 """The evidence's recipe: its commands are ones that lr-ray takes, and its page says what runs hold."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lr_ray.cli.front import run_command
@@ -10,7 +14,9 @@ from lr_ray.cli.options import parse
 from lr_ray.config import read_tree, resolve
 from lr_ray.evaluation.perturbations import PERTURBATIONS
 from lr_ray.experiments.grid import read_grid
+from lr_ray.run.store import Run
 from recipes.real_pair import page, recipe
+from tests.unit.test_status import half_sampled
 
 # Steps whose arguments follow from no earlier step, and that do not run on the embedded pair.
 ALONE = [
@@ -138,3 +144,27 @@ def test_the_page_shows_a_single_run_by_benchmark(tmp_path):
     assert row in page.results(tmp_path)
     (tmp_path / "domain/summary.json").write_text("{}")  # not evaluated yet
     assert "families" not in page.results(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_step_and_ends_both(number, code, tmp_path):
+    """The step watches a run that nobody works on, and would without end."""
+    watch = [
+        "status",
+        "--run",
+        str(half_sampled(Run(str(tmp_path / "run"))).location),
+        "--watch",
+        "1",
+    ]
+    asked = (
+        "import sys, pathlib; from recipes.real_pair import recipe\n"
+        f"step = recipe.Step('watch', lambda: {watch!r})\n"
+        f"sys.exit(recipe.do(step, pathlib.Path({str(tmp_path)!r})))"
+    )
+    made = subprocess.Popen([sys.executable, "-c", asked], stdout=subprocess.PIPE, text=True)
+    assert made.stdout.readline().startswith("run ")  # its handlers are in place then
+    (step,) = psutil.Process(made.pid).children()
+    made.send_signal(number)
+    assert made.wait(timeout=30) == code
+    assert not step.is_running()
+    assert json.loads((tmp_path / "seconds.json").read_text())["watch"] > 0
