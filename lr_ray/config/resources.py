@@ -50,7 +50,7 @@ class Place(Section):
         default=1,
         ge=0,
         le=256,
-        description="CPUs; without GPUs the threads of a training worker or a served replica, too.",
+        description="CPUs; without GPUs the threads of the process, too.",
     )
     memory_gb: float | None = Field(
         default=None, gt=0, description="Main memory in GB that Ray sets aside; null for none."

@@ -21,13 +21,12 @@ from lr_ray.engines.engine import Generate, Generated, Score
 from lr_ray.engines.loop import EngineLoop, start_loop
 from lr_ray.engines.scorer_model import scorer_architecture
 from lr_ray.models.models import architecture, stop_token_ids, vocabulary_rows
+from lr_ray.runtime import threads
 
-# On CPU: one thread an engine, no compilation of tiny graphs.
 CPU_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TORCHDYNAMO_DISABLE": "1",
-    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # compiling takes longer than tiny graphs
 }
 COMMON_ENV = {
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -48,9 +47,9 @@ def on_cpu() -> bool:
         return True  # the package vllm-cpu
 
 
-def engine_env() -> dict[str, str]:
+def engine_env(place: Place) -> dict[str, str]:
     """Environment of a process that hosts an engine; vLLM's variables may be set from outside."""
-    ours = COMMON_ENV | (CPU_ENV if on_cpu() else {})
+    ours = COMMON_ENV | (CPU_ENV | threads.environment(place) if on_cpu() else {})
     return ours | {k: v for k, v in os.environ.items() if k in ours and k.startswith("VLLM_")}
 
 
@@ -85,7 +84,7 @@ def engine_options(
 
 def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:
     """A `vllm.LLM` that takes and returns token ids only."""
-    os.environ.update(engine_env())
+    os.environ.update(engine_env(place))
     from vllm import LLM
 
     return LLM(**engine_options(model, pool, place, max_model_len, **options))

@@ -194,7 +194,7 @@ def pool_options(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
         ),
         **_BLOCKS,
         **place.options(),
-        "runtime_env": {"env_vars": engine_env()},
+        "runtime_env": {"env_vars": engine_env(place)},
     }
 
 

@@ -19,6 +19,7 @@ from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
 from lr_ray.placement.needs import replica_bundles
 from lr_ray.placement.sizes import largest
+from lr_ray.runtime import threads
 from lr_ray.runtime.connection import read_key
 from lr_ray.serving.guard import digest
 
@@ -123,8 +124,7 @@ def model_options(
             "disable_log_stats": True,
             "kv_cache_memory_bytes": cpu_cache_bytes(path, serving),
         }
-        environment |= {
-            "OMP_NUM_THREADS": str(max(1, int(place.cpus))),
+        environment |= threads.environment(place) | {
             "TORCHDYNAMO_DISABLE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

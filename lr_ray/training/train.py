@@ -19,7 +19,7 @@ from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.models import fingerprint, vocabulary_rows
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
-from lr_ray.runtime import interrupts
+from lr_ray.runtime import interrupts, threads
 from lr_ray.runtime.cluster import start_helper
 from lr_ray.training import checkpoint
 from lr_ray.training.data import Supervision
@@ -114,8 +114,8 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
 
 
 def cpu_env(place: Place) -> dict[str, str]:
-    """Environment of a worker without a GPU: a thread for each whole CPU of its place."""
-    return {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, int(place.cpus)))}
+    """Environment of a worker without a GPU."""
+    return {"DS_ACCELERATOR": "cpu"} | threads.environment(place)
 
 
 def check_supervision(run: Run, expert: str, sampling: Sampling) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from lr_ray.errors import StageError
 from lr_ray.models.models import vocabulary_rows
 from lr_ray.plugins import backends
 from lr_ray.run.store import Run
+from lr_ray.runtime import threads
 from lr_ray.training import checkpoint
 from lr_ray.training.batches import Ints, collate, label_entropy, pack, plan, share
 from lr_ray.training.checkpoint import Progress
@@ -81,7 +82,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     rank, workers = context.get_world_rank(), context.get_world_size()
     place: Place = spec["place"]
     if place.gpus == 0:
-        torch.set_num_threads(max(1, int(place.cpus)))
+        torch.set_num_threads(threads.count(place))
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         supervision = Supervision(run, vocabulary_rows(spec["expert"]), scratch)
         make = backends.get(training.backend, "training.backend")

@@ -105,10 +105,11 @@ def engine_of(actor: type, model: str, config: Config, *rest: Any) -> dict[str, 
 
 
 def main(card: str, expert: str, amateur: str) -> None:
+    from lr_ray.config import Place
     from lr_ray.engines.vllm import engine_env
 
     # An empty list makes vLLM keep Triton without a driver, as in an actor before its device is known.
-    os.environ.update(engine_env() | {"CUDA_VISIBLE_DEVICES": ""})
+    os.environ.update(engine_env(Place()) | {"CUDA_VISIBLE_DEVICES": ""})
     pretend(card)
     stop_after_configuration()
     from lr_ray.sampling.amateur import AmateurScorer

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lr_ray.config import Place
 from lr_ray.engines.vllm import engine_env
 from tests.integration.jobs import ROOT
 
@@ -16,7 +17,7 @@ def answers(folder: Path) -> list[str]:
     """What each snippet of a card prints last, as a program of its own."""
     code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     # Without a compiler's minute; what it would compile is vLLM's own.
-    env = os.environ | engine_env() | {"VLLM_USE_AOT_COMPILE": "0", "PYTHONPATH": str(ROOT)}
+    env = os.environ | engine_env(Place()) | {"VLLM_USE_AOT_COMPILE": "0", "PYTHONPATH": str(ROOT)}
     said = []
     for snippet in code:
         done = subprocess.run([sys.executable, "-c", snippet], env=env, cwd=folder.parent, capture_output=True, text=True, timeout=300)  # fmt: skip

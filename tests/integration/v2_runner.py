@@ -47,9 +47,10 @@ def interpret_triton() -> None:
 
 def with_gpu_options() -> None:
     """The environment of a CPU engine, with the options of one on a whole GPU."""
+    from lr_ray.config import Place
     from lr_ray.engines import vllm as engine
 
-    os.environ.update(engine.engine_env())
+    os.environ.update(engine.engine_env(Place()))
     engine.on_cpu = lambda: False
 
 

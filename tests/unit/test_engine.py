@@ -66,7 +66,7 @@ def test_a_cpu_build_is_one_eager_rank_whatever_ray_believes_in(monkeypatch, gpu
     options = engine.engine_options("m", Pool(), Place(gpus=gpus), 256)
     assert options == engine.engine_options("m", Pool(), Place(gpus=0), 256)
     assert (options["tensor_parallel_size"], options["enforce_eager"]) == (1, True)
-    assert engine.CPU_ENV.items() <= engine.engine_env().items()
+    assert engine.CPU_ENV.items() <= engine.engine_env(Place()).items()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share
     assert "kv_cache_memory_bytes" not in options  # it measures for itself
     stated = engine.engine_options("m", Pool(), Place(gpus=gpus, cache_gb=4.7), 256)
     assert stated["kv_cache_memory_bytes"] == 4_700_000_000
-    assert not engine.CPU_ENV.keys() & engine.engine_env().keys()
+    assert not engine.CPU_ENV.keys() & engine.engine_env(Place()).keys()
 
 
 @pytest.mark.parametrize(("gpus", "told"), [(0, None), (0.5, "0.5"), (1, None), (2, None)])
@@ -97,7 +97,7 @@ def test_variables_of_vllm_may_be_set_from_outside(monkeypatch):
     pretend(monkeypatch, {"vllm": "0.29.0"})
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert engine.engine_env() == engine.COMMON_ENV | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
+    assert engine.engine_env(Place()) == engine.COMMON_ENV | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
 
 
 def test_variables_of_the_chat_template_are_the_endpoints_defaults():

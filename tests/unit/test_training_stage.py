@@ -101,9 +101,3 @@ def test_supervision_is_checked(tmp_path):
     empty.write_table("supervision/part-0.parquet", table)
     with pytest.raises(StageError, match="1 trajectories, no kept step to train on"):
         stage.check_supervision(empty, EXPERT, contrast)
-
-
-@pytest.mark.parametrize(("cpus", "threads"), [(0, "1"), (1, "1"), (2.5, "2"), (3, "3")])
-def test_a_worker_without_a_gpu_has_a_thread_for_each_cpu(cpus, threads):
-    place = demo().resources.trainer.model_copy(update={"cpus": cpus})
-    assert stage.cpu_env(place)["OMP_NUM_THREADS"] == threads
