@@ -304,15 +304,15 @@ def test_the_answers_are_those_of_the_undisturbed_model(killed, whole):
     assert len(table) == 40
     tokenizer = AutoTokenizer.from_pretrained(whole / "model")
     model = AutoModelForCausalLM.from_pretrained(whole / "model", dtype="float32")
-    for row in table:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": row["problem"]}],
-            add_generation_prompt=True, return_tensors="pt", return_dict=True,
-        )  # fmt: skip
-        output = model.generate(**prompt, do_sample=False, max_new_tokens=128)
-        tokens = output[0, prompt["input_ids"].shape[1] :]
-        said = tokenizer.decode(tokens, skip_special_tokens=True)
-        assert row["improved_completion"] == said
+    chats = [[{"role": "user", "content": row["problem"]}] for row in table]
+    prompts = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, return_tensors="pt", return_dict=True,
+        padding=True, tokenizer_kwargs={"padding_side": "left"},
+    )  # fmt: skip
+    outputs = model.generate(**prompts, do_sample=False, max_new_tokens=128)
+    tokens = outputs[:, prompts["input_ids"].shape[1] :]
+    said = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    assert [row["improved_completion"] for row in table] == said
 
 
 def test_nothing_secret_is_in_the_run_a_log_or_a_command_line(killed):
