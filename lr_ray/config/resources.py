@@ -89,8 +89,7 @@ class Resources(Section):
     )
     evaluation: Literal["auto", "together", "apart"] = Field(
         default=AUTO,
-        description="Whether both models are served together, or one after the other; on the CPUs of one "
-        "machine auto serves them together unless their threads outnumber its cores.",
+        description="Whether both models are served together, or one after the other.",
     )
     wait_s: float = Field(
         default=900.0,

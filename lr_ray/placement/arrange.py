@@ -36,24 +36,11 @@ def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] 
 
 def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config:
     if not uses_gpus(config, [stage]):
-        return _on_cpus(config, cards) if stage == "evaluation" else config
+        return config
     found = _first_fit(config, models, _there_or_to_come(cards), stage)
     if found is None and cards.count:
         raise UserError(_no_way(config, models, cards, stage))
     return found or config
-
-
-def _on_cpus(config: Config, cards: Cards) -> Config:
-    """One model after the other where both models' threads would want more cores than there are.
-
-    Threads of one engine wait for each other in a busy loop, which takes the cores from the other engine.
-    """
-    place = config.resources
-    threads = 2 * place.server.cpus * config.serving.replicas
-    crowded = place.server.cpus > 1 and threads > cards.cores > 0
-    if place.evaluation != AUTO or config.serving.adapters or not crowded:
-        return config
-    return with_values(config, {"resources.evaluation": "apart"})
 
 
 def _there_or_to_come(cards: Cards) -> Cards:

@@ -19,15 +19,13 @@ _ASSUMED = 24e9  # bytes of a GPU, where no driver says how large it is
 class Cards:
     """GPUs by node, each of `memory` bytes: those of the smallest.
 
-    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported. `cores`: CPUs of
-    a cluster that the job starts, which tells Ray of more; 0 elsewhere.
+    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported.
     """
 
     nodes: tuple[int, ...]
     memory: float
     fixed: bool = True
     measured: bool = True
-    cores: int = 0
 
     @property
     def known(self) -> bool:

@@ -6,7 +6,7 @@ Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lr_ray.config import Config, uses_gpus
 from lr_ray.placement import cards
@@ -42,7 +42,7 @@ def connected() -> Iterator[Cards]:
 def site(config: Config, stages: Sequence[str]) -> Iterator[Site]:
     """Where the stages would run. Raises UserError when one of them does not fit anywhere."""
     if not uses_gpus(config, stages):
-        yield Site(replace(NONE, cores=0 if os.environ.get("RAY_ADDRESS") else os.cpu_count() or 0))
+        yield Site()
         return
     with connected() as found:
         there = Site(found)

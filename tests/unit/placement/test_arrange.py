@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from dataclasses import replace
 
 import pytest
 
@@ -314,22 +313,3 @@ def test_adapters_need_one_engine_where_two_models_would_be_asked_one_after_the_
     assert needs.together(
         configured("demo", "--serving.adapters=true", "--resources.evaluation=apart"), "evaluation"
     )
-
-
-@pytest.mark.parametrize(
-    ("cores", "overrides", "way"),
-    [
-        (2, ["--resources.server.cpus", "2"], "apart"),
-        (4, ["--resources.server.cpus", "2"], AUTO),
-        (4, ["--resources.server.cpus", "2", "--serving.min_replicas", "2"], "apart"),
-        (2, ["--resources.server.cpus", "2", "--resources.evaluation", "together"], "together"),
-        (2, ["--resources.server.cpus", "2", "--serving.adapters", "true"], AUTO),
-        (1, [], AUTO),  # one thread waits for no other
-        (0, ["--resources.server.cpus", "2"], AUTO),  # Ray counts a cluster's CPUs itself
-    ],
-)
-def test_models_are_served_in_turn_where_their_threads_outnumber_the_cores(cores, overrides, way):
-    config = configured("demo", *overrides)
-    models, _ = find_models(config)
-    there = replace(NONE, cores=cores)
-    assert arrange(config, models, there).resources.evaluation == way
