@@ -3,8 +3,13 @@
 Exercised by `pytest tests/unit/test_config_yaml.py`.
 """
 
+import ast
+import linecache
 import re
+import sys
 from decimal import Decimal
+from functools import cache
+from itertools import pairwise
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -16,9 +21,19 @@ _NUMBER = re.compile(r"\s*[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[
 
 
 class Section(BaseModel):
-    """Fields of one mapping. An empty subsection is as if it were not written, `x-` keys are helpers."""
+    """Fields of one mapping. An empty subsection is as if it were not written, `x-` keys are helpers.
+
+    The docstring below a field is its description, on one line.
+    """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        said = _said(cls.__module__).get(cls.__name__, {})
+        for name in said.keys() & cls.model_fields.keys():
+            cls.model_fields[name].description = said[name]
+        cls.model_rebuild(force=True)  # its JSON schema, with what was said
 
     @model_validator(mode="before")
     @classmethod
@@ -44,6 +59,26 @@ class Section(BaseModel):
         field = cls.model_fields[str(info.field_name)]
         check_written(value, field.annotation)
         return value
+
+
+@cache
+def _said(module: str) -> dict[str, dict[str, str]]:
+    """Class to field to the docstring below it, on one line; nothing of a module without a source.
+
+    pydantic's use_attribute_docstrings would go through all modules that are loaded, which takes longer.
+    """
+    there = getattr(sys.modules.get(module), "__dict__", {})
+    lines = linecache.getlines(there.get("__file__") or "", there)
+    return {
+        kind.name: {
+            field.target.id: " ".join(str(below.value.value).split())
+            for field, below in pairwise(kind.body)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        }
+        for kind in ast.parse("".join(lines)).body
+        if isinstance(kind, ast.ClassDef)
+    }
 
 
 def check_written(value: Any, annotation: Any) -> None:

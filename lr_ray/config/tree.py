@@ -107,13 +107,8 @@ class Config(Tree):
     serving: Serving = Serving()
     evaluation: Evaluation = Evaluation()
     resources: Resources = setting("speed", default=Resources())
-    rounds: int = setting(
-        "rounds",
-        default=1,
-        ge=1,
-        le=100,
-        description="Rounds of lr-ray run, at most: the improved expert of one is the expert of the next.",
-    )
+    rounds: int = setting("rounds", default=1, ge=1, le=100)
+    """Rounds of lr-ray run, at most: the improved expert of one is the expert of the next."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -154,14 +149,10 @@ def uses_gpus(config: Config, stages: Sequence[str] = STAGES) -> bool:
 class EndpointConfig(Tree):
     """An evaluation of models behind somebody's endpoint."""
 
-    endpoint: str = setting(
-        "answers", pattern=r"^https?://", description="Base URL of an OpenAI-compatible API."
-    )
-    models: list[str] = setting(
-        "answers",
-        min_length=1,
-        description="Names served there, the one to compare with first: A,B.",
-    )
+    endpoint: str = setting("answers", pattern=r"^https?://")
+    """Base URL of an OpenAI-compatible API."""
+    models: list[str] = setting("answers", min_length=1)
+    """Names served there, the one to compare with first: A,B."""
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -180,11 +171,8 @@ class EndpointConfig(Tree):
 class ServeConfig(Tree):
     """Model directories to serve."""
 
-    models: dict[str, str] = setting(
-        "answers",
-        min_length=1,
-        description="Served names and their directories: NAME=DIR,NAME=DIR.",
-    )
+    models: dict[str, str] = setting("answers", min_length=1)
+    """Served names and their directories: NAME=DIR,NAME=DIR."""
     serving: Serving = Serving()
     resources: Resources = setting("speed", default=Resources())
 
