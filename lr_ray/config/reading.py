@@ -1,15 +1,16 @@
 """Presets and YAML files to a checked config; errors are one line and name the field."""
 
 import difflib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
 from lr_ray.config.resources import AUTO, NUMBER
 from lr_ray.config.section import Section
-from lr_ray.config.tree import Config, Tree
+from lr_ray.config.tree import Config, Tree, unflatten
 from lr_ray.config.yaml_text import YamlError, load, read_text
 from lr_ray.errors import UserError, one_line
 
@@ -57,12 +58,28 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def resolve(tree: dict[str, Any], kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
+@overload
+def resolve(tree: dict[str, Any]) -> Config: ...
+
+
+@overload
+def resolve(tree: dict[str, Any], kind: type[Kind]) -> Kind: ...
+
+
+def resolve(tree: dict[str, Any], kind: type[Tree] = Config) -> Tree:
     """The checked tree. Raises UserError with one line that names each wrong field."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
         raise UserError(one_line("; ".join(_explain(e, kind) for e in error.errors()))) from None
+
+
+def changed(config: Kind, values: Mapping[str, Any]) -> Kind:
+    """The config with other values, by dotted or nested names, a later one over those before it."""
+    tree = config.model_dump(mode="json")
+    for name, value in values.items():
+        tree = merge(tree, unflatten({name: value}))
+    return resolve(tree, type(config))
 
 
 def _explain(error: Any, kind: type[Tree]) -> str:

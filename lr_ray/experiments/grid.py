@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lr_ray.config import Config, flatten, merge, resolve, value_at
+from lr_ray.config import Config, changed, flatten, value_at
 from lr_ray.config.reading import read_mapping
 from lr_ray.errors import UserError
 
@@ -95,9 +95,8 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
         wanted[name] = {str(file.x): value}, value
     if not wanted:
         raise UserError(f"{where}: no variants; give variants, or x and values")
-    base = config.model_dump(mode="json")
     variants = [
-        _variant(f"{where}: variant {name}", name, over, value, base, Path(amateurs or folder))
+        _variant(f"{where}: variant {name}", name, over, value, config, Path(amateurs or folder))
         for name, (over, value) in wanted.items()
     ]
     return Grid(_short(name_or_path), file.seeds, _swept(where, file.x, variants), file.x)
@@ -134,7 +133,7 @@ def _variant(
     name: str,
     over: dict[str, Any],
     value: float | str | None,
-    base: dict[str, Any],
+    config: Config,
     folder: Path,
 ) -> Variant:
     if not _NAME.fullmatch(name):
@@ -155,16 +154,16 @@ def _variant(
             raise UserError(f"{where}: {field} is one for the whole comparison; set it in --config")
         if untrained and field != "evaluation.prefill":
             raise UserError(f"{where}: {field} has no effect on an untrained variant")
-    tree = base
+    base = config.model_dump(mode="json")
     for field, given in fields.items():
         if field == "models.amateur" and isinstance(given, str) and not given.startswith("@"):
             given = _amateur(where, given, folder)
-        tree = merge(tree, _nested(field, _value(where, field, given, base)))
+        fields[field] = _value(where, field, given, base)
     try:
-        config: Config = resolve(tree)
+        its = changed(config, fields)
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
-    return Variant(name, config, untrained, value, tuple(dict.fromkeys(seeds)))
+    return Variant(name, its, untrained, value, tuple(dict.fromkeys(seeds)))
 
 
 def _check_once(where: str, over: dict[str, Any]) -> None:
@@ -173,12 +172,6 @@ def _check_once(where: str, over: dict[str, Any]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{where}: {', '.join(twice)} is there twice; give it once")
-
-
-def _nested(field: str, value: Any) -> dict[str, Any]:
-    for part in reversed(field.split(".")):
-        value = {part: value}
-    return dict(value)
 
 
 def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
