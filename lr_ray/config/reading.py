@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from pydantic import ValidationError
 
 from lr_ray.config.resources import AUTO, NUMBER
-from lr_ray.config.section import Section
+from lr_ray.config.section import fields_of, is_section
 from lr_ray.config.tree import Config, Tree, unflatten
 from lr_ray.config.yaml_text import YamlError, load, read_text
 from lr_ray.errors import UserError, one_line
@@ -109,8 +109,6 @@ def _shown(value: Any) -> str:
 
 def _keys_at(path: list[str], kind: type[Tree], required: bool = False) -> list[str]:
     """Names of the fields below `path`, only `required` ones if asked; none where it is no section."""
-    model: Any = kind
-    for part in path:
-        model = model.model_fields[part].annotation
-    fields = model.model_fields if isinstance(model, type) and issubclass(model, Section) else {}
+    section: Any = fields_of(kind, ".".join(path))[-1].annotation if path else kind
+    fields = section.model_fields if is_section(section) else {}
     return [name for name, field in fields.items() if field.is_required() or not required]
