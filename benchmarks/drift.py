@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.rules import decode, train
 from lr_ray.audit.drift import drift
-from lr_ray.config import Config, merge, resolve
+from lr_ray.config import Config, changed, merge, resolve
 from lr_ray.evaluation.answers import Answer
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
@@ -75,15 +75,8 @@ def main() -> None:
     torch.set_num_threads(1)
     source, out = Run(args.run), Run(args.out)
     asked = {"max_problems": args.problems, "samples": args.samples, "temperature": TEMPERATURE}
-    config: Config = resolve(
-        merge(read_asked(source)["config"], {"evaluation": asked | {"drift": 4096}})
-    )
-    rejected: Config = resolve(
-        merge(
-            config.model_dump(mode="json"),
-            {"sampling": {"method": "rejection"}, "training": {"batch_by": "trajectory"}},
-        )
-    )
+    config = resolve(merge(read_asked(source)["config"], {"evaluation": asked | {"drift": 4096}}))
+    rejected = changed(config, {"sampling.method": "rejection", "training.batch_by": "trajectory"})
     expert = resolve_model(config.models.expert, "models.expert")
     method, sft = out.child("lightreasoner"), out.child("sft")
     for run in (method, sft):

@@ -142,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     source, out = Run(args.run), Run(args.out)
-    config: Config = resolve(read_asked(source)["config"])
+    config = resolve(read_asked(source)["config"])
     grid, expert = (
         read_grid(args.grid, config),
         resolve_model(config.models.expert, "models.expert"),

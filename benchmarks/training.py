@@ -123,7 +123,7 @@ def configure(args: argparse.Namespace, **training: Any) -> Any:
     """The demo's config over the pair, in float32, without dropout."""
     import sampling
 
-    from lr_ray.config import merge, resolve
+    from lr_ray.config import changed
 
     config = sampling.configure(args.pair, args.problems, args.data_dir)
     over: dict[str, Any] = {"training": {"optimizer_steps": args.optimizer_steps}}
@@ -135,7 +135,7 @@ def configure(args: argparse.Namespace, **training: Any) -> Any:
         over["training"]["learning_rate"] = 5e-5
         if args.data_dir is None:
             over["data"] = {"source": "demo"}
-    return resolve(merge(config.model_dump(mode="json"), over))
+    return changed(config, over)
 
 
 def sample(config: Any, folder: Path) -> Any:

@@ -21,7 +21,8 @@ from mkdocs.structure.files import File, Files
 from pydantic.fields import FieldInfo
 
 from lr_ray.config import Config
-from lr_ray.config.section import Section
+from lr_ray.config.effects import marks_of
+from lr_ray.config.section import is_section, walk
 from lr_ray.problems import PROBLEM
 from lr_ray.run import schemas
 
@@ -111,32 +112,17 @@ def fields_table(section: str) -> str:
     """
     head = ["field", "takes", "default", "affects", "meaning"]
     field = Config.model_fields[section]
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-        rows = _fields(field.annotation, section, _affects(field))
-    else:
-        rows = [_row(section, field, _affects(field))]
+    kind = field.annotation
+    fields = walk(kind, f"{section}.") if is_section(kind) else [(section, field)]
+    rows = [_row(name, field) for name, field in fields if not is_section(field.annotation)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def _fields(section: Any, prefix: str, affects: list[str]) -> Iterator[list[str]]:
-    """A row for each field; `affects` holds for those without a mark of their own."""
-    for name, field in section.model_fields.items():
-        kind, affected = field.annotation, _affects(field) or affects
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield from _fields(kind, f"{prefix}.{name}", affected)
-            continue
-        yield _row(f"{prefix}.{name}", field, affected)
-
-
-def _row(name: str, field: FieldInfo, affected: list[str]) -> list[str]:
+def _row(name: str, field: FieldInfo) -> list[str]:
+    affected = dict.fromkeys(mark.effect for mark in marks_of(Config, name))
     default = "required" if field.is_required() else _code(_yaml(field.get_default()))
     takes, meaning = _takes(field.annotation, field.metadata), _cell(field.description or "")
     return [f"`{name}`", takes, default, ", ".join(affected), meaning]
-
-
-def _affects(field: FieldInfo) -> list[str]:
-    extra = field.json_schema_extra
-    return list(extra.get("affects", [])) if isinstance(extra, dict) else []
 
 
 def _takes(kind: Any, metadata: list[Any]) -> str:

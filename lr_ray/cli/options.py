@@ -6,7 +6,7 @@ pytest tests/unit/test_pipeline.py tests/unit/test_config_typed.py tests/unit/te
 import argparse
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
@@ -17,7 +17,7 @@ from lr_ray import output
 from lr_ray.cli.front import Formatter, Parser
 from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
 from lr_ray.config.resources import AUTO
-from lr_ray.config.section import Section, words
+from lr_ray.config.section import is_section, walk, words
 from lr_ray.config.typed import typed_tree
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
@@ -117,31 +117,19 @@ def _add_common(parser: argparse.ArgumentParser, kind: type[Tree]) -> None:
 def _add_fields(parser: argparse.ArgumentParser, kind: type[Tree], shown: Sequence[str]) -> None:
     """An option for every section and field; those that are not `shown` are left out of the help."""
     groups: dict[str, Any] = {}
-    for name, field in _fields(kind):
+    for name, field in walk(kind):
         if f"--{name}" in parser._option_string_actions:
             continue  # the command says itself what it is
         section = name.rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section or "settings")
-        known = any(_covers(part, name) for part in shown) and not _is_section(field.annotation)
+        known = any(_covers(part, name) for part in shown) and not is_section(field.annotation)
         groups[section].add_argument(
             f"--{name}",
             action="append",
             metavar=_metavar(field.annotation),
             help=_help(field) if known else argparse.SUPPRESS,
         )
-
-
-def _fields(kind: type[Section], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted name and field, a section before its fields."""
-    for name, field in kind.model_fields.items():
-        yield above + name, field
-        if _is_section(field.annotation):
-            yield from _fields(field.annotation, f"{above}{name}.")  # type: ignore[arg-type]
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _covers(part: str, name: str) -> bool:
@@ -162,7 +150,7 @@ def _metavar(annotation: Any) -> str:
     choices = words(annotation)
     if choices:
         return choices[0] if len(choices) == 1 else "{" + ",".join(map(str, choices)) + "}"
-    return _NAMES.get(annotation, "JSON" if _is_section(annotation) else "TEXT")
+    return _NAMES.get(annotation, "JSON" if is_section(annotation) else "TEXT")
 
 
 def _help(field: FieldInfo) -> str:

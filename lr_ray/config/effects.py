@@ -6,12 +6,12 @@ fast they come. A field of a section that several sections have is without a mar
 has that of the section that it is in. Exercised by `pytest tests/unit/test_effects.py`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any
 
-from pydantic import BaseModel, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
+
+from lr_ray.config.section import fields_of
 
 EFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "rounds", "speed")
 
@@ -42,7 +42,7 @@ def on(
 
 
 def setting(*affects: str | Mark, **field: Any) -> Any:
-    """pydantic's Field with its marks, which the documentation shows as `affects`."""
+    """pydantic's Field with its marks, which its JSON schema has as `affects`."""
     marks = [Mark(a) if isinstance(a, str) else a for a in affects]
     assert all(mark.effect in EFFECTS for mark in marks), affects
     info = Field(
@@ -50,20 +50,6 @@ def setting(*affects: str | Mark, **field: Any) -> Any:
     )
     info.metadata.extend(marks)
     return info
-
-
-def fields_of(kind: Any, name: str) -> Iterator[FieldInfo]:
-    """The fields that a dotted name goes through, the last one's entry of a mapping included.
-
-    Raises KeyError where there is no such field.
-    """
-    for part in name.split("."):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields[part]
-            kind = field.annotation
-            yield field
-        elif get_origin(kind) is not dict:
-            raise KeyError(name)
 
 
 def marks_of(kind: Any, name: str) -> list[Mark]:

@@ -1,19 +1,20 @@
 """Presets and YAML files to a checked config; errors are one line and name the field."""
 
 import difflib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
 from lr_ray.config.resources import AUTO, NUMBER
-from lr_ray.config.section import Section
-from lr_ray.config.tree import Config, Tree
+from lr_ray.config.section import Section, fields_of, is_section
+from lr_ray.config.tree import Config, unflatten
 from lr_ray.config.yaml_text import YamlError, load, read_text
 from lr_ray.errors import UserError, one_line
 
-Kind = TypeVar("Kind", bound=Tree)
+Kind = TypeVar("Kind", bound=Section)
 
 
 def preset_names() -> list[str]:
@@ -57,15 +58,35 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def resolve(tree: dict[str, Any], kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
-    """The checked tree. Raises UserError with one line that names each wrong field."""
+@overload
+def resolve(tree: dict[str, Any]) -> Config: ...
+
+
+@overload
+def resolve(tree: dict[str, Any], kind: type[Kind], where: str = "config") -> Kind: ...
+
+
+def resolve(tree: dict[str, Any], kind: type[Section] = Config, where: str = "config") -> Section:
+    """The checked tree. Raises UserError with one line that names `where` and each wrong field."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError(one_line("; ".join(_explain(e, kind) for e in error.errors()))) from None
+        said = (f"{where}: {_explain(e, kind)}" for e in error.errors())
+        raise UserError(one_line("; ".join(said))) from None
 
 
-def _explain(error: Any, kind: type[Tree]) -> str:
+def changed(config: Kind, values: Mapping[str, Any], where: str = "config") -> Kind:
+    """The config with other values, by dotted or nested names, a later one over those before it.
+
+    Raises UserError as `resolve` does.
+    """
+    tree = config.model_dump(mode="json")
+    for name, value in values.items():
+        tree = merge(tree, unflatten({name: value}))
+    return resolve(tree, type(config), where)
+
+
+def _explain(error: Any, kind: type[Section]) -> str:
     # AUTO and NUMBER are the branches of a field, unless a key of the file has such a name.
     unknown = error["type"] == "extra_forbidden"
     branches = () if unknown else (AUTO, NUMBER)
@@ -75,14 +96,14 @@ def _explain(error: Any, kind: type[Tree]) -> str:
         known = _keys_at(path[:-1], kind)
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else ", ".join(known)
-        return f"config: unknown key {name}; {hint if close else 'known here: ' + hint}"
+        return f"unknown key {name}; {hint if close else 'known here: ' + hint}"
     if error["type"] == "missing":
         below = [f"{name}.{field}" for field in _keys_at(path, kind, required=True)] or [name]
-        return f"config: {name} is missing; give {' and '.join(f'--{field}' for field in below)}"
+        return f"{name} is missing; give {' and '.join(f'--{field}' for field in below)}"
     if error["type"] == "value_error":
-        return f"config: {name + ': ' if name else ''}{error['ctx']['error']}"
+        return f"{name + ': ' if name else ''}{error['ctx']['error']}"
     said = "must be a mapping of its fields" if error["type"] == "model_type" else error["msg"]
-    return f"config: {name} = {_shown(error['input'])}: {said}"
+    return f"{name} = {_shown(error['input'])}: {said}"
 
 
 def _shown(value: Any) -> str:
@@ -90,10 +111,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _keys_at(path: list[str], kind: type[Tree], required: bool = False) -> list[str]:
+def _keys_at(path: list[str], kind: type[Section], required: bool = False) -> list[str]:
     """Names of the fields below `path`, only `required` ones if asked; none where it is no section."""
-    model: Any = kind
-    for part in path:
-        model = model.model_fields[part].annotation
-    fields = model.model_fields if isinstance(model, type) and issubclass(model, Section) else {}
+    section: Any = fields_of(kind, ".".join(path))[-1].annotation if path else kind
+    fields = section.model_fields if is_section(section) else {}
     return [name for name, field in fields.items() if field.is_required() or not required]

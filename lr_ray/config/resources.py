@@ -34,34 +34,20 @@ else:
 
 
 class Place(Section):
-    gpus: Gpus = Field(
-        default=cast(float, AUTO),
-        description="GPUs: 0 is CPU only, a fraction shares one, 2 or more split the model; auto "
-        "chooses by the models' sizes and the GPUs there are.",
-    )
-    cache_gb: float | None = Field(
-        default=None,
-        gt=0,
-        le=1e4,
-        description="GB (1e9 bytes) of each GPU for an engine's keys and values; null leaves it to "
-        "gpus: auto, or to vLLM, which takes 0.9 of the share. Trainers have none.",
-    )
-    cpus: float = Field(
-        default=1,
-        ge=0,
-        le=256,
-        description="CPUs; without GPUs the threads of the process, too.",
-    )
-    memory_gb: float | None = Field(
-        default=None, gt=0, description="Main memory in GB that Ray sets aside; null for none."
-    )
-    accelerator: str | None = Field(
-        default=None, min_length=1, description="Type of GPU as Ray names it, such as A100 or H100."
-    )
-    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={},
-        description="Custom resources of the nodes meant for it, such as lr_ray_expert: 1.",
-    )
+    gpus: Gpus = cast(float, AUTO)
+    """GPUs: 0 is CPU only, a fraction shares one, 2 or more split the model; auto chooses by the models'
+    sizes and the GPUs there are."""
+    cache_gb: float | None = Field(default=None, gt=0, le=1e4)
+    """GB (1e9 bytes) of each GPU for an engine's keys and values; null leaves it to gpus: auto, or to vLLM,
+    which takes 0.9 of the share. Trainers have none."""
+    cpus: float = Field(default=1, ge=0, le=256)
+    """CPUs; without GPUs the threads of the process, too."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Main memory in GB that Ray sets aside; null for none."""
+    accelerator: str | None = Field(default=None, min_length=1)
+    """Type of GPU as Ray names it, such as A100 or H100."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    """Custom resources of the nodes meant for it, such as lr_ray_expert: 1."""
 
     def bundle(self) -> dict[str, float]:
         """Ray's names of what is asked for, as in a placement group."""
@@ -78,25 +64,21 @@ class Place(Section):
 
 
 class Resources(Section):
-    expert: Place = Field(default=Place(), description="An engine of the expert.")
-    amateur: Place = Field(default=Place(), description="An engine of the amateur.")
-    trainer: Place = Field(default=Place(), description="A training worker.")
-    server: Place = Field(default=Place(), description="A replica of a served model.")
-    sampling: Literal["auto", "together", "apart"] = Field(
-        default=AUTO,
-        description="Whether expert and amateur hold their GPUs together, or one after the other with "
-        "the trajectories kept on disk in between.",
-    )
-    evaluation: Literal["auto", "together", "apart"] = Field(
-        default=AUTO,
-        description="Whether both models are served together, or one after the other.",
-    )
-    wait_s: float = Field(
-        default=900.0,
-        ge=0,
-        le=86400,
-        description="Seconds to wait for nodes with room, on a cluster that the job did not start.",
-    )
+    expert: Place = Place()
+    """An engine of the expert."""
+    amateur: Place = Place()
+    """An engine of the amateur."""
+    trainer: Place = Place()
+    """A training worker."""
+    server: Place = Place()
+    """A replica of a served model."""
+    sampling: Literal["auto", "together", "apart"] = AUTO
+    """Whether expert and amateur hold their GPUs together, or one after the other with the trajectories kept
+    on disk in between."""
+    evaluation: Literal["auto", "together", "apart"] = AUTO
+    """Whether both models are served together, or one after the other."""
+    wait_s: float = Field(default=900.0, ge=0, le=86400)
+    """Seconds to wait for nodes with room, on a cluster that the job did not start."""
 
     @model_validator(mode="after")
     def _asks(self) -> Self:

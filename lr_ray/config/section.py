@@ -4,11 +4,13 @@ Exercised by `pytest tests/unit/test_config_yaml.py`.
 """
 
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 # As JSON has them, with a sign and a decimal point at either end allowed.
@@ -16,9 +18,19 @@ _NUMBER = re.compile(r"\s*[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[
 
 
 class Section(BaseModel):
-    """Fields of one mapping. An empty subsection is as if it were not written, `x-` keys are helpers."""
+    """Fields of one mapping. An empty subsection is as if it were not written, `x-` keys are helpers.
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+    The docstring below a field is its description, on one line.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for field in cls.model_fields.values():
+            field.description = field.description and " ".join(field.description.split())
 
     @model_validator(mode="before")
     @classmethod
@@ -35,8 +47,7 @@ class Section(BaseModel):
     def _may_be_empty(cls, key: str) -> bool:
         field = cls.model_fields.get(key)
         annotation = field.annotation if field else None
-        is_section = isinstance(annotation, type) and issubclass(annotation, Section)
-        return is_section or get_origin(annotation) is dict
+        return is_section(annotation) or get_origin(annotation) is dict
 
     @field_validator("*", mode="before")
     @classmethod
@@ -44,6 +55,32 @@ class Section(BaseModel):
         field = cls.model_fields[str(info.field_name)]
         check_written(value, field.annotation)
         return value
+
+
+def is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    """Whether a field of this type is a mapping of fields."""
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def walk(kind: type[Section], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted name and field, a section before its fields."""
+    for name, field in kind.model_fields.items():
+        yield above + name, field
+        if is_section(field.annotation):
+            yield from walk(field.annotation, f"{above}{name}.")
+
+
+def fields_of(kind: Any, name: str) -> list[FieldInfo]:
+    """The fields that a dotted name goes through, of a field or an entry of its mapping; else none."""
+    found: list[FieldInfo] = []
+    for part in name.split("."):
+        field = kind.model_fields.get(part) if is_section(kind) else None
+        if field:
+            kind = field.annotation
+            found.append(field)
+        elif get_origin(kind) is not dict:
+            return []
+    return found
 
 
 def check_written(value: Any, annotation: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import model_validator
 
-from lr_ray.config.effects import Mark, fields_of, marks_of, setting
+from lr_ray.config.effects import Mark, marks_of, setting
 from lr_ray.config.resources import AUTO, Resources
-from lr_ray.config.section import Section
+from lr_ray.config.section import Section, fields_of
 from lr_ray.config.sections import (
     Data,
     Evaluation,
@@ -64,7 +64,7 @@ class Tree(Section):
         """
         kind, here, there = type(self), flatten(self.model_dump(mode="json")), flatten(other)
         before = {n: there[n] if n in there else _default(kind, n) for n in here}
-        gone = [n for n in there if n not in here and _is_field(kind, n)]  # entries of a mapping
+        gone = [n for n in there if n not in here and fields_of(kind, n)]  # entries of a mapping
         before |= {n: there[n] for n in gone}
         found = []
         for name in [*self.identity(), *gone]:
@@ -79,7 +79,7 @@ class Tree(Section):
     @classmethod
     def unknown(cls, tree: dict[str, Any]) -> list[str]:
         """Dotted names in `tree` of which this version has no field."""
-        return [name for name in flatten(tree) if not _is_field(cls, name)]
+        return [name for name in flatten(tree) if not fields_of(cls, name)]
 
 
 def digest_of(value: Any) -> str:
@@ -107,13 +107,8 @@ class Config(Tree):
     serving: Serving = Serving()
     evaluation: Evaluation = Evaluation()
     resources: Resources = setting("speed", default=Resources())
-    rounds: int = setting(
-        "rounds",
-        default=1,
-        ge=1,
-        le=100,
-        description="Rounds of lr-ray run, at most: the improved expert of one is the expert of the next.",
-    )
+    rounds: int = setting("rounds", default=1, ge=1, le=100)
+    """Rounds of lr-ray run, at most: the improved expert of one is the expert of the next."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -154,14 +149,10 @@ def uses_gpus(config: Config, stages: Sequence[str] = STAGES) -> bool:
 class EndpointConfig(Tree):
     """An evaluation of models behind somebody's endpoint."""
 
-    endpoint: str = setting(
-        "answers", pattern=r"^https?://", description="Base URL of an OpenAI-compatible API."
-    )
-    models: list[str] = setting(
-        "answers",
-        min_length=1,
-        description="Names served there, the one to compare with first: A,B.",
-    )
+    endpoint: str = setting("answers", pattern=r"^https?://")
+    """Base URL of an OpenAI-compatible API."""
+    models: list[str] = setting("answers", min_length=1)
+    """Names served there, the one to compare with first: A,B."""
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -180,34 +171,22 @@ class EndpointConfig(Tree):
 class ServeConfig(Tree):
     """Model directories to serve."""
 
-    models: dict[str, str] = setting(
-        "answers",
-        min_length=1,
-        description="Served names and their directories: NAME=DIR,NAME=DIR.",
-    )
+    models: dict[str, str] = setting("answers", min_length=1)
+    """Served names and their directories: NAME=DIR,NAME=DIR."""
     serving: Serving = Serving()
     resources: Resources = setting("speed", default=Resources())
 
 
-def _is_field(kind: Any, name: str) -> bool:
-    try:
-        return bool(list(fields_of(kind, name)))
-    except KeyError:
-        return False
-
-
 def _default(kind: Any, name: str) -> Any:
     """The value of a field in a tree that does not have it, None where it needs one."""
-    if not _is_field(kind, name):
-        return None
-    parts = name.split(".")
+    parts, default = name.split("."), None
     for depth, field in enumerate(fields_of(kind, name), start=1):
-        default = field.get_default(call_default_factory=True)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
         if isinstance(default, Section):  # which may say otherwise than its fields
             default = default.model_dump(mode="json")
         if isinstance(default, dict):
             return value_at(default, ".".join(parts[depth:]))
-    return None if field.is_required() else default
+    return default
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
-
+from lr_ray.config.section import Section, is_section, walk
 from lr_ray.errors import UserError
 
 TYPED = "as typed"  # on the items of a list: each use of the option is one of them, commas and all
 
 
-def typed_tree(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+def typed_tree(kind: type[Section], given: Mapping[str, Any]) -> dict[str, Any]:
     """`given` are dotted names of fields of `kind` and what was typed: a text, or a list of them.
 
     Names of other options are left alone. A list is what stands between commas, each use of the option
@@ -27,34 +26,20 @@ def typed_tree(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any
     possible. Raises UserError naming the option.
     """
     tree: dict[str, Any] = {}
+    fields = dict(walk(kind))
     for name in sorted(given, key=lambda name: name.count(".")):  # sections before their fields
-        annotation = _annotation(kind, name.split("."))
-        if annotation is not None and given[name] is not None:
+        if name in fields and given[name] is not None:
             *above, last = name.split(".")
             at = tree
             for part in above:
                 at = at.setdefault(part, {})
-            at[last] = _value(f"--{name}", annotation, given[name])
+            at[last] = _value(f"--{name}", fields[name].annotation, given[name])
     return tree
-
-
-def _annotation(kind: Any, path: list[str]) -> Any:
-    """Of the field at `path`, None where there is none."""
-    for part in path:
-        fields = kind.model_fields if _is_section(kind) else {}
-        if part not in fields:
-            return None
-        kind = fields[part].annotation
-    return kind
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _value(option: str, annotation: Any, typed: str | list[str]) -> Any:
     texts = [typed] if isinstance(typed, str) else typed
-    if _is_section(annotation):
+    if is_section(annotation):
         return _object(option, texts[-1])
     if get_origin(annotation) is dict:
         return _mapping(option, texts)

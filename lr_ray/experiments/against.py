@@ -6,7 +6,7 @@ Reads the run directory alone. Exercised by `pytest tests/unit/test_paper.py`.
 import re
 from typing import Any
 
-from lr_ray.config import Change, Config, merge, preset_names, read_tree, resolve
+from lr_ray.config import Change, Config, changed, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.evaluation.results import LABELS
 from lr_ray.experiments import checks
@@ -46,7 +46,7 @@ def look(run: Run) -> Found:
     asked, summary = read_asked(run), read_summary(run)
     if not summary.get("accuracy"):
         raise UserError(f"--run {run.location}: evaluation is not finished")
-    config: Config = resolve(asked["config"])
+    config = resolve(asked["config"])
     trained = "training" in summary
     rows = [
         _row(config, task, label, part, trained)
@@ -171,11 +171,10 @@ def _changes(config: Config) -> list[Change]:
     """The settings that matter and are not the paper's, which are those of the expert's preset."""
     expert = _name(config.models.expert)
     trees = map(read_tree, preset_names())
-    reference: Config = resolve(next(t for t in trees if _name(t["models"]["expert"]) == expert))
+    reference = resolve(next(t for t in trees if _name(t["models"]["expert"]) == expert))
     if _method(config) == "SFT":
         variants = {v.name: v.config for v in read_grid("ablations", reference).variants}
-        sampled = {"sampling": {"max_problems": _SFT_PROBLEMS}}
-        reference = resolve(merge(variants["paper_sft"].model_dump(mode="json"), sampled))
+        reference = changed(variants["paper_sft"], {"sampling.max_problems": _SFT_PROBLEMS})
     changes = config.changes(reference.model_dump(mode="json"))
     return [c for c in changes if c.effects and not _FREE.fullmatch(c.name)]
 

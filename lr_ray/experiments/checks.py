@@ -6,7 +6,7 @@ Exercised by `pytest tests/unit/test_comparison.py`.
 from dataclasses import replace
 from typing import Any
 
-from lr_ray.config import merge, resolve
+from lr_ray.config import changed
 from lr_ray.errors import UserError
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan, Source
@@ -65,8 +65,8 @@ def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
                 f"--grid {grid.name}: sampling.plausibility = {needed:g}: {there.location} was "
                 f"sampled for {held:g} and more; give another --run"
             )
-        tree = merge(source.config.model_dump(mode="json"), {"sampling": {"plausibility": held}})
-        settled[source.folder] = replace(source, config=resolve(tree))
+        config = changed(source.config, {"sampling.plausibility": held})
+        settled[source.folder] = replace(source, config=config)
     return Plan(list(settled.values()), plan.cells)
 
 

@@ -13,17 +13,17 @@
 Exercised by `pytest tests/unit/test_grid.py`.
 """
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from lr_ray.config import Config, flatten, merge, resolve, value_at
+from lr_ray.config import Config, changed, flatten, resolve, value_at
 from lr_ray.config.reading import read_mapping
+from lr_ray.config.section import Section
 from lr_ray.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -54,13 +54,13 @@ class Grid:
     x: str | None = None
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _File(Section):
+    model_config = ConfigDict(strict=True)
 
     seeds: list[int] = Field(default=[0], min_length=1)
-    variants: dict[str, dict[str, Any] | None] = {}
+    variants: dict[str, dict[str, Any] | None] = Field(default={})
     x: str | None = None
-    values: list[float | str] = []
+    values: list[float | str] = Field(default=[])
 
 
 def grid_names() -> list[str]:
@@ -77,10 +77,7 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
     """
     tree, folder = _read(name_or_path)
     where = f"--grid {name_or_path}"
-    try:
-        file = _File.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{where}: {'; '.join(_explain(e) for e in error.errors())}") from None
+    file = resolve(tree, _File, where)
     if min(file.seeds) < 0 or len(set(file.seeds)) < len(file.seeds):
         raise UserError(f"{where}: seeds: {file.seeds} must be different numbers of 0 or more")
     if bool(file.values) and not file.x:
@@ -95,16 +92,15 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
         wanted[name] = {str(file.x): value}, value
     if not wanted:
         raise UserError(f"{where}: no variants; give variants, or x and values")
-    base = config.model_dump(mode="json")
     variants = [
-        _variant(f"{where}: variant {name}", name, over, value, base, Path(amateurs or folder))
+        _variant(f"{where}: variant {name}", name, over, value, config, Path(amateurs or folder))
         for name, (over, value) in wanted.items()
     ]
     return Grid(_short(name_or_path), file.seeds, _swept(where, file.x, variants), file.x)
 
 
 def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
-    """A grid's tree, without its `x-` helpers, and its folder."""
+    """A grid's tree and its folder."""
     path, folder = Path(name_or_path), str(Path(name_or_path).parent)
     if path.suffix not in (".yaml", ".yml"):
         if name_or_path not in grid_names():
@@ -114,8 +110,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
             )
         grids = resources.files("lr_ray").joinpath("presets", "grids")
         path, folder = Path(str(grids.joinpath(f"{name_or_path}.yaml"))), "."
-    tree = read_mapping(path, "--grid", "a mapping with seeds and variants")
-    return {key: value for key, value in tree.items() if not key.startswith("x-")}, folder
+    return read_mapping(path, "--grid", "a mapping with seeds and variants"), folder
 
 
 def _short(name_or_path: str) -> str:
@@ -134,7 +129,7 @@ def _variant(
     name: str,
     over: dict[str, Any],
     value: float | str | None,
-    base: dict[str, Any],
+    config: Config,
     folder: Path,
 ) -> Variant:
     if not _NAME.fullmatch(name):
@@ -155,15 +150,12 @@ def _variant(
             raise UserError(f"{where}: {field} is one for the whole comparison; set it in --config")
         if untrained and field != "evaluation.prefill":
             raise UserError(f"{where}: {field} has no effect on an untrained variant")
-    tree = base
+    base = config.model_dump(mode="json")
     for field, given in fields.items():
         if field == "models.amateur" and isinstance(given, str) and not given.startswith("@"):
             given = _amateur(where, given, folder)
-        tree = merge(tree, _nested(field, _value(where, field, given, base)))
-    try:
-        config: Config = resolve(tree)
-    except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
+        fields[field] = _value(where, field, given, base)
+    config = changed(config, fields, where)
     return Variant(name, config, untrained, value, tuple(dict.fromkeys(seeds)))
 
 
@@ -173,12 +165,6 @@ def _check_once(where: str, over: dict[str, Any]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{where}: {', '.join(twice)} is there twice; give it once")
-
-
-def _nested(field: str, value: Any) -> dict[str, Any]:
-    for part in reversed(field.split(".")):
-        value = {part: value}
-    return dict(value)
 
 
 def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
@@ -220,13 +206,3 @@ def _swept(where: str, x: str | None, variants: list[Variant]) -> list[Variant]:
     if any(found is None or isinstance(found, list | dict) for _, found in dumped):
         raise UserError(f"{where}: x: {x} is not a field with one value")
     return [replace(v, value=v.value if v.value is not None else found) for v, found in dumped]
-
-
-def _explain(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = list(_File.model_fields)
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        return f"unknown key {name}; {hint}"
-    return f"{name}: {error['msg']}"

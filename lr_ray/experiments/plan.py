@@ -6,9 +6,8 @@ have the digest of another's scores those. Exercised by `pytest tests/unit/test_
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-from lr_ray.config import Config, flatten, merge, resolve, unflatten
+from lr_ray.config import Config, changed, flatten
 from lr_ray.experiments.grid import Grid, Variant
 from lr_ray.run.stages import digests
 
@@ -67,7 +66,7 @@ def make_plan(config: Config, grid: Grid) -> Plan:
         greedy = sampling.method == "rejection" and not sampling.rejection.temperature
         for seed in seeds[:1] if variant.untrained else seeds:
             drawn = {} if greedy else {"sampling.seed": seed}
-            seeded = _with(variant.config, {"training.seed": seed, **drawn})
+            seeded = changed(variant.config, {"training.seed": seed, **drawn})
             folder = None
             if not variant.untrained:
                 folder, asked = _source(config, seeded)
@@ -90,7 +89,7 @@ def _source(config: Config, cell: Config) -> tuple[str, Config]:
         and (name not in labelling or name == _PLAUSIBILITY)
     }
     digest, base = (digests(c, {})["scoring"] for c in (cell, config))
-    return "base" if digest == base else f"sources/{digest[:8]}", _with(config, own)
+    return "base" if digest == base else f"sources/{digest[:8]}", changed(config, own)
 
 
 def _chained(sources: dict[str, Source]) -> list[Source]:
@@ -113,8 +112,4 @@ def _chained(sources: dict[str, Source]) -> list[Source]:
 def _plausible(source: Source, plausibility: float) -> Source:
     """The source for this plausibility as well."""
     least = min(source.config.sampling.plausibility, plausibility)
-    return replace(source, config=_with(source.config, {_PLAUSIBILITY: least}))
-
-
-def _with(config: Config, values: dict[str, Any]) -> Config:
-    return resolve(merge(config.model_dump(mode="json"), unflatten(values)))
+    return replace(source, config=changed(source.config, {_PLAUSIBILITY: least}))

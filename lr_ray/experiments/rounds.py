@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lr_ray.config import STAGES, Config, merge, resolve, value_at
+from lr_ray.config import STAGES, Config, changed, value_at
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.results import MEANS, scores_of
 from lr_ray.evaluation.statistics import pooled_difference
@@ -107,19 +107,19 @@ def _config(config: Config, run: Run, number: int) -> Config:
     if number == 1:
         return config
     experts = [config.models.expert, *(round_of(run, n).path("model") for n in range(1, number))]
-    models = {"expert": experts[-1], "amateur_of_rounds": "same"}
-    if config.models.amateur_of_rounds == "before":
-        models["amateur"] = experts[-2]
+    before = config.models.amateur_of_rounds == "before"
     skipped = (config.data.skip or 0) + (number - 1) * config.sampling.max_problems
     skip = config.data.skip if config.data.repeat_in_rounds else skipped
     over = {
         "rounds": 1,
-        "models": models,
-        "data": {"skip": skip, "repeat_in_rounds": False},
-        "evaluation": {"paper": {"expert_prompt": "chat"}},  # as it was trained
+        "models.expert": experts[-1],
+        "models.amateur": experts[-2] if before else config.models.amateur,
+        "models.amateur_of_rounds": "same",
+        "data.skip": skip,
+        "data.repeat_in_rounds": False,
+        "evaluation.paper.expert_prompt": "chat",  # as it was trained
     }
-    round_config: Config = resolve(merge(config.model_dump(mode="json"), over))
-    return round_config
+    return changed(config, over)
 
 
 def _write(run: Run, config: Config, number: int) -> Found:

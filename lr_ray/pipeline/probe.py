@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lr_ray.config import Config, merge, resolve
+from lr_ray.config import Config, changed, resolve
 from lr_ray.console import quiet_others
 from lr_ray.errors import StageError
 from lr_ray.models.models import resolve_model
@@ -38,8 +38,8 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     `config`: of the run to come, named `name`; `yes` as of `execute`. Scores and answers that are there are
     used. Raises UserError and StageError as a run does, StageError also when nothing was scored.
     """
-    few = {"max_problems": min(problems, config.sampling.max_problems)}
-    probed: Config = resolve(merge(config.model_dump(mode="json"), {"sampling": few}))
+    few = min(problems, config.sampling.max_problems)
+    probed = changed(config, {"sampling.max_problems": few})
     before = run.read_json(FILE) if run.exists(FILE) else None
     scores = run.shards("scores")
     execute(probed, run, ("sampling",), name, yes=yes)
@@ -108,7 +108,7 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
             "max_problems": None, "shots": [0], "samples": 1, "temperature": 0.0, "grader_check": [],
             "perturbations": [], "protocol": "same",  # the same prompt for both
         }  # fmt: skip
-        config: Config = resolve(merge(probed.model_dump(mode="json"), {"evaluation": over}))
+        config = changed(probed, {"evaluation": over})
         with site(config, ["evaluation"]) as place, quiet_others(run.log_path()) as console:
             config = place.arranged(config, ["evaluation"])
             there.create()
@@ -146,7 +146,7 @@ def _cost(
         summary |= {"evaluation": asked, "serving": {"seconds": 0.0}}
     measured = with_placement(read_asked(run)["config"], summary)
     problems, wanted = plan.how_many(config)[0], plan.answers(config)
-    whole: Config = resolve(merge(measured, {"sampling": {"max_problems": problems}}))
+    whole = changed(resolve(measured), {"sampling.max_problems": problems})
     seconds = scaled(whole, measured, summary, wanted)
     roles = {"sampling": ("expert", "amateur"), "evaluation": ("server",)}
     hours, of = 0.0, "CPU"

@@ -26,7 +26,7 @@ def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None
     asked, there = read_asked(source), read_summary(source)
     before = fingerprints_of(asked)
     try:
-        theirs = digests(resolve(asked["config"], Config), before)
+        theirs = digests(resolve(asked["config"]), before)
     except UserError as error:
         raise UserError(f"{source.location}: {error}") from None
     ours = digests(config, {**before, **fingerprints})

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lr_ray.config import STAGES, Config, Place, Serving, roles_of, uses_gpus, value_at
+from lr_ray.config import STAGES, Config, Place, Serving, changed, roles_of, uses_gpus, value_at
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
 from lr_ray.placement import needs, ways
 from lr_ray.placement.cards import Cards
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Model, Models
-from lr_ray.placement.ways import Values, gpus_of, is_auto, with_values
+from lr_ray.placement.ways import Values, gpus_of, is_auto
 
 _WAYS = {
     "sampling": ways.sampling, "training": ways.training, "evaluation": ways.evaluation
@@ -57,9 +57,9 @@ def _there_or_to_come(cards: Cards) -> Cards:
 
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
     for values in _WAYS[stage](config, models, cards):
-        found = with_values(config, values)
+        found = changed(config, {n: value for n, value in values.items() if value is not None})
         if fits(found, models, cards, stage):
-            return with_values(found, _caches(found, models, cards, stage))
+            return changed(found, _caches(found, models, cards, stage))
     return None
 
 
@@ -145,9 +145,9 @@ def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:
     )
     auto = {f"resources.{role}.gpus": AUTO for role in roles_of(config, stage)}
     auto |= {f"resources.{stage}": AUTO} if stage != "training" else {}
-    free = with_values(config, auto | {"training.num_workers": AUTO, "serving.min_replicas": AUTO}
-                       | {f"sampling.{role}.max_engines": AUTO for role in ("expert", "amateur")}
-                       | {f"sampling.{role}.min_engines": 1 for role in ("expert", "amateur")})  # fmt: skip
+    free = changed(config, auto | {"training.num_workers": AUTO, "serving.min_replicas": AUTO}
+                   | {f"sampling.{role}.max_engines": AUTO for role in ("expert", "amateur")}
+                   | {f"sampling.{role}.min_engines": 1 for role in ("expert", "amateur")})  # fmt: skip
     found = _first_fit(free, models, cards, stage)
     said = f"{stage} does not fit on {cards} with {fields}{_least(config, models, stage)}"
     if found is None:
@@ -162,7 +162,7 @@ def _plain(value: Any) -> str:
 
 def _least(config: Config, models: Models, stage: str) -> str:
     """The memory that each process takes where it has a GPU to itself."""
-    whole = with_values(
+    whole = changed(
         config, {f"resources.{r}.gpus": 1 for r in roles_of(config, stage) if is_auto(config, r)}
     )
     said = [_said(p) for p in needs.processes(whole, models, stage) if p.weights is not None]

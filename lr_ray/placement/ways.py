@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from lr_ray.config import Config, Place, merge, resolve, unflatten
+from lr_ray.config import Config, Place, changed
 from lr_ray.config.resources import AUTO
 from lr_ray.placement import needs
 from lr_ray.placement.cards import Cards
@@ -19,12 +19,6 @@ _LEAST_MICRO_BATCH = 2048  # tokens
 _SPARE = 0.97  # of a GPU that two engines share, so that rounded shares fit
 
 Values = dict[str, Any]  # of settings, by dotted names
-
-
-def with_values(config: Config, values: Values) -> Config:
-    """The config with other values of settings."""
-    given = unflatten({name: value for name, value in values.items() if value is not None})
-    return resolve(merge(config.model_dump(mode="json"), given))
 
 
 def sampling(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
@@ -66,7 +60,7 @@ def _together(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
 
 def _side_by_side(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     """Two engines on one GPU, each with a share for its weights and its part of the cache."""
-    whole = with_values(config, {"resources.expert.gpus": 1, "resources.amateur.gpus": 1})
+    whole = changed(config, {"resources.expert.gpus": 1, "resources.amateur.gpus": 1})
     pair = needs.sampling(whole, models)
     if any(p.weights is None for p in pair):
         return  # nothing says that both fit

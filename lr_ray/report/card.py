@@ -54,7 +54,7 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
     `ask_hub`: the licence of a base model that no card beside its files states is looked up there.
     """
     asked = read_asked(run)
-    config: Config = resolve(asked["config"])
+    config = resolve(asked["config"])
     base = config.models.expert
     licence = _licence(base, ask_hub)
     text = _environment().get_template("card.md.j2").render(

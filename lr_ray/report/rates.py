@@ -67,7 +67,7 @@ def scaled(
     config: Config, asked: dict[str, Any], summary: dict[str, Any], answers: int | None
 ) -> dict[str, float]:
     """Seconds of the stages that the measured run has finished."""
-    was: Config = resolve(asked)
+    was = resolve(asked)
     sampled = summary["sampling"]
     engines = was.sampling.expert.most / config.sampling.expert.most
     problems = config.sampling.max_problems / sampled["problems"]

@@ -113,7 +113,7 @@ def test_amateurs_are_beside_the_grid_or_in_the_folder_named(tmp_path):
         ("variants: {a: {models.amateur: '@models.export'}}", r"the config has no value of models\.export"),
         ("variants: {a: {models.amateur: nowhere}}", r"variant a: models\.amateur: no directory nowhere in .*--amateurs"),
         ("seeds: [1, 1]\nvariants: {a: {}}", r"seeds: \[1, 1\] must be different"),
-        ("seeds: []\nvariants: {a: {}}", r"mine\.yaml: seeds: "),
+        ("seeds: []\nvariants: {a: {}}", r"mine\.yaml: seeds = \[\]: "),
         ("seeds: [0]", r"no variants; give variants, or x and values"),
         ("values: [1]", r"values without x"),
         ("x: sampling.top_k\nvalues: [3, 3]", r"two variants are named top_k-3"),

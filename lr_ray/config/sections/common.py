@@ -19,12 +19,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Fields(Section):
-    problem: str = Field(default="problem", min_length=1, description="Field of the text.")
-    id: str | None = Field(
-        default=None, min_length=1, description="Field of the id; null makes ids of the texts."
-    )
-    answer: str | None = Field(
-        default="answer",
-        min_length=1,
-        description="Field of the answer; null for none (None on the command line).",
-    )
+    problem: str = Field(default="problem", min_length=1)
+    """Field of the text."""
+    id: str | None = Field(default=None, min_length=1)
+    """Field of the id; null makes ids of the texts."""
+    answer: str | None = Field(default="answer", min_length=1)
+    """Field of the answer; null for none (None on the command line)."""

@@ -28,26 +28,14 @@ Variables = Annotated[
 
 
 class Models(Section):
-    expert: str = setting(
-        "trajectories", description="Directory, Hugging Face id, or embedded:expert."
-    )
-    amateur: str = setting(
-        on("scores", CONTRAST), description="Directory, Hugging Face id, or embedded:amateur."
-    )
-    amateur_of_rounds: Literal["same", "before"] = setting(
-        "rounds",
-        default="same",
-        description="Amateur of the rounds after the first: the same, or the expert of the round before.",
-    )
-    special_tokens_may_differ: bool = setting(
-        on("scores", CONTRAST),
-        default=False,
-        description="Accept a pair whose special tokens (and no others) have different names.",
-    )
-    chat_template_kwargs: Variables = setting(
-        "trajectories",
-        "answers",
-        default={},
-        description="Variables of the expert's chat template, in sampling, evaluation and serving, such as "
-        "enable_thinking: false of Qwen3.",
-    )
+    expert: str = setting("trajectories")
+    """Directory, Hugging Face id, or embedded:expert."""
+    amateur: str = setting(on("scores", CONTRAST))
+    """Directory, Hugging Face id, or embedded:amateur."""
+    amateur_of_rounds: Literal["same", "before"] = setting("rounds", default="same")
+    """Amateur of the rounds after the first: the same, or the expert of the round before."""
+    special_tokens_may_differ: bool = setting(on("scores", CONTRAST), default=False)
+    """Accept a pair whose special tokens (and no others) have different names."""
+    chat_template_kwargs: Variables = setting("trajectories", "answers", default={})
+    """Variables of the expert's chat template, in sampling, evaluation and serving, such as enable_thinking:
+    false of Qwen3."""

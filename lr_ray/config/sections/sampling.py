@@ -12,13 +12,12 @@ from lr_ray.config.sections.common import CONTRAST, REJECTION, Dtype, Fraction, 
 
 
 class Pool(Section):
-    min_engines: int = setting("speed", default=1, ge=1, le=1024, description="Engines, at least.")
-    max_engines: Processes = setting(
-        "speed",
-        default=AUTO,
-        description="Engines, at most; auto uses the GPUs there are, and min_engines on CPUs.",
-    )
-    dtype: Dtype = Field(default="bfloat16", description="Data type of weights and activations.")
+    min_engines: int = setting("speed", default=1, ge=1, le=1024)
+    """Engines, at least."""
+    max_engines: Processes = setting("speed", default=AUTO)
+    """Engines, at most; auto uses the GPUs there are, and min_engines on CPUs."""
+    dtype: Dtype = "bfloat16"
+    """Data type of weights and activations."""
 
     @property
     def most(self) -> int:
@@ -33,20 +32,14 @@ class Pool(Section):
 
 
 class Rejection(Section):
-    samples: int = Field(default=4, ge=1, le=256, description="Solutions sampled for each problem.")
-    temperature: float = Field(
-        default=0.7,
-        ge=0,
-        le=2,
-        description="Temperature of these samples; 0 is greedy, of one sample a problem.",
-    )
+    samples: int = Field(default=4, ge=1, le=256)
+    """Solutions sampled for each problem."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Temperature of these samples; 0 is greedy, of one sample a problem."""
     max_new_tokens: int | None = setting(
-        on("trajectories", REJECTION, if_set=True),
-        default=None,
-        ge=1,
-        le=32768,
-        description="Tokens of a solution, at most; null is sampling.max_new_tokens.",
+        on("trajectories", REJECTION, if_set=True), default=None, ge=1, le=32768
     )
+    """Tokens of a solution, at most; null is sampling.max_new_tokens."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -58,86 +51,46 @@ class Rejection(Section):
 
 
 class Sampling(Section):
-    method: Literal["contrast", "rejection"] = setting(
-        "trajectories",
-        default="contrast",
-        description="contrast: the amateur scores the expert's greedy steps. rejection (a baseline): "
-        "the expert's sampled solutions with the right answer, all of their tokens; needs answers.",
-    )
+    method: Literal["contrast", "rejection"] = setting("trajectories", default="contrast")
+    """contrast: the amateur scores the expert's greedy steps. rejection (a baseline): the expert's sampled
+    solutions with the right answer, all of their tokens; needs answers."""
     selection: Annotated[str, AfterValidator(plugins.selections.check)] = setting(
-        on("rows", CONTRAST),
-        default="kl",
-        description="Steps kept: those above kl_threshold (kl), of these the first STEPS (first:STEPS) or a "
-        "window (window:FIRST-LAST); as many as kl at random, of all steps of a batch (random) or of each "
-        "trajectory (random_within); a share of a batch, by KL (top:SHARE) or by the expert's entropy "
-        "(entropy:SHARE); a quadrant of both (quadrant:NAME); all; or a plugin's rule.",
+        on("rows", CONTRAST), default="kl"
     )
+    """Steps kept: those above kl_threshold (kl), of these the first STEPS (first:STEPS) or a window
+    (window:FIRST-LAST); as many as kl at random, of all steps of a batch (random) or of each trajectory
+    (random_within); a share of a batch, by KL (top:SHARE) or by the expert's entropy (entropy:SHARE); a
+    quadrant of both (quadrant:NAME); all; or a plugin's rule."""
     labels: Annotated[str, AfterValidator(plugins.labels.check)] = setting(
-        on("rows", CONTRAST),
-        default="contrast",
-        description="Label of a kept step: p/q over the plausible tokens (contrast), also with a temperature "
-        "(contrast:TEMPERATURE), the expert's p over them (expert), its greedy token (greedy), or a "
-        "plugin's rule.",
+        on("rows", CONTRAST), default="contrast"
     )
+    """Label of a kept step: p/q over the plausible tokens (contrast), also with a temperature
+    (contrast:TEMPERATURE), the expert's p over them (expert), its greedy token (greedy), or a plugin's
+    rule."""
     engine: Annotated[str, AfterValidator(plugins.engines.check)] = setting(
-        "trajectories",
-        default="vllm",
-        description="What runs both models: vllm, or a plugin's engine.",
+        "trajectories", default="vllm"
     )
-    max_problems: int = setting(
-        "trajectories", default=1000, ge=1, description="Problems to solve, at most."
-    )
-    max_new_tokens: int = setting(
-        "trajectories",
-        default=128,
-        ge=1,
-        le=32768,
-        description="Steps (generated tokens) of a trajectory, at most.",
-    )
-    system_prompt: str | None = setting(
-        "trajectories", default=None, description="System turn of the prompt; null for none."
-    )
-    kl_threshold: float = setting(
-        on("rows", CONTRAST),
-        default=0.4,
-        ge=0,
-        le=100,
-        description="Keep steps whose KL exceeds this, in nats (beta).",
-    )
+    """What runs both models: vllm, or a plugin's engine."""
+    max_problems: int = setting("trajectories", default=1000, ge=1)
+    """Problems to solve, at most."""
+    max_new_tokens: int = setting("trajectories", default=128, ge=1, le=32768)
+    """Steps (generated tokens) of a trajectory, at most."""
+    system_prompt: str | None = setting("trajectories", default=None)
+    """System turn of the prompt; null for none."""
+    kl_threshold: float = setting(on("rows", CONTRAST), default=0.4, ge=0, le=100)
+    """Keep steps whose KL exceeds this, in nats (beta)."""
     plausibility: float = setting(
-        on("trajectories", CONTRAST, if_less=True),
-        on("rows", CONTRAST),
-        default=0.2,
-        gt=0,
-        le=1,
-        description="Tokens of a label have at least this share of the step's top probability (alpha).",
+        on("trajectories", CONTRAST, if_less=True), on("rows", CONTRAST), default=0.2, gt=0, le=1
     )
-    top_k: int = setting(
-        on("trajectories", CONTRAST),
-        default=256,
-        ge=2,
-        le=8192,
-        description="Log-probabilities exchanged for each step, at most the whole vocabulary.",
-    )
-    batch_size: int = setting(
-        "speed",
-        default=64,
-        ge=1,
-        le=4096,
-        description="Problems sent to an engine at once, and rows of a shard.",
-    )
-    max_rejected: Fraction = setting(
-        "speed",
-        default=0.05,
-        description="Fraction of problems that may be rejected before the job fails.",
-    )
-    seed: int = setting(
-        on("rows", CONTRAST),
-        on("trajectories", REJECTION),
-        default=0,
-        ge=0,
-        description="Seed of random steps and sampled solutions.",
-    )
+    """Tokens of a label have at least this share of the step's top probability (alpha)."""
+    top_k: int = setting(on("trajectories", CONTRAST), default=256, ge=2, le=8192)
+    """Log-probabilities exchanged for each step, at most the whole vocabulary."""
+    batch_size: int = setting("speed", default=64, ge=1, le=4096)
+    """Problems sent to an engine at once, and rows of a shard."""
+    max_rejected: Fraction = setting("speed", default=0.05)
+    """Fraction of problems that may be rejected before the job fails."""
+    seed: int = setting(on("rows", CONTRAST), on("trajectories", REJECTION), default=0, ge=0)
+    """Seed of random steps and sampled solutions."""
     rejection: Rejection = setting(on("trajectories", REJECTION), default=Rejection())
     expert: Pool = setting("trajectories", default=Pool())
     amateur: Pool = setting(on("scores", CONTRAST), default=Pool())

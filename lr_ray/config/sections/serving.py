@@ -11,54 +11,28 @@ from lr_ray.config.sections.common import Dtype, Processes
 
 
 class Serving(Section):
-    host: str = setting("speed", default="127.0.0.1", min_length=1, description="Address to bind.")
-    port: int = setting("speed", default=8000, ge=1, le=65535, description="Port to bind.")
-    min_replicas: Processes = setting(
-        "speed",
-        default=AUTO,
-        description="Replicas of each model, at least; auto is one, and in an evaluation of a run as "
-        "many as the GPUs have room for.",
-    )
-    max_replicas: int | None = setting(
-        "speed",
-        default=None,
-        ge=1,
-        le=1024,
-        description="Replicas of each model under load, at most; null stays at min_replicas.",
-    )
-    replica_requests: int = setting(
-        "speed",
-        default=64,
-        ge=1,
-        le=4096,
-        description="Requests under way in a replica beyond which another replica is started.",
-    )
-    dtype: Dtype = setting(
-        "answers", default="bfloat16", description="Data type of weights and activations."
-    )
-    max_model_len: int = setting(
-        "answers", default=4096, ge=16, description="Tokens of prompt and answer."
-    )
-    adapters: bool = setting(
-        "answers",
-        default=False,
-        description="Serve improved experts as LoRA adapters on one engine of the expert, instead of each "
-        "merged model on its own: one start and one set of weights for any number of them.",
-    )
-    max_requests: int = setting(
-        "speed",
-        default=1024,
-        ge=1,
-        le=65536,
-        description="Requests under way at once; more are answered 429, to be tried again.",
-    )
-    drain_s: float = setting(
-        "speed",
-        default=60.0,
-        ge=0,
-        le=3600,
-        description="Seconds that requests under way get to finish when the endpoint ends.",
-    )
+    host: str = setting("speed", default="127.0.0.1", min_length=1)
+    """Address to bind."""
+    port: int = setting("speed", default=8000, ge=1, le=65535)
+    """Port to bind."""
+    min_replicas: Processes = setting("speed", default=AUTO)
+    """Replicas of each model, at least; auto is one, and in an evaluation of a run as many as the GPUs have
+    room for."""
+    max_replicas: int | None = setting("speed", default=None, ge=1, le=1024)
+    """Replicas of each model under load, at most; null stays at min_replicas."""
+    replica_requests: int = setting("speed", default=64, ge=1, le=4096)
+    """Requests under way in a replica beyond which another replica is started."""
+    dtype: Dtype = setting("answers", default="bfloat16")
+    """Data type of weights and activations."""
+    max_model_len: int = setting("answers", default=4096, ge=16)
+    """Tokens of prompt and answer."""
+    adapters: bool = setting("answers", default=False)
+    """Serve improved experts as LoRA adapters on one engine of the expert, instead of each merged model on
+    its own: one start and one set of weights for any number of them."""
+    max_requests: int = setting("speed", default=1024, ge=1, le=65536)
+    """Requests under way at once; more are answered 429, to be tried again."""
+    drain_s: float = setting("speed", default=60.0, ge=0, le=3600)
+    """Seconds that requests under way get to finish when the endpoint ends."""
 
     @property
     def replicas(self) -> int:
