@@ -27,6 +27,7 @@ from lr_ray.problems.sources import Source, benchmark, is_registered, registered
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
+_NAME = re.compile(r"(?P<benchmark>.+?)(-(?P<shots>\d+)-shot)?(?P<paper>-paper)?")
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,13 @@ def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
     stem = re.sub(r"(\.jsonl?(\.gz)?|\.parquet)$", "", stem)
     stem = re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
     return stem + ("-paper" if protocol == "paper" else "")
+
+
+def parts_of(name: str) -> tuple[str, int, str]:
+    """Benchmark, number of examples and protocol of a task of this name, as `task_name` joins them."""
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    return found["benchmark"], int(found["shots"] or 0), "paper" if found["paper"] else "same"
 
 
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import UserError
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import MOST, examples
-from lr_ray.evaluation.tasks import load_tasks, repeated_rows, task_names
+from lr_ray.evaluation.tasks import load_tasks, parts_of, repeated_rows, task_name, task_names
 from lr_ray.grading.judging import is_correct
 from lr_ray.grading.reading import extract_answer
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
@@ -138,6 +138,14 @@ def test_each_number_of_examples_is_a_task():
     plain, shown = load_tasks(evaluation)
     assert plain.rows == shown.rows
     assert (len(plain.examples), len(shown.examples)) == (0, 2)
+
+
+@pytest.mark.parametrize("benchmark", ["gsm8k", "my-own.set", "mmlu_stem_physics"])
+@pytest.mark.parametrize("shots", [0, 4, 12])
+@pytest.mark.parametrize("protocol", ["same", "paper"])
+def test_a_tasks_name_is_taken_apart_into_what_it_was_made_of(benchmark, shots, protocol):
+    name = task_name(benchmark, shots, protocol)
+    assert parts_of(name) == (benchmark, shots, protocol)
 
 
 @pytest.mark.parametrize("kind", ["demo", "math", "choice"])
