@@ -168,8 +168,7 @@ def check_source(config: Config) -> None:
     if not source.inputs or find_benchmark(data.source) or not objects:
         return
     for option, name in data.fields:
-        optional = option == "answer" and name == Fields().answer
-        if name is not None and not optional and not any(name in row for row in objects):
+        if files.is_needed(option, name) and not any(name in row for row in objects):
             raise UserError(
                 f"data.fields.{option}: no field {name!r} in the first {len(rows)} rows of "
                 f"{data.source}; there are {listed(objects[0])}"
