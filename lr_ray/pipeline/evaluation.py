@@ -55,7 +55,8 @@ def run_evaluation(
     benchmark cannot be read, before anything is asked.
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
-    tasks, repeated = load_tasks(evaluation), repeated_rows(evaluation)
+    tasks = load_tasks(evaluation)
+    repeated = repeated_rows(tasks)
     for name, repeats in repeated.items():
         console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:

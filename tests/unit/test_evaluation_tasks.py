@@ -88,9 +88,9 @@ def test_a_row_that_repeats_is_asked_once_and_told(tmp_path):
     path = jsonl(tmp_path / "own.jsonl", [*rows, {"problem": "3?", "answer": "3"}])
     other = jsonl(tmp_path / "other.jsonl", [{"problem": "4?", "answer": "4"}])
     evaluation = Evaluation(benchmarks=["demo", path, other], max_problems=3)
-    task = load_tasks(evaluation)[1]
-    assert [row["problem"] for row in task.rows] == ["1?", "2?", "3?"]
-    assert repeated_rows(evaluation) == {"own": 2}
+    tasks = load_tasks(evaluation)
+    assert [row["problem"] for row in tasks[1].rows] == ["1?", "2?", "3?"]
+    assert repeated_rows(tasks) == {"own": 2}
 
 
 def test_repeats_are_told_by_their_text_and_not_by_their_id(tmp_path):
@@ -109,8 +109,9 @@ def test_repeats_are_told_by_their_text_and_not_by_their_id(tmp_path):
 @needs_benchmarks
 def test_the_rows_of_a_benchmark_are_those_that_others_count():
     evaluation = Evaluation(benchmarks=["asdiv"], data_dir=str(BENCHMARKS))
-    assert len({row["problem"] for row in load_tasks(evaluation)[0].rows}) == ROWS["asdiv"] - 1
-    assert repeated_rows(evaluation) == {}
+    tasks = load_tasks(evaluation)
+    assert len({row["problem"] for row in tasks[0].rows}) == ROWS["asdiv"] - 1
+    assert repeated_rows(tasks) == {}
 
 
 @pytest.mark.parametrize(
