@@ -3,7 +3,6 @@
 pytest tests/unit/test_evaluation_tasks.py
 """
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,10 @@ from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
 from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
-from lr_ray.plugins import sources
-from lr_ray.problems import files
-from lr_ray.problems.benchmarks import BENCHMARKS, grader_of
+from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
-from lr_ray.problems.rows import Rejected, listed, mapped, parse
-from lr_ray.problems.sources import Source, benchmark, is_registered, registered
+from lr_ray.problems.benchmarks import grader_of
+from lr_ray.problems.rows import Rejected, listed, parse
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
@@ -209,7 +206,7 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
     source, rows, repeats = _source(name, evaluation), list[Row](), 0
     more: dict[str, Mapping[str, Any]] = {}
     own, once = not find_benchmark(name), Once()
-    fields = Fields(id="id") if is_registered(name) else evaluation.fields
+    fields = Fields(id="id") if sources.is_registered(name) else evaluation.fields
     asked = fields.model_dump().values()
     try:
         for raw in source.rows():
@@ -235,23 +232,17 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
     return rows, more, repeats
 
 
-def _source(name: str, evaluation: Evaluation) -> Source:
+def _source(name: str, evaluation: Evaluation) -> sources.Source:
     if find_benchmark(name):
-        return benchmark(name, "test", evaluation.data_dir, "evaluation")
-    if is_registered(name):
-        return registered(name, "test", evaluation.seed)
-    if files.is_file_name(name) or files.has_glob(name):
-        found, fields = tuple(files.find(name, "evaluation.benchmarks")), evaluation.fields
-        convert = mapped(fields.problem, fields.id, fields.answer, "evaluation.fields")
-        rows = lambda: files.read_all(found, fields, "evaluation.fields")  # noqa: E731
-        return Source(rows, convert, f"{task_name(name, 0)}/")
-    names = [*sources.names(), *BENCHMARKS]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        return sources.benchmark(name, "test", evaluation.data_dir, "evaluation")
+    if sources.is_registered(name):
+        return sources.registered(name, "test", evaluation.seed)
+    if files.is_location(name):
+        return sources.of_files(name, evaluation.fields, f"{task_name(name, 0)}/", "evaluation")
+    hint, names = sources.close_to(name)
     raise UserError(
-        f"evaluation.benchmarks: {name!r} is not a known benchmark; "
-        + (f"did you mean {close[0]}? Else " if close else "")
-        + f"give some of {', '.join(names)}, or a path of {files.KINDS}; a plugin's name needs "
-        "--plugins MODULE"
+        f"evaluation.benchmarks: {name!r} is not a known benchmark; {hint}give some of {names}, or a "
+        f"path of {files.KINDS}; a plugin's name needs --plugins MODULE"
     )
 
 

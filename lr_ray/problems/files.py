@@ -53,6 +53,11 @@ def is_file_name(source: str) -> bool:
     return bool(_JSONL.search(source) or _PARQUET.search(source))
 
 
+def is_location(source: str) -> bool:
+    """Whether a source is meant as a path, URI or glob of files."""
+    return is_file_name(source) or has_glob(source)
+
+
 def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob") -> list[File]:
     """The files behind a path, URI or glob, sorted by name.
 
