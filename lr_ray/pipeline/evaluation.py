@@ -48,8 +48,7 @@ def run_evaluation(
 
     Returns the parts of summary.json: `accuracy` (see `results.summarise`, and `kind`, the grader's name),
     `accuracy_mean` with several tasks and `accuracy_mean_paper` with several of protocol paper,
-    `prompt_alone` of protocol both,
-    `perturbations` where some are asked for (see `results.survival`),
+    `prompt_alone` of protocol both, `perturbations` where some are asked for (see `results.survival`),
     `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the conditions
     that all models were asked under. `on_asked` gets (answers, answers in all). Raises UserError when a
     benchmark cannot be read, before anything is asked.
