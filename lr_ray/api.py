@@ -114,13 +114,10 @@ class StoredRun:
 
         Raises UserError for a benchmark that the run has not been evaluated on.
         """
-        import pyarrow.parquet as pq
-
-        name = f"evaluation/{benchmark}.parquet"
-        if not self._run.exists(name):
+        if not self._run.exists(f"evaluation/{benchmark}.parquet"):
             known = ", ".join(self.summary.get("accuracy", {})) or "none"
             raise UserError(f"{self.location}: no answers on {benchmark}; it has {known}")
-        return pq.read_table(self._run.path(name), filesystem=self._run.fs)
+        return self._run.answers(benchmark)
 
     def model_path(self, cache: str | os.PathLike[str] | None = None) -> Path:
         """The improved expert's Hugging Face directory, of several rounds the result's.

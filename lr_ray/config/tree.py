@@ -38,7 +38,7 @@ class Tree(Section):
     def inputs(self, *effects: str) -> dict[str, Any]:
         """Dotted name to value of every field that has one of the effects (see `config.effects`).
 
-        Without those whose smaller value alone has it.
+        A field that has it only when its value gets smaller is left out.
         """
         flat = flatten(self.model_dump(mode="json"))
         return {

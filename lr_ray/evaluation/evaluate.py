@@ -15,7 +15,7 @@ from lr_ray.config import Evaluation
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
 from lr_ray.evaluation.client import ask, request
 from lr_ray.evaluation.paper import paper_request
-from lr_ray.evaluation.tasks import Task, load_tasks
+from lr_ray.evaluation.tasks import Task
 from lr_ray.grading.others import OTHERS, OURS, PAPER
 from lr_ray.grading.pool import Graded, Graders, Item
 from lr_ray.run.store import Run
@@ -41,6 +41,7 @@ Serve = Callable[[Sequence[ServedModel]], AbstractContextManager[str]]
 
 
 def evaluate(
+    tasks: Sequence[Task],
     groups: Sequence[Sequence[ServedModel]],
     serve: Serve,
     evaluation: Evaluation,
@@ -54,10 +55,9 @@ def evaluate(
 
     Each group of models is served and asked in turn, unless its answers are all there: answers are kept
     in the run as they come. Both progress functions get (answers, answers in all); `on_left_out` is that
-    of `ask`. Raises UserError when a benchmark cannot be read, before anything is asked, and StageError
-    when an endpoint fails for good.
+    of `ask`. Raises StageError when an endpoint fails for good.
     """
-    tasks, models = load_tasks(evaluation), [model for group in groups for model in group]
+    models = [model for group in groups for model in group]
     asked = {
         (task.name, model.label): questions(task, model, evaluation, stop_token_ids)
         for task in tasks

@@ -204,7 +204,7 @@ _OF_WORDS = frozenset(("names", "typos", "capitals"))
 
 
 def perturbed(kind: str, problem: str, answer: str, key: str) -> str | None:
-    """The variant of a problem, or None where there is none; `key` (id and seed) is all that chance is of."""
+    """The variant of a problem, or None where there is none; chance comes of `key` (id and seed) alone."""
     if kind in _OF_WORDS and re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", answer)):
         return None
     body, *choices = _CHOICES.split(problem, maxsplit=1)

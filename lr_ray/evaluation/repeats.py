@@ -3,37 +3,37 @@
 pytest tests/unit/test_evaluation_tasks.py
 """
 
-from collections.abc import Iterable, Iterator
-
 from lr_ray.problems.rows import Problem, Rejected
 
 
-def once(items: Iterable[Problem | Rejected]) -> Iterator[Problem | Rejected | None]:
-    """The items, None in the place of one that repeats an earlier problem and its answer.
+class Once:
+    """Knows the problems that were given to it."""
 
-    One that contradicts an earlier row, by its answer or under its id, is rejected.
-    """
-    asked: dict[str, Problem] = {}
-    named: dict[str, Problem] = {}
-    for item in items:
+    def __init__(self) -> None:
+        self._asked: dict[str, Problem] = {}
+        self._named: dict[str, Problem] = {}
+
+    def of(self, item: Problem | Rejected) -> Problem | Rejected | None:
+        """The item; None for one that repeats an earlier problem and its answer.
+
+        One that contradicts an earlier row, by its answer or under its id, is rejected.
+        """
         if isinstance(item, Rejected):
-            yield item
-            continue
-        same = asked.setdefault(item.problem.strip(), item)
-        other = named.setdefault(item.problem_id, item)
+            return item
+        same = self._asked.setdefault(item.problem.strip(), item)
+        other = self._named.setdefault(item.problem_id, item)
         if same is item and other is item:
-            yield item
-        elif same is item:
+            return item
+        if same is item:
             reason = f"has the id {item.problem_id!r} of {_place(other, item)}; ids must differ"
-            yield Rejected(item.problem_id, item.file, item.row, reason)
-        elif (same.answer or "").strip() != (item.answer or "").strip():
+        elif (same.answer or "").strip() == (item.answer or "").strip():
+            return None
+        else:
             reason = (
                 f"asks the same as {_place(same, item)}, whose answer is {same.answer!r} and not "
                 f"{item.answer!r}; keep the right one"
             )
-            yield Rejected(item.problem_id, item.file, item.row, reason)
-        else:
-            yield None
+        return Rejected(item.problem_id, item.file, item.row, reason)
 
 
 def _place(there: Problem, item: Problem) -> str:

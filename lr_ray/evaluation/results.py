@@ -26,7 +26,6 @@ MEANS = ("accuracy_mean", "accuracy_mean_paper")  # parts of summary.json: see `
 # Columns of a task's table, and those of each model behind its label.
 SHARED = ("problem_id", "problem", "expected", "sample")
 PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
-_DIFFERENCE = ("difference", "difference_ci95")
 Scores = npt.NDArray[np.float64]
 
 
@@ -62,7 +61,9 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
         }
         summary["graders_disagree"] = len(disagreements(table, labels))
     if tuple(labels) == LABELS:
-        summary |= paired_difference(scores["expert"], scores["improved"], seed)
+        found = paired_difference(scores["expert"], scores["improved"], seed)
+        names = {"first": "expert", "other": "improved"}
+        summary |= {names.get(name, name): value for name, value in found.items()}
     return summary
 
 
@@ -70,10 +71,10 @@ def macro(tables: Mapping[str, pa.Table], labels: Sequence[str], seed: int) -> d
     """The plain mean over tasks: `models.<label>.accuracy` and `differences.<label>`."""
     scores = {label: [scores_of(table, label) for table in tables.values()] for label in labels}
     first = scores[labels[0]]
-    differences = {}
-    for label in labels[1:]:
-        found = macro_difference(list(zip(first, scores[label], strict=True)), seed)
-        differences[label] = {name: found[name] for name in _DIFFERENCE}
+    differences = {
+        label: _difference_of(macro_difference(list(zip(first, scores[label], strict=True)), seed))
+        for label in labels[1:]
+    }
     means = {
         label: {"accuracy": float(np.mean([s.mean() for s in scores[label]]))} for label in labels
     }
@@ -97,18 +98,10 @@ def survival(
     models, after = {}, {label: scores_of(variant, label) for label in labels}
     for label in labels:
         before = scores_of(original, label)[chosen]
-        found = paired_difference(before, after[label], seed)
         kept = float((before * after[label]).sum() / before.sum()) if before.any() else None
-        models[label] = {
-            "original": found["expert"],
-            "accuracy": found["improved"],
-            "survive": kept,
-        }
-        models[label] |= {name: found[name] for name in _DIFFERENCE}
-    differences = {}
-    for label in labels[1:]:
-        found = paired_difference(after[labels[0]], after[label], seed)
-        differences[label] = {name: found[name] for name in _DIFFERENCE}
+        accuracies = {"original": float(before.mean()), "accuracy": float(after[label].mean())}
+        models[label] = accuracies | {"survive": kept} | _gain(before, after[label], seed)
+    differences = {label: _gain(after[labels[0]], after[label], seed) for label in labels[1:]}
     return {"problems": int(chosen.sum()), "of": of, "models": models, "differences": differences}
 
 
@@ -129,9 +122,9 @@ def judge_of(part: Mapping[str, Any]) -> str:
 def prompt_alone(same: pa.Table, paper: pa.Table, label: str, seed: int) -> dict[str, Any]:
     """What a model's accuracy is under protocols same and paper, by our grader, and same minus paper."""
     by_ours = f"{label}_{OURS}" if OURS in checks_of(paper, label) else label
-    found = paired_difference(scores_of(paper, by_ours), scores_of(same, label), seed)
-    accuracies = {"same": found["improved"], "paper": found["expert"]}
-    return {"model": label, **accuracies, **{name: found[name] for name in _DIFFERENCE}}
+    by_paper, by_same = scores_of(paper, by_ours), scores_of(same, label)
+    accuracies = {"same": float(by_same.mean()), "paper": float(by_paper.mean())}
+    return {"model": label, **accuracies, **_gain(by_paper, by_same, seed)}
 
 
 def changed(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -210,15 +203,11 @@ def _over_samples(
     """Differences of pass@k and majority: whether a gain is there when models may try several times."""
     if samples == 1:
         return {}
-
-    def gain(expert: Scores, improved: Scores) -> dict[str, Any]:
-        found = paired_difference(expert, improved, seed)
-        return {name: found[name] for name in _DIFFERENCE}
-
     ours, theirs = (_at_k(table, label, samples) for label in (first, other))
+    our_votes, their_votes = (_majority(table, label, samples) for label in (first, other))
     return {
-        "pass_at_k": {k: gain(ours[k], theirs[k]) for k in ours},
-        "majority": gain(*(_majority(table, label, samples) for label in (first, other))),
+        "pass_at_k": {k: _gain(ours[k], theirs[k], seed) for k in ours},
+        "majority": _gain(our_votes, their_votes, seed),
     }
 
 
@@ -237,11 +226,15 @@ def _majority(table: pa.Table, label: str, samples: int) -> Scores:
 
 
 def _difference(first: Scores, other: Scores, samples: int, seed: int) -> dict[str, Any]:
-    paired = paired_difference(first, other, seed)
     gained, lost = int((other > first).sum()), int((other < first).sum())
     p = mcnemar_p(gained, lost) if samples == 1 else None
-    return {name: paired[name] for name in _DIFFERENCE} | {
-        "gained": gained,
-        "lost": lost,
-        "mcnemar_p": p,
-    }
+    return _gain(first, other, seed) | {"gained": gained, "lost": lost, "mcnemar_p": p}
+
+
+def _gain(first: Scores, other: Scores, seed: int) -> dict[str, Any]:
+    """How much better the other is, with its interval."""
+    return _difference_of(paired_difference(first, other, seed))
+
+
+def _difference_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("difference", "difference_ci95")}

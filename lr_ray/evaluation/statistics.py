@@ -72,19 +72,19 @@ def pooled_difference(
 
 
 def paired_difference(
-    expert: npt.ArrayLike, improved: npt.ArrayLike, seed: int, resamples: int = RESAMPLES
+    first: npt.ArrayLike, other: npt.ArrayLike, seed: int, resamples: int = RESAMPLES
 ) -> Figures:
-    """Accuracies, improved minus expert, and its 95 % percentile bootstrap interval.
+    """Accuracies, other minus first, and its 95 % percentile bootstrap interval.
 
-    `expert` and `improved` are shape [N], N >= 1: whether problem i was solved, or the share of
+    `first` and `other` are shape [N], N >= 1: whether problem i was solved, or the share of
     samples that solve it. Problems are resampled with both scores together. Returns fractions of
-    problems (expert, improved, difference, difference_ci95) and their number. Raises ValueError for
+    problems (first, other, difference, difference_ci95) and their number. Raises ValueError for
     other shapes.
     """
-    shapes = np.shape(expert), np.shape(improved)
-    if shapes[0] != shapes[1] or np.ndim(expert) != 1 or not np.size(expert):
+    shapes = np.shape(first), np.shape(other)
+    if shapes[0] != shapes[1] or np.ndim(first) != 1 or not np.size(first):
         raise ValueError(f"need two equally long non-empty vectors, got {shapes[0]}, {shapes[1]}")
-    return macro_difference([(expert, improved)], seed, resamples)
+    return macro_difference([(first, other)], seed, resamples)
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
@@ -118,14 +118,14 @@ def macro_difference(
     `pairs` holds both models' scores of each benchmark, shape [N_b]; `problems` is their sum.
     """
     rng = np.random.default_rng(seed)
-    parts = [(_scores(expert), _scores(improved)) for expert, improved in pairs]
+    parts = [(_scores(first), _scores(other)) for first, other in pairs]
     drawn = [resampled_means(np.round(b - a, 9), rng, resamples) for a, b in parts]
     low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    expert, improved = (float(np.mean([part[side].mean() for part in parts])) for side in (0, 1))
+    first, other = (float(np.mean([part[side].mean() for part in parts])) for side in (0, 1))
     return {
-        "expert": expert,
-        "improved": improved,
-        "difference": improved - expert,
+        "first": first,
+        "other": other,
+        "difference": other - first,
         "difference_ci95": [float(low), float(high)],
         "problems": sum(len(a) for a, _ in parts),
     }

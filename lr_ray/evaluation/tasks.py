@@ -3,10 +3,9 @@
 pytest tests/unit/test_evaluation_tasks.py
 """
 
-import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,17 +15,16 @@ from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
-from lr_ray.evaluation.repeats import once
+from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
-from lr_ray.plugins import sources
-from lr_ray.problems import files
-from lr_ray.problems.benchmarks import BENCHMARKS, grader_of
+from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
-from lr_ray.problems.rows import Problem, Rejected, listed, mapped, parse
-from lr_ray.problems.sources import Source, benchmark, is_registered, registered
+from lr_ray.problems.benchmarks import grader_of
+from lr_ray.problems.rows import Rejected, listed, parse
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
+_NAME = re.compile(r"(?P<benchmark>.+?)(-(?P<shots>\d+)-shot)?(?P<paper>-paper)?")
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class Task:
 
     `protocol` is same or paper (see `evaluation.paper`). `kind` names the grader of the answers; a row has
     problem_id, problem and answer. `metadata`, where it is there, has what else each row of a file says,
-    for a grader of one's own to see.
+    for a grader of one's own to see. `benchmark` is the name without examples, and `repeats` how many
+    rows of an own file are not asked because they repeat another one.
     """
 
     name: str
@@ -44,6 +43,8 @@ class Task:
     rows: tuple[Row, ...]
     metadata: tuple[Mapping[str, Any], ...] = ()
     protocol: str = "same"
+    benchmark: str = ""
+    repeats: int = 0
 
     @property
     def grader(self) -> str | Grader:
@@ -61,10 +62,10 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
     task_names(evaluation)  # names that clash are told first
     tasks = []
     for name in evaluation.benchmarks:
-        rows, metadata = _rows(name, evaluation)
-        kind = _grader(name, evaluation, metadata)
+        rows, metadata, repeats = _rows(name, evaluation)
+        kind, stem = _grader(name, evaluation, metadata), task_name(name, 0)
         tasks += [
-            Task(asked, kind, examples(kind, shots), rows, metadata, protocol)
+            Task(asked, kind, examples(kind, shots), rows, metadata, protocol, stem, repeats)
             for protocol, shots in _asked(name, evaluation)
             for asked in [task_name(name, shots, protocol)]
         ]
@@ -91,6 +92,7 @@ def variant(task: Task, kind: str, seed: int) -> Task:
         name=variant_name(task.name, kind),
         rows=tuple(row for _, row in changed),
         metadata=tuple(task.metadata[i] for i, _ in changed) if task.metadata else (),
+        repeats=0,
     )
 
 
@@ -146,6 +148,13 @@ def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
     return stem + ("-paper" if protocol == "paper" else "")
 
 
+def parts_of(name: str) -> tuple[str, int, str]:
+    """Benchmark, number of examples and protocol of a task of this name, as `task_name` joins them."""
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    return found["benchmark"], int(found["shots"] or 0), "paper" if found["paper"] else "same"
+
+
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:
     """The grader that a benchmark has, that the setting names, or that a file's rows name."""
     if name == "demo" or find_benchmark(name):
@@ -163,18 +172,18 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
 
 def _rows(
     name: str, evaluation: Evaluation
-) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...]]:
-    """The rows that are asked, and what else the rows of a file or a plugin's source say."""
+) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...], int]:
+    """The rows that are asked, what else those of a file or a plugin's source say, and `Task.repeats`."""
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
-        return tuple(embedded.generate("heldout", count, evaluation.seed)), ()
-    rows, more, _ = _read(name, evaluation)
+        return tuple(embedded.generate("heldout", count, evaluation.seed)), (), 0
+    rows, more, repeats = _read(name, evaluation)
     if not rows:
         raise UserError(f"evaluation.benchmarks: {name}: no rows; give one that has some")
     if evaluation.max_problems is not None and evaluation.max_problems < len(rows):
         rows = _drawn(rows, evaluation.max_problems, evaluation.seed)
     metadata = tuple(more[row["problem_id"]] for row in rows) if more else ()
-    return tuple(rows), metadata
+    return tuple(rows), metadata, repeats
 
 
 def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
@@ -184,11 +193,9 @@ def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
     return [row for row in rows if row["problem_id"] in chosen][:count]
 
 
-def repeated_rows(evaluation: Evaluation) -> dict[str, int]:
+def repeated_rows(tasks: Sequence[Task]) -> dict[str, int]:
     """How many rows repeat another one of their file, for each own file that has some."""
-    own = [name for name in evaluation.benchmarks if name != "demo" and not find_benchmark(name)]
-    found = {task_name(name, 0): _read(name, evaluation)[2] for name in own}
-    return {name: count for name, count in found.items() if count}
+    return {task.benchmark: task.repeats for task in tasks if task.repeats}
 
 
 def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mapping[str, Any]], int]:
@@ -198,23 +205,15 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
     """
     source, rows, repeats = _source(name, evaluation), list[Row](), 0
     more: dict[str, Mapping[str, Any]] = {}
-    values: list[Mapping[str, Any]] = []  # of the problem at hand
-
-    def found() -> Iterator[Problem | Rejected]:
-        for raw in source.rows():
-            item = parse(raw, source.convert, source.id_prefix)
-            if item is not None:
-                values[:] = [raw.value or {}]
-                yield item
-
-    by_name = is_registered(name)
-    asked = (
-        ("id", *Fields().model_dump().values())
-        if by_name
-        else evaluation.fields.model_dump().values()
-    )
+    own, once = not find_benchmark(name), Once()
+    fields = Fields(id="id") if sources.is_registered(name) else evaluation.fields
+    asked = fields.model_dump().values()
     try:
-        for item in found() if find_benchmark(name) else once(found()):
+        for raw in source.rows():
+            found = parse(raw, source.convert, source.id_prefix)
+            if found is None:
+                continue
+            item = once.of(found) if own else found
             if item is None:
                 repeats += 1
                 continue
@@ -225,31 +224,25 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
             rows.append(
                 {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
             )
-            if not find_benchmark(name):
-                more[item.problem_id] = {k: v for k, v in values[0].items() if k not in asked}
+            if own:
+                more[item.problem_id] = {k: v for k, v in raw.value.items() if k not in asked}
     except StageError as error:
         said = str(error).removeprefix(f"{name}: ")
         raise UserError(f"evaluation.benchmarks: {name}: {said}") from None
     return rows, more, repeats
 
 
-def _source(name: str, evaluation: Evaluation) -> Source:
+def _source(name: str, evaluation: Evaluation) -> sources.Source:
     if find_benchmark(name):
-        return benchmark(name, "test", evaluation.data_dir, "evaluation")
-    if is_registered(name):
-        return registered(name, "test", evaluation.seed)
-    if files.is_file_name(name) or files.has_glob(name):
-        found, fields = tuple(files.find(name, "evaluation.benchmarks")), evaluation.fields
-        convert = mapped(fields.problem, fields.id, fields.answer, "evaluation.fields")
-        rows = lambda: files.read_all(found, fields, "evaluation.fields")  # noqa: E731
-        return Source(rows, convert, f"{task_name(name, 0)}/")
-    names = [*sources.names(), *BENCHMARKS]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        return sources.benchmark(name, "test", evaluation.data_dir, "evaluation")
+    if sources.is_registered(name):
+        return sources.registered(name, "test", evaluation.seed)
+    if files.is_location(name):
+        return sources.of_files(name, evaluation.fields, f"{task_name(name, 0)}/", "evaluation")
+    hint, names = sources.close_to(name)
     raise UserError(
-        f"evaluation.benchmarks: {name!r} is not a known benchmark; "
-        + (f"did you mean {close[0]}? Else " if close else "")
-        + f"give some of {', '.join(names)}, or a path of {files.KINDS}; a plugin's name needs "
-        "--plugins MODULE"
+        f"evaluation.benchmarks: {name!r} is not a known benchmark; {hint}give some of {names}, or a "
+        f"path of {files.KINDS}; a plugin's name needs --plugins MODULE"
     )
 
 

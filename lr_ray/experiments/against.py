@@ -9,6 +9,7 @@ from typing import Any
 from lr_ray.config import Change, Config, changed, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
 from lr_ray.evaluation.results import LABELS
+from lr_ray.evaluation.tasks import parts_of
 from lr_ray.experiments import checks
 from lr_ray.experiments.grid import read_grid
 from lr_ray.experiments.paper import paper
@@ -19,7 +20,6 @@ INSIDE, OUTSIDE, NOT_COMPARABLE = "inside", "outside", "not comparable"
 Found = dict[str, Any]
 
 EXPERT, AMATEUR = LABELS[0], "Qwen2.5-0.5B"  # the amateur of all tables but the fifth
-_TASK = re.compile(r"(?P<benchmark>.+?)(?:-(?P<shots>\d+)-shot)?(?P<paper>-paper)?")
 _SFT_PROBLEMS = 7473  # the paper's SFT samples all training problems of GSM8K
 # What may differ: spelling and places, how exact scores are, what is told by itself below, and what the
 # paper leaves open of its SFT.
@@ -125,7 +125,7 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
     Models are known by their names alone.
     """
     tables, sets = paper().tables, paper().problems
-    expert, (benchmark, _, by_paper) = _name(config.models.expert), _parts(task)
+    expert, (benchmark, _, protocol) = _name(config.models.expert), parts_of(task)
     experts = dict.fromkeys(row["expert"] for row in tables["1"].rows)
     if expert not in experts:
         return None, None, [f"another expert, {expert}: the paper has {', '.join(experts)}"]
@@ -133,7 +133,7 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
         return None, None, [f"another benchmark, {task}: the paper has {', '.join(sets)}"]
     number, because = "1", list[str]()
     row = tables["1"].row(expert=expert, model="baseline" if label == EXPERT else _method(config))
-    if label == EXPERT and expert in paper().protocol["base"] and not by_paper:
+    if label == EXPERT and expert in paper().protocol["base"] and protocol == "same":
         chat = tables["prompts"].row(expert=expert, prompt="chat")
         if chat and benchmark in chat:
             number, row = "prompts", chat
@@ -154,7 +154,7 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
 
 def _reasons(config: Config, task: str, label: str, problems: int) -> list[str]:
     """What of the run is otherwise than in the paper, as far as it concerns this model's answers."""
-    benchmark, shots, by_paper = _parts(task)
+    benchmark, shots, protocol = parts_of(task)
     found = []
     if shots != (wanted := paper().protocol["shots"].get(benchmark, 0)):
         found.append(f"{shots} worked examples, not {wanted}")
@@ -162,7 +162,7 @@ def _reasons(config: Config, task: str, label: str, problems: int) -> list[str]:
         found.append(f"{problems} of {whole} problems")
     for change in _changes(config):
         concerns = label != EXPERT or "answers" in change.effects
-        if concerns and not (by_paper and change.name in _SET_BY_PROTOCOL):
+        if concerns and not (protocol == "paper" and change.name in _SET_BY_PROTOCOL):
             found.append(f"{change.name} = {_shown(change.now)}, not {_shown(change.before)}")
     return found
 
@@ -182,13 +182,6 @@ def _changes(config: Config) -> list[Change]:
 def _method(config: Config) -> str:
     """The row of table 1 that the run's improved expert would be."""
     return "SFT" if config.sampling.method == "rejection" else "LightR"
-
-
-def _parts(task: str) -> tuple[str, int, bool]:
-    """Benchmark, worked examples, and whether by protocol paper, of such as mmlu_stem-5-shot-paper."""
-    found = _TASK.fullmatch(task)
-    assert found is not None
-    return found["benchmark"], int(found["shots"] or 0), bool(found["paper"])
 
 
 def _name(model: str) -> str:

@@ -45,7 +45,7 @@ class Replies:
 
 
 def questions_of(asked: Asked, stop_token_ids: Sequence[int], name: str = "") -> _Asked:
-    """What a model is asked, `name` being what the endpoint calls it; the keys are the same for any name."""
+    """What a model is asked. `name` is the endpoint's for it, and makes no difference to the keys."""
     model = ServedModel(name, name, asked.identity, asked.untrained)
     tasks = load_tasks(asked.evaluation)
     return {t.name: questions(t, model, asked.evaluation, stop_token_ids) for t in tasks}

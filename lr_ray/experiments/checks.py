@@ -47,9 +47,9 @@ def _differences(cell: Cell, asked: dict[str, Any]) -> list[str]:
 
 
 def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:
-    """The plan, with sources that are there as they are: sampled for the smallest plausibility they hold.
+    """The plan, with each source that the run has from before at the plausibility it was sampled for.
 
-    Raises UserError where a new variant asks for a smaller one.
+    That serves larger ones too; raises UserError where a new variant asks for a smaller one.
     """
     settled: dict[str, Source] = {}
     for source in plan.sources:

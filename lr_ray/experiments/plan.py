@@ -1,8 +1,9 @@
 """Which runs a grid makes, and which work they share.
 
 A cell is a variant under one seed, in a run directory of its own. A source is a run whose sampling serves
-all cells whose scores have the same digest: they are labelled from its scores. A source whose trajectories
-have the digest of another's scores those. Exercised by `pytest tests/unit/test_comparison.py`.
+all cells whose scores have the same digest: they are labelled from its scores. Of sources whose trajectories
+have the same digest one alone decodes; the others score its trajectories. Exercised by
+`pytest tests/unit/test_comparison.py`.
 """
 
 from dataclasses import dataclass, replace

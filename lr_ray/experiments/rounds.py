@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lr_ray.config import STAGES, Config, changed, value_at
 from lr_ray.errors import StageError, UserError
@@ -169,7 +168,7 @@ def _row(run: Run, config: Config, number: int) -> Found:
     sampled = summary["sampling"]
     accuracy = {}
     for task, part in summary.get("accuracy", {}).items():
-        tables = [pq.read_table(r.path(f"evaluation/{task}.parquet")) for r in (run, there)]
+        tables = [r.answers(task) for r in (run, there)]
         expert, improved = (
             scores_of(t, label) for t, label in zip(tables, ("expert", "improved"), strict=True)
         )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from lr_ray.config import Config
 from lr_ray.evaluation.results import scores_of
@@ -67,14 +66,7 @@ def _run(cell: Cell, failed: Row, summary: Row) -> Row:
 def _verdicts(run: Run, cells: Sequence[Cell], benchmark: str) -> tuple[np.ndarray, np.ndarray]:
     """Share of each problem's samples that the expert, [N], and the cells' models, [S, N], solved."""
     columns = ["sample", "expert_correct", "improved_correct"]
-    tables = [
-        pq.read_table(
-            run.path(f"{cell.folder}/evaluation/{benchmark}.parquet"),
-            columns=columns,
-            filesystem=run.fs,
-        )
-        for cell in cells
-    ]
+    tables = [run.child(cell.folder).answers(benchmark, columns) for cell in cells]
     return (
         scores_of(tables[0], "expert"),
         np.array([scores_of(table, "improved") for table in tables]),

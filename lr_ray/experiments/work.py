@@ -279,7 +279,8 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
                 both = {"expert": expert[name], "improved": given.answers[name]}
                 tables[name] = grade(task, both, graders)
                 job.run.write_table(f"evaluation/{name}.parquet", tables[name])
-                accuracy[name] = summarise(tables[name], LABELS, evaluation.seed)
+                found = summarise(tables[name], LABELS, evaluation.seed)
+                accuracy[name] = found | {"kind": task.kind}
         job.summary["accuracy"] = accuracy
         if evaluation.drift:
             from lr_ray.audit.drift import drift

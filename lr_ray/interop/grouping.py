@@ -104,7 +104,7 @@ def _place(lines: Sequence[Line], expert: Expert) -> list[Placed | str]:
 
 
 def row(problem_id: str, trajectory: Sequence[Placed]) -> dict[str, Any]:
-    """A row of `rows.SUPERVISION`: the last kept position holds its label's heaviest token."""
+    """A row of `schemas.SUPERVISION`: the last kept position holds its label's heaviest token."""
     steps = trajectory[::-1]  # positions ascend
     last = steps[-1]
     heaviest = last.line.token_ids[int(np.argmax(last.line.weights))]

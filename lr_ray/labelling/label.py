@@ -44,8 +44,8 @@ class Facts:
 
 @dataclass
 class Labelled:
-    good: pa.Table  # columns of rows.SUPERVISION
-    bad: pa.Table  # columns of rows.REJECTED
+    good: pa.Table  # columns of schemas.SUPERVISION
+    bad: pa.Table  # columns of schemas.REJECTED
     good_index: list[int]  # which problems of the run are done; one may have no row, or many
     bad_index: list[int]  # which are rejected, a row each
     facts: Facts
@@ -60,9 +60,9 @@ def label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
 def supervise(
     scores: pa.Table, sampling: Sampling, bad: pa.Table, bad_index: list[int]
 ) -> Labelled:
-    """Columns of `rows.SCORES` to supervision rows by the sampling's selection and labels.
+    """Columns of `schemas.SCORES` to supervision rows by the sampling's selection and labels.
 
-    `bad` (columns of `rows.REJECTED`) are problems without scores. A trajectory with a kept step that
+    `bad` (columns of `schemas.REJECTED`) are problems without scores. A trajectory with a kept step that
     has no label joins them: it would be trained on as if it were whole.
     """
     scores = scores.combine_chunks()
@@ -97,7 +97,7 @@ def supervise(
 
 
 def steps_of(scores: pa.Table, sampling: Sampling) -> Steps:
-    """What the rules see of `rows.SCORES`: an exchange of each step's plausible set alone."""
+    """What the rules see of `schemas.SCORES`: an exchange of each step's plausible set alone."""
     plausible = scores["plausible"].combine_chunks().flatten()
     names = ("token_ids", "expert_logprobs", "amateur_logprobs")
     token_ids, expert, amateur = (

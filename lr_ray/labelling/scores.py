@@ -1,4 +1,4 @@
-"""Trajectories with both models' log-probabilities to what labelling needs of them: `rows.SCORES`.
+"""Trajectories with both models' log-probabilities to what labelling needs of them: `schemas.SCORES`.
 
 Exercised by `pytest tests/unit/test_label.py`.
 """
@@ -19,13 +19,13 @@ _VALUES_AT_ONCE = (
 
 @dataclass
 class Scored:
-    scores: pa.Table  # columns of rows.SCORES
-    bad: pa.Table  # columns of rows.REJECTED: an actor's error, or NaN
+    scores: pa.Table  # columns of schemas.SCORES
+    bad: pa.Table  # columns of schemas.REJECTED: an actor's error, or NaN
     bad_index: list[int]  # which problems of the run they are
 
 
 def score(batch: pa.Table, plausibility: float, k: int) -> Scored:
-    """Columns of `rows.TRAJECTORY` and `amateur_logprobs` to step KL and plausible sets.
+    """Columns of `schemas.TRAJECTORY` and `amateur_logprobs` to step KL and plausible sets.
 
     `k` tokens were exchanged of each step, more where its plausible set reached beyond them.
     """

@@ -29,7 +29,7 @@ from lr_ray.evaluation.results import (
     summarise,
     survival,
 )
-from lr_ray.evaluation.tasks import both_names, load_tasks, repeated_rows, variant_name
+from lr_ray.evaluation.tasks import Task, both_names, load_tasks, repeated_rows, variant_name
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.run.versions import versions
 from lr_ray.runtime.progress import recorded
@@ -46,19 +46,22 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Asks each group of models while `serve` has it up, grades and writes evaluation/.
 
-    Returns the parts of summary.json: `accuracy` (see `results.summarise`), `accuracy_mean` with several
-    tasks and `accuracy_mean_paper` with several of protocol paper, `prompt_alone` of protocol both,
-    `perturbations` where some are asked for (see `results.survival`),
+    Returns the parts of summary.json: `accuracy` (see `results.summarise`, and `kind`, the grader's name),
+    `accuracy_mean` with several tasks and `accuracy_mean_paper` with several of protocol paper,
+    `prompt_alone` of protocol both, `perturbations` where some are asked for (see `results.survival`),
     `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the conditions
-    that all models were asked under. `on_asked` gets (answers, answers in all).
+    that all models were asked under. `on_asked` gets (answers, answers in all). Raises UserError when a
+    benchmark cannot be read, before anything is asked.
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
-    repeated = repeated_rows(evaluation)
+    tasks = load_tasks(evaluation)
+    repeated = repeated_rows(tasks)
     for name, repeats in repeated.items():
         console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
         told = _Told(console, asking)
         tables = evaluate(
+            tasks,
             groups,
             lambda group: told.timed(serve(group)),
             evaluation,
@@ -68,7 +71,7 @@ def run_evaluation(
             stop_token_ids,
             told.without,
         )
-    parts = _write(run, tables, evaluation, labels)
+    parts = _write(run, tasks, tables, evaluation, labels)
     seconds = time.monotonic() - started - told.starting
     count = sum(len(labels) * table.num_rows for table in tables.values())
     parts["serving"] = {"seconds": told.starting}
@@ -120,7 +123,11 @@ class _Told:
 
 
 def _write(
-    run: Run, tables: dict[str, pa.Table], evaluation: Evaluation, labels: list[str]
+    run: Run,
+    tasks: Sequence[Task],
+    tables: dict[str, pa.Table],
+    evaluation: Evaluation,
+    labels: list[str],
 ) -> dict[str, Any]:
     """Writes evaluation/, and returns the summary's parts on accuracy."""
     accuracy = {}
@@ -128,14 +135,15 @@ def _write(
     papers = {paper for _, paper in pairs}
     kinds = evaluation.perturbations
     variants = {variant_name(name, kind): (name, kind) for name in tables for kind in kinds}
-    for name, table in tables.items():
+    for task in tasks:
+        name, table = task.name, tables[task.name]
         run.write_table(f"evaluation/{name}.parquet", table)
         run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
         if name in variants:
             continue
         if evaluation.grader_check or name in papers:
             run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
-        accuracy[name] = summarise(table, labels, evaluation.seed)
+        accuracy[name] = summarise(table, labels, evaluation.seed) | {"kind": task.kind}
         if name in papers:
             accuracy[name]["protocol"] = "paper"
     parts: dict[str, Any] = {"accuracy": accuracy}

@@ -31,7 +31,7 @@ class Job:
     console: Console
     summary: dict[str, Any]
     site: Site = field(default_factory=Site)
-    sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.stage.sample`
+    sampling_options: dict[str, Any] = field(default_factory=dict)  # of `sampling.sample.sample`
 
 
 def read_source(run: Run, config: Config) -> None:

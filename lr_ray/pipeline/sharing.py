@@ -20,7 +20,7 @@ from lr_ray.run.store import Run, read_asked, read_summary
 def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None]) -> list[str]:
     """Names of the stages, from the first on, that the source has finished by the same settings and models.
 
-    A model that `fingerprints` has not is taken to be the source's, if it has the same name. Raises
+    A model that is not in `fingerprints` counts as the source's where it has the same name. Raises
     UserError when the source is no run, or is of a plugin that is not loaded.
     """
     asked, there = read_asked(source), read_summary(source)

@@ -117,13 +117,10 @@ def add_drift(
     """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether."""
     if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
         return False
-    import pyarrow.parquet as pq
-
     from lr_ray.audit.drift import drift
 
     say("drift      reads both models")
-    name = next(iter(summary["accuracy"]))
-    table = pq.read_table(run.path(f"evaluation/{name}.parquet"), filesystem=run.fs)
+    table = run.answers(next(iter(summary["accuracy"])))
     with tempfile.TemporaryDirectory() as cache:
         expert = resolve_model(config.models.expert, "models.expert")
         paths = {"expert": expert, "improved": run.local_folder("model", cache)}

@@ -53,6 +53,11 @@ def is_file_name(source: str) -> bool:
     return bool(_JSONL.search(source) or _PARQUET.search(source))
 
 
+def is_location(source: str) -> bool:
+    """Whether a source is meant as a path, URI or glob of files."""
+    return is_file_name(source) or has_glob(source)
+
+
 def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob") -> list[File]:
     """The files behind a path, URI or glob, sorted by name.
 
@@ -177,14 +182,20 @@ def _parquet(file: File, fields: Fields | None, section: str) -> Iterator[Raw]:
                 yield _row(file.name, row, dict(zip(names, values, strict=True)))
 
 
+def is_needed(option: str, name: str | None) -> bool:
+    """Whether some row must have the field that this option of `Fields` names."""
+    return name is not None and not (option == "answer" and name == Fields().answer)
+
+
 def wrong_columns(schema: pa.Schema, fields: Fields, section: str) -> str | None:
     """What is wrong with a table's columns for this mapping, if anything."""
     for option, name in fields:
-        optional = option == "answer" and name == Fields().answer
-        if name is None or (optional and name not in schema.names):
-            continue
         if name not in schema.names:
-            return f"no column {name!r}; set {section}.{option} to one of {listed(schema.names)}"
+            if is_needed(option, name):
+                return (
+                    f"no column {name!r}; set {section}.{option} to one of {listed(schema.names)}"
+                )
+            continue
         dtype = schema.field(name).type
         if pa.types.is_dictionary(dtype):
             dtype = dtype.value_type

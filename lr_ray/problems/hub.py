@@ -10,7 +10,7 @@ from typing import Any
 
 from lr_ray.config import Fields
 from lr_ray.errors import StageError
-from lr_ray.problems.files import one_line
+from lr_ray.problems.files import is_needed, one_line
 from lr_ray.problems.rows import Raw, listed
 
 _ANSWER_S = 10.0  # the hub's, before it counts as out of reach
@@ -61,7 +61,7 @@ def _columns(there: list[str], fields: Fields, label: str) -> list[str]:
     for option, name in fields:
         if name in there:
             wanted.append(name)
-        elif name is not None and not (option == "answer" and name == Fields().answer):
+        elif is_needed(option, name):
             raise StageError(
                 f"{label}: no column {name!r}; set data.fields.{option} to one of {listed(there)}"
             )

@@ -35,6 +35,7 @@ from lr_ray.problems.rows import (
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _PEEKED_ROWS = 100
+_OPTIONS = {"data": "data.source", "evaluation": "evaluation.benchmarks"}  # by section
 
 # What is registered by name, for data.source NAME or NAME:PARAMETER. Gets the parameter ("" without one),
 # the split (data.split; test in an evaluation) and the seed, and gives rows with `problem`, and maybe `id`
@@ -74,10 +75,9 @@ def open_source(data: Data) -> Source:
         )
     if by_name:
         return registered(data.source, data.split, data.seed)
+    if files.is_location(data.source):
+        return of_files(data.source, data.fields, "problem-", "data")
     convert = mapped(data.fields.problem, data.fields.id, data.fields.answer)
-    if files.is_file_name(data.source) or files.has_glob(data.source):
-        found = tuple(files.find(data.source, "data.source"))
-        return Source(lambda: files.read_all(found, data.fields), convert, "problem-", found)
     if os.path.isdir(data.source):
         rows = lambda: hub.read(data.source, None, data.split, data.fields)  # noqa: E731
         return Source(rows, convert, "problem-")
@@ -85,7 +85,12 @@ def open_source(data: Data) -> Source:
         name, _, config = data.source.partition(":")
         rows = lambda: hub.read(name, config or None, data.split, data.fields)  # noqa: E731
         return Source(rows, convert, f"{data.source}/{data.split}/")
-    raise UserError(_unknown(data.source))
+    hint, names = close_to(data.source)
+    raise UserError(
+        f"data.source: {data.source!r} is no known source and no folder; {hint}give one of {names}, "
+        "org/name or org/name:config of the Hugging Face hub, or a path, URI or glob of "
+        f"{files.KINDS}; a plugin's name needs --plugins MODULE"
+    )
 
 
 def is_registered(source: str) -> bool:
@@ -119,13 +124,26 @@ def _stated(row: Row) -> Found:
     )
 
 
+def of_files(location: str, fields: Fields, id_prefix: str, section: str) -> Source:
+    """The rows of the files behind a path, URI or glob, whose fields `section`.fields names."""
+    found, option = tuple(files.find(location, _OPTIONS[section])), f"{section}.fields"
+    convert = mapped(fields.problem, fields.id, fields.answer, option)
+    return Source(lambda: files.read_all(found, fields, option), convert, id_prefix, found)
+
+
+def close_to(source: str) -> tuple[str, str]:
+    """What is said of a source that is not known: which name was likely meant, and all names."""
+    names = [*sources.names(), *BENCHMARKS]
+    close = difflib.get_close_matches(source, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}? Else " if close else "", ", ".join(names)
+
+
 def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Source:
     """One split of a benchmark or of a part of it, from `data_dir` or the hub.
 
     Raises UserError naming the subject, `section`.split or `section`.data_dir.
     """
-    option = "data.source" if section == "data" else "evaluation.benchmarks"
-    convert, name = part_of(name, option), name.partition(":")[0]
+    convert, name = part_of(name, _OPTIONS[section]), name.partition(":")[0]
     known = BENCHMARKS[name]
     if data_dir is not None:
         found = (_local(name, split, data_dir, section),)
@@ -168,8 +186,7 @@ def check_source(config: Config) -> None:
     if not source.inputs or find_benchmark(data.source) or not objects:
         return
     for option, name in data.fields:
-        optional = option == "answer" and name == Fields().answer
-        if name is not None and not optional and not any(name in row for row in objects):
+        if files.is_needed(option, name) and not any(name in row for row in objects):
             raise UserError(
                 f"data.fields.{option}: no field {name!r} in the first {len(rows)} rows of "
                 f"{data.source}; there are {listed(objects[0])}"
@@ -198,14 +215,3 @@ def demo(parameter: str, split: str, seed: int) -> Iterator[Row]:
         raise ValueError("takes no parameter; leave it out")
     for problem in stream("sampling", seed):
         yield {"id": problem.problem_id, "problem": problem.text, "answer": str(problem.answer)}
-
-
-def _unknown(source: str) -> str:
-    names = [*sources.names(), *BENCHMARKS]
-    close = difflib.get_close_matches(source, names, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}? Else " if close else ""
-    return (
-        f"data.source: {source!r} is no known source and no folder; {hint}give one of "
-        f"{', '.join(names)}, org/name or org/name:config of the Hugging Face hub, or a path, URI or "
-        f"glob of {files.KINDS}; a plugin's name needs --plugins MODULE"
-    )

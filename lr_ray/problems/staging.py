@@ -5,7 +5,7 @@ pytest tests/unit/test_problems_staging.py
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ INDEX = "problems/index.json"
 ROWS_A_PART = 1024
 _REJECTED_ROWS_A_PART = 16384
 _CACHED_PARTS = 4
+_PROBLEMS = "problems/part-{:05d}.parquet"
 _ENDLESS = ("demo", "reasoning_gym")  # sources that are random anyway
 
 
@@ -36,37 +37,26 @@ def stage_problems(run: Run, config: Config) -> int:
     if run.exists(INDEX):
         return int(run.read_json(INDEX)["problems"])
     _clear(run)
-    problems: list[Problem] = []
-    rejected: list[Rejected] = []
-    good = bad = 0
+    good = _Parts(run, _PROBLEMS, PROBLEM, ROWS_A_PART)
+    bad = _Parts(run, f"{UNUSABLE}{{:05d}}.parquet", REJECTED, _REJECTED_ROWS_A_PART)
     first: str | None = None
     for item in _items(config):
         if isinstance(item, Rejected):
             first = first or f"{item.file}, row {item.row}: {item.reason}"
-            rejected.append(item)
-            bad += 1
-            if len(rejected) == _REJECTED_ROWS_A_PART:
-                _write_rejected(run, rejected, bad)
-                rejected = []
+            bad.add(item)
         else:
-            problems.append(item)
-            good += 1
-            if len(problems) == ROWS_A_PART:
-                _write_problems(run, problems, good)
-                problems = []
-        if good == config.sampling.max_problems:
+            good.add(item)
+        if good.count == config.sampling.max_problems:
             break
-    _write_problems(run, problems, good)
-    _write_rejected(run, rejected, bad)
-    if not good:
-        why = f"; the first of {bad} rejected rows: {first}" if first else "; it has no rows"
+    good.write()
+    bad.write()
+    if not good.count:
+        why = f"; the first of {bad.count} rejected rows: {first}" if first else "; it has no rows"
         why += f" after its first {config.data.skip} problems" if config.data.skip else ""
         raise StageError(f"data.source: {config.data.source}: no usable problem{why}")
-    run.write_json(
-        INDEX,
-        {"problems": good, "rejected": bad, "rows_a_part": ROWS_A_PART, "first_rejected": first},
-    )
-    return good
+    index = {"problems": good.count, "rejected": bad.count, "rows_a_part": ROWS_A_PART}
+    run.write_json(INDEX, {**index, "first_rejected": first})
+    return good.count
 
 
 def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
@@ -80,7 +70,7 @@ def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
     if len(rows) and not (rows.min() >= 0 and rows.max() < index["problems"]):
         raise IndexError(f"problems {rows.min()} to {rows.max()} asked for, of {index['problems']}")
     parts, which = np.unique(rows // index["rows_a_part"], return_inverse=True)
-    tables = [_part(run.location, _name(part)) for part in parts]
+    tables = [_part(run.location, _PROBLEMS.format(part)) for part in parts]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     places = starts[which] + rows % index["rows_a_part"]
     return pa.concat_tables([PROBLEM.empty_table(), *tables]).take(pa.array(places, pa.int64()))
@@ -115,25 +105,29 @@ def _clear(run: Run) -> None:
     _part.cache_clear()
 
 
-def _write_problems(run: Run, problems: Sequence[Problem], good: int) -> None:
-    if problems:
-        run.write_table(_name((good - 1) // ROWS_A_PART), _table(problems, PROBLEM))
+class _Parts:
+    """Rows that are written `size` at a time; `name` has a place for the part's number."""
 
+    def __init__(self, run: Run, name: str, schema: pa.Schema, size: int) -> None:
+        self.run, self.name, self.schema, self.size = run, name, schema, size
+        self.count = 0
+        self._rows: list[Item] = []
 
-def _write_rejected(run: Run, rejected: Sequence[Rejected], bad: int) -> None:
-    if rejected:
-        part = (bad - 1) // _REJECTED_ROWS_A_PART
-        run.write_table(f"{UNUSABLE}{part:05d}.parquet", _table(rejected, REJECTED))
+    def add(self, row: Item) -> None:
+        self._rows.append(row)
+        self.count += 1
+        if len(self._rows) == self.size:
+            self.write()
 
-
-def _table(rows: Sequence[Problem] | Sequence[Rejected], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _name(part: int) -> str:
-    return f"problems/part-{part:05d}.parquet"
+    def write(self) -> None:
+        """What is not yet written, if anything."""
+        if not self._rows:
+            return
+        columns = zip(zip(*self._rows, strict=True), self.schema, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in columns]
+        table = pa.Table.from_arrays(arrays, schema=self.schema)
+        self.run.write_table(self.name.format((self.count - 1) // self.size), table)
+        self._rows = []
 
 
 @functools.lru_cache(maxsize=8)

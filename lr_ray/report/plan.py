@@ -43,8 +43,8 @@ def lines(
     for role, model in models.items():
         if model:
             size = f"{amount(model.parameters, COUNT)} parameters"
-            name = getattr(config.models, role)
-            told.append((role, f"{name}: {size}, reads {model.context} tokens"))
+            reference = getattr(config.models, role)
+            told.append((role, f"{reference}: {size}, reads {model.context} tokens"))
         elif role in unknown:
             told.append((role, unknown[role]))
     (problems, counted), asked = how_many(config), answers(config)

@@ -192,10 +192,7 @@ def _mean(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> None:
     """Problems whose verdict changed, gained ones first, with both solutions."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs)
-    for row in changed(table, labels)[:_SHOWN]:
+    for row in changed(run.answers(task), labels)[:_SHOWN]:
         console.print(
             f"\n[bold]{escape(row['problem_id'])}[/bold] ({row['change']}) "
             f"{escape(_short(row['problem']))}",
@@ -210,9 +207,7 @@ def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> 
 
 def _print_disagreements(console: Console, run: Run, task: str, part: dict[str, Any]) -> None:
     """The first answers on which another grader differs from that of the accuracy."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs)
+    table = run.answers(task)
     rows = disagreements(table, list(part["models"]))
     console.print(f"\ngraders disagree, the first {min(_SHOWN, len(rows))} of {len(rows)}")
     for row in rows[:_SHOWN]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lr_ray.config import Config
 from lr_ray.evaluation.results import changed
@@ -39,14 +38,10 @@ def _outcome(run: Run, config: Config, summary: dict[str, Any], scratch: str) ->
         page = run.path(PAGE) if run.is_local else str(Path(scratch, PAGE))
         if not run.is_local:
             run.fs.get_file(run.path(PAGE), page)
-    tables = (
-        (task, part, pq.read_table(run.path(f"evaluation/{task}.parquet"), filesystem=run.fs))
-        for task, part in summary.get("accuracy", {}).items()
-    )
     rows = [
         {"task": task} | row
-        for task, part, table in tables
-        for row in changed(table, list(part["models"]))
+        for task, part in summary.get("accuracy", {}).items()
+        for row in changed(run.answers(task), list(part["models"]))
     ]
     contrast = config.sampling.method == "contrast"
     return Outcome(

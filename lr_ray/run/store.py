@@ -120,6 +120,16 @@ class Run:
         """JSONL, a line a row."""
         self.write_bytes(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """What `write_lines` wrote; empty where there is no file."""
+        lines = self.fs.cat_file(self.path(name)).splitlines() if self.exists(name) else []
+        return [json.loads(line) for line in lines]
+
+    def answers(self, task: str, columns: list[str] | None = None) -> pa.Table:
+        """The graded answers of an evaluation's task; of `columns`, where they are given."""
+        path = self.path(f"evaluation/{task}.parquet")
+        return pq.read_table(path, columns=columns, filesystem=self.fs)
+
     def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
         """The shards, one after the other. Raises StageError naming one that cannot be read."""
         tables = [schema.empty_table()]

@@ -108,7 +108,7 @@ def most_tokens(config: Config) -> int:
 
 
 class ExpertSampler(Solver):
-    """Rows of the run's problems in, trajectories (columns of `rows.TRAJECTORY`) out."""
+    """Rows of the run's problems in, trajectories (columns of `schemas.TRAJECTORY`) out."""
 
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         super().__init__(model, config, context, run, journal)
@@ -169,7 +169,7 @@ def _replace(trajectory: Trajectory, k: int, wider: dict[int, Step]) -> None:
 def as_table(
     rows: NDArray[np.int64], problems: pa.Table, results: Sequence[Trajectory | str | None]
 ) -> pa.Table:
-    """The columns of `rows.TRAJECTORY`; a result that is a string is that problem's error."""
+    """The columns of `schemas.TRAJECTORY`; a result that is a string is that problem's error."""
     solved = [r if isinstance(r, Trajectory) else _NOTHING for r in results]
     return pa.table(
         [

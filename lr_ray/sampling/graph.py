@@ -86,7 +86,7 @@ def contrast(work: Work, todo: NDArray, journal: Any) -> Any:
 
 
 def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
-    """The dataset of `rows.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
+    """The dataset of `schemas.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
     kept = work.keep_trajectories or work.trajectories
     footer = kept_trajectories.made_with(work.config, work.exchange["expert"]) if kept else {}
     if work.trajectories:
@@ -104,7 +104,7 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
 
 
 def solved(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
-    """The dataset of `rows.TRAJECTORY` as the expert decodes them."""
+    """The dataset of `schemas.TRAJECTORY` as the expert decodes them."""
     sampling = work.config.sampling
     return _on_engines(
         _batches(todo, sampling.batch_size),

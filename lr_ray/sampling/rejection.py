@@ -40,7 +40,7 @@ class Solutions:
 
 
 class SolutionSampler(Solver):
-    """Rows of the run's problems in, sampled solutions (columns of `rows.SOLUTIONS`) out."""
+    """Rows of the run's problems in, sampled solutions (columns of `schemas.SOLUTIONS`) out."""
 
     def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
         return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))
@@ -113,7 +113,7 @@ def write_right(
 def keep_right(
     batch: pa.Table, decode: Callable[[list[int]], str], source: str, grader: str | None = None
 ) -> Labelled:
-    """Columns of `rows.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
+    """Columns of `schemas.SOLUTIONS` to supervision: right solutions, each once, and all of their tokens.
 
     `source`, `grader` and the rows say how answers are graded (see `benchmarks.grader_of`). A problem that
     has no right solution has no row; one that has an error or no answer is rejected.

@@ -37,7 +37,7 @@ def _serve(said: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def save(batch: pa.Table, run: Run, footer: dict[str, Any]) -> pa.Table:
-    """Writes a batch's `rows.TRAJECTORY`, errors among them, and hands the batch on."""
+    """Writes a batch's `schemas.TRAJECTORY`, errors among them, and hands the batch on."""
     run.check_owner()
     index = batch["index"].to_numpy()
     put(run, FOLDER, shard_name(index), batch, {"problems": index.tolist(), **footer})

@@ -7,7 +7,6 @@ Weights & Biases run, and a training that begins anew is another run. Exercised 
 
 import contextlib
 import importlib
-import json
 import logging
 import os
 import tempfile
@@ -198,11 +197,7 @@ class Trackers:
     def _rows_before(self, step: int) -> list[Row]:
         from lr_ray.training.worker import METRICS
 
-        if not self.run.exists(METRICS):
-            return []
-        with self.run.fs.open(self.run.path(METRICS), "r") as stream:
-            rows = [json.loads(line) for line in stream]
-        return [row for row in rows if row["step"] < step]
+        return [row for row in self.run.read_lines(METRICS) if row["step"] < step]
 
     def _put(self, folder: str) -> None:
         if os.listdir(folder):

@@ -16,6 +16,7 @@ from lr_ray.evaluation.client import ask, check_endpoint, request
 from lr_ray.evaluation.evaluate import ServedModel, evaluate
 from lr_ray.evaluation.known_fields import KnownFields
 from lr_ray.evaluation.paper import paper_request
+from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.run.store import Run
 
 
@@ -358,7 +359,8 @@ def test_both_protocols_go_on_where_they_were_interrupted(endpoint, tmp_path):
     models = [ServedModel("expert", "a", "a", untrained=True), ServedModel("improved", "b", "b")]
     there = lambda group: contextlib.nullcontext(endpoint.url)  # noqa: E731
     whole, cut = Run(str(tmp_path / "whole")), Run(str(tmp_path / "cut"))
-    tables = evaluate([models], there, evaluation, whole)
+    tasks = load_tasks(evaluation)
+    tables = evaluate(tasks, [models], there, evaluation, whole)
     assert tables.keys() == {"demo", "demo-paper"}
     assert tables["demo-paper"]["expert_completion"].to_pylist() == ["a goes on"] * 3
     assert len(endpoint.bodies) == 12
@@ -367,6 +369,6 @@ def test_both_protocols_go_on_where_they_were_interrupted(endpoint, tmp_path):
     with AnswerStore(cut) as store:
         for key, answer in answered[:7]:
             store.add(key, answer)
-    again = evaluate([models], there, evaluation, cut)
+    again = evaluate(tasks, [models], there, evaluation, cut)
     assert len(endpoint.bodies) == 12 + 5
     assert all(again[name].equals(tables[name]) for name in tables)

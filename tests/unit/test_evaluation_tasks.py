@@ -7,7 +7,7 @@ from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import UserError
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import MOST, examples
-from lr_ray.evaluation.tasks import load_tasks, repeated_rows, task_names
+from lr_ray.evaluation.tasks import load_tasks, parts_of, repeated_rows, task_name, task_names
 from lr_ray.grading.judging import is_correct
 from lr_ray.grading.reading import extract_answer
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
@@ -88,9 +88,9 @@ def test_a_row_that_repeats_is_asked_once_and_told(tmp_path):
     path = jsonl(tmp_path / "own.jsonl", [*rows, {"problem": "3?", "answer": "3"}])
     other = jsonl(tmp_path / "other.jsonl", [{"problem": "4?", "answer": "4"}])
     evaluation = Evaluation(benchmarks=["demo", path, other], max_problems=3)
-    task = load_tasks(evaluation)[1]
-    assert [row["problem"] for row in task.rows] == ["1?", "2?", "3?"]
-    assert repeated_rows(evaluation) == {"own": 2}
+    tasks = load_tasks(evaluation)
+    assert [row["problem"] for row in tasks[1].rows] == ["1?", "2?", "3?"]
+    assert repeated_rows(tasks) == {"own": 2}
 
 
 def test_repeats_are_told_by_their_text_and_not_by_their_id(tmp_path):
@@ -109,8 +109,9 @@ def test_repeats_are_told_by_their_text_and_not_by_their_id(tmp_path):
 @needs_benchmarks
 def test_the_rows_of_a_benchmark_are_those_that_others_count():
     evaluation = Evaluation(benchmarks=["asdiv"], data_dir=str(BENCHMARKS))
-    assert len({row["problem"] for row in load_tasks(evaluation)[0].rows}) == ROWS["asdiv"] - 1
-    assert repeated_rows(evaluation) == {}
+    tasks = load_tasks(evaluation)
+    assert len({row["problem"] for row in tasks[0].rows}) == ROWS["asdiv"] - 1
+    assert repeated_rows(tasks) == {}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,14 @@ def test_each_number_of_examples_is_a_task():
     plain, shown = load_tasks(evaluation)
     assert plain.rows == shown.rows
     assert (len(plain.examples), len(shown.examples)) == (0, 2)
+
+
+@pytest.mark.parametrize("benchmark", ["gsm8k", "my-own.set", "mmlu_stem_physics"])
+@pytest.mark.parametrize("shots", [0, 4, 12])
+@pytest.mark.parametrize("protocol", ["same", "paper"])
+def test_a_tasks_name_is_taken_apart_into_what_it_was_made_of(benchmark, shots, protocol):
+    name = task_name(benchmark, shots, protocol)
+    assert parts_of(name) == (benchmark, shots, protocol)
 
 
 @pytest.mark.parametrize("kind", ["demo", "math", "choice"])

@@ -215,6 +215,7 @@ def test_terminal_page_and_summary_show_them_apart_from_the_accuracy(tmp_path, c
     asked = Evaluation(benchmarks=[path], perturbations=["units", "shuffled"])
     run, said = Run(str(tmp_path / "run")), {"own": ["5", "6"], "own-units": ["5", "7"]}
     run.create()
+    tasks = load_tasks(asked)
     with Graders() as graders:
         tables = {
             task.name: grade(
@@ -222,9 +223,9 @@ def test_terminal_page_and_summary_show_them_apart_from_the_accuracy(tmp_path, c
                 {label: [Answer(text, "stop") for text in said[task.name]] for label in LABELS},
                 graders,
             )
-            for task in load_tasks(asked)
+            for task in tasks
         }
-    summary = _write(run, tables, asked, list(LABELS)) | {
+    summary = _write(run, tasks, tables, asked, list(LABELS)) | {
         "evaluation": {"answers": 8, "seconds": 1.5},
         "seconds_total": 2.0,
     }

@@ -36,7 +36,7 @@ def test_interval_is_that_of_the_index_bootstrap(problems, base, gain):
 
 def test_accuracies_are_fractions_of_the_problems():
     result = paired_difference([True, False, False, False], [True, True, True, False], seed=0)
-    assert (result["expert"], result["improved"]) == (0.25, 0.75)
+    assert (result["first"], result["other"]) == (0.25, 0.75)
     assert (result["difference"], result["problems"]) == (0.5, 4)
 
 

@@ -41,6 +41,20 @@ def test_table_round_trip(run):
     assert run.read_tables(run.shards("rejected"), REJECTED).equals(rejected("x", "y"))
 
 
+@pytest.mark.parametrize("location", [None, "memory://bucket/lines"])
+def test_lines_and_answers_are_read_as_they_were_written(run, location):
+    run, rows = (
+        Run(location) if location else run,
+        [{"step": 1, "said": "a\nb\u2028c"}, {"step": 2}],
+    )
+    assert run.read_lines("metrics.jsonl") == []
+    run.write_lines("metrics.jsonl", rows)
+    assert run.read_lines("metrics.jsonl") == rows
+    run.write_table("evaluation/demo.parquet", rejected("x", "y"))
+    assert run.answers("demo").equals(rejected("x", "y"))
+    assert run.answers("demo", ["row"]).column_names == ["row"]
+
+
 def test_failed_write_leaves_nothing(run):
     with pytest.raises(TypeError):
         run.write_json("summary.json", {"bad": object()})

@@ -1,19 +1,17 @@
 """What the models read: one whole prompt of sampling and of each task, what ends an answer, limits."""
 
-import re
 from typing import Any
 
 from lr_ray.config import Evaluation
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import paper_request
-from lr_ray.evaluation.tasks import task_name
+from lr_ray.evaluation.tasks import parts_of, task_name
 from lr_ray.problems.benchmarks import grader_of
 from lr_ray.report.page.source import Source
 from lr_ray.report.page.words import Words
 
 TITLE = "Asked"
-_SHOTS = re.compile(r"(?P<name>.+?)(-(?P<shots>\d+)-shot)?(-paper)?")
 # Of the conditions, and of what is sampled: how a reader says it.
 SAID = {
     "system_prompt": "system prompt",
@@ -74,11 +72,10 @@ def _tasks(source: Source) -> list[dict[str, str]]:
         return []
     evaluation, found = Evaluation.model_validate(source.config["evaluation"]), []
     for name, table in source.tables.items():
-        match = _SHOTS.fullmatch(name)
-        assert match is not None
-        shown = examples(_kind(match["name"], evaluation), int(match["shots"] or 0))
+        part, (benchmark, shots, _) = source.summary["accuracy"][name], parts_of(name)
+        shown = examples(part.get("kind") or _kind(benchmark, evaluation), shots)
         problem = table["problem"][0].as_py()
-        if source.summary["accuracy"][name].get("protocol") == "paper":
+        if part.get("protocol") == "paper":
             said = source.summary["evaluation"]["conditions_paper"]
             if said.get("completion"):
                 raw = paper_request(problem, evaluation, True, shown)
@@ -91,7 +88,7 @@ def _tasks(source: Source) -> list[dict[str, str]]:
 
 
 def _kind(name: str, evaluation: Evaluation) -> str:
-    """The grader of a task, which has examples of its own."""
+    """The likely grader of a task of an older run, whose summary names none; rows of a file may name one."""
     if name == "demo":
         return name
     benchmark = next((b for b in evaluation.benchmarks if task_name(b, 0) == name), name)

@@ -29,7 +29,7 @@ _POINTS = 400  # of a curve; a longer one is drawn by the means of its parts
 
 
 class Chart:
-    """`svg` is there once the block of `chart` has ended."""
+    """What is drawn in a block of `chart`; `svg` is empty until the block has ended."""
 
     def __init__(self, axes: Any) -> None:
         self.axes = axes

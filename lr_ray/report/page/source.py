@@ -3,7 +3,6 @@
 Shape suffixes: N steps, R trajectories, L steps with a label. Exercised by `pytest tests/unit/page`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
@@ -77,8 +75,7 @@ class Source:
     @cached_property
     def tables(self) -> dict[str, pa.Table]:
         """Every answer, by task."""
-        names = self.summary.get("accuracy", {})
-        return {n: _table(self.run, f"evaluation/{n}.parquet") for n in names}
+        return {name: self.run.answers(name) for name in self.summary.get("accuracy", {})}
 
     @cached_property
     def words(self) -> Words | None:
@@ -96,10 +93,7 @@ class Source:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """metrics.jsonl: a row for each optimizer step."""
-        if not self.run.exists("metrics.jsonl"):
-            return []
-        lines = self.run.fs.cat_file(self.run.path("metrics.jsonl")).splitlines()
-        return [json.loads(line) for line in lines]
+        return self.run.read_lines("metrics.jsonl")
 
     @cached_property
     def scored(self) -> Scored | None:
@@ -143,10 +137,6 @@ class Source:
     def _each(self, folder: str, schema: pa.Schema) -> Iterator[pa.Table]:
         for name in self.run.shards(folder):
             yield self.run.read_tables([name], schema)
-
-
-def _table(run: Run, name: str) -> pa.Table:
-    return pq.read_table(run.path(name), filesystem=run.fs)
 
 
 def _labels(

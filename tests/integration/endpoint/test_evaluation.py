@@ -40,6 +40,7 @@ def test_every_model_is_asked_alike_and_graded(served, tmp_path):
     evaluation = Evaluation(max_problems=40, max_new_tokens=64, concurrency=16, seed=3)
     asked, graded = [], []
     tables = evaluate(
+        load_tasks(evaluation),
         [MODELS],
         lambda group: contextlib.nullcontext(served.url),
         evaluation,
@@ -79,7 +80,7 @@ def test_answers_that_are_there_are_not_asked_again(served, tmp_path):
             store.add(question.key, Answer("said before: The answer is 7.", "stop"))
     asked = []
     there = lambda group: contextlib.nullcontext(served.url)  # noqa: E731
-    tables = evaluate([MODELS], there, evaluation, run, lambda *seen: asked.append(seen))
+    tables = evaluate([task], [MODELS], there, evaluation, run, lambda *seen: asked.append(seen))
     assert asked == [(n, 12) for n in range(4, 13)]
     said = tables["demo"]["expert_completion"].to_pylist()
     assert [text.startswith("said before") for text in said] == [True] * 4 + [False] * 2

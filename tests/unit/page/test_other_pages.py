@@ -4,20 +4,24 @@ import random
 
 import pytest
 
-from lr_ray.config import Evaluation, Sampling
+from lr_ray.config import EndpointConfig, Evaluation, Sampling, merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.results import summarise
 from lr_ray.experiments.plot import draw
+from lr_ray.pipeline.evaluation import evaluate_endpoint
 from lr_ray.report import page, probe, write_page
 from lr_ray.report.page.asked import _kind
 from lr_ray.report.pair import compatibility
 from lr_ray.run.schemas import SCORES
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, read_summary
 from tests.made_up import THRESHOLD, answers, made_up
 from tests.unit.page.dom import answers_in, by_id, of_class, read, said, table
+from tests.unit.problem_sources import jsonl
+from tests.unit.test_client import endpoint
 from tests.unit.test_comparison import DEMO, compared
 
-__all__ = ["compared"]  # a fixture
+__all__ = ["compared", "endpoint"]  # fixtures
 
 
 @pytest.fixture
@@ -173,6 +177,22 @@ def test_a_base_model_asked_as_the_paper_asks_has_its_own_prompt_beside_the_othe
     ]
     assert len(accuracy) == 1  # of both tasks
     assert "gsm8k-paper: improved" in accuracy[0].get("aria-label")
+
+
+def test_examples_are_of_the_grader_that_a_files_rows_name(endpoint, tmp_path):
+    rows = [{"problem": f"{n}? (A) 1 (B) 2", "answer": "B", "grader": "choice"} for n in range(3)]
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    evaluation = merge(read_tree("demo")["evaluation"], {"benchmarks": [path], "shots": [2]})
+    tree = {"endpoint": endpoint.url, "models": ["a"], "evaluation": evaluation}
+    run = Run(str(tmp_path / "run"))
+    assert evaluate_endpoint(resolve(tree, EndpointConfig), run) == 0
+    asked = endpoint.bodies[-1]["messages"]
+    assert asked[0]["content"] == examples("choice", 1)[0].problem
+    root = read(run.fs.cat_file(run.path(page.PAGE)).decode())
+    (prompt,) = [d for d in root.iter("details") if said(d.find("summary")) == "own-2-shot"]
+    shown = "".join(prompt.find("pre").itertext())
+    assert all(example.problem in shown for example in examples("choice", 2))
+    assert read_summary(run)["accuracy"]["own-2-shot"]["kind"] == "choice"
 
 
 def test_examples_of_a_benchmarks_part_are_of_the_benchmarks_kind():
