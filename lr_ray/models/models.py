@@ -15,18 +15,7 @@ from lr_ray.console import fetching
 from lr_ray.errors import UserError
 from lr_ray.models.adapters import check_adapter, is_adapter
 from lr_ray.models.architectures import check_scores
-from lr_ray.models.files import (
-    architecture as architecture,
-)
-from lr_ray.models.files import (
-    check_files,
-    check_tokenizer,
-    context_length,
-    read_object,
-)
-from lr_ray.models.files import (
-    vocabulary_rows as vocabulary_rows,
-)
+from lr_ray.models.files import check_files, check_tokenizer, context_length, read_object
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")

@@ -16,7 +16,8 @@ from typing import Any
 from lr_ray.config import Config, Place, Sampling, Training, digest_of
 from lr_ray.errors import StageError
 from lr_ray.labelling.shards import checked_footers
-from lr_ray.models.models import fingerprint, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import fingerprint
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts, threads
