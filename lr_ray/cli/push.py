@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lr_ray.cli.front import Formatter, Parser
+from lr_ray.cli.front import Parser
 from lr_ray.errors import StageError, UserError
 from lr_ray.run.store import Run, read_asked, read_summary
 
@@ -43,9 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lr-ray push", description=__doc__, formatter_class=Formatter, allow_abbrev=False
-    )
+    parser = Parser(prog="lr-ray push", description=__doc__)
     add = parser.add_argument
     add("--run", metavar="DIR_OR_URI", required=True, help="run directory")
     add(
