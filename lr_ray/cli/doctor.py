@@ -15,8 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lr_ray.cli.front import Formatter, Parser
+from lr_ray.cli.front import Parser
 from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.config.reading import bare_name
 from lr_ray.doctor.checks import asked, judge
 from lr_ray.doctor.facts import Facts, gather, gather_nodes
 from lr_ray.doctor.finding import Finding, Need, gb
@@ -39,9 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lr-ray doctor", description=__doc__, formatter_class=Formatter, allow_abbrev=False
-    )
+    parser = Parser(prog="lr-ray doctor", description=__doc__)
     parser.add_argument("--config", metavar="NAME_OR_PATH", help="preset or YAML file to judge by")
     parser.add_argument("--run", metavar="DIR_OR_URI", help="where it would run")
     parser.add_argument("--json", action="store_true", help="the same as a JSON object on a line")
@@ -55,7 +54,7 @@ def examine(config_name: str | None, location: str | None) -> Found:
     """
     need, folder = Need(), None
     if config_name or location:
-        run = Run(location or os.path.join("runs", _name(config_name or "")))
+        run = Run(location or os.path.join("runs", bare_name(config_name or "")))
         folder = run.root if run.is_local else None
         tree = read_tree(config_name) if config_name else _asked(run)
         if tree is not None:
@@ -105,10 +104,6 @@ def is_fit(found: Found) -> bool:
 
 def _all(found: Found) -> list[Finding]:
     return [finding for _, findings in found.values() for finding in findings]
-
-
-def _name(config: str) -> str:
-    return os.path.basename(config).removesuffix(".yaml").removesuffix(".yml")
 
 
 def _asked(run: Run) -> dict[str, Any] | None:
