@@ -23,7 +23,7 @@ from lr_ray.doctor.facts import Facts, gather, gather_nodes
 from lr_ray.doctor.finding import Finding, Need, gb
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
-from lr_ray.runtime.cluster import check_address
+from lr_ray.runtime.cluster import check_address, cluster
 
 _HERE = "here"
 Found = dict[str, tuple[Facts | None, list[Finding]]]  # by node; `here` is first
@@ -116,8 +116,6 @@ def _asked(run: Run) -> dict[str, Any] | None:
 
 def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
     """Findings on the nodes; a cluster that cannot be joined is a finding on this machine."""
-    from lr_ray.runtime.cluster import cluster
-
     try:
         check_address()
         with _muted(), cluster():

@@ -22,7 +22,7 @@ from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, take_answers
-from lr_ray.experiments.checks import sampled, summary_of, unfinished
+from lr_ray.experiments.checks import unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
@@ -36,7 +36,7 @@ from lr_ray.placement.site import Site
 from lr_ray.report import write_page
 from lr_ray.run.asked import begin
 from lr_ray.run.stages import SAMPLING
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.progress import Record, recorded
 from lr_ray.sampling.sample import finish
@@ -71,7 +71,7 @@ class Bench:
     def job(self, folder: str, config: Config) -> Job:
         run = self.run.child(folder)
         amateur = self.amateurs.get(config.models.amateur)
-        return Job(config, run, self.expert, amateur, self.console, summary_of(run), self.site)
+        return Job(config, run, self.expert, amateur, self.console, read_summary(run), self.site)
 
     def tell(self, now: str, failed: dict[str, str]) -> None:
         """Records where it is at work, and how many variants are finished."""
@@ -92,7 +92,7 @@ def sample_sources(bench: Bench) -> dict[str, str]:
     """
     failed: dict[str, str] = {}
     for number, source in enumerate(bench.plan.sources, start=1):
-        if sampled(bench.run, source):
+        if "sampling" in read_summary(bench.run.child(source.folder)):
             continue
         users = {c.variant.name for c in bench.plan.cells if c.source == source.folder}
         what = f"{number} of {len(bench.plan.sources)}: {source.folder}"
@@ -190,7 +190,7 @@ def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
 def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     """Asks the expert and every cell's model what they have not answered, and grades the cells."""
     config = bench.arranged(bench.config)
-    todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
+    todo = [c for c in cells if "accuracy" not in read_summary(bench.run.child(c.folder))]
     by_name = {cell.name: cell for cell in todo}
     with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
         untrained, stops = references(bench), stop_token_ids(bench.expert)
@@ -240,7 +240,7 @@ def _whole(bench: Bench, cell: Cell, asked: Asked, cache: str) -> str:
 
 
 def _trained(bench: Bench, cell: Cell) -> bool:
-    return "training" in summary_of(bench.run.child(cell.folder))
+    return "training" in read_summary(bench.run.child(cell.folder))
 
 
 def _expert(bench: Bench) -> Asked:
