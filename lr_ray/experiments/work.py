@@ -27,11 +27,10 @@ from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
-from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, stop_token_ids
 from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
-from lr_ray.pipeline.stages import run_stage
+from lr_ray.pipeline.stages import add_drift, run_stage
 from lr_ray.placement.site import Site
 from lr_ray.report import write_page
 from lr_ray.run.asked import begin
@@ -218,8 +217,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                     if asked is pending[0]:
                         expert = given.answers
                     elif asked.name in by_name:
-                        path = _whole(bench, by_name[asked.name], asked, cache)
-                        _finish(bench, by_name[asked.name], expert, given, path)
+                        _finish(bench, by_name[asked.name], expert, given, asked.path)
 
 
 def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
@@ -230,13 +228,6 @@ def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
     path = run.local_folder(improved(bench.config), f"{cache}/{cell.name}")
     # A fingerprint looks at parts of the weights only, so the name belongs to the identity.
     return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
-
-
-def _whole(bench: Bench, cell: Cell, asked: Asked, cache: str) -> str:
-    """Directory of the model that was asked, which stands alone even where an adapter answered."""
-    if not is_adapter(asked.path):
-        return asked.path
-    return bench.run.child(cell.folder).local_folder("model", f"{cache}/{cell.name}")
 
 
 def _trained(bench: Bench, cell: Cell) -> bool:
@@ -281,17 +272,12 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
                 job.run.write_table(f"evaluation/{name}.parquet", tables[name])
                 accuracy[name] = summarise(tables[name], LABELS, evaluation.seed)
         job.summary["accuracy"] = accuracy
-        if evaluation.drift:
-            from lr_ray.audit.drift import drift
-
-            paths, name = {"expert": bench.expert, "improved": path}, next(iter(accuracy))
-            variables = cell.config.models.chat_template_kwargs
-            job.summary["drift"] = drift(paths, tables[name], evaluation, variables)
         job.summary["serving"] = {"seconds": given.starting_seconds}
         answers = sum(table.num_rows for table in tables.values())
         job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
+        add_drift(job.run, job.config, job.summary, lambda said: None, path)
         job.run.write_json("summary.json", job.summary)
         write_page(job.run, job.summary)
     shown = ", ".join(

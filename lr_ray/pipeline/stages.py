@@ -12,6 +12,7 @@ from lr_ray import placement, report
 from lr_ray.config import Config
 from lr_ray.console import StageProgress
 from lr_ray.labelling.label import Facts
+from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
@@ -112,9 +113,17 @@ def _evaluate(job: Job) -> None:
 
 
 def add_drift(
-    run: Run, config: Config, summary: dict[str, Any], say: Callable[[str], None]
+    run: Run,
+    config: Config,
+    summary: dict[str, Any],
+    say: Callable[[str], None],
+    improved_path: str | None = None,
 ) -> bool:
-    """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether."""
+    """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether.
+
+    `improved_path`: directory of the model that answered, if it is not to be looked for in the run; an
+    adapter does not stand alone, and the run's merged model is read in its place.
+    """
     if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
         return False
     import pyarrow.parquet as pq
@@ -126,7 +135,9 @@ def add_drift(
     table = pq.read_table(run.path(f"evaluation/{name}.parquet"), filesystem=run.fs)
     with tempfile.TemporaryDirectory() as cache:
         expert = resolve_model(config.models.expert, "models.expert")
-        paths = {"expert": expert, "improved": run.local_folder("model", cache)}
+        if improved_path is None or is_adapter(improved_path):
+            improved_path = run.local_folder("model", cache)
+        paths = {"expert": expert, "improved": improved_path}
         variables = config.models.chat_template_kwargs
         summary["drift"] = drift(paths, table, config.evaluation, variables)
     run.write_json("summary.json", summary)
