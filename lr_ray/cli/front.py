@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, named
 
 # Name to its module in this package and to what it does. A module has `main(argv) -> int`.
 COMMANDS = {
@@ -187,6 +187,5 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
             return 1
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        reason = (str(error).strip().splitlines() or [""])[0]
-        print(f"error: {type(error).__name__}: {reason} (traceback: {log.name})", file=sys.stderr)
+        print(f"error: {named(error)} (traceback: {log.name})", file=sys.stderr)
         return 1
