@@ -85,9 +85,9 @@ def _train(job: Job) -> None:
     from lr_ray.training.schedule import settled
     from lr_ray.training.train import check_supervision, train
 
-    kept, trajectories = check_supervision(job.run, job.expert, job.config.sampling)
-    steps = settled(job.config.training, kept, trajectories).optimizer_steps
-    job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
+    checked = check_supervision(job.run, job.expert, job.config.sampling)  # reads all of it
+    steps = settled(job.config.training, *checked).optimizer_steps
+    job.console.print(f"training   {steps} optimizer steps on {checked[0]} kept steps")
     metrics = StageMetrics(job.run, "training")
     with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:
 
@@ -99,7 +99,7 @@ def _train(job: Job) -> None:
             progress.update(row["step"], f"loss {row['loss']:.3f}")
             metrics.set(loss=row["loss"], tokens_per_second=row["tokens"] / row["seconds"])
 
-        result = train(job.run, job.config, job.expert, on_progress)
+        result = train(job.run, job.config, job.expert, on_progress, checked)
     job.summary["training"] = result
     job.console.print("training   " + report.training_line(result))
 
