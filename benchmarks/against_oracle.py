@@ -24,7 +24,8 @@ from packing import Work, print_gradients
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.method import oracle
-from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.problems import stage_problems
 from lr_ray.run.store import Run
 from lr_ray.training.batches import plan

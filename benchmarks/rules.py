@@ -30,13 +30,8 @@ from lr_ray.experiments.table import markdown
 from lr_ray.grading.judging import is_correct
 from lr_ray.grading.reading import extract_answer
 from lr_ray.method.oracle import load
-from lr_ray.models.models import (
-    load_tokenizer,
-    render_prompt,
-    resolve_model,
-    stop_token_ids,
-    vocabulary_rows,
-)
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import load_tokenizer, render_prompt, resolve_model, stop_token_ids
 from lr_ray.pipeline.sharing import share as take
 from lr_ray.run.store import Run, read_asked
 from lr_ray.sampling.sample import finish

@@ -156,7 +156,7 @@ def sample(config: Any, folder: Path) -> Any:
 def load_work(config: Any, table: Any, folder: Path) -> Work:
     from in_process import model_paths
 
-    from lr_ray.models.models import vocabulary_rows
+    from lr_ray.models.files import vocabulary_rows
     from lr_ray.run.store import Run
     from lr_ray.training.data import Supervision
 

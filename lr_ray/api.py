@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr_ray.config import ROLES, STAGES, Config, merge, read_tree, resolve, unflatten
-from lr_ray.config.resources import AUTO
+from lr_ray.config import STAGES, Config, merge, read_tree, resolve, unflatten
+from lr_ray.config.reading import on_device
 from lr_ray.errors import UserError
 from lr_ray.run.rounds import result_of
 from lr_ray.run.store import Run, read_asked, read_summary
@@ -28,8 +28,7 @@ def make_config(name: str, device: Literal["cpu", "gpu"] | None = None, **overri
     """
     tree = read_tree(name)
     if device:
-        gpus = 0 if device == "cpu" else AUTO
-        tree = merge(tree, {"resources": {role: {"gpus": gpus} for role in ROLES}})
+        tree = on_device(tree, device)
     for key, value in overrides.items():
         tree = merge(tree, unflatten({key: value}))
     return resolve(tree)

@@ -6,6 +6,16 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, else its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def named(error: BaseException) -> str:
+    """Its type, and the first line of what it says."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
 class UserError(Exception):
     """Bad input, found before anything expensive started. Jobs print its one line and exit 2."""
 

@@ -46,15 +46,14 @@ def told_as(chosen: str) -> Iterator[None]:
     global _form
     before, _form = _form, chosen
     try:
-        with contextlib.redirect_stdout(JsonLines(sys.stdout)) if chosen == "json" else _as_it_is():
+        with (
+            contextlib.redirect_stdout(JsonLines(sys.stdout))
+            if chosen == "json"
+            else contextlib.nullcontext()
+        ):
             yield
     finally:
         _form = before
-
-
-@contextlib.contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 class JsonLines(io.TextIOBase):

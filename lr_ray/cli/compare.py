@@ -61,8 +61,9 @@ def main(argv: list[str]) -> int:
 
     if options.run is None:  # not where the config's ordinary run is
         run = Run(f"{run.location}-compared")
-    source = Run(options.source) if options.source else None
-    return compare(command.config, run, command.config_name, options.grid, options.amateurs, source)
+    return compare(
+        command.config, run, command.config_name, options.grid, options.amateurs, command.source
+    )
 
 
 def _against_paper(command: Command[Config]) -> int:

@@ -15,14 +15,15 @@ from typing import Any
 
 from rich.console import Console
 
-from lr_ray.cli.front import Formatter, Parser
+from lr_ray.cli.front import Parser
 from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.config.reading import bare_name
 from lr_ray.doctor.checks import asked, judge
 from lr_ray.doctor.facts import Facts, gather, gather_nodes
 from lr_ray.doctor.finding import Finding, Need, gb
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
-from lr_ray.runtime.cluster import check_address
+from lr_ray.runtime.cluster import check_address, cluster
 
 _HERE = "here"
 Found = dict[str, tuple[Facts | None, list[Finding]]]  # by node; `here` is first
@@ -39,9 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lr-ray doctor", description=__doc__, formatter_class=Formatter, allow_abbrev=False
-    )
+    parser = Parser(prog="lr-ray doctor", description=__doc__)
     parser.add_argument("--config", metavar="NAME_OR_PATH", help="preset or YAML file to judge by")
     parser.add_argument("--run", metavar="DIR_OR_URI", help="where it would run")
     parser.add_argument("--json", action="store_true", help="the same as a JSON object on a line")
@@ -55,7 +54,7 @@ def examine(config_name: str | None, location: str | None) -> Found:
     """
     need, folder = Need(), None
     if config_name or location:
-        run = Run(location or os.path.join("runs", _name(config_name or "")))
+        run = Run(location or os.path.join("runs", bare_name(config_name or "")))
         folder = run.root if run.is_local else None
         tree = read_tree(config_name) if config_name else _asked(run)
         if tree is not None:
@@ -107,10 +106,6 @@ def _all(found: Found) -> list[Finding]:
     return [finding for _, findings in found.values() for finding in findings]
 
 
-def _name(config: str) -> str:
-    return os.path.basename(config).removesuffix(".yaml").removesuffix(".yml")
-
-
 def _asked(run: Run) -> dict[str, Any] | None:
     """The config of a run of the pipeline; None for a folder that holds none."""
     if not run.exists("run.json"):
@@ -121,8 +116,6 @@ def _asked(run: Run) -> dict[str, Any] | None:
 
 def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
     """Findings on the nodes; a cluster that cannot be joined is a finding on this machine."""
-    from lr_ray.runtime.cluster import cluster
-
     try:
         check_address()
         with _muted(), cluster():

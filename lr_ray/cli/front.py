@@ -15,9 +15,9 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, named
 
 # Name to its module in this package and to what it does. A module has `main(argv) -> int`.
 COMMANDS = {
@@ -50,6 +50,9 @@ lr-ray COMMAND --help-all                                and every setting of th
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and name the closest option."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         for word in re.findall(r"--[\w.-]+", message):
             close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
@@ -66,6 +69,24 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
         self._width = min(self._width, 98)
+
+
+def number(kind: type, said: str, most: float = sys.float_info.max) -> Callable[[str], Any]:
+    """How argparse reads a number above 0: an int of digits alone, or a float.
+
+    `said` is the error, with {} or {!r} for the text.
+    """
+
+    def read(text: str) -> Any:
+        try:
+            found = kind(text) if kind is float or text.isdecimal() else 0
+        except ValueError:
+            found = 0
+        if not 0 < found <= most:
+            raise argparse.ArgumentTypeError(said.format(text))
+        return found
+
+    return read
 
 
 def main() -> NoReturn:
@@ -166,6 +187,5 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
             return 1
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        reason = (str(error).strip().splitlines() or [""])[0]
-        print(f"error: {type(error).__name__}: {reason} (traceback: {log.name})", file=sys.stderr)
+        print(f"error: {named(error)} (traceback: {log.name})", file=sys.stderr)
         return 1

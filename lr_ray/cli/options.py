@@ -4,7 +4,6 @@ pytest tests/unit/test_pipeline.py tests/unit/test_config_typed.py tests/unit/te
 """
 
 import argparse
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,16 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from lr_ray import output
-from lr_ray.cli.front import Formatter, Parser
-from lr_ray.config import ROLES, Config, Tree, merge, read_tree, resolve
-from lr_ray.config.resources import AUTO
+from lr_ray import output, plugins
+from lr_ray.cli.front import Parser
+from lr_ray.config import Config, Tree, merge, read_tree, resolve
+from lr_ray.config.reading import bare_name, on_device
 from lr_ray.config.section import is_section, walk, words
 from lr_ray.config.typed import typed_tree
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
 
 Kind = TypeVar("Kind", bound=Tree)
-_DEVICES = {"cpu": 0, "gpu": AUTO}  # to resources.*.gpus
 _NAMES = {int: "N", float: "X", bool: "{true,false}"}
 EVERYTHING = ("",)
 
@@ -36,6 +34,11 @@ class Command(Generic[Kind]):
     config_name: str
     run: Run
     options: argparse.Namespace  # what the command itself added
+
+    @property
+    def source(self) -> Run | None:
+        """The run of --from."""
+        return Run(self.options.source) if self.options.source else None
 
 
 Options = Callable[[argparse.ArgumentParser], None]
@@ -60,27 +63,24 @@ def parse(
         prog=prog,
         usage="%(prog)s [--config NAME_OR_PATH] [--run DIR_OR_URI] [--SECTION.FIELD VALUE ...]",
         description=description,
-        formatter_class=Formatter,
-        allow_abbrev=False,
     )
     if add_options:
         add_options(parser)
     _add_common(parser, kind)
     _add_fields(parser, kind, EVERYTHING if "--help-all" in argv else shown)
     known = parser.parse_args(argv)
-    source, plugins = getattr(known, "source", None), known.plugins or []
+    source = getattr(known, "source", None)
     if known.config is None and known.run is None and defaults is None and source is None:
         parser.error("give --config, --run or both")
     if source and known.run is None:
         parser.error("--from takes the new run's --run too")
-    _load(plugins)
+    plugins.load(name for text in known.plugins or [] for name in text.split(","))
     name = known.config or (f"that of {source}" if source else "run")
-    default = os.path.basename(known.config or ("run" if defaults is None else "endpoint"))
-    run = Run(known.run or os.path.join("runs", default.removesuffix(".yaml").removesuffix(".yml")))
+    default = bare_name(known.config or ("run" if defaults is None else "endpoint"))
+    run = Run(known.run or os.path.join("runs", default))
     base = _base(known, Run(source) if source else run, kind, defaults)
     if getattr(known, "device", None):
-        gpus = _DEVICES[known.device]
-        base = merge(base, {"resources": {role: {"gpus": gpus} for role in ROLES}})
+        base = on_device(base, known.device)
     tree = merge(base, typed_tree(kind, vars(known)))
     return Command(resolve(tree, kind), name, run, known)
 
@@ -96,7 +96,7 @@ def _add_common(parser: argparse.ArgumentParser, kind: type[Tree]) -> None:
     if "resources" in kind.model_fields:
         add(
             "--device",
-            choices=tuple(_DEVICES),
+            choices=("cpu", "gpu"),
             help="cpu: no process gets a GPU (resources.*.gpus 0); gpu: each gets what auto chooses; "
             "without it the config says",
         )
@@ -159,13 +159,6 @@ def _help(field: FieldInfo) -> str:
     if not field.is_required() and default is not None and default not in ({}, []):
         said += f" ({','.join(map(str, default)) if isinstance(default, list) else default})"
     return said.replace("%", "%%")
-
-
-def _load(plugins: Sequence[str]) -> None:
-    """Imports the modules that --plugins names, and those of installed packages."""
-    if importlib.util.find_spec("lr_ray.plugins"):
-        names = [name for text in plugins for name in text.split(",")]
-        importlib.import_module("lr_ray.plugins").load(names)
 
 
 def _base(

@@ -5,6 +5,7 @@ lr-ray plan --config qwen2.5-math-1.5b [--gpus 8] [--gpu-memory-gb 80] [--rates 
 
 import argparse
 
+from lr_ray.cli.front import number
 from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 
@@ -21,25 +22,11 @@ SHOWN = (
 def add_options(parser: argparse.ArgumentParser, only: str = "") -> None:
     """`only` says when they have an effect."""
     add = parser.add_argument
-    add("--gpus", metavar="N", type=_count, help=f"{only}GPUs there will be")
-    add("--gpu-memory-gb", metavar="G", type=_gigabytes, help=f"{only}of a GPU (80)")
+    gpus = number(int, "{} must be a number of GPUs from 1 to 1024", most=1024)
+    gigabytes = number(float, "{} must be a number of GB above 0")
+    add("--gpus", metavar="N", type=gpus, help=f"{only}GPUs there will be")
+    add("--gpu-memory-gb", metavar="G", type=gigabytes, help=f"{only}of a GPU (80)")
     add("--rates", metavar="RUN", help=f"{only}finished run whose seconds are scaled")
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) <= 1024):
-        raise argparse.ArgumentTypeError(f"{text} must be a number of GPUs from 1 to 1024")
-    return int(text)
-
-
-def _gigabytes(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be a number of GB above 0")
-    return found
 
 
 def show(command: Command[Config]) -> int:

@@ -9,6 +9,7 @@ The last line begins with `verdict`.
 import argparse
 from typing import Any
 
+from lr_ray.cli.front import number
 from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import SAMPLING, check_contrast
 from lr_ray.config import Config
@@ -18,18 +19,13 @@ from lr_ray.run.store import Run
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--problems", metavar="N", type=_count, default=64, help="problems to sample (64)")
+    count = number(int, "{!r} is not a number of problems from 1", most=100_000)
+    add("--problems", metavar="N", type=count, default=64, help="problems to sample (64)")
     add(
         "--yes",
         action="store_true",
         help="do again what a changed setting makes stale in the probe",
     )
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) <= 100_000):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of problems from 1")
-    return int(text)
 
 
 def main(argv: list[str]) -> int:

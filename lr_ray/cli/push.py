@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lr_ray.cli.front import Formatter, Parser
-from lr_ray.errors import StageError, UserError
+from lr_ray.cli.front import Parser
+from lr_ray.errors import StageError, UserError, reason
 from lr_ray.run.store import Run, read_asked, read_summary
 
 # Of a push before, where files had other names.
@@ -43,9 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lr-ray push", description=__doc__, formatter_class=Formatter, allow_abbrev=False
-    )
+    parser = Parser(prog="lr-ray push", description=__doc__)
     add = parser.add_argument
     add("--run", metavar="DIR_OR_URI", required=True, help="run directory")
     add(
@@ -187,5 +185,5 @@ def _asking(to: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except Exception as error:  # the hub's own kinds and its HTTP library's
-        said = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
+        said = getattr(error, "server_message", None) or reason(error)
         raise StageError(f"--to {to}: not to be had from the hub: {said.splitlines()[0]}") from None

@@ -10,7 +10,6 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import METHOD, add_stage_options
 from lr_ray.config import STAGES, Config
 from lr_ray.errors import UserError
-from lr_ray.run.store import Run
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +30,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name.replace('_', '-')} has an effect with --plan alone")
     from lr_ray.experiments.rounds import run_rounds
 
-    options = command.options
-    source = Run(options.source) if options.source else None
     return run_rounds(
-        command.config, command.run, STAGES, command.config_name, source=source, yes=options.yes
+        command.config,
+        command.run,
+        STAGES,
+        command.config_name,
+        source=command.source,
+        yes=command.options.yes,
     )

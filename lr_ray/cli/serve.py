@@ -31,6 +31,7 @@ from lr_ray.run.asked import check_made
 from lr_ray.run.rounds import result_of
 from lr_ray.run.store import read_summary
 from lr_ray.runtime import interrupts
+from lr_ray.runtime.cluster import cluster
 from lr_ray.runtime.connection import read_key
 from lr_ray.serving.application import KEY_VARIABLE
 
@@ -102,8 +103,6 @@ def _serve(
     key: str | None,
     variables: Mapping[str, Any],
 ) -> None:
-    from lr_ray.runtime.cluster import cluster
-
     whole, _ = with_adapters(models)
     for name, path in whole.items():
         fits_context(path, settings.max_model_len, name)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config, Sampling
 from lr_ray.errors import UserError
-from lr_ray.run.store import Run
 
 # What --help shows of the settings that a stage reads, and of those of all stages.
 METHOD = (
@@ -72,12 +71,11 @@ def run_stages(command: Command[Config], stages: Sequence[str]) -> int:
     """Runs what is not finished of the stages. Returns the exit code."""
     from lr_ray.pipeline.pipeline import execute
 
-    options = command.options
     return execute(
         command.config,
         command.run,
         tuple(stages),
         command.config_name,
-        source=Run(options.source) if options.source else None,
-        yes=options.yes,
+        source=command.source,
+        yes=command.options.yes,
     )

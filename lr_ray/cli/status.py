@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 
-from lr_ray.cli.front import Formatter, Parser
+from lr_ray.cli.front import Parser, number
 
 
 def main(argv: list[str]) -> int:
@@ -38,25 +38,13 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lr-ray status", description=__doc__, formatter_class=Formatter, allow_abbrev=False
-    )
+    parser = Parser(prog="lr-ray status", description=__doc__)
     parser.add_argument("--run", metavar="DIR_OR_URI", required=True, help="run directory")
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
-        type=_seconds,
+        type=number(float, "{} must be a number of seconds above 0"),
         help="say it again so often, until the run is finished and nobody works on it",
     )
     parser.add_argument("--json", action="store_true", help="the same as a JSON object on a line")
     return parser.parse_args(argv)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds above 0")
-    return seconds

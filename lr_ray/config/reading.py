@@ -1,6 +1,7 @@
 """Presets and YAML files to a checked config; errors are one line and name the field."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
-from lr_ray.config.resources import AUTO, NUMBER
+from lr_ray.config.resources import AUTO, NUMBER, ROLES
 from lr_ray.config.section import Section, fields_of, is_section
 from lr_ray.config.tree import Config, unflatten
 from lr_ray.config.yaml_text import YamlError, load, read_text
@@ -34,6 +35,17 @@ def read_tree(name_or_path: str) -> dict[str, Any]:
         )
     preset = resources.files("lr_ray").joinpath("presets", f"{name_or_path}.yaml")
     return dict(load(preset.read_text(encoding="utf-8")))
+
+
+def bare_name(name_or_path: str) -> str:
+    """What a preset or YAML file is called, without its folder and the end of its name."""
+    return os.path.basename(name_or_path).removesuffix(".yaml").removesuffix(".yml")
+
+
+def on_device(tree: dict[str, Any], device: str) -> dict[str, Any]:
+    """The tree with no GPU for any process on "cpu", else with what `auto` chooses for each."""
+    gpus = 0 if device == "cpu" else AUTO
+    return merge(tree, {"resources": {role: {"gpus": gpus} for role in ROLES}})
 
 
 def read_mapping(path: Path, option: str, what: str) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from lr_ray.embedded.problems import generate
 
-__all__ = ["amateur_path", "expert_path", "generate"]
-
 
 def expert_path() -> Path:
     """The Hugging Face directory of the shipped expert."""

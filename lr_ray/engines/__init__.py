@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lr_ray.engines.scoring import score
 
-__all__ = ["score"]
-
 
 def __getattr__(name: str) -> Any:
     if name != "score":

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lr_ray.engines.engine import Engine
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, named
 
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
@@ -178,5 +178,4 @@ def guard_of(engine: Engine, journal: Any) -> Guard:
 
 
 def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:300]
+    return named(error)[:300]

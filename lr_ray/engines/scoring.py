@@ -14,7 +14,8 @@ from lr_ray.engines.engine import Score
 from lr_ray.engines.vllm import VllmEngine, on_cpu, start
 from lr_ray.errors import UserError
 from lr_ray.models.architectures import check_scores
-from lr_ray.models.models import context_length, resolve_model, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import context_length, resolve_model
 
 Logprobs = NDArray[np.float32]
 _LEAST_ROOM = 2048  # tokens: shorter sequences share an engine

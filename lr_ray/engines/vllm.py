@@ -20,7 +20,8 @@ from lr_ray.engines import logprobs
 from lr_ray.engines.engine import Generate, Generated, Score
 from lr_ray.engines.loop import EngineLoop, start_loop
 from lr_ray.engines.scorer_model import scorer_architecture
-from lr_ray.models.models import architecture, stop_token_ids, vocabulary_rows
+from lr_ray.models.files import architecture, vocabulary_rows
+from lr_ray.models.models import stop_token_ids
 from lr_ray.runtime import threads
 
 CPU_ENV = {

@@ -13,7 +13,7 @@ from lr_ray.evaluation.tasks import parts_of
 from lr_ray.experiments import checks
 from lr_ray.experiments.grid import read_grid
 from lr_ray.experiments.paper import paper
-from lr_ray.experiments.table import markdown
+from lr_ray.experiments.table import markdown, percent
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 
 INSIDE, OUTSIDE, NOT_COMPARABLE = "inside", "outside", "not comparable"
@@ -89,9 +89,9 @@ def _cells(row: Found, reasons: list[str]) -> list[str]:
         row["task"],
         row["model"],
         str(row["problems"]),
-        f"{100 * row['accuracy']:.1f}",
-        f"{100 * low:.1f} to {100 * high:.1f}",
-        "-" if row["paper"] is None else f"{100 * row['paper']:.1f}",
+        percent(row["accuracy"]),
+        f"{percent(low)} to {percent(high)}",
+        "-" if row["paper"] is None else percent(row["paper"]),
         row["verdict"] + (f": {numbers}" if numbers else ""),
     ]
 

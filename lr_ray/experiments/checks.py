@@ -90,12 +90,4 @@ def check_sources(plan: Plan, expert: str) -> dict[str, str]:
 
 def unfinished(run: Run, plan: Plan) -> list[Cell]:
     """Cells whose run has no accuracy yet."""
-    return [cell for cell in plan.cells if "accuracy" not in summary_of(run.child(cell.folder))]
-
-
-def sampled(run: Run, source: Source) -> bool:
-    return "sampling" in summary_of(run.child(source.folder))
-
-
-def summary_of(run: Run) -> dict[str, Any]:
-    return read_summary(run)
+    return [cell for cell in plan.cells if "accuracy" not in read_summary(run.child(cell.folder))]

@@ -34,10 +34,11 @@ from lr_ray.experiments.work import (
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import check, facts, read_source
-from lr_ray.placement.site import Site, site
+from lr_ray.placement.site import site
 from lr_ray.report.page import COMPARISON, write_comparison
 from lr_ray.run.asked import begin
 from lr_ray.run.store import SCHEMA_VERSION, Run
+from lr_ray.runtime.cluster import cluster
 from lr_ray.runtime.progress import recorded
 
 TABLE, PAGE = "comparison.json", "comparison.md"
@@ -111,57 +112,53 @@ def _work(
 ) -> None:
     check_config(config, STAGES, run)
     with site(config, STAGES) as there:
-        _work_at(there, config, run, name, grid, plan, asked)
-
-
-def _work_at(
-    there: Site,
-    config: Config,
-    run: Run,
-    name: str,
-    grid: Grid,
-    plan: Plan,
-    asked: dict[str, Any],
-) -> None:
-    from lr_ray.runtime.cluster import cluster
-
-    started = time.monotonic()
-    cells = checks.unfinished(run, plan)
-    expert, amateur = check(config, STAGES)
-    amateurs = checks.check_sources(plan, expert)
-    if amateur:  # not where the config samples by rejection
-        amateurs[config.models.amateur] = amateur
-    answered = Run(asked["from"]) if asked["from"] else None
-    others = runs_of(answered) if answered else []
-    log = run.log_path()
-    print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")
-    print(
-        f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
-    )
-    print(f"log        {log}")
-    with quiet_others(log) as console, recorded(run) as record:
-        for source in plan.sources:
-            read_source(run.child(source.folder), source.config)
-        begin(run, config, facts(config, expert, amateur))
-        run.write_json(checks.ASKED, asked)
-        bench = Bench(
-            run, config, grid, plan, expert, amateurs, console, there, record, others, answered
+        started = time.monotonic()
+        cells = checks.unfinished(run, plan)
+        expert, amateur = check(config, STAGES)
+        amateurs = checks.check_sources(plan, expert)
+        if amateur:  # not where the config samples by rejection
+            amateurs[config.models.amateur] = amateur
+        answered = Run(asked["from"]) if asked["from"] else None
+        others = runs_of(answered) if answered else []
+        log = run.log_path()
+        print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")
+        print(
+            f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
         )
-        failed: dict[str, str] = {}
-        if cells:
-            with cluster() as ray_logs:
-                console.print(f"ray logs   {ray_logs}")
-                unsampled = sample_sources(bench)
-                failed = train_cells(bench, plan.cells, unsampled)
-                bench.tell("", failed)
-                evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
-        bench.tell("", failed)
-        if len(failed) < len(plan.cells):
-            _write(bench, failed, time.monotonic() - started)
-        console.print()
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise StageError(f"{len(failed)} of {len(plan.cells)} runs failed: {reasons}")
+        print(f"log        {log}")
+        with quiet_others(log) as console, recorded(run) as record:
+            for source in plan.sources:
+                read_source(run.child(source.folder), source.config)
+            begin(run, config, facts(config, expert, amateur))
+            run.write_json(checks.ASKED, asked)
+            bench = Bench(
+                run=run,
+                config=config,
+                grid=grid,
+                plan=plan,
+                expert=expert,
+                amateurs=amateurs,
+                console=console,
+                site=there,
+                record=record,
+                others=others,
+                answered=answered,
+            )
+            failed: dict[str, str] = {}
+            if cells:
+                with cluster() as ray_logs:
+                    console.print(f"ray logs   {ray_logs}")
+                    unsampled = sample_sources(bench)
+                    failed = train_cells(bench, plan.cells, unsampled)
+                    bench.tell("", failed)
+                    evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
+            bench.tell("", failed)
+            if len(failed) < len(plan.cells):
+                _write(bench, failed, time.monotonic() - started)
+            console.print()
+        if failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise StageError(f"{len(failed)} of {len(plan.cells)} runs failed: {reasons}")
 
 
 def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:

@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from lr_ray.report.page.charts import GREY, NEW, PALE, WARM
+from lr_ray.report.page.charts import GREY, NEW, PALE, WARM, percents
 
 _LOG_FROM = 8.0  # largest through smallest value
 
@@ -30,15 +30,14 @@ class Axis:
 def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
     """The picture as svg and png; `content` is that of comparison.json, of a grid with x."""
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = {n: r for n, r in content["variants"].items() if r["accuracy"] and not r["untrained"]}
     x = axis_of(content["grid"]["x"], rows)
     pictures = {}
-    with plt.rc_context({"svg.hashsalt": "lr_ray", "font.size": 10}):
-        figure, left = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    with matplotlib.rc_context({"svg.hashsalt": "lr_ray", "font.size": 10}):
+        figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+        left = figure.add_subplot()
         _accuracies(left, x, [row["accuracy"][benchmark] for row in rows.values()], benchmark)
         _shares(left.twinx(), x, [row["cost"]["steps_kept_share"] or 0.0 for row in rows.values()])
         _ticks(left, x, list(rows))
@@ -46,7 +45,6 @@ def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
             stream = io.BytesIO()
             figure.savefig(stream, format=kind, **options)
             pictures[kind] = stream.getvalue()
-        plt.close(figure)
     return pictures
 
 
@@ -64,8 +62,6 @@ def axis_of(x: str, rows: dict[str, Any]) -> Axis:
 
 
 def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     expert = pooled[0]["expert"]
     axis.axhline(expert, color=GREY, linestyle="--", linewidth=1)
     at = {"xy": (0.01, expert), "xycoords": ("axes fraction", "data")}
@@ -88,19 +84,17 @@ def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str
         loc="left",
         color=GREY,
     )
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    percents(axis.yaxis)
     axis.grid(axis="y", color=PALE, linewidth=0.7)
     axis.spines["top"].set_visible(False)
 
 
 def _shares(axis: Any, x: Axis, shares: list[float]) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     points, line = sorted(zip(x.places, shares, strict=True)), ":" if x.line == "-" else "none"
     axis.plot(*zip(*points, strict=True), color=WARM, marker="s", markersize=4, linestyle=line)
     axis.set_ylabel("share of steps kept", color=WARM)
     axis.set_ylim(0, max(0.01, 1.15 * max(shares)))
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    percents(axis.yaxis)
     axis.tick_params(axis="y", labelcolor=WARM)
     axis.spines["top"].set_visible(False)
 

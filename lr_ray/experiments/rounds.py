@@ -14,7 +14,7 @@ from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.results import MEANS, scores_of
 from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.experiments.plot import draw
-from lr_ray.experiments.table import markdown
+from lr_ray.experiments.table import markdown, percent, points
 from lr_ray.method.contrast import entropy_terms
 from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.pipeline import execute
@@ -215,7 +215,7 @@ def _stopped(row: Found) -> str | None:
         return f"no step was kept in round {row['round']}"
     if row["from_before"]["difference_ci95"][1] >= 0:
         return None
-    fall = _points(row["from_before"])
+    fall = points(row["from_before"])
     return f"accuracy fell in round {row['round']}, {fall} points against the round before"
 
 
@@ -234,9 +234,7 @@ def render(found: Found) -> str:
         *markdown(head, [_cells(row, tasks) for row in rows]),
         "",
         f"Untouched expert {rows[0]['expert']}: "
-        + ", ".join(
-            f"{100 * rows[0]['accuracy'][task]['expert']:.1f} % on {task}" for task in tasks
-        )
+        + ", ".join(f"{percent(rows[0]['accuracy'][task]['expert'])} % on {task}" for task in tasks)
         + ". All are asked the same held-out problems; intervals of differences are paired.",
         "",
         f"Result: the improved expert of round {found['result']}"
@@ -253,12 +251,6 @@ def _cells(row: Found, tasks: Sequence[str]) -> list[str]:
             cells += ["-"] * 4
             continue
         low, high = part["accuracy_ci95"]
-        cells += [f"{100 * part['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
-        cells += [_points(part), _points(part["from_before"]), f"{part['characters']:.0f}"]
+        cells += [f"{percent(part['accuracy'])} [{percent(low)}, {percent(high)}]"]
+        cells += [points(part), points(part["from_before"]), f"{part['characters']:.0f}"]
     return cells
-
-
-def _points(part: Found) -> str:
-    """A difference of accuracies with its interval, in points."""
-    low, high = part["difference_ci95"]
-    return f"{100 * part['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

@@ -192,9 +192,8 @@ def _of(parts: Sequence[Row], name: str, shown: str) -> str:
 
 
 def _expert(content: Row, benchmarks: Sequence[str]) -> list[str]:
-    return [
-        cell for b in benchmarks for cell in (_percent(content["expert"][b]["accuracy"]), "-", "-")
-    ]
+    accuracies = [percent(content["expert"][b]["accuracy"]) for b in benchmarks]
+    return [cell for accuracy in accuracies for cell in (f"{accuracy} %", "-", "-")]
 
 
 def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
@@ -204,16 +203,12 @@ def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
         if pooled is None:
             cells += ["failed", "-", "-"]
             continue
-        low, high = pooled["difference_ci95"]
-        cells += [
-            _percent(pooled["accuracy"]),
-            " ".join(f"{100 * value:.1f}" for value in pooled["accuracy_of_seeds"]),
-            f"{100 * pooled['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-        ]
+        of_seeds = " ".join(map(percent, pooled["accuracy_of_seeds"]))
+        cells += [f"{percent(pooled['accuracy'])} %", of_seeds, points(pooled)]
     cost = row["cost"]
     kept = "-"
     if cost["steps_kept"] is not None:
-        kept = f"{_count(cost['steps_kept'])} ({_percent(cost['steps_kept_share'] or 0)})"
+        kept = f"{_count(cost['steps_kept'])} ({percent(cost['steps_kept_share'] or 0)} %)"
         kept = kept if cost["steps_kept"] else "nothing kept"
     shared = "*" if cost["sampling_shared"] else ""
     cells += [
@@ -224,8 +219,14 @@ def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
     return [*cells, _seconds_text(cost["training_seconds"])]
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def points(found: Row) -> str:
+    """A difference of accuracies with its interval, in points."""
+    low, high = found["difference_ci95"]
+    return f"{100 * found['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _count(value: float | None) -> str:

@@ -22,21 +22,20 @@ from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, take_answers
-from lr_ray.experiments.checks import sampled, summary_of, unfinished
+from lr_ray.experiments.checks import unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
-from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, stop_token_ids
 from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
-from lr_ray.pipeline.stages import run_stage
+from lr_ray.pipeline.stages import add_drift, run_stage
 from lr_ray.placement.site import Site
 from lr_ray.report import write_page
 from lr_ray.run.asked import begin
 from lr_ray.run.stages import SAMPLING
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.progress import Record, recorded
 from lr_ray.sampling.sample import finish
@@ -71,7 +70,7 @@ class Bench:
     def job(self, folder: str, config: Config) -> Job:
         run = self.run.child(folder)
         amateur = self.amateurs.get(config.models.amateur)
-        return Job(config, run, self.expert, amateur, self.console, summary_of(run), self.site)
+        return Job(config, run, self.expert, amateur, self.console, read_summary(run), self.site)
 
     def tell(self, now: str, failed: dict[str, str]) -> None:
         """Records where it is at work, and how many variants are finished."""
@@ -92,7 +91,7 @@ def sample_sources(bench: Bench) -> dict[str, str]:
     """
     failed: dict[str, str] = {}
     for number, source in enumerate(bench.plan.sources, start=1):
-        if sampled(bench.run, source):
+        if "sampling" in read_summary(bench.run.child(source.folder)):
             continue
         users = {c.variant.name for c in bench.plan.cells if c.source == source.folder}
         what = f"{number} of {len(bench.plan.sources)}: {source.folder}"
@@ -190,7 +189,7 @@ def _train_cell(bench: Bench, cell: Cell, place: str) -> None:
 def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     """Asks the expert and every cell's model what they have not answered, and grades the cells."""
     config = bench.arranged(bench.config)
-    todo = [c for c in cells if "accuracy" not in summary_of(bench.run.child(c.folder))]
+    todo = [c for c in cells if "accuracy" not in read_summary(bench.run.child(c.folder))]
     by_name = {cell.name: cell for cell in todo}
     with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
         untrained, stops = references(bench), stop_token_ids(bench.expert)
@@ -218,8 +217,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                     if asked is pending[0]:
                         expert = given.answers
                     elif asked.name in by_name:
-                        path = _whole(bench, by_name[asked.name], asked, cache)
-                        _finish(bench, by_name[asked.name], expert, given, path)
+                        _finish(bench, by_name[asked.name], expert, given, asked.path)
 
 
 def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
@@ -232,15 +230,8 @@ def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
     return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
 
 
-def _whole(bench: Bench, cell: Cell, asked: Asked, cache: str) -> str:
-    """Directory of the model that was asked, which stands alone even where an adapter answered."""
-    if not is_adapter(asked.path):
-        return asked.path
-    return bench.run.child(cell.folder).local_folder("model", f"{cache}/{cell.name}")
-
-
 def _trained(bench: Bench, cell: Cell) -> bool:
-    return "training" in summary_of(bench.run.child(cell.folder))
+    return "training" in read_summary(bench.run.child(cell.folder))
 
 
 def _expert(bench: Bench) -> Asked:
@@ -282,17 +273,12 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
                 found = summarise(tables[name], LABELS, evaluation.seed)
                 accuracy[name] = found | {"kind": task.kind}
         job.summary["accuracy"] = accuracy
-        if evaluation.drift:
-            from lr_ray.audit.drift import drift
-
-            paths, name = {"expert": bench.expert, "improved": path}, next(iter(accuracy))
-            variables = cell.config.models.chat_template_kwargs
-            job.summary["drift"] = drift(paths, tables[name], evaluation, variables)
         job.summary["serving"] = {"seconds": given.starting_seconds}
         answers = sum(table.num_rows for table in tables.values())
         job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
+        add_drift(job.run, job.config, job.summary, lambda said: None, path)
         job.run.write_json("summary.json", job.summary)
         write_page(job.run, job.summary)
     shown = ", ".join(

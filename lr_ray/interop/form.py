@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_ray.models.models import context_length, load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import context_length, load_tokenizer, render_prompt
 
 PUBLISHED = ("prompt_id", "step", "prefix", "tokens", "token_ids", "weights", "kl_divergence")
 # The published code's fixed system turn, in sampling as in training.

@@ -12,21 +12,10 @@ from typing import Any
 from lr_ray import embedded
 from lr_ray.config import Models, Sampling
 from lr_ray.console import fetching
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, reason
 from lr_ray.models.adapters import check_adapter, is_adapter
 from lr_ray.models.architectures import check_scores
-from lr_ray.models.files import (
-    architecture as architecture,
-)
-from lr_ray.models.files import (
-    check_files,
-    check_tokenizer,
-    context_length,
-    read_object,
-)
-from lr_ray.models.files import (
-    vocabulary_rows as vocabulary_rows,
-)
+from lr_ray.models.files import check_files, check_tokenizer, context_length, read_object
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -72,9 +61,8 @@ def _download(reference: str, field: str) -> str:
         with fetching(reference, cache):
             path = snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{field}: {reference}: no such directory, and not to be had from the hub: {reason}"
+            f"{field}: {reference}: no such directory, and not to be had from the hub: {reason(error)}"
         ) from None
     check_files(Path(path), f"{field}: {reference} ({path})")
     return path
@@ -89,8 +77,8 @@ def load_tokenizer(path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # tokenizers and transformers raise bare ones
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: tokenizer cannot be loaded: {reason}") from None
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: tokenizer cannot be loaded: {said}") from None
 
 
 def stop_token_ids(path: str) -> list[int]:

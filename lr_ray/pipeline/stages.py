@@ -12,6 +12,7 @@ from lr_ray import placement, report
 from lr_ray.config import Config
 from lr_ray.console import StageProgress
 from lr_ray.labelling.label import Facts
+from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
@@ -84,9 +85,9 @@ def _train(job: Job) -> None:
     from lr_ray.training.schedule import settled
     from lr_ray.training.train import check_supervision, train
 
-    kept, trajectories = check_supervision(job.run, job.expert, job.config.sampling)
-    steps = settled(job.config.training, kept, trajectories).optimizer_steps
-    job.console.print(f"training   {steps} optimizer steps on {kept} kept steps")
+    checked = check_supervision(job.run, job.expert, job.config.sampling)  # reads all of it
+    steps = settled(job.config.training, *checked).optimizer_steps
+    job.console.print(f"training   {steps} optimizer steps on {checked[0]} kept steps")
     metrics = StageMetrics(job.run, "training")
     with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:
 
@@ -98,7 +99,7 @@ def _train(job: Job) -> None:
             progress.update(row["step"], f"loss {row['loss']:.3f}")
             metrics.set(loss=row["loss"], tokens_per_second=row["tokens"] / row["seconds"])
 
-        result = train(job.run, job.config, job.expert, on_progress)
+        result = train(job.run, job.config, job.expert, on_progress, checked)
     job.summary["training"] = result
     job.console.print("training   " + report.training_line(result))
 
@@ -112,9 +113,17 @@ def _evaluate(job: Job) -> None:
 
 
 def add_drift(
-    run: Run, config: Config, summary: dict[str, Any], say: Callable[[str], None]
+    run: Run,
+    config: Config,
+    summary: dict[str, Any],
+    say: Callable[[str], None],
+    improved_path: str | None = None,
 ) -> bool:
-    """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether."""
+    """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether.
+
+    `improved_path`: directory of the model that answered, if it is not to be looked for in the run; an
+    adapter does not stand alone, and the run's merged model is read in its place.
+    """
     if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
         return False
     from lr_ray.audit.drift import drift
@@ -123,7 +132,9 @@ def add_drift(
     table = run.answers(next(iter(summary["accuracy"])))
     with tempfile.TemporaryDirectory() as cache:
         expert = resolve_model(config.models.expert, "models.expert")
-        paths = {"expert": expert, "improved": run.local_folder("model", cache)}
+        if improved_path is None or is_adapter(improved_path):
+            improved_path = run.local_folder("model", cache)
+        paths = {"expert": expert, "improved": improved_path}
         variables = config.models.chat_template_kwargs
         summary["drift"] = drift(paths, table, config.evaluation, variables)
     run.write_json("summary.json", summary)

@@ -12,15 +12,3 @@ from lr_ray.placement.cards import Cards
 from lr_ray.placement.needs import demands, replica_bundles
 from lr_ray.placement.room import await_room, check_room, check_visible
 from lr_ray.placement.sizes import Models, find_models
-
-__all__ = [
-    "Cards",
-    "Models",
-    "arrange",
-    "await_room",
-    "check_room",
-    "check_visible",
-    "demands",
-    "find_models",
-    "replica_bundles",
-]

@@ -10,14 +10,3 @@ from lr_ray.problems.rejections import check_rows, write_rejections
 from lr_ray.problems.rows import PROBLEM
 from lr_ray.problems.sources import check_source
 from lr_ray.problems.staging import INDEX, count_problems, read_problems, stage_problems
-
-__all__ = [
-    "INDEX",
-    "PROBLEM",
-    "check_rows",
-    "check_source",
-    "count_problems",
-    "read_problems",
-    "stage_problems",
-    "write_rejections",
-]

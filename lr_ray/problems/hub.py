@@ -10,7 +10,7 @@ from typing import Any
 
 from lr_ray.config import Fields
 from lr_ray.errors import StageError
-from lr_ray.problems.files import is_needed, one_line
+from lr_ray.problems.files import is_needed, told
 from lr_ray.problems.rows import Raw, listed
 
 _ANSWER_S = 10.0  # the hub's, before it counts as out of reach
@@ -32,7 +32,7 @@ def read(name: str, config: str | None, split: str, fields: Fields | None) -> It
             yield Raw(label, row, value)
     except Exception as error:  # of datasets, and of the reader of each format
         cause = error.__cause__ or error
-        raise StageError(f"{label}: cannot be read after row {row}: {one_line(cause)}") from None
+        raise StageError(f"{label}: cannot be read after row {row}: {told(cause)}") from None
 
 
 def _open(name: str, config: str | None, split: str) -> Any:
@@ -48,7 +48,7 @@ def _open(name: str, config: str | None, split: str) -> Any:
         where = "folder" if os.path.isdir(name) else "Hugging Face hub"
         raise StageError(
             f"{where}: data set {name}{f':{config}' if config else ''} cannot be opened: "
-            f"{one_line(error)}; give one that can be reached, or a local copy (of a benchmark in "
+            f"{told(error)}; give one that can be reached, or a local copy (of a benchmark in "
             "data_dir, else as a path)"
         ) from None
     if split not in splits:

@@ -8,14 +8,3 @@ from lr_ray.report.page import PAGE, write_page
 from lr_ray.report.placement import placement_line
 from lr_ray.report.terminal import print_summary, sampling_line, training_line
 from lr_ray.report.tracked import tell_trackers
-
-__all__ = [
-    "PAGE",
-    "placement_line",
-    "print_summary",
-    "sampling_line",
-    "tell_trackers",
-    "training_line",
-    "write_cards",
-    "write_page",
-]

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from lr_ray import embedded
 from lr_ray.config import Config, flatten, resolve
 from lr_ray.problems.benchmarks import find
+from lr_ray.report.page import templates
 from lr_ray.report.terminal import difference_line
 from lr_ray.run.store import Run, read_asked
 
@@ -57,7 +56,9 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
     config = resolve(asked["config"])
     base = config.models.expert
     licence = _licence(base, ask_hub)
-    text = _environment().get_template("card.md.j2").render(
+    environment = templates("lr_ray.report", autoescape=False)
+    environment.filters["difference"] = difference_line
+    text = environment.get_template("card.md.j2").render(
         what=what, name=name, title=f"{_name_of(run)}: {what}", config=config, summary=summary,
         base=shown(base), base_on_hub=_on_hub(base),
         embedded=base.startswith("embedded:"), amateur=shown(config.models.amateur),
@@ -95,17 +96,6 @@ def shown(reference: str) -> str:
     """A path's or URI's last part, which says enough to others; anything else as it is."""
     local = reference.startswith(("/", "./", "../", "~")) or "://" in reference
     return reference.rstrip("/").rpartition("/")[2] if local else reference
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lr_ray.report", ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": lambda x: f"{x:.1%}", "difference": difference_line}
-    return environment
 
 
 def _licence(base: str, ask_hub: bool) -> dict[str, str]:

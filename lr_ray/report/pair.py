@@ -5,7 +5,8 @@ Exercised by `pytest tests/unit/test_probe.py`.
 
 from typing import Any
 
-from lr_ray.models.models import load_tokenizer, stop_token_ids, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import load_tokenizer, stop_token_ids
 
 Pair = dict[str, Any]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, reason
 from lr_ray.run import lock
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
@@ -107,8 +107,8 @@ class Run:
         try:
             value = json.loads(self.fs.cat_file(self.path(name)))
         except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{self.location}/{name}: cannot be read: {reason}") from None
+            said = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.location}/{name}: cannot be read: {said}") from None
         if not isinstance(value, dict):
             raise UserError(f"{self.location}/{name}: not a JSON object")
         return value
@@ -137,8 +137,7 @@ class Run:
             try:
                 tables.append(pq.read_table(self.path(name), filesystem=self.fs, schema=schema))
             except (OSError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
-                raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason}") from None
+                raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason(error)}") from None
         return pa.concat_tables(tables)
 
     def write_table(self, name: str, table: pa.Table, facts: dict[str, Any] | None = None) -> None:
@@ -155,8 +154,7 @@ class Run:
         try:
             metadata = pq.read_schema(self.path(name), filesystem=self.fs).metadata or {}
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason}") from None
+            raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason(error)}") from None
         return dict(json.loads(metadata.get(_FACTS, b"{}")))
 
     def put_folder(self, local: str, name: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lr_ray import plugins
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, reason
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts, leftovers
 
@@ -80,9 +80,9 @@ def check_address() -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        said = getattr(error, "strerror", None) or error
         raise UserError(
-            f"RAY_ADDRESS: {address}: {reason}; start a cluster there, or unset it "
+            f"RAY_ADDRESS: {address}: {said}; start a cluster there, or unset it "
             "for one of the job's own"
         ) from None
 
@@ -95,7 +95,7 @@ def _why_not(error: BaseException) -> str:
             f"{address}: the cluster refuses this token, or its lack; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH as on its head"
         )
-    return f"{address}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return f"{address}: {reason(error)}"
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lr_ray.console import Told, heard
-from lr_ray.errors import StageError, UserError, one_line
+from lr_ray.errors import StageError, UserError, named, one_line
 from lr_ray.run.store import SCHEMA_VERSION, Run
 from lr_ray.runtime import interrupts
 
@@ -82,5 +82,4 @@ def _line(error: BaseException) -> str:
     """What the command prints of an error."""
     if isinstance(error, UserError | StageError):
         return one_line(str(error))
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {one_line(reason)}"
+    return one_line(named(error))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.engines.engine import Engine, Score
 from lr_ray.engines.guard import guard_of
-from lr_ray.models.models import vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
 from lr_ray.plugins import engines
 from lr_ray.run.schemas import lists
 

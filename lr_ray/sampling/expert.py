@@ -15,7 +15,8 @@ from lr_ray.engines.engine import Engine, Generate
 from lr_ray.engines.guard import guard_of
 from lr_ray.engines.vllm import samples
 from lr_ray.method.contrast import plausible_bound
-from lr_ray.models.models import load_tokenizer, render_prompt, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import load_tokenizer, render_prompt
 from lr_ray.plugins import engines
 from lr_ray.problems import read_problems
 from lr_ray.run.schemas import TRAJECTORY, lists

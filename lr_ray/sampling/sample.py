@@ -19,7 +19,8 @@ from lr_ray.errors import StageError
 from lr_ray.labelling.label import Facts
 from lr_ray.labelling.relabel import exchange_of, label_scores
 from lr_ray.labelling.shards import check_rejected, remove_leftovers, survey
-from lr_ray.models.models import fingerprint, shared_context, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import fingerprint, shared_context
 from lr_ray.problems import INDEX, stage_problems, write_rejections
 from lr_ray.run.store import Run
 from lr_ray.sampling import graph

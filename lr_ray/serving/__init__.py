@@ -5,5 +5,3 @@ and ends it.
 """
 
 from lr_ray.serving.endpoint import base_url, check_port, drain, start, stop
-
-__all__ = ["base_url", "check_port", "drain", "start", "stop"]

@@ -40,10 +40,11 @@ class Supervision:
         self.trajectories = 0
         with pa.ipc.new_file(path, _COLUMNS) as sink:
             for name in names:
-                table = run.read_tables([name], _COLUMNS)
-                check_rows(table, f"{run.location}/{name}", vocabulary)
+                table = run.read_tables([name], _COLUMNS).combine_chunks()
+                for batch in table.to_batches():
+                    _check_rows(batch, f"{run.location}/{name}", vocabulary)
                 self.trajectories += table.num_rows
-                sink.write_table(table.combine_chunks())
+                sink.write_table(table)
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
@@ -76,13 +77,9 @@ class Supervision:
         return Trajectory(np.concatenate([prompt, completion]), steps, int(i))
 
 
-def check_rows(table: pa.Table, where: str, vocabulary: int) -> None:
-    """Raises StageError naming the first row that cannot be trained on: ids, positions, weights."""
-    for batch in table.to_batches():
-        _check_rows(batch, where, vocabulary)
-
-
 def _check_rows(batch: pa.RecordBatch, where: str, vocabulary: int) -> None:
+    """Raises StageError naming the first row that cannot be trained on: ids, positions, weights."""
+
     def refuse(bad: NDArray, rows: NDArray, said: Callable[[int], str]) -> None:
         """At the first of what is bad, whose row `rows` tells."""
         if bad.any():

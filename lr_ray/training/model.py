@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, reason
 from lr_ray.training import dropout, rows
 from lr_ray.training.batches import MicroBatch
 
@@ -40,8 +40,8 @@ def with_lora(base: Any, training: Training) -> Any:
     try:
         return get_peft_model(base, lora)
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise StageError(f"training.lora.targets: {training.lora.targets}: {reason}") from None
+        asked = f"training.lora.targets: {training.lora.targets}"
+        raise StageError(f"{asked}: {reason(error)}") from None
 
 
 def load_expert(path: str, training: Training) -> Any:

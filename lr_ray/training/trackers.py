@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lr_ray.config import Config
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, reason
 from lr_ray.run.store import Run
 from lr_ray.training.outcome import Outcome, to_mlflow, to_tensorboard, to_wandb
 
@@ -112,7 +112,7 @@ class Trackers:
                 self._logs[name] = getattr(self, f"_{name}")()
             except Exception as error:  # each library raises kinds of its own
                 self._close(failed=True)
-                raise StageError(f"training.trackers: {name}: {_line(error)}") from error
+                raise StageError(f"training.trackers: {name}: {reason(error)}") from error
         return self
 
     def __exit__(
@@ -248,9 +248,5 @@ class Trackers:
         return log
 
 
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def _warn(name: str, error: Exception) -> None:
-    logging.getLogger(__name__).warning("training.trackers: %s: %s", name, _line(error))
+    logging.getLogger(__name__).warning("training.trackers: %s: %s", name, reason(error))

@@ -16,7 +16,8 @@ from typing import Any
 from lr_ray.config import Config, Place, Sampling, Training, digest_of
 from lr_ray.errors import StageError
 from lr_ray.labelling.shards import checked_footers
-from lr_ray.models.models import fingerprint, vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
+from lr_ray.models.models import fingerprint
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts, threads
@@ -39,11 +40,18 @@ _LOOK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
 
 
-def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[str, Any]:
+def train(
+    run: Run,
+    config: Config,
+    expert: str,
+    on_progress: Progress,
+    checked: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Fine-tunes the expert on the run's supervision; returns the `training` part of the summary.
 
-    Goes on after the run's last checkpoint, when it is of the same supervision. Raises StageError when
-    there is nothing to train on or no room for checkpoints, or when training fails for good.
+    Goes on after the run's last checkpoint, when it is of the same supervision. `checked`: what
+    `check_supervision` returned, if it has been called. Raises StageError when there is nothing to train
+    on or no room for checkpoints, or when training fails for good.
     """
     import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -51,8 +59,8 @@ def train(run: Run, config: Config, expert: str, on_progress: Progress) -> dict[
     from lr_ray.training.board import TrainingBoard
 
     started = time.monotonic()
-    kept = check_supervision(run, expert, config.sampling)
-    config = config.model_copy(update={"training": settled(config.training, *kept)})
+    counts = checked or check_supervision(run, expert, config.sampling)
+    config = config.model_copy(update={"training": settled(config.training, *counts)})
     check_room(run, expert, config.training)
     _own_checkpoints(run, config, expert)
     for name, value in _LOOK.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from lr_ray.config import Place, Training
 from lr_ray.errors import StageError
-from lr_ray.models.models import vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
 from lr_ray.plugins import backends
 from lr_ray.run.store import Run
 from lr_ray.runtime import threads

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lr_ray.models.models import vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
 from lr_ray.run.store import Run
 from lr_ray.training.batches import collate, pack, plan
 from lr_ray.training.data import Supervision

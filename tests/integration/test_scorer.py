@@ -40,13 +40,8 @@ from lr_ray.engines import score as score_alone
 from lr_ray.engines import vllm
 from lr_ray.errors import UserError
 from lr_ray.models.architectures import scorable
-from lr_ray.models.models import (
-    architecture,
-    context_length,
-    load_tokenizer,
-    render_prompt,
-    vocabulary_rows,
-)
+from lr_ray.models.files import architecture, vocabulary_rows
+from lr_ray.models.models import context_length, load_tokenizer, render_prompt
 from lr_ray.run.schemas import lists
 from lr_ray.sampling import amateur
 from recipes import gemma3

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lr_ray.errors import StageError
 from lr_ray.method import oracle
-from lr_ray.models.models import vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
 from lr_ray.run.store import Run
 from lr_ray.training.batches import plan
 from lr_ray.training.data import Supervision

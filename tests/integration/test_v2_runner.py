@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.engines.vllm import on_cpu
-from lr_ray.models.models import vocabulary_rows
+from lr_ray.models.files import vocabulary_rows
 from tests.integration.test_scorer import ROOT, ask
 from tests.integration.v2_runner import DTYPES, MODES, NEW_TOKENS, TOP_K
 

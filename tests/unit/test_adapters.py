@@ -2,17 +2,16 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
-from lr_ray.experiments.asking import Asked
-from lr_ray.experiments.work import _whole
 from lr_ray.models import adapters
 from lr_ray.models.models import resolve_served
+from lr_ray.pipeline.stages import add_drift
 from lr_ray.run.store import Run
 
 EXPERT = str(expert_path())
@@ -90,14 +89,18 @@ def test_full_fine_tuning_makes_no_adapter_to_serve():
         resolve(tree)
 
 
-def test_drift_is_read_from_the_merged_model_where_an_adapter_was_asked(adapter, tmp_path):
-    run = Run(str(tmp_path / "compared"))
-    shutil.copytree(adapter, run.path("variants/a-0/adapter"))
-    shutil.copytree(EXPERT, run.path("variants/a-0/model"))
-    bench, cell = SimpleNamespace(run=run), SimpleNamespace(folder="variants/a-0", name="a, seed 0")
-    for asked, whole in (
-        ("variants/a-0/adapter", "variants/a-0/model"),
-        ("variants/a-0/model",) * 2,
-    ):
-        found = _whole(bench, cell, Asked("a", run.path(asked), "a", None), str(tmp_path))
-        assert found == run.path(whole)
+def test_drift_is_read_from_the_merged_model_where_an_adapter_was_asked(
+    adapter, tmp_path, monkeypatch
+):
+    run, config = (
+        Run(str(tmp_path)),
+        resolve(merge(read_tree("demo"), {"evaluation": {"drift": 50}})),
+    )
+    run.write_table("evaluation/demo.parquet", pa.table({"problem": ["1"]}))
+    read: list[str] = []
+    monkeypatch.setattr(
+        "lr_ray.audit.drift.drift", lambda paths, *others: read.append(paths["improved"])
+    )
+    for asked in (str(adapter), EXPERT):
+        assert add_drift(run, config, {"accuracy": {"demo": {}}}, print, asked)
+    assert read == [run.path("model"), EXPERT]

@@ -7,15 +7,3 @@ from lr_ray.config.sections.models import Models
 from lr_ray.config.sections.sampling import Pool, Rejection, Sampling
 from lr_ray.config.sections.serving import Serving
 from lr_ray.config.sections.training import Training
-
-__all__ = [
-    "Data",
-    "Evaluation",
-    "Fields",
-    "Models",
-    "Pool",
-    "Rejection",
-    "Sampling",
-    "Serving",
-    "Training",
-]

@@ -61,15 +61,16 @@ def _write(name: str, source: Source, title: str) -> None:
         source.run.write_bytes(name, _render(source, title, shown).encode("utf-8", "replace"))
 
 
-def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, Any]]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lr_ray.report.page", ""),
-        autoescape=True,
+def templates(package: str, autoescape: bool) -> jinja2.Environment:
+    """The templates that lie in a package, with what they format figures by."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, ""),
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    found.filters |= {
         "percent": lambda share: f"{share:.1%}",
         "points": lambda share: f"{100 * share:+.1f}",
         "count": lambda number: f"{number:,.0f}".replace(",", "\u202f"),
@@ -77,7 +78,11 @@ def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, 
         "plural": _plural,
         "rate": rate,
     }
-    sections = []
+    return found
+
+
+def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, Any]]]) -> str:
+    environment, sections = templates("lr_ray.report.page", autoescape=True), []
     for section, found in shown:
         name = section.__name__.rpartition(".")[2]
         text = Markup(environment.get_template(f"{name}.html.j2").render(found))
