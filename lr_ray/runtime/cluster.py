@@ -126,6 +126,24 @@ def ask_nodes(
     return answers
 
 
+def placement_groups() -> set[str]:
+    """Those of this job that hold or await resources, by id."""
+    import ray
+
+    job = ray.get_runtime_context().get_job_id()  # the end of each of their ids
+    groups = ray.util.placement_group_table().items()
+    return {name for name, group in groups if name.endswith(job) and group["state"] != "REMOVED"}
+
+
+def remove_groups(names: set[str]) -> None:
+    from ray import PlacementGroupID
+    from ray.util import remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for name in names:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+
+
 def start_helper(kind: type, run: Run) -> Any:
     """A small actor of a job on this run: asks for nothing, and is started again wherever it died.
 

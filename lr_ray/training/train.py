@@ -21,7 +21,7 @@ from lr_ray.models.models import fingerprint
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts, threads
-from lr_ray.runtime.cluster import start_helper
+from lr_ray.runtime.cluster import placement_groups, remove_groups, start_helper
 from lr_ray.training import checkpoint
 from lr_ray.training.data import Supervision
 from lr_ray.training.schedule import settled
@@ -66,7 +66,7 @@ def train(
     for name, value in _LOOK.items():
         os.environ.setdefault(name, value)
     # Metrics lost with its node are in metrics.jsonl all the same.
-    board = start_helper(TrainingBoard, run)
+    board, groups = start_helper(TrainingBoard, run), placement_groups()
     trainer = _trainer(run, config, expert, board)
     try:
         with Trackers(run, config) as trackers:
@@ -82,6 +82,8 @@ def train(
         raise StageError(f"training failed: {_reason(error)}") from error
     finally:
         ray.kill(board)
+        # Ray Train's own removal is lost when its controller and the cleaner are killed, for memory say.
+        remove_groups(placement_groups() - groups)
     return figures | {"seconds": time.monotonic() - started}
 
 
@@ -200,9 +202,10 @@ def _own_checkpoints(run: Run, config: Config, expert: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of the innermost message: what the worker said."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    """The last line of the innermost message: what the worker said. Ray's own on memory ends with advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    memory = [line for line in lines if "low on memory" in line]
+    return (memory or lines or [type(error).__name__])[-1]
 
 
 def _fit(trainer: Any, board: Any, on_row: Progress) -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 import itertools
 import json
+import re
+import shutil
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -12,12 +17,14 @@ from lr_ray.errors import StageError
 from lr_ray.method import oracle
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.run.store import Run
+from lr_ray.runtime.cluster import placement_groups
 from lr_ray.training.batches import plan
 from lr_ray.training.data import Supervision
 from lr_ray.training.model import load_expert
 from lr_ray.training.schedule import learning_rate
 from lr_ray.training.train import train
 from tests.integration.conftest import EXPERT, demo_config
+from tests.integration.driver import title
 
 STEPS = 6
 TRAINING = {
@@ -110,3 +117,22 @@ def test_merged_model_stands_alone_and_equals_base_plus_adapter(trained):
 def test_nothing_to_train_on_is_a_clear_error(tmp_path):
     with pytest.raises(StageError, match=r"no supervision; sample first"):
         train(Run(str(tmp_path)), demo_config(), EXPERT, lambda row: None)
+
+
+def test_a_training_that_loses_ray_trains_own_actors_gives_its_room_back(sampled, tmp_path):
+    """Its controller, and the one that would clean up after it: both may be killed for memory."""
+    run = Run(str(tmp_path / "run"))
+    shutil.copytree(sampled.run.path("supervision"), run.path("supervision"))
+    config = demo_config(training=TRAINING | {"optimizer_steps": 40})
+
+    def kill(row):
+        for process in psutil.Process().children(recursive=True):
+            if re.match(r"ray::(TrainController|PlacementGroupCleaner)", title(process)):
+                process.kill()
+
+    with pytest.raises(StageError, match=r"training failed: "):
+        train(run, config, EXPERT, kill)
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, placement_groups()
+        time.sleep(0.2)

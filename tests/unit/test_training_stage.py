@@ -101,3 +101,15 @@ def test_supervision_is_checked(tmp_path):
     empty.write_table("supervision/part-0.parquet", table)
     with pytest.raises(StageError, match="1 trajectories, no kept step to train on"):
         stage.check_supervision(empty, EXPERT, contrast)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Traceback\n  line\nValueError: no such backend\n", "ValueError: no such backend"),
+        ("5 worker(s) were killed due to the node running low on memory. 22.6GB used\nadvice", "5 worker(s) were killed due to the node running low on memory. 22.6GB used"),
+        ("", "RuntimeError"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_by_the_line_that_says_why(said, told):
+    assert stage._reason(RuntimeError(said)) == told
