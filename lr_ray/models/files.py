@@ -22,6 +22,7 @@ _CONTEXT = (
     "seq_length",
     "model_max_length",
 )
+_OWN_CONFIG = "put the weights' own config.json beside them"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
 
 
@@ -140,15 +141,21 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
                 if whole_number(str(folder), field, where=where) != size:
                     raise UserError(
                         f"{where}: config.json: {field} = {config[field]}, and {name} has {size}; "
-                        "put the weights' own config.json beside them"
+                        f"{_OWN_CONFIG}"
                     )
-    layers = {int(found[1]) for name in shapes if (found := re.search(r"\blayers\.(\d+)\.", name))}
+    _fit_layers(folder, where, shapes)
+
+
+def _fit_layers(folder: Path, where: str, shapes: Shapes) -> None:
+    """Raises UserError when config.json counts a layer that the weights do not have."""
+    found = (re.search(r"\blayers\.(\d+)\.", name) for name in shapes)
+    layers = {number[1] for number in found if number}  # text: int() refuses thousands of digits
     wanted = whole_number(str(folder), "num_hidden_layers", where=where) if layers else 0
-    missing = sorted(set(range(wanted)) - layers)
-    if missing:
+    missing = next((layer for layer in range(wanted) if str(layer) not in layers), None)
+    if missing is not None:
         raise UserError(
             f"{where}: config.json: num_hidden_layers = {wanted}, and the weights have no layer "
-            f"{missing[0]}; put the weights' own config.json beside them"
+            f"{missing}; {_OWN_CONFIG}"
         )
 
 

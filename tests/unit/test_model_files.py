@@ -126,6 +126,10 @@ def test_weights_in_another_format_are_named(model):
         ({"hidden_size": None}, "config.json has no hidden_size"),
         ({"hidden_size": 64}, "hidden_size = 64, and model.embed_tokens.weight has 96"),
         ({"num_hidden_layers": 24}, "num_hidden_layers = 24, and the weights have no layer 4"),
+        (
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers = 1000000000, and the weights have no la",
+        ),
         ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
         ({"architectures": None}, "config.json has no architectures"),
         ({"architectures": []}, "config.json has no architectures"),
