@@ -165,13 +165,9 @@ def check_weights(folder: Path, where: str) -> Shapes:
     if not files and not (folder / INDEX).is_file():
         raise UserError(f"{where}: no *.safetensors weights")
     tensors = {file.name: _shapes(file, where) for file in files}
-    placed: dict[str, str] = {}
-    if (folder / INDEX).is_file():
-        placed = read_object(folder / INDEX, where).get("weight_map") or {}
-        if not isinstance(placed, dict) or not placed:
-            raise UserError(f"{where}: {INDEX} has no weight_map; copy the index again")
+    placed = _placed(folder, where) if (folder / INDEX).is_file() else {}
     expected = set(placed.values()) | {name for file in tensors for name in _siblings(file)}
-    missing = sorted(str(name) for name in expected if name not in tensors)
+    missing = sorted(expected - tensors.keys())
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(
@@ -184,6 +180,20 @@ def check_weights(folder: Path, where: str) -> Shapes:
         if tensor not in tensors[name]:
             raise UserError(f"{where}: {name} has no {tensor}, which {INDEX} places there")
     return {name: shape for shapes in tensors.values() for name, shape in shapes.items()}
+
+
+def _placed(folder: Path, where: str) -> dict[str, str]:
+    """The index: names of tensors to names of files. Raises UserError when it has something else."""
+    placed = read_object(folder / INDEX, where).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise UserError(f"{where}: {INDEX} has no weight_map; copy the index again")
+    for tensor, name in placed.items():
+        if not isinstance(name, str):
+            raise UserError(
+                f"{where}: {INDEX}: weight_map: {tensor} = {name!r}: must be the name of a file; "
+                "copy the index again"
+            )
+    return placed
 
 
 def _siblings(name: str) -> list[str]:

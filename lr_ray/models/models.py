@@ -85,12 +85,12 @@ def stop_token_ids(path: str) -> list[int]:
     """Ids that end a completion: the generation config's EOS tokens and the tokenizer's."""
     file = Path(path, "generation_config.json")
     eos = read_object(file, path).get("eos_token_id") if file.is_file() else None
-    ids = {*(eos if isinstance(eos, list) else [eos]), load_tokenizer(path).eos_token_id} - {None}
-    if not all(type(i) is int and i >= 0 for i in ids):
+    given = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
+    if not all(type(i) is int and i >= 0 for i in given):
         raise UserError(
             f"{path}: generation_config.json: eos_token_id = {eos!r}: must be token ids"
         )
-    return sorted(ids)
+    return sorted({*given, load_tokenizer(path).eos_token_id} - {None})
 
 
 def turn_end_id(path: str) -> int | None:

@@ -109,6 +109,13 @@ def test_shards_need_their_index_and_it_must_be_right(model):
     assert f"{names[0]} has no lm_head.weight, which {INDEX} places there" in refusal(model)
 
 
+@pytest.mark.parametrize("name", [["x"], {}, None, 1])
+def test_an_index_that_places_a_tensor_in_no_file_is_named(model, name):
+    shard(model)
+    (model / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    assert f"{INDEX}: weight_map: a = {name!r}: must be the name of a file" in refusal(model)
+
+
 def test_weights_in_another_format_are_named(model):
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     assert "no *.safetensors weights" in refusal(model)
@@ -171,7 +178,16 @@ def test_a_tokenizer_that_is_missing_or_a_pointer_is_named(model):
         load_tokenizer(str(model))
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"eos_token_id": "x"}', b'{"eos_token_id": [true]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b'{"eos_token_id": "x"}',
+        b'{"eos_token_id": [true]}',
+        b'{"eos_token_id": [[1]]}',
+        b'{"eos_token_id": {"a": 1}}',
+    ],
+)
 def test_a_generation_config_that_cannot_be_read_is_named(model, content):
     (model / "generation_config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"generation_config\.json"):
