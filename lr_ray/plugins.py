@@ -29,25 +29,27 @@ Value = TypeVar("Value")
 class Registry:
     """Things of one kind by name: built in, registered by a plugin, or `my_module:object`."""
 
-    def __init__(self, kind: str, built_in: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, built_in: Mapping[str, str], called: bool = True) -> None:
         """`built_in` maps names to `module:object`, imported when it is asked for.
+
+        `called`: what has a name is a function or a class, and anything else is refused.
 
         A name such as `top:SHARE` takes a parameter: what has it is a function of the parameter's text
         that gives the thing, and raises ValueError saying what the parameter must be.
         """
-        self.kind, self.built_in = kind, dict(built_in)
+        self.kind, self.built_in, self.called = kind, dict(built_in), called
         self._registered: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Value], Value]:
         """A decorator that makes a function, a class or an object known by a name.
 
-        Raises ValueError for a name that another object has.
+        Raises ValueError for a name that another object has, and for what cannot be called.
         """
 
         def add(value: Value) -> Value:
             if name in self.built_in or self._registered.get(name, value) is not value:
                 raise ValueError(f"a {self.kind} {name!r} is there already")
-            self._registered[name] = value
+            self._registered[name] = self._callable(name, value)
             return value
 
         return add
@@ -76,16 +78,25 @@ class Registry:
             return self._load(name)
         form = next((other for other in known if other.startswith(f"{word}:")), None)
         if form is None and colon:
-            return self._of_module(name, known)
+            return self._callable(name, self._of_module(name, known))
         if form is None:
             raise ValueError(self._unknown(name, known))
         if not parameter:
             raise ValueError(f"{self.kind} {name!r} needs a parameter: {form}")
         try:
-            return self._load(form)(parameter)
+            found = self._load(form)(parameter)
         except ValueError as error:
             shown = name[:_SHOWN]
             raise ValueError(one_line(f"{self.kind} {shown!r}, {form}: {error}")) from None
+        return self._callable(name, found)
+
+    def _callable(self, name: str, value: Value) -> Value:
+        if self.called and not callable(value):
+            raise ValueError(
+                f"{self.kind} {name[:_SHOWN]!r} is of type {type(value).__name__}; "
+                "must be a function or a class"
+            )
+        return value
 
     def _load(self, name: str) -> Any:
         if name in self._registered:
@@ -143,7 +154,7 @@ selections, labels = (
     for kind, rules in (("selection", _SELECTIONS), ("label", _LABELS))
 )
 # Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
-graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"})
+graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"}, called=False)
 # Classes of lr_ray.training.engine.Backend and lr_ray.engines.engine.Engine, or functions that make one.
 backends = Registry("training backend", {"deepspeed": "lr_ray.training.engine:Engine"})
 engines = Registry("inference engine", {"vllm": "lr_ray.engines.vllm:start"})

@@ -20,6 +20,7 @@ from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.grading.graders import find as find_grader
 from lr_ray.grading.pool import Graders
 from lr_ray.labelling.label import label
 from lr_ray.problems import PROBLEM, check_source, stage_problems
@@ -223,6 +224,10 @@ class LastWord:
         ("sampling.labels", "contrst", "no label rule 'contrst'; did you mean contrast? Known: "),
         ("sampling.labels", "guided:x", "label rule 'guided:x', guided:WEIGHT: could not convert string to float: 'x'"),
         ("sampling.selection", "unsure:no", "'unsure:no' cannot be imported: module 'unsure' has no attribute 'no'"),
+        ("sampling.selection", "os:sep", "selection rule 'os:sep' is of type str; must be a function or a class"),
+        ("sampling.labels", "json:__name__", "label rule 'json:__name__' is of type str; must be a function"),
+        ("sampling.engine", "os:environ", "inference engine 'os:environ' is of type _Environ; must be a"),
+        ("training.backend", "sys:path", "training backend 'sys:path' is of type list; must be a function"),
     ],
 )  # fmt: skip
 def test_an_unknown_name_is_refused_with_those_there_are(tmp_path, option, name, message):
@@ -243,6 +248,31 @@ def test_a_name_is_taken_once():
     for name in ("unsure", "kl"):
         with pytest.raises(ValueError, match=f"a selection rule '{name}' is there already"):
             plugins.selections.register(name)(lambda steps: steps.kl > 0)
+
+
+def test_what_cannot_be_called_is_no_rule():
+    for registry in (plugins.sources, plugins.selections, plugins.engines):
+        with pytest.raises(ValueError, match=f"^{registry.kind} 'seven' is of type int; must be a"):
+            registry.register("seven")(7)
+        assert "seven" not in registry.names()
+    rules = plugins.Registry("label rule", {"nothing:OF": "json:loads"})
+    with pytest.raises(
+        UserError, match=r"^labels: label rule 'nothing:7' is of type int; must be a"
+    ):
+        rules.get("nothing:7", "labels")
+
+
+def test_a_grader_is_an_object_that_need_not_be_called(tmp_path, monkeypatch):
+    (tmp_path / "judging.py").write_text(
+        "class Same:\n"
+        "    def read(self, completion, cut, metadata): return completion\n"
+        "    def judge(self, expected, extracted, metadata): return expected == extracted\n"
+        "same = Same()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_grader("judging:same", "data.grader") is importlib.import_module("judging").same
+    with pytest.raises(UserError, match=r"^data\.grader: 'os:sep' is no grader; it must have"):
+        find_grader("os:sep", "data.grader")
 
 
 @pytest.mark.parametrize(
