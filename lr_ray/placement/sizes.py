@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Config
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, reason
 from lr_ray.models.models import resolve_model
 
 _FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -54,10 +54,14 @@ Models = dict[str, Model | None]  # expert and amateur; None for one that is not
 
 
 def describe(config: dict[str, Any]) -> Model:
-    """The model of a config.json of Qwen2, Qwen3, Llama or Mistral. Raises KeyError for a missing field."""
-    hidden, layers, heads, inner, rows = (config[_FIELDS[i]] for i in (0, 1, 2, 4, 5))
-    head_dim, kind = config.get("head_dim") or hidden // heads, config["model_type"]
-    kv_heads = config.get("num_key_value_heads") or heads
+    """The model of a config.json of Qwen2, Qwen3, Llama or Mistral.
+
+    Raises KeyError for a missing field and ValueError for one that is no number above 0.
+    """
+    hidden, layers, heads, inner, rows, context = (
+        _above_0(config, _FIELDS[i]) for i in (0, 1, 2, 4, 5, 7)
+    )
+    (kv_heads, head_dim), kind = _heads(config, hidden, heads), config["model_type"]
     wide, narrow = heads * head_dim, kv_heads * head_dim
     shapes = dict.fromkeys(_QKV, (hidden, narrow)) | {"q_proj": (hidden, wide)}
     shapes |= dict.fromkeys(_MLP, (hidden, inner)) | {"down_proj": (inner, hidden)}
@@ -72,7 +76,7 @@ def describe(config: dict[str, Any]) -> Model:
     return Model(
         parameters=tables * rows * hidden + layers * layer + hidden,
         rows=rows,
-        context=config["max_position_embeddings"],
+        context=context,
         hidden=hidden,
         intermediate=inner,
         layers=layers,
@@ -82,6 +86,24 @@ def describe(config: dict[str, Any]) -> Model:
         cache=2 * layers * narrow,
         lora={name: layers * (i + o) for name, (i, o) in shapes.items()},
     )
+
+
+def _heads(config: dict[str, Any], hidden: int, heads: int) -> tuple[int, int]:
+    """Heads of keys and values, and a head's size; a config.json need not have either."""
+    given = {f for f in ("num_key_value_heads", "head_dim") if config.get(f) is not None}
+    if "head_dim" not in given and heads > hidden:
+        raise ValueError(f"num_attention_heads = {heads}: must be at most hidden_size, {hidden}")
+    return (
+        _above_0(config, "num_key_value_heads") if "num_key_value_heads" in given else heads,
+        _above_0(config, "head_dim") if "head_dim" in given else hidden // heads,
+    )
+
+
+def _above_0(config: dict[str, Any], field: str) -> int:
+    value = config[field]
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{field} = {value!r}: must be a whole number above 0")
+    return value
 
 
 def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
@@ -105,8 +127,10 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
             kind = config["model_type"]
             return f"{field}: {file}: cannot count parameters of {kind}; left out of the plan"
         return describe(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{field}: {file}: no usable architecture: {error!r}") from None
+    except KeyError as error:
+        raise UserError(f"{field}: {file}: no usable architecture: no {error.args[0]}") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{field}: {file}: no usable architecture: {reason(error)}") from None
 
 
 def _fetched(reference: str) -> Path | None:

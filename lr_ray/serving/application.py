@@ -163,9 +163,12 @@ def _replicas(serving: Serving) -> dict[str, Any]:
 def cpu_cache_bytes(path: str, serving: Serving) -> int:
     """Bytes of a CPU engine's key-value cache: never less than one full-length sequence needs."""
     config, heads = text_config(path), whole_number(path, "num_attention_heads")
-    head_dim = config.get("head_dim") or whole_number(path, "hidden_size") // heads
+    named = config.get("head_dim") is not None
+    head_dim = (
+        whole_number(path, "head_dim") if named else whole_number(path, "hidden_size") // heads
+    )
     size = 4 if serving.dtype == "float32" else 2
-    row = config.get("num_key_value_heads", heads) * head_dim * size
+    row = whole_number(path, "num_key_value_heads", "num_attention_heads") * head_dim * size
     tokens = (serving.max_model_len // _CACHE_BLOCK_TOKENS + 1) * _CACHE_BLOCK_TOKENS
     sequence = 2 * whole_number(path, "num_hidden_layers") * row * tokens
     return int(max(sequence, min(_CPU_CACHE_SEQUENCES * sequence, _CPU_CACHE_BYTES)))

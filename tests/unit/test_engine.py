@@ -1,14 +1,17 @@
 """What engines are started with, by the installed vLLM and by their share of GPUs; nothing here starts one."""
 
+import json
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from lr_ray.config import Place, Pool, Serving
 from lr_ray.embedded import expert_path
 from lr_ray.engines import vllm as engine
+from lr_ray.errors import UserError
 from lr_ray.sampling.graph import pool_options
-from lr_ray.serving.application import model_options
+from lr_ray.serving.application import cpu_cache_bytes, model_options
 
 MODEL = str(expert_path())
 GPUS = (0, 0.5, 1, 2)
@@ -105,3 +108,23 @@ def test_variables_of_the_chat_template_are_the_endpoints_defaults():
     asked = {"default_chat_template_kwargs": {"enable_thinking": False}}
     plain = model_options("m", MODEL, Serving(), Place(gpus=0))["engine_kwargs"]
     assert options["engine_kwargs"] == plain | asked
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"head_dim": None, "num_key_value_heads": None}, None),
+        ({"head_dim": 0}, "head_dim = 0: must be a whole number above 0"),
+        ({"num_key_value_heads": "3"}, "num_key_value_heads = '3': must be a whole number above 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: must be a whole number above 0"),
+    ],
+)
+def test_a_cpu_engines_cache_is_of_the_numbers_in_its_models_config(tmp_path, change, said):
+    config = json.loads(Path(MODEL, "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if said is None:
+        expected = cpu_cache_bytes(MODEL, Serving())
+        assert cpu_cache_bytes(str(tmp_path), Serving()) == expected > 0
+        return
+    with pytest.raises(UserError, match=f"config.json: {said}"):
+        cpu_cache_bytes(str(tmp_path), Serving())

@@ -1,5 +1,6 @@
 """Parameters, caches and LoRA sizes of architectures, against known models and weights on disk."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,40 @@ def test_biases_norms_and_head_size_of_other_kinds():
     assert wide.parameters - plain.parameters == 2 * 64 + 2 * 32
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_attention_heads", 0, "num_attention_heads = 0: must be a whole number above 0"),
+        ("num_attention_heads", 97, "num_attention_heads = 97: must be at most hidden_size, 96"),
+        ("num_attention_heads", "3", "num_attention_heads = '3': must be a whole number above 0"),
+        ("num_key_value_heads", 0, "num_key_value_heads = 0: must be a whole number above 0"),
+        ("head_dim", 0, "head_dim = 0: must be a whole number above 0"),
+        ("hidden_size", -96, "hidden_size = -96: must be a whole number above 0"),
+        ("num_hidden_layers", 4.5, "num_hidden_layers = 4.5: must be a whole number above 0"),
+        ("max_position_embeddings", True, "max_position_embeddings = True: must be a whole number"),
+    ],
+)
+def test_a_number_that_no_model_has_is_named(tmp_path, field, value, said):
+    config = json.loads((embedded.expert_path() / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(UserError) as error:
+        find_model(str(tmp_path), "models.expert")
+    assert str(error.value).startswith(f"models.expert: {tmp_path}/config.json: no usable")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["head_dim", "num_key_value_heads"])
+def test_a_null_is_a_field_that_is_not_there(tmp_path, field):
+    config = json.loads((embedded.expert_path() / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: None}))
+    assert find_model(str(tmp_path), "a") == find_model("embedded:expert", "a")
+
+
 def test_unusable_architectures(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "gpt2"}')
     assert "cannot count parameters of gpt2" in find_model(str(tmp_path), "models.expert")
-    for text in ('{"model_type": "qwen2"}', "[", "[]"):
+    for text in ('{"model_type": "qwen2"}', "[", "[]", "[" * 100_000):
         file.write_text(text)
         with pytest.raises(UserError, match=r"models\.expert: .*config\.json: no usable") as error:
             find_model(str(tmp_path), "models.expert")
