@@ -137,6 +137,29 @@ def test_weights_in_another_format_are_named(model):
             {"num_hidden_layers": 10**9},
             "num_hidden_layers = 1000000000, and the weights have no la",
         ),
+        (
+            {"num_hidden_layers": 1},
+            "num_hidden_layers = 1, and the weights have 4 layers; put the wei",
+        ),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: must be a whole number above 0"),
+        (
+            {"num_attention_heads": 7},
+            "num_attention_heads = 7 times head_dim = 13 (hidden_size / num_attention_heads), and "
+            "model.layers.0.self_attn.q_proj.weight has 96 rows; put the weights' own",
+        ),
+        (
+            {"head_dim": 3},
+            "num_attention_heads = 3 times head_dim = 3, and model.layers.0.self_attn.q",
+        ),
+        (
+            {"num_key_value_heads": 1},
+            "num_key_value_heads = 1 times head_dim = 32 (hidden_size / num_a",
+        ),
+        ({"num_key_value_heads": "3"}, "num_key_value_heads = '3': must be a whole number above 0"),
+        (
+            {"intermediate_size": 7},
+            "intermediate_size = 7, and model.layers.0.mlp.gate_proj.weight has",
+        ),
         ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
         ({"architectures": None}, "config.json has no architectures"),
         ({"architectures": []}, "config.json has no architectures"),
@@ -146,6 +169,83 @@ def test_weights_in_another_format_are_named(model):
 def test_a_config_that_lacks_a_field_or_is_of_another_model_is_named(model, change, said):
     edit(model, **change)
     assert said in refusal(model)
+
+
+LAYER = "model.layers.0."
+WRONG = {"num_hidden_layers": 1, "num_attention_heads": 7, "head_dim": 3, "intermediate_size": 7}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next"},
+        {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe"},
+        {"model_type": "mine"},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+        {"compression_config": {}},
+        {"num_nextn_predict_layers": 3},
+        {"mtp_num_hidden_layers": 3},
+    ],
+)
+def test_shapes_of_other_architectures_are_left_to_the_engine(model, change):
+    edit(model, **WRONG, **change)
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head_dim": None, "num_key_value_heads": None},
+        {"head_dim": 32},
+        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_attention_heads": 4},
+        {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "head_dim": None},
+        {"intermediate_size": None, "num_attention_heads": None},
+    ],
+)
+def test_fields_that_a_config_lacks_are_left_to_the_engine(model, change):
+    edit(model, **change)
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        {
+            "q_proj.weight": "qkv_proj.weight",
+            "k_proj.weight": "k.weight",
+            "gate_proj": "gate_up_proj",
+        },
+        {"q_proj.weight": "q_proj.weight_packed"},
+        {"q_proj.weight": "q_proj.qweight"},
+    ],
+)
+def test_weights_under_other_names_are_left_to_the_engine(model, rename):
+    weights = load_file(model / "model.safetensors")
+    for old, new in rename.items():
+        weights = {name.replace(old, new): weight for name, weight in weights.items()}
+    save_file(weights, model / "model.safetensors")
+    edit(model, num_attention_heads=7, head_dim=3, intermediate_size=7)
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+def test_heads_may_be_shared_and_wider_than_their_part_of_the_hidden_size(model):
+    weights = load_file(model / "model.safetensors")
+    for name, rows in (("q_proj", 5 * 64), ("k_proj", 64)):
+        weights[f"{LAYER}self_attn.{name}.weight"] = np.zeros((rows, 96), np.float32)
+    save_file(weights, model / "model.safetensors")
+    edit(model, num_attention_heads=5, num_key_value_heads=1, head_dim=64)
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+def test_weights_without_a_tensor_are_named(model):
+    save_file({}, model / "model.safetensors")
+    assert "model.safetensors: holds no tensor; copy the weights there" in refusal(model)
+
+
+def test_weights_that_the_index_does_not_name_are_not_looked_at(model):
+    shard(model)
+    save_file({"model.layers.4.x.weight": np.zeros(1)}, model / "other.safetensors")
+    assert resolve_model(str(model), "models.expert") == str(model)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", POINTER, b"\xff\xfe{}"])
