@@ -121,7 +121,7 @@ def _is_prose(text: str) -> bool:
 
 def _words(text: str) -> str:
     text = re.sub(r"[^\w ]", "", text.casefold())
-    return "".join(word for word in text.split() if word not in ("the", "a", "an"))
+    return key(" ".join(word for word in text.split() if word not in ("the", "a", "an")))
 
 
 def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
