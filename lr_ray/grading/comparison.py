@@ -126,15 +126,30 @@ def _words(text: str) -> str:
 
 def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
     """Whether two formulas are equal, of which one may have the name or the computation before it."""
-    gold, answer = _NAMED.fullmatch(expected), _NAMED.fullmatch(extracted)
+    gold, answer = _named(expected), _named(extracted)
     if gold and answer:
         if key(gold["name"]) == key(answer["name"]):
             return same(_last(gold["rest"]), _last(answer["rest"]), leaf)
-    elif "=" not in extracted and (gold or _COMPUTED.fullmatch(expected)):
+    elif not _has_sides(extracted) and (gold or _is_computed(expected)):
         return same(_last(expected), extracted, leaf)
-    elif "=" not in expected and (answer or _COMPUTED.fullmatch(extracted)):
+    elif not _has_sides(expected) and (answer or _is_computed(extracted)):
         return same(expected, _last(extracted), leaf)
     return leaf(expected, extracted)
+
+
+def _named(text: str) -> re.Match[str] | None:
+    r"""The name and the rest of a text such as x = 5; the = of \sum_{k=1} names nothing."""
+    found = _NAMED.fullmatch(text)
+    return found if found and split(text, ("=", r"\in"))[0] == found["name"].strip() else None
+
+
+def _is_computed(text: str) -> bool:
+    return _has_sides(text) and _COMPUTED.fullmatch(text) is not None
+
+
+def _has_sides(text: str) -> bool:
+    """Whether a text has a = outside all brackets."""
+    return len(split(text, ("=",))) > 1
 
 
 def _last(text: str) -> str:
@@ -208,7 +223,7 @@ def _shape(text: str) -> _Shape:
         return _listed(united[0])
     if _RELATED.search(text):
         return _Shape("scalar", (text,))
-    named = _NAMED.fullmatch(text)
+    named = _named(text)
     if number(named["rest"].strip() if named else text):  # 12,345 and x = 12,345 are no lists
         return _Shape("scalar", (text,))
     if named and (r"\in" in text or bracketed(named["rest"])):  # x \in [1,2], x = \{1, 2\}
