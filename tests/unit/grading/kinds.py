@@ -523,6 +523,12 @@ CHOICE: dict[str, list[Case]] = {
         Case("C", r"\boxed{\textbf{C}}", True),
         Case("C", "(C) is the best answer. (B) is not.", True),
         Case("B", "I eliminate A, C and D. So B remains.", True),
+        Case("C", "None of A, B or C is right. D", False),
+        Case("D", "None of A, B or C is right. D", True),
+        Case("D", "None of A, B, or C is correct, so D.", True),
+        Case("D", "None of the options A, B, and C is correct. So D.", True),
+        Case("D", "None of (A), (B), or (C) is correct. (D)", True),
+        Case("E", "The answer is none of the options (E).", True),
     ],
     "choices beyond D": [
         Case("E", "E", True),
