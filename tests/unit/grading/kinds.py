@@ -104,6 +104,18 @@ MATH: dict[str, list[Case]] = {
         box("x=1, x=2", "2, 1", True),
         box("x_1=1, x_2=2", "2, 1", True),
     ],
+    "letters that are expected of mathematics": [
+        box("C", "C", True),
+        box("C", "(C) 12", True),
+        box("C", r"\textbf{(C)}\ x=12", True),
+        box("C", "C. five", True),
+        box("C", "C - 5", True),
+        box("C", "C = 5", False),
+        box("C", "C + 5", False),
+        box("C", r"C \leq 5", False),
+        box("(B)", r"B \cdot 5", False),
+        box("B", "A", False),
+    ],
     "boxes in a row": [
         Case("2, 3", r"The roots are $\boxed{2}$ and $\boxed{3}$.", True),
         Case("3", r"The roots are $\boxed{2}$ and $\boxed{3}$.", False),
