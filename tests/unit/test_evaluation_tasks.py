@@ -1,5 +1,9 @@
 """What is asked: benchmarks, files, examples and the request; nothing here starts an endpoint."""
 
+import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lr_ray import embedded
@@ -60,6 +64,57 @@ def test_a_file_with_answers_is_a_benchmark(tmp_path):
     assert task.name == "my_own"
     assert task.kind == "math"
     assert [tuple(row.values()) for row in task.rows] == [("7", "1+1?", "2"), ("8", "2+2?", "4")]
+
+
+@pytest.mark.parametrize("dtype", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_says_what_the_same_rows_of_jsonl_say(tmp_path, dtype):
+    rows = [
+        {"problem": f"{i}?", "answer": letter, "grader": "choice", "level": i, "tags": ["a"]}
+        for i, letter in enumerate("AB")
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    graders = table["grader"].cast(dtype)
+    pq.write_table(table.set_column(2, "grader", graders), tmp_path / "table.parquet")
+    lines = jsonl(tmp_path / "lines.jsonl", rows)
+    tasks = load_tasks(Evaluation(benchmarks=[lines, str(tmp_path / "table.parquet")]))
+    assert tasks[0].kind == tasks[1].kind == "choice"
+    assert tasks[0].metadata == tasks[1].metadata
+    assert tasks[1].metadata[1] == {"grader": "choice", "level": 1, "tags": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([b"\xff"]),
+        pa.array([b"\xff"], pa.binary(1)),
+        pa.array([{"bytes": b"\xff", "path": "a"}]),
+        pa.array([[b"\xff"]]),
+        pa.array([b"\xff"]).dictionary_encode(),
+        pa.array([1], pa.timestamp("ns")),
+        pa.array([1], pa.duration("ns")),
+        pa.array([datetime.date(2020, 1, 1)]),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_column_that_jsonl_could_not_hold_is_left_out(tmp_path, values):
+    table = pa.table({"problem": ["1?"], "answer": [1], "other": values})
+    pq.write_table(table, tmp_path / "own.parquet")
+    (task,) = load_tasks(Evaluation(benchmarks=[str(tmp_path / "own.parquet")]))
+    assert task.metadata == ({},)
+
+
+@pytest.mark.parametrize("other", [pa.string(), pa.list_(pa.string())])
+def test_a_column_that_is_not_utf8_is_named(tmp_path, other):
+    values = pa.array([b"b\xff"]).view(pa.string())
+    if other != pa.string():
+        values = pa.ListArray.from_arrays([0, 1], values)
+    pq.write_table(
+        pa.table({"problem": ["1?"], "answer": [1], "other": values}), tmp_path / "own.parquet"
+    )
+    with pytest.raises(
+        UserError, match=r"^evaluation\.benchmarks: .*own\.parquet.*(row 1|after row 0)"
+    ):
+        load_tasks(Evaluation(benchmarks=[str(tmp_path / "own.parquet")]))
 
 
 @pytest.mark.parametrize(
