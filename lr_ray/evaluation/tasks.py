@@ -20,7 +20,8 @@ from lr_ray.grading.graders import Grader, find
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.benchmarks import grader_of
-from lr_ray.problems.rows import Rejected, listed, parse
+from lr_ray.problems.rows import Raw, Rejected, listed, parse
+from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
@@ -159,15 +160,27 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
     """The grader that a benchmark has, that the setting names, or that a file's rows name."""
     if name == "demo" or find_benchmark(name):
         return grader_of(name)
+    if evaluation.grader is not None:
+        find(evaluation.grader, "evaluation.grader")
+        return evaluation.grader
     named = {row.get("grader") for row in metadata} - {None}
-    if evaluation.grader is None and len(named) > 1:
+    if len(named) > 1:
         raise UserError(
             f"evaluation.benchmarks: {name}: its rows name the graders {listed(map(str, named))}; must be "
             "one, or set evaluation.grader"
         )
-    kind = evaluation.grader or str(next(iter(named), "math"))
+    kind = str(next(iter(named), "math"))
     find(kind, "evaluation.grader")
     return kind
+
+
+def _check_named(raw: Raw) -> None:
+    """Raises UserError where the grader that a row names is no text."""
+    named = raw.value.get("grader")
+    if not isinstance(named, str | None):
+        raise UserError(
+            f"evaluation.benchmarks: {raw.file}, row {raw.row}: grader is {kind_of(named)}; must be a string"
+        )
 
 
 def _rows(
@@ -221,6 +234,8 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
                 reason = item.reason if isinstance(item, Rejected) else "no answer"
                 where = f"{item.file}, row {item.row}"
                 raise UserError(f"evaluation.benchmarks: {where}: {reason}")
+            if own and evaluation.grader is None:
+                _check_named(raw)
             rows.append(
                 {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
             )

@@ -123,6 +123,11 @@ def test_a_column_that_is_not_utf8_is_named(tmp_path, other):
         ([{"problem": "1?", "answer": "1"}, {"problem": "2?"}], r"own\.jsonl, row 2: no answer"),
         ([{"problem": "", "answer": "1"}], r"own\.jsonl, row 1: problem is empty"),
         ([{"question": "1?", "answer": "1"}], r"no field 'problem'.*set evaluation\.fields\.problem"),
+        ([{"problem": "1?", "answer": "1", "grader": ["math"]}],
+         r"own\.jsonl, row 1: grader is a list; must be a string$"),
+        ([{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": "1", "grader": {}}],
+         r"own\.jsonl, row 2: grader is an object; must be a string$"),
+        ([{"problem": "1?", "answer": "1", "grader": 5}], r"row 1: grader is a number; must be a string$"),
         ([], "no rows"),
         ([{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": ""}], r"row 2: no answer"),
         ([{"problem": "1?", "answer": " \u200b\u3000"}], r"row 1: no answer"),
@@ -134,6 +139,11 @@ def test_a_row_that_cannot_be_graded_is_named(tmp_path, rows, message):
     path = jsonl(tmp_path / "own.jsonl", rows)
     with pytest.raises(UserError, match=rf"^evaluation\.benchmarks: .*{message}"):
         load_tasks(Evaluation(benchmarks=[path]))
+
+
+def test_a_field_grader_is_not_looked_at_where_the_setting_names_one(tmp_path):
+    path = jsonl(tmp_path / "own.jsonl", [{"problem": "1?", "answer": "1", "grader": ["A", "B"]}])
+    assert load_tasks(Evaluation(benchmarks=[path], grader="number"))[0].kind == "number"
 
 
 def test_a_row_that_repeats_is_asked_once_and_told(tmp_path):
