@@ -17,6 +17,7 @@ from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
 from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
+from lr_ray.grading.judging import must_be
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.benchmarks import grader_of
@@ -57,14 +58,16 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
     """The tasks of `task_names`, at most `evaluation.max_problems` problems each, then their variants.
 
     Needs no engine; benchmarks without a data_dir are downloaded. Raises UserError naming
-    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer, and
-    evaluation.grader when there is no such grader.
+    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer or one that
+    its grader can accept from nobody, and evaluation.grader when there is no such grader.
     """
     task_names(evaluation)  # names that clash are told first
     tasks = []
     for name in evaluation.benchmarks:
-        rows, metadata, repeats = _rows(name, evaluation)
+        rows, metadata, repeats, places = _rows(name, evaluation)
         kind, stem = _grader(name, evaluation, metadata), task_name(name, 0)
+        if metadata:
+            _check_answers(rows, metadata, kind, places)
         tasks += [
             Task(asked, kind, examples(kind, shots), rows, metadata, protocol, stem, repeats)
             for protocol, shots in _asked(name, evaluation)
@@ -174,6 +177,33 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
     return kind
 
 
+def _check_answers(
+    rows: Sequence[Row],
+    metadata: Sequence[Mapping[str, Any]],
+    kind: str,
+    places: Mapping[str, str],
+) -> None:
+    """Raises UserError for the first row of which the grader could call no answer right."""
+    for row, more in zip(rows, metadata, strict=True):
+        wrong = _wrong_fields(more) if kind == "reasoning_gym" else None
+        if right := must_be(row["answer"], kind):
+            wrong = f"answer is {row['answer'][:60]!r}; must be {right}"
+        if wrong:
+            where = places[row["problem_id"]]
+            raise UserError(f"evaluation.benchmarks: {where}: {wrong} (evaluation.grader {kind})")
+
+
+def _wrong_fields(more: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row of which reasoning_gym makes its problem anew, if anything."""
+    for name, right in {"generator": str, "seed": int, "index": int}.items():
+        if name not in more:
+            return f"no field {name!r}; must have generator, seed and index"
+        if type(more[name]) is not right:
+            what = "a string" if right is str else "a whole number"
+            return f"{name} is {kind_of(more[name])}; must be {what}"
+    return None
+
+
 def _check_named(raw: Raw) -> None:
     """Raises UserError where the grader that a row names is no text."""
     named = raw.value.get("grader")
@@ -185,18 +215,20 @@ def _check_named(raw: Raw) -> None:
 
 def _rows(
     name: str, evaluation: Evaluation
-) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...], int]:
-    """The rows that are asked, what else those of a file or a plugin's source say, and `Task.repeats`."""
+) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...], int, dict[str, str]]:
+    """The rows that are asked, what else those of a file or a plugin's source say, `Task.repeats`, and
+    where each of the latter stands, by problem id.
+    """
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
-        return tuple(embedded.generate("heldout", count, evaluation.seed)), (), 0
-    rows, more, repeats = _read(name, evaluation)
+        return tuple(embedded.generate("heldout", count, evaluation.seed)), (), 0, {}
+    rows, more, repeats, places = _read(name, evaluation)
     if not rows:
         raise UserError(f"evaluation.benchmarks: {name}: no rows; give one that has some")
     if evaluation.max_problems is not None and evaluation.max_problems < len(rows):
         rows = _drawn(rows, evaluation.max_problems, evaluation.seed)
     metadata = tuple(more[row["problem_id"]] for row in rows) if more else ()
-    return tuple(rows), metadata, repeats
+    return tuple(rows), metadata, repeats, places
 
 
 def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
@@ -211,13 +243,17 @@ def repeated_rows(tasks: Sequence[Task]) -> dict[str, int]:
     return {task.benchmark: task.repeats for task in tasks if task.repeats}
 
 
-def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mapping[str, Any]], int]:
-    """All rows of a source, what else a file's rows say by problem id, and how many others repeat one.
+def _read(
+    name: str, evaluation: Evaluation
+) -> tuple[list[Row], dict[str, Mapping[str, Any]], int, dict[str, str]]:
+    """All rows of a source, what else a file's rows say by problem id, how many others repeat one, and
+    where each of a file's stands.
 
     Rows of benchmarks stay as they are.
     """
     source, rows, repeats = _source(name, evaluation), list[Row](), 0
     more: dict[str, Mapping[str, Any]] = {}
+    places: dict[str, str] = {}
     own, once = not find_benchmark(name), Once()
     fields = Fields(id="id") if sources.is_registered(name) else evaluation.fields
     asked = fields.model_dump().values()
@@ -240,11 +276,12 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
                 {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
             )
             if own:
+                places[item.problem_id] = f"{item.file}, row {item.row}"
                 more[item.problem_id] = {k: v for k, v in raw.value.items() if k not in asked}
     except StageError as error:
         said = str(error).removeprefix(f"{name}: ")
         raise UserError(f"evaluation.benchmarks: {name}: {said}") from None
-    return rows, more, repeats
+    return rows, more, repeats, places
 
 
 def _source(name: str, evaluation: Evaluation) -> sources.Source:

@@ -80,6 +80,17 @@ def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | 
     return _judge_math(expected, extracted)
 
 
+def must_be(expected: str, kind: str) -> str | None:
+    """What an expected answer must be, where no answer of this `kind` could be equal to it, else None."""
+    if kind == "choice" and choice_letter(expected) is None:
+        return "a letter A to J"
+    if kind == "number" and number(_value(expected)) is None:
+        return "a number"
+    if kind == "demo" and not _INTEGER.fullmatch(expected.strip()):
+        return "a whole number"
+    return None
+
+
 def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) -> Verdict:
     """The verdict on two answers that hold formulas; a failure of the algebra is a verdict too."""
     from lr_ray.grading.algebra import equivalent

@@ -141,6 +141,81 @@ def test_a_row_that_cannot_be_graded_is_named(tmp_path, rows, message):
         load_tasks(Evaluation(benchmarks=[path]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "answer", "right"),
+    [
+        ("choice", 2, "a letter A to J"),
+        ("choice", "twelve", "a letter A to J"),
+        ("choice", "K", "a letter A to J"),
+        ("choice", "A and C", "a letter A to J"),
+        ("number", "a cat", "a number"),
+        ("number", "x", "a number"),
+        ("demo", "a cat", "a whole number"),
+        ("demo", "1/2", "a whole number"),
+    ],
+)
+@pytest.mark.parametrize("by_row", [False, True])
+def test_an_answer_that_its_grader_accepts_from_nobody_is_named(
+    tmp_path, kind, answer, right, by_row
+):
+    good = {"problem": "1?", "answer": "B" if kind == "choice" else 1}
+    rows = [
+        row | {"grader": kind} if by_row else row
+        for row in (good, {"problem": "2?", "answer": answer})
+    ]
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    with pytest.raises(UserError) as error:
+        load_tasks(Evaluation(benchmarks=[path], grader=None if by_row else kind))
+    assert str(error.value) == (
+        f"evaluation.benchmarks: {path}, row 2: answer is {str(answer)!r}; must be {right} "
+        f"(evaluation.grader {kind})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("choice", ["A", "j", "(B)", r"\text{(C)}", "D. five"]),
+        (
+            "number",
+            ["12", "-3.5", "1,234", "3/4", r"\frac{1}{2}", "x = 5", "12 apples", "50%", "twelve"],
+        ),
+        ("demo", ["12", "-3", "1,234"]),
+        ("exact", ["a cat", "2"]),
+        ("math", ["a cat", "x+1"]),
+    ],
+)
+def test_an_answer_that_its_grader_can_accept_is_taken(tmp_path, kind, answers):
+    rows = [{"problem": f"{i}?", "answer": answer} for i, answer in enumerate(answers)]
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    (task,) = load_tasks(Evaluation(benchmarks=[path], grader=kind))
+    assert [row["answer"] for row in task.rows] == answers
+
+
+GYM = {"generator": "leg_counting", "seed": 0, "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "no field 'generator'; must have generator, seed and index"),
+        ({k: v for k, v in GYM.items() if k != "index"},
+         "no field 'index'; must have generator, seed and index"),
+        (GYM | {"generator": None}, "generator is null; must be a string"),
+        (GYM | {"seed": "0"}, "seed is a string; must be a whole number"),
+        (GYM | {"index": True}, "index is a boolean; must be a whole number"),
+    ],
+)  # fmt: skip
+def test_a_row_that_a_generator_cannot_make_anew_is_named(tmp_path, fields, message):
+    pytest.importorskip("reasoning_gym")
+    path = jsonl(tmp_path / "own.jsonl", [{"problem": "1?", "answer": "4"} | fields])
+    with pytest.raises(UserError) as error:
+        load_tasks(Evaluation(benchmarks=[path], grader="reasoning_gym"))
+    assert str(error.value) == (
+        f"evaluation.benchmarks: {path}, row 1: {message} (evaluation.grader reasoning_gym)"
+    )
+
+
 def test_a_field_grader_is_not_looked_at_where_the_setting_names_one(tmp_path):
     path = jsonl(tmp_path / "own.jsonl", [{"problem": "1?", "answer": "1", "grader": ["A", "B"]}])
     assert load_tasks(Evaluation(benchmarks=[path], grader="number"))[0].kind == "number"
