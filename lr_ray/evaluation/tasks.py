@@ -17,10 +17,12 @@ from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
 from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
+from lr_ray.grading.judging import must_be
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.benchmarks import grader_of
-from lr_ray.problems.rows import Rejected, listed, parse
+from lr_ray.problems.rows import Raw, Rejected, listed, parse
+from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
@@ -56,14 +58,16 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
     """The tasks of `task_names`, at most `evaluation.max_problems` problems each, then their variants.
 
     Needs no engine; benchmarks without a data_dir are downloaded. Raises UserError naming
-    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer, and
-    evaluation.grader when there is no such grader.
+    evaluation.benchmarks or evaluation.data_dir when one cannot be read, or a row has no answer or one that
+    its grader can accept from nobody, and evaluation.grader when there is no such grader.
     """
     task_names(evaluation)  # names that clash are told first
     tasks = []
     for name in evaluation.benchmarks:
-        rows, metadata, repeats = _rows(name, evaluation)
+        rows, metadata, repeats, places = _rows(name, evaluation)
         kind, stem = _grader(name, evaluation, metadata), task_name(name, 0)
+        if metadata:
+            _check_answers(rows, metadata, kind, places)
         tasks += [
             Task(asked, kind, examples(kind, shots), rows, metadata, protocol, stem, repeats)
             for protocol, shots in _asked(name, evaluation)
@@ -159,31 +163,72 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
     """The grader that a benchmark has, that the setting names, or that a file's rows name."""
     if name == "demo" or find_benchmark(name):
         return grader_of(name)
+    if evaluation.grader is not None:
+        find(evaluation.grader, "evaluation.grader")
+        return evaluation.grader
     named = {row.get("grader") for row in metadata} - {None}
-    if evaluation.grader is None and len(named) > 1:
+    if len(named) > 1:
         raise UserError(
             f"evaluation.benchmarks: {name}: its rows name the graders {listed(map(str, named))}; must be "
             "one, or set evaluation.grader"
         )
-    kind = evaluation.grader or str(next(iter(named), "math"))
+    kind = str(next(iter(named), "math"))
     find(kind, "evaluation.grader")
     return kind
 
 
+def _check_answers(
+    rows: Sequence[Row],
+    metadata: Sequence[Mapping[str, Any]],
+    kind: str,
+    places: Mapping[str, str],
+) -> None:
+    """Raises UserError for the first row of which the grader could call no answer right."""
+    for row, more in zip(rows, metadata, strict=True):
+        wrong = _wrong_fields(more) if kind == "reasoning_gym" else None
+        if right := must_be(row["answer"], kind):
+            wrong = f"answer is {row['answer'][:60]!r}; must be {right}"
+        if wrong:
+            where = places[row["problem_id"]]
+            raise UserError(f"evaluation.benchmarks: {where}: {wrong} (evaluation.grader {kind})")
+
+
+def _wrong_fields(more: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row of which reasoning_gym makes its problem anew, if anything."""
+    for name, right in {"generator": str, "seed": int, "index": int}.items():
+        if name not in more:
+            return f"no field {name!r}; must have generator, seed and index"
+        if type(more[name]) is not right:
+            what = "a string" if right is str else "a whole number"
+            return f"{name} is {kind_of(more[name])}; must be {what}"
+    return None
+
+
+def _check_named(raw: Raw) -> None:
+    """Raises UserError where the grader that a row names is no text."""
+    named = raw.value.get("grader")
+    if not isinstance(named, str | None):
+        raise UserError(
+            f"evaluation.benchmarks: {raw.file}, row {raw.row}: grader is {kind_of(named)}; must be a string"
+        )
+
+
 def _rows(
     name: str, evaluation: Evaluation
-) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...], int]:
-    """The rows that are asked, what else those of a file or a plugin's source say, and `Task.repeats`."""
+) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...], int, dict[str, str]]:
+    """The rows that are asked, what else those of a file or a plugin's source say, `Task.repeats`, and
+    where each of the latter stands, by problem id.
+    """
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
-        return tuple(embedded.generate("heldout", count, evaluation.seed)), (), 0
-    rows, more, repeats = _read(name, evaluation)
+        return tuple(embedded.generate("heldout", count, evaluation.seed)), (), 0, {}
+    rows, more, repeats, places = _read(name, evaluation)
     if not rows:
         raise UserError(f"evaluation.benchmarks: {name}: no rows; give one that has some")
     if evaluation.max_problems is not None and evaluation.max_problems < len(rows):
         rows = _drawn(rows, evaluation.max_problems, evaluation.seed)
     metadata = tuple(more[row["problem_id"]] for row in rows) if more else ()
-    return tuple(rows), metadata, repeats
+    return tuple(rows), metadata, repeats, places
 
 
 def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
@@ -198,13 +243,17 @@ def repeated_rows(tasks: Sequence[Task]) -> dict[str, int]:
     return {task.benchmark: task.repeats for task in tasks if task.repeats}
 
 
-def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mapping[str, Any]], int]:
-    """All rows of a source, what else a file's rows say by problem id, and how many others repeat one.
+def _read(
+    name: str, evaluation: Evaluation
+) -> tuple[list[Row], dict[str, Mapping[str, Any]], int, dict[str, str]]:
+    """All rows of a source, what else a file's rows say by problem id, how many others repeat one, and
+    where each of a file's stands.
 
     Rows of benchmarks stay as they are.
     """
     source, rows, repeats = _source(name, evaluation), list[Row](), 0
     more: dict[str, Mapping[str, Any]] = {}
+    places: dict[str, str] = {}
     own, once = not find_benchmark(name), Once()
     fields = Fields(id="id") if sources.is_registered(name) else evaluation.fields
     asked = fields.model_dump().values()
@@ -221,15 +270,18 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[Row], dict[str, Mappi
                 reason = item.reason if isinstance(item, Rejected) else "no answer"
                 where = f"{item.file}, row {item.row}"
                 raise UserError(f"evaluation.benchmarks: {where}: {reason}")
+            if own and evaluation.grader is None:
+                _check_named(raw)
             rows.append(
                 {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
             )
             if own:
+                places[item.problem_id] = f"{item.file}, row {item.row}"
                 more[item.problem_id] = {k: v for k, v in raw.value.items() if k not in asked}
     except StageError as error:
         said = str(error).removeprefix(f"{name}: ")
         raise UserError(f"evaluation.benchmarks: {name}: {said}") from None
-    return rows, more, repeats
+    return rows, more, repeats, places
 
 
 def _source(name: str, evaluation: Evaluation) -> sources.Source:

@@ -39,7 +39,8 @@ _DISMISSED = re.compile(
 )
 _NOT = re.compile(
     r"(?:\b(?:(?:can)?not|neither|nor|unlike|than|over|because|since|as|whereas|while)|n't"
-    r"|\b(?:eliminat|exclud|reject|rul)\w*(?:\s+out)?|不是|不选|排除)"
+    r"|\b(?:eliminat|exclud|reject|rul)\w*(?:\s+out)?|不是|不选|排除"
+    rf"|\bnone\s+of(?:\s+(?:the\s+)?(?:options|choices|answers)(?=[\s(]*[A-J]{_GLUE}))?)"
     rf"(?:\s+(?:be|the|option|choice|answer))*[\s:*(]*(?:\(?[A-J]{_GLUE})*\Z",
     re.IGNORECASE,
 )

@@ -35,7 +35,10 @@ _BASE = re.compile(r"([0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IG
 
 
 class _Shape(NamedTuple):
-    """`kind`: scalar, list, tuple (with its brackets), set, union or matrix (a row per part)."""
+    """`kind`: scalar, list, tuple (with its brackets), set, union or matrix (a row per part).
+
+    A list with brackets is of names that stood in them, in their order.
+    """
 
     kind: str
     parts: tuple[str, ...]
@@ -121,20 +124,35 @@ def _is_prose(text: str) -> bool:
 
 def _words(text: str) -> str:
     text = re.sub(r"[^\w ]", "", text.casefold())
-    return "".join(word for word in text.split() if word not in ("the", "a", "an"))
+    return key(" ".join(word for word in text.split() if word not in ("the", "a", "an")))
 
 
 def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
     """Whether two formulas are equal, of which one may have the name or the computation before it."""
-    gold, answer = _NAMED.fullmatch(expected), _NAMED.fullmatch(extracted)
+    gold, answer = _named(expected), _named(extracted)
     if gold and answer:
         if key(gold["name"]) == key(answer["name"]):
             return same(_last(gold["rest"]), _last(answer["rest"]), leaf)
-    elif "=" not in extracted and (gold or _COMPUTED.fullmatch(expected)):
+    elif not _has_sides(extracted) and (gold or _is_computed(expected)):
         return same(_last(expected), extracted, leaf)
-    elif "=" not in expected and (answer or _COMPUTED.fullmatch(extracted)):
+    elif not _has_sides(expected) and (answer or _is_computed(extracted)):
         return same(expected, _last(extracted), leaf)
     return leaf(expected, extracted)
+
+
+def _named(text: str) -> re.Match[str] | None:
+    r"""The name and the rest of a text such as x = 5; the = of \sum_{k=1} names nothing."""
+    found = _NAMED.fullmatch(text)
+    return found if found and split(text, ("=", r"\in"))[0] == found["name"].strip() else None
+
+
+def _is_computed(text: str) -> bool:
+    return _has_sides(text) and _COMPUTED.fullmatch(text) is not None
+
+
+def _has_sides(text: str) -> bool:
+    """Whether a text has a = outside all brackets."""
+    return len(split(text, ("=",))) > 1
 
 
 def _last(text: str) -> str:
@@ -178,9 +196,15 @@ def _ordered(gold: tuple[str, ...], answer: tuple[str, ...], leaf: Leaf) -> bool
 
 
 def _unordered(gold: _Shape, answer: _Shape, leaf: Leaf) -> bool:
-    """Whether every expected part has an extracted one of its own; the same text first."""
+    """Whether every expected part has an extracted one of its own; the same text first.
+
+    Where names that one alone has tell the parts apart, their order counts.
+    """
     if len(gold.parts) != len(answer.parts) or len(gold.parts) > _MAX_PARTS:
         return False
+    in_order = gold.brackets or answer.brackets or _has_names(gold.parts)
+    if in_order and not all(any(map(_named, shape.parts)) for shape in (gold, answer)):
+        return _ordered(gold.parts, answer.parts, leaf)
     left, rest = list(answer.parts), list(gold.parts)
     for is_twin in (lambda part, a: key(part) == key(a), lambda part, a: same(part, a, leaf)):
         for part in tuple(rest):
@@ -189,6 +213,12 @@ def _unordered(gold: _Shape, answer: _Shape, leaf: Leaf) -> bool:
                 left.remove(twin)
                 rest.remove(part)
     return not left
+
+
+def _has_names(parts: tuple[str, ...]) -> bool:
+    """Whether each part is of a name, and not all of one, as x_1 and x_2 are: x=1, y=2."""
+    names = {key(named["name"]).partition("_")[0] for part in parts if (named := _named(part))}
+    return len(names) > 1 and all(map(_named, parts))
 
 
 def _vector(shape: _Shape) -> tuple[str, ...]:
@@ -208,13 +238,25 @@ def _shape(text: str) -> _Shape:
         return _listed(united[0])
     if _RELATED.search(text):
         return _Shape("scalar", (text,))
-    named = _NAMED.fullmatch(text)
+    if paired := _paired(text):
+        return _Shape("list", paired, "()")
+    named = _named(text)
     if number(named["rest"].strip() if named else text):  # 12,345 and x = 12,345 are no lists
         return _Shape("scalar", (text,))
     if named and (r"\in" in text or bracketed(named["rest"])):  # x \in [1,2], x = \{1, 2\}
         shape = _shape(named["rest"].strip())
         return shape if shape.kind != "scalar" else _Shape("scalar", (text,))
     return _listed(text)
+
+
+def _paired(text: str) -> tuple[str, ...]:
+    """Of (x,y)=(1,2) the parts x=1 and y=2; nothing of another text."""
+    sides = [bracketed(side) for side in split(text, ("=",))]
+    if len(sides) != 2 or any(side is None or side[0] + side[2] != "()" for side in sides):
+        return ()
+    names, values = (split(side[1]) for side in sides if side)
+    pairs = tuple(f"{name}={value}" for name, value in zip(names, values, strict=False))
+    return pairs if len(names) == len(values) > 1 and all(map(_named, pairs)) else ()
 
 
 def _listed(text: str) -> _Shape:

@@ -25,6 +25,10 @@ TIME_LIMIT_S = 5  # of a pair of formulas
 _INTEGER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
 _NAME = re.compile(r"^\\?[A-Za-z]\w{0,30}\s*=\s*")
 _CHOICE = re.compile(r"\(?[A-E]\)?")
+# C = 5 says something of C and does not choose it; with a dash, C - 5 may choose.
+_OF_LETTER = re.compile(
+    r"[A-E]\s*(?:[=+*/^<>]|\\(?:[lgn]e|approx|equiv|cdot|times|pm|in)(?![A-Za-z]))"
+)
 
 
 class _FormulaError(Exception):
@@ -76,6 +80,17 @@ def judge_exactly(expected: str, extracted: str | None, kind: str) -> Verdict | 
     return _judge_math(expected, extracted)
 
 
+def must_be(expected: str, kind: str) -> str | None:
+    """What an expected answer must be, where no answer of this `kind` could be equal to it, else None."""
+    if kind == "choice" and choice_letter(expected) is None:
+        return "a letter A to J"
+    if kind == "number" and number(_value(expected)) is None:
+        return "a number"
+    if kind == "demo" and not _INTEGER.fullmatch(expected.strip()):
+        return "a whole number"
+    return None
+
+
 def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) -> Verdict:
     """The verdict on two answers that hold formulas; a failure of the algebra is a verdict too."""
     from lr_ray.grading.algebra import equivalent
@@ -114,7 +129,8 @@ def _judge_math(expected: str, extracted: str) -> Verdict | None:
         return Verdict(bool(key(gold)), "same text")
     if max(depth(gold), depth(answer)) > MAX_DEPTH:
         return Verdict(False, "too large")
-    if _CHOICE.fullmatch(key(gold)) and choice_letter(extracted):  # as some answers of MATH are
+    chooses = choice_letter(extracted) and not _OF_LETTER.match(answer)
+    if _CHOICE.fullmatch(key(gold)) and chooses:  # as some answers of MATH are
         return _judge_choice(expected, extracted)
     try:
         right = same(gold, answer, _refuse)

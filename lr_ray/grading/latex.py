@@ -80,9 +80,10 @@ _REWRITES = [
     )
 ]  # fmt: skip
 _LAST_SPACE = re.compile(r"(?<!\\)\\$")  # of "\\ 5\\ ", whose last space is trimmed
-# 12 345.6, but not the mixed number 1 234/567.
+# 12 345.6 and 3.141 592, but not the mixed number 1 234/567.
 _GROUPED = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
+    r"(?<![\d.,])(?:\d+|\d{1,3}(?: \d{3})+)\.(?:\d{3} )+\d{1,3}(?![\d.,]*\d| \d|/)"
+    r"|(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ALIGNED = re.compile(
@@ -130,8 +131,9 @@ def tidy(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """What two ways of writing a tidied answer share: no spaces, no marks, no braces of one sign."""
-    text = re.sub(r"[\s\x02\x03]", "", text)
+    """What two ways of writing a tidied answer share: no marks, no braces of one sign, and no spaces but
+    between digits, where one makes other numbers: 1 1/2 is not 11/2."""
+    text = re.sub(r"(?<=\d)(\s)\s*(?=\d)|\s+", r"\1", re.sub(r"[\x02\x03]", "", text))
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text).removeprefix("+")
 
 

@@ -98,8 +98,10 @@ def number(text: str, letter_units: bool = False) -> Number | None:
 
 
 def _spelled(text: str, with_unit: bool) -> Number | None:
-    """The number that words spell, such as "twenty-one" or "two hundred and five"."""
+    """The number that words spell, such as "twenty-one" or "minus two hundred and five"."""
     words = re.sub(r"[\x02\x03-]", " ", text).lower().split()
+    sign = -1 if text.startswith("-") or words[:1] in (["minus"], ["negative"]) else 1
+    words = words[1:] if words[:1] in (["minus"], ["negative"]) else words
     if words[:1] == ["a"] and words[1:2] and words[1] in _SCALES:  # a dozen
         words[0] = "one"
     total = current = read = 0
@@ -116,7 +118,7 @@ def _spelled(text: str, with_unit: bool) -> Number | None:
     unit = " ".join(words[read:])
     if not read or words[read - 1] == "and" or (unit and not (with_unit and _is_unit(unit, False))):
         return None
-    return Number(Fraction(total + current))
+    return Number(Fraction(sign * (total + current)))
 
 
 def without_unit(text: str) -> str:

@@ -33,6 +33,7 @@ _FILLERS = re.compile(
     r"equal to|given by|found to be|now|clearly|indeed|actually|the number|the value|that)\b[,:]?(?![-\w]))+",
     re.IGNORECASE,
 )
+_MINUS = re.compile(r"^(?:minus|negative)\s+(\$?)(?=\d)", re.IGNORECASE)
 # What is said of an answer, and is none.
 _COMMENT = re.compile(
     r"(?:(?:also|indeed|clearly|thus|therefore|now|really|very|both|not|never|n't|still)\s+)*"
@@ -64,6 +65,10 @@ _CHANGED = (
 )
 _GOES_ON = re.compile(rf"\s*(?:[=/^%]|:(?=[\d$])|\\%)|\s*\(?{_CHANGED}", re.IGNORECASE)
 _ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b)\s*", re.IGNORECASE)
+# After a number that is no part of the answer: "12 apples, and 3 oranges remain".
+_NEWS = re.compile(
+    r"(?:\s+[A-Za-z]+){0,3}?\s+(?:is|are|was|were|will|would|has|have|had|remains?|remained)\b"
+)
 # Up to four words of a unit, ended by what is no part of one.
 _UNIT = re.compile(
     r"(?:\s*(?!(?:for|when|if|after|as|at|on|from|by|with|and|or|but|so|to|given|of|not|because|since|which|where|rather|than|instead|"
@@ -111,6 +116,7 @@ def _after(rest: str, line_only: bool) -> str | None:
             rest = re.sub(r"^-\s+(?=\d)", "-", rest)
     if _COMMENT.match(rest):
         return None
+    rest = _MINUS.sub(r"\1-", rest)
     first = formula_at_start(rest)
     if first and not _GOES_ON.match(rest, first.end):
         return _formulas(rest, first)
@@ -134,7 +140,8 @@ def _number_with_unit(sentence: str, found: list[Formula]) -> str:
     """The formula that a sentence begins with, or the list of formulas, with the unit after it."""
     end = _after_unit(sentence, found[0].end)
     for following in found[1:]:
-        if not _ITEM_GLUE.fullmatch(sentence, end, following.start):
+        glue = _ITEM_GLUE.fullmatch(sentence, end, following.start)
+        if not glue or ("," in glue[0] and _NEWS.match(sentence, following.end)):
             break
         end = _after_unit(sentence, following.end)
     return sentence[: end + len(scale_after(sentence, end))].rstrip(" ,;")

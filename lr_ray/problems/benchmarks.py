@@ -150,9 +150,13 @@ def _hellaswag(row: Row) -> Found:
     return _of_choices(f"{text(row, 'ctx').strip()}\n{asked}", endings, int(label))
 
 
-def subject_of(row: Row) -> Any:
-    """Of a row of MMLU."""
-    return row["subject"] if "subject" in row else value_of(row, "type")
+def subject_of(row: Row) -> str:
+    """Of a row of MMLU. Raises UnusableRowError where it is no string."""
+    name = "subject" if "subject" in row else "type"
+    subject = value_of(row, name)
+    if not isinstance(subject, str):
+        raise UnusableRowError(f"{name} is {kind(subject)}; must be a string")
+    return subject
 
 
 def _boxed(row: Row) -> str:

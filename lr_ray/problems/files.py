@@ -83,29 +83,36 @@ def has_glob(path: str) -> bool:
     return any(character in path for character in "*?[")
 
 
-def read(file: File, fields: Fields | None, section: str = "data.fields") -> Iterator[Raw]:
+def read(
+    file: File, fields: Fields | None, section: str = "data.fields", whole: bool = False
+) -> Iterator[Raw]:
     """All rows of a file: of Parquet the columns of `fields`, set in `section`; of JSONL every field.
+
+    `whole`: of Parquet also the other columns, as far as JSONL could hold them.
 
     Raises StageError when the file cannot be read on.
     """
-    rows = _parquet(file, fields, section) if file.is_parquet else _jsonl(file)
+    rows = _parquet(file, fields, section, whole) if file.is_parquet else _jsonl(file)
     at = 0
     try:
         for raw in rows:
             at = raw.row
             yield raw
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
         raise StageError(
             f"{file.name}: cannot be read after row {at}: {told(error)}; give a whole file"
         ) from None
 
 
 def read_all(
-    files: Iterable[File], fields: Fields | None, section: str = "data.fields"
+    files: Iterable[File],
+    fields: Fields | None,
+    section: str = "data.fields",
+    whole: bool = False,
 ) -> Iterator[Raw]:
-    """The rows of the files, one after the other."""
+    """The rows of the files, one after the other; see `read`."""
     for file in files:
-        yield from read(file, fields, section)
+        yield from read(file, fields, section, whole)
 
 
 def _jsonl(file: File) -> Iterator[Raw]:
@@ -161,21 +168,23 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parquet(file: File, fields: Fields | None, section: str) -> Iterator[Raw]:
+def _parquet(file: File, fields: Fields | None, section: str, whole: bool) -> Iterator[Raw]:
     row = 0
     with file.fs.open(file.path, "rb") as stream:
         # Column chunks are then read a buffer at a time, whatever the size of the row groups.
-        whole = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-        names = whole.schema_arrow.names
+        table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        names = table.schema_arrow.names
         if fields is not None:
             wanted = {fields.problem, fields.id, fields.answer}
+            if whole:
+                wanted |= {column.name for column in table.schema_arrow if _fits_json(column.type)}
             names = [name for name in names if name in wanted]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             which = f"column {listed(twice)} is there twice; must be there once"
             raise StageError(f"{file.name}: {which}")
-        if fields is not None and (wrong := wrong_columns(whole.schema_arrow, fields, section)):
+        if fields is not None and (wrong := wrong_columns(table.schema_arrow, fields, section)):
             raise StageError(f"{file.name}: {wrong}")
-        for batch in whole.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=names):
             columns = [_values(batch.column(name)) for name in names]
             for values in zip(*columns, strict=True):
                 row += 1
@@ -215,6 +224,19 @@ def _is_text(dtype: pa.DataType) -> bool:
     return bool(
         types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype)
     )
+
+
+def _fits_json(dtype: pa.DataType) -> bool:
+    """Whether JSON could hold the values: no bytes, such as pictures, and no dates."""
+    types = pa.types
+    if types.is_dictionary(dtype):
+        return _fits_json(dtype.value_type)
+    if any(is_other(dtype) for is_other in (
+        types.is_temporal, types.is_binary, types.is_large_binary, types.is_binary_view,
+        types.is_fixed_size_binary,
+    )):  # fmt: skip
+        return False
+    return all(_fits_json(dtype.field(i).type) for i in range(dtype.num_fields))
 
 
 def _values(column: pa.Array) -> list[Any]:

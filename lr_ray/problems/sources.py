@@ -128,7 +128,9 @@ def of_files(location: str, fields: Fields, id_prefix: str, section: str) -> Sou
     """The rows of the files behind a path, URI or glob, whose fields `section`.fields names."""
     found, option = tuple(files.find(location, _OPTIONS[section])), f"{section}.fields"
     convert = mapped(fields.problem, fields.id, fields.answer, option)
-    return Source(lambda: files.read_all(found, fields, option), convert, id_prefix, found)
+    whole = section == "evaluation"  # where a grader sees the other fields
+    rows = lambda: files.read_all(found, fields, option, whole)  # noqa: E731
+    return Source(rows, convert, id_prefix, found)
 
 
 def close_to(source: str) -> tuple[str, str]:

@@ -1,5 +1,9 @@
 """What is asked: benchmarks, files, examples and the request; nothing here starts an endpoint."""
 
+import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lr_ray import embedded
@@ -62,12 +66,68 @@ def test_a_file_with_answers_is_a_benchmark(tmp_path):
     assert [tuple(row.values()) for row in task.rows] == [("7", "1+1?", "2"), ("8", "2+2?", "4")]
 
 
+@pytest.mark.parametrize("dtype", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_says_what_the_same_rows_of_jsonl_say(tmp_path, dtype):
+    rows = [
+        {"problem": f"{i}?", "answer": letter, "grader": "choice", "level": i, "tags": ["a"]}
+        for i, letter in enumerate("AB")
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    graders = table["grader"].cast(dtype)
+    pq.write_table(table.set_column(2, "grader", graders), tmp_path / "table.parquet")
+    lines = jsonl(tmp_path / "lines.jsonl", rows)
+    tasks = load_tasks(Evaluation(benchmarks=[lines, str(tmp_path / "table.parquet")]))
+    assert tasks[0].kind == tasks[1].kind == "choice"
+    assert tasks[0].metadata == tasks[1].metadata
+    assert tasks[1].metadata[1] == {"grader": "choice", "level": 1, "tags": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([b"\xff"]),
+        pa.array([b"\xff"], pa.binary(1)),
+        pa.array([{"bytes": b"\xff", "path": "a"}]),
+        pa.array([[b"\xff"]]),
+        pa.array([b"\xff"]).dictionary_encode(),
+        pa.array([1], pa.timestamp("ns")),
+        pa.array([1], pa.duration("ns")),
+        pa.array([datetime.date(2020, 1, 1)]),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_column_that_jsonl_could_not_hold_is_left_out(tmp_path, values):
+    table = pa.table({"problem": ["1?"], "answer": [1], "other": values})
+    pq.write_table(table, tmp_path / "own.parquet")
+    (task,) = load_tasks(Evaluation(benchmarks=[str(tmp_path / "own.parquet")]))
+    assert task.metadata == ({},)
+
+
+@pytest.mark.parametrize("other", [pa.string(), pa.list_(pa.string())])
+def test_a_column_that_is_not_utf8_is_named(tmp_path, other):
+    values = pa.array([b"b\xff"]).view(pa.string())
+    if other != pa.string():
+        values = pa.ListArray.from_arrays([0, 1], values)
+    pq.write_table(
+        pa.table({"problem": ["1?"], "answer": [1], "other": values}), tmp_path / "own.parquet"
+    )
+    with pytest.raises(
+        UserError, match=r"^evaluation\.benchmarks: .*own\.parquet.*(row 1|after row 0)"
+    ):
+        load_tasks(Evaluation(benchmarks=[str(tmp_path / "own.parquet")]))
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"problem": "1?", "answer": "1"}, {"problem": "2?"}], r"own\.jsonl, row 2: no answer"),
         ([{"problem": "", "answer": "1"}], r"own\.jsonl, row 1: problem is empty"),
         ([{"question": "1?", "answer": "1"}], r"no field 'problem'.*set evaluation\.fields\.problem"),
+        ([{"problem": "1?", "answer": "1", "grader": ["math"]}],
+         r"own\.jsonl, row 1: grader is a list; must be a string$"),
+        ([{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": "1", "grader": {}}],
+         r"own\.jsonl, row 2: grader is an object; must be a string$"),
+        ([{"problem": "1?", "answer": "1", "grader": 5}], r"row 1: grader is a number; must be a string$"),
         ([], "no rows"),
         ([{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": ""}], r"row 2: no answer"),
         ([{"problem": "1?", "answer": " \u200b\u3000"}], r"row 1: no answer"),
@@ -79,6 +139,86 @@ def test_a_row_that_cannot_be_graded_is_named(tmp_path, rows, message):
     path = jsonl(tmp_path / "own.jsonl", rows)
     with pytest.raises(UserError, match=rf"^evaluation\.benchmarks: .*{message}"):
         load_tasks(Evaluation(benchmarks=[path]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "right"),
+    [
+        ("choice", 2, "a letter A to J"),
+        ("choice", "twelve", "a letter A to J"),
+        ("choice", "K", "a letter A to J"),
+        ("choice", "A and C", "a letter A to J"),
+        ("number", "a cat", "a number"),
+        ("number", "x", "a number"),
+        ("demo", "a cat", "a whole number"),
+        ("demo", "1/2", "a whole number"),
+    ],
+)
+@pytest.mark.parametrize("by_row", [False, True])
+def test_an_answer_that_its_grader_accepts_from_nobody_is_named(
+    tmp_path, kind, answer, right, by_row
+):
+    good = {"problem": "1?", "answer": "B" if kind == "choice" else 1}
+    rows = [
+        row | {"grader": kind} if by_row else row
+        for row in (good, {"problem": "2?", "answer": answer})
+    ]
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    with pytest.raises(UserError) as error:
+        load_tasks(Evaluation(benchmarks=[path], grader=None if by_row else kind))
+    assert str(error.value) == (
+        f"evaluation.benchmarks: {path}, row 2: answer is {str(answer)!r}; must be {right} "
+        f"(evaluation.grader {kind})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("choice", ["A", "j", "(B)", r"\text{(C)}", "D. five"]),
+        (
+            "number",
+            ["12", "-3.5", "1,234", "3/4", r"\frac{1}{2}", "x = 5", "12 apples", "50%", "twelve"],
+        ),
+        ("demo", ["12", "-3", "1,234"]),
+        ("exact", ["a cat", "2"]),
+        ("math", ["a cat", "x+1"]),
+    ],
+)
+def test_an_answer_that_its_grader_can_accept_is_taken(tmp_path, kind, answers):
+    rows = [{"problem": f"{i}?", "answer": answer} for i, answer in enumerate(answers)]
+    path = jsonl(tmp_path / "own.jsonl", rows)
+    (task,) = load_tasks(Evaluation(benchmarks=[path], grader=kind))
+    assert [row["answer"] for row in task.rows] == answers
+
+
+GYM = {"generator": "leg_counting", "seed": 0, "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "no field 'generator'; must have generator, seed and index"),
+        ({k: v for k, v in GYM.items() if k != "index"},
+         "no field 'index'; must have generator, seed and index"),
+        (GYM | {"generator": None}, "generator is null; must be a string"),
+        (GYM | {"seed": "0"}, "seed is a string; must be a whole number"),
+        (GYM | {"index": True}, "index is a boolean; must be a whole number"),
+    ],
+)  # fmt: skip
+def test_a_row_that_a_generator_cannot_make_anew_is_named(tmp_path, fields, message):
+    pytest.importorskip("reasoning_gym")
+    path = jsonl(tmp_path / "own.jsonl", [{"problem": "1?", "answer": "4"} | fields])
+    with pytest.raises(UserError) as error:
+        load_tasks(Evaluation(benchmarks=[path], grader="reasoning_gym"))
+    assert str(error.value) == (
+        f"evaluation.benchmarks: {path}, row 1: {message} (evaluation.grader reasoning_gym)"
+    )
+
+
+def test_a_field_grader_is_not_looked_at_where_the_setting_names_one(tmp_path):
+    path = jsonl(tmp_path / "own.jsonl", [{"problem": "1?", "answer": "1", "grader": ["A", "B"]}])
+    assert load_tasks(Evaluation(benchmarks=[path], grader="number"))[0].kind == "number"
 
 
 def test_a_row_that_repeats_is_asked_once_and_told(tmp_path):

@@ -10,7 +10,7 @@ from lr_ray.problems.benchmarks import BENCHMARKS, last_boxed
 from lr_ray.problems.rows import UnusableRowError
 from lr_ray.problems.sources import benchmark
 from tests.unit.problem_sources import BENCHMARKS as FOLDER
-from tests.unit.problem_sources import config_of, count, needs_benchmarks, rejections, stage
+from tests.unit.problem_sources import config_of, count, jsonl, needs_benchmarks, rejections, stage
 
 ROWS = [
     ("gsm8k", {"question": " How many? ", "answer": "1+1=2\n#### 1,234"}, "How many?", "1234"),
@@ -128,6 +128,25 @@ def test_a_science_is_sampled_on_some_subjects_and_held_out_on_others(tmp_path):
     assert not ids & others
     assert ids | others < {row["problem_id"] for row in all_of_it.rows}
     assert (held_out.kind, held_out.name) == ("choice", "mmlu_stem_physics")
+
+
+@pytest.mark.parametrize("source", ["mmlu_stem", "mmlu_stem:physics"])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"subject": ["college_physics"]}, "subject is a list; must be a string"),
+        ({"subject": {}}, "subject is an object; must be a string"),
+        ({"type": None}, "type is null; must be a string"),
+    ],
+)
+def test_a_subject_that_is_no_text_is_named(tmp_path, source, row, message):
+    row = row | {"question": "1?", "choices": ["1", "2", "3", "4"], "answer": 0}
+    (tmp_path / "mmlu_stem").mkdir()
+    jsonl(tmp_path / "mmlu_stem" / "test.jsonl", [row])
+    with pytest.raises(
+        UserError, match=rf"^evaluation\.benchmarks: .*test\.jsonl, row 1: {message}$"
+    ):
+        load_tasks(Evaluation(benchmarks=[source], data_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,22 @@ def test_an_answer_of_a_benchmark_is_itself_and_not_the_next(name):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        r"\sum_{k=1",
+        r"\sum_{k=1}^{4} k}",
+        r"\begin{aligned} x=5",
+        "{x=5",
+        "{1=1=1",
+        r"\sum_{k\in A} k",
+    ],
+)
+def test_a_sign_of_equality_in_brackets_does_not_make_a_formula_too_large(text):
+    assert judge("5", text, "math").how != "too large"
+    assert judge(text, "5", "math").how != "too large"
+
+
+@pytest.mark.parametrize(
     "text", ["there are ", "the answer is ", "1", "¾", r"\sin 3^\circ ", "two ", "a}", "x<"]
 )
 @pytest.mark.parametrize("around", ["%s", "{%s}", r"\sin %s", r"\{x | %s\}"])
