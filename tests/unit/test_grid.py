@@ -73,6 +73,14 @@ variants:
     assert b.training.lora.targets == ["q_proj"]
 
 
+@pytest.mark.parametrize(
+    "section", ["training: null", "training: ", "training: {lora: ~}", "data: {}"]
+)
+def test_an_empty_section_of_a_variant_is_as_if_not_written(tmp_path, section):
+    [variant] = grid(tmp_path, f"variants: {{a: {{{section}}}}}").variants
+    assert variant.config == DEMO
+
+
 def test_a_sweep_makes_a_variant_of_each_value(tmp_path):
     text = "x: sampling.kl_threshold\nvalues: [0.02, 1.6]\nvariants: {as-it-is: {}}\n"
     read = grid(tmp_path, text)
