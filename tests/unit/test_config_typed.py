@@ -119,6 +119,19 @@ def test_a_section_may_be_a_json_object():
         parse("", ["--config", "demo", "--sampling", "[7]"])
 
 
+@pytest.mark.parametrize("value", ["5", '"chat"', "[1]", "true"])
+def test_a_field_beside_its_section_that_is_no_object_is_one_line(value):
+    with pytest.raises(UserError) as error:
+        evaluation("--evaluation", f'{{"paper": {value}}}', "--evaluation.paper.expert_prompt=chat")
+    assert str(error.value).startswith("--evaluation.paper.expert_prompt: paper = ")
+    assert str(error.value).endswith("must be a JSON object")
+
+
+def test_a_section_that_is_null_is_empty():
+    found = evaluation("--evaluation", '{"fields": null}', "--evaluation.fields.problem", "q")
+    assert found.fields.problem == "q"
+
+
 def test_an_unknown_option_names_the_closest(capsys):
     with pytest.raises(SystemExit):
         parse("", ["--config", "demo", "--samplin.top_k", "7"])
