@@ -58,6 +58,25 @@ def test_what_only_passes_for_a_number_is_one_line(text):
     assert len(str(error.value)) < 250
 
 
+@pytest.mark.parametrize("field", ["training.learning_rate", "training.optimizer_steps"])
+@pytest.mark.parametrize(
+    "text",
+    ["1e400", "-1e400", "1e1000000", "-1e1000000", "1e99999999999999999999", "9223372036854775808",
+     "-1e99999999999999999999"],
+)  # fmt: skip
+def test_a_number_of_any_exponent_is_one_line(field, text):
+    with pytest.raises(UserError) as error:
+        parse("", ["--config", "demo", f"--{field}={text}"])
+    assert str(error.value) == f"config: {field} = {text!r}: must be a number below 2**63"
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-1000000", "1e-99999999999999999999", "0e99999999999999999999"]
+)
+def test_a_number_that_is_as_good_as_0_is_0(text):
+    assert parse("", ["--config", "demo", f"--sampling.kl_threshold={text}"]).config.sampling.kl_threshold == 0  # fmt: skip
+
+
 def test_commas_are_between_names_and_inside_paths_that_exist(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a,b.jsonl", "c,d,e.jsonl", "[x].jsonl"):
