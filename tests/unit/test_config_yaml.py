@@ -144,7 +144,8 @@ def test_helpers_are_left_out_in_every_section(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["a: [", "a: \x00", "? [a]\n: b", "[" * 3000, "a: !!python/object:os.system x", "--- 1\n--- 2",
-     f"a: {'9' * 5000}", "a\tb: 1", "a: !!timestamp 2026-99-99", "!!timestamp", "a: *b", "a: !!int x", "a: b: c"],
+     f"a: {'9' * 5000}", "a\tb: 1", "a: !!timestamp 2026-99-99", "!!timestamp", "a: *b", "a: !!int x", "a: b: c", "a: !!bool maybe",
+     f"a: !!bool {'x' * 5000}", "a: &b {c: *b}", "&a [*a]", "a: &b [{c: [*b]}]", "&a {<<: *a}", "a: &b {*b : c}"],
 )  # fmt: skip
 def test_what_is_no_yaml_is_one_line(text):
     with pytest.raises(YamlError) as error:
