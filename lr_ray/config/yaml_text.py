@@ -7,6 +7,7 @@ Exercised by `pytest tests/unit/test_config_yaml.py`.
 """
 
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ class YamlError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """A file's text, in UTF-8 whatever the locale. Raises OSError, and YamlError for other bytes."""
+    """A file's text, in UTF-8 whatever the locale.
+
+    Raises OSError, and YamlError for other bytes and for what is no file on a disk.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never end
+        raise YamlError("a pipe or device; give a regular file")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

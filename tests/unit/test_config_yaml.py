@@ -118,6 +118,24 @@ def test_another_encoding_is_named(tmp_path, encoding):
         config_of(tmp_path, "sampling: {system_prompt: é}".encode(encoding))
 
 
+def test_what_is_no_file_on_a_disk_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "null.yaml").symlink_to("/dev/null")
+    (tmp_path / "folder.yaml").mkdir()
+    config = config_of(tmp_path, "")
+    pipe, folder, none = "a pipe or device", "Is a directory", "No such file"
+    for name, said in {"pipe": pipe, "null": pipe, "folder": folder, "none": none}.items():
+        with pytest.raises(UserError, match=rf"^--config .*/{name}\.yaml: {said}"):
+            read_tree(str(tmp_path / f"{name}.yaml"))
+        with pytest.raises(UserError, match=rf"^--grid .*/{name}\.yaml: {said}"):
+            read_grid(str(tmp_path / f"{name}.yaml"), config)
+
+
+def test_a_link_to_a_file_is_the_file(tmp_path):
+    (tmp_path / "link.yaml").symlink_to("mine.yaml")
+    assert config_of(tmp_path, "data: {seed: 7}") == resolve(read_tree(str(tmp_path / "link.yaml")))
+
+
 def test_an_empty_section_is_as_if_not_written(tmp_path):
     text = (
         "training:\nsampling: {expert: , rejection: ~}\nresources: {server: {custom: }}\ndata: null"
