@@ -90,7 +90,11 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 
 
 def _check_folder(to: str) -> Path:
-    folder = Path(to).expanduser()
+    folder = Path(os.path.expanduser(to))
+    if to.startswith("~") and folder == Path(to):
+        raise UserError(
+            f"--to {to}: no such directory: {folder.parts[0]} is nobody's; give another"
+        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder

@@ -5,6 +5,7 @@ pytest tests/unit/test_push.py
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,8 +118,8 @@ def _folder(base: str) -> Path | None:
 
     if base == "embedded:expert":
         return embedded.expert_path()
-    if Path(base).expanduser().is_dir():
-        return Path(base).expanduser()
+    if os.path.isdir(there := os.path.expanduser(base)):
+        return Path(there)
     cached = try_to_load_from_cache(base, CARD) if _on_hub(base) else None
     return Path(cached).parent if isinstance(cached, str) else None
 

@@ -63,6 +63,12 @@ def test_biases_norms_and_head_size_of_other_kinds():
     assert wide.parameters - plain.parameters == 2 * 64 + 2 * 32
 
 
+@pytest.mark.parametrize("fetch", [False, True])
+def test_the_home_of_nobody_is_not_here(fetch):
+    said = find_model("~nosuchuser/x", "models.expert", fetch)
+    assert said.startswith("models.expert: ~nosuchuser/x/config.json is not here")
+
+
 def test_unusable_architectures(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "gpt2"}')
