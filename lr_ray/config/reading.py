@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from lr_ray.config.resources import AUTO, NUMBER, ROLES
 from lr_ray.config.section import Section, fields_of, is_section
 from lr_ray.config.tree import Config, unflatten
-from lr_ray.config.yaml_text import YamlError, load, read_text
 from lr_ray.errors import UserError, one_line
+from lr_ray.yaml_text import YamlError, load, read_text
 
 Kind = TypeVar("Kind", bound=Section)
 

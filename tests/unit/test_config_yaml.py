@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from lr_ray.config import Config, read_tree, resolve
-from lr_ray.config.yaml_text import YamlError, load
 from lr_ray.errors import UserError
 from lr_ray.experiments.grid import read_grid
+from lr_ray.yaml_text import YamlError, load
 
 MODELS = 'models: {expert: "embedded:expert", amateur: "embedded:amateur"}\n'
 
