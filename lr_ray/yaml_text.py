@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
             raise yaml.MarkedYAMLError(
                 problem=f"*{event.anchor} stands inside &{event.anchor}; must stand behind it",
-                problem_mark=event.start_mark,
+                problem_mark=event.start_mark,  # type: ignore[arg-type]  # a C reader's has another type
             )
         self._open.append(event.anchor if isinstance(event, yaml.CollectionStartEvent) else None)
         node: yaml.Node | None = super().compose_node(parent, index)
