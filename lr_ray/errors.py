@@ -11,6 +11,13 @@ def reason(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def why_not_read(error: BaseException) -> str:
+    """What any file system's error says, without the file's name, on one line."""
+    return one_line(
+        str(getattr(error, "strerror", None) or reason(error)).splitlines()[0].rstrip(".")
+    )
+
+
 def named(error: BaseException) -> str:
     """Its type, and the first line of what it says."""
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -38,7 +38,7 @@ class Command(Generic[Kind]):
     @property
     def source(self) -> Run | None:
         """The run of --from."""
-        return Run(self.options.source) if self.options.source else None
+        return Run(self.options.source, "--from") if self.options.source else None
 
 
 Options = Callable[[argparse.ArgumentParser], None]
@@ -78,7 +78,7 @@ def parse(
     name = known.config or (f"that of {source}" if source else "run")
     default = bare_name(known.config or ("run" if defaults is None else "endpoint"))
     run = Run(known.run or os.path.join("runs", default))
-    base = _base(known, Run(source) if source else run, kind, defaults)
+    base = _base(known, Run(source, "--from") if source else run, kind, defaults)
     if getattr(known, "device", None):
         base = on_device(base, known.device)
     tree = merge(base, typed_tree(kind, vars(known)))

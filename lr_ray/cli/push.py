@@ -8,16 +8,18 @@ of the hub that may write (`hf auth login`, or HF_TOKEN). A later push replaces 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lr_ray.cli.front import Parser
-from lr_ray.errors import StageError, UserError, reason
+from lr_ray.config import value_at
+from lr_ray.errors import StageError, UserError, named, reason
 from lr_ray.run.store import Run, read_asked, read_summary
 
 # Of a push before, where files had other names.
@@ -32,8 +34,11 @@ def main(argv: list[str]) -> int:
     folder = None if hub else _check_folder(to)
     if hub:
         _check_repository(to, what, options.public)
-    with run.lock(shared=True), tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
-        target = folder or Path(scratch, "staged")
+    with (
+        run.lock(shared=True),
+        tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch,
+        _laid_out(folder or Path(scratch, "staged"), to) as target,
+    ):
         _stage(run, summary, what, to, target, os.symlink if hub else shutil.copyfile, scratch)
         files = sorted(str(p.relative_to(target)) for p in target.rglob("*") if not p.is_dir())
         where = _upload(target, to, what, options.public) if hub else f"{to}, not pushed"
@@ -77,7 +82,7 @@ def _check(run: Run, what: str) -> dict[str, Any]:
     """The run's summary. Raises UserError unless the stage that makes the product is finished."""
     from lr_ray.report.card import PRODUCTS
 
-    method = read_asked(run)["config"].get("training", {}).get("method")
+    method = value_at(read_asked(run)["config"], "training.method")
     summary, stage = read_summary(run), PRODUCTS[what].stage
     if stage not in summary:
         raise UserError(
@@ -90,7 +95,11 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 
 
 def _check_folder(to: str) -> Path:
-    folder = Path(to).expanduser()
+    folder = Path(os.path.expanduser(to))
+    if to.startswith("~") and folder == Path(to):
+        raise UserError(
+            f"--to {to}: no such directory: {folder.parts[0]} is nobody's; give another"
+        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder
@@ -121,6 +130,27 @@ def _check_repository(to: str, what: str, public: bool) -> None:
         )
 
 
+@contextlib.contextmanager
+def _laid_out(folder: Path, name: str) -> Iterator[Path]:
+    """A folder beside `folder`, or in one that is there and empty; what is put in it appears whole or not."""
+    beside = folder if folder.is_dir() else folder.parent
+    try:
+        if not beside.exists():
+            beside.mkdir(parents=True)
+        scratch = tempfile.TemporaryDirectory(dir=beside, prefix=".lr_ray-")
+    except OSError as error:
+        raise UserError(f"--to {name}: {error.strerror}") from None
+    with scratch as inside:
+        staged = Path(inside, "staged")
+        staged.mkdir()
+        yield staged
+        if beside != folder:
+            staged.rename(folder)
+            return
+        for made in staged.iterdir():
+            made.rename(folder / made.name)
+
+
 def _stage(
     run: Run,
     summary: dict[str, Any],
@@ -131,31 +161,60 @@ def _stage(
     scratch: str,
 ) -> None:
     """Lays the product's files and its card out in a folder, as they are to lie in a repository."""
-    from lr_ray.report.card import CARD, card
+    from lr_ray.models.adapters import CONFIG
+    from lr_ray.report.card import CARD
 
-    source = Path(run.local_folder(what, scratch))
+    source, where = Path(run.local_folder(what, scratch)), f"--run {run.location}: {what}"
     inside = target / "data" if what == "supervision" else target
-    try:
-        inside.mkdir(parents=True)
-    except FileExistsError:  # and empty
-        pass
-    except OSError as error:
-        raise UserError(f"--to {name}: {error.strerror}") from None
-    for file in sorted(source.iterdir()):
-        if file.name == "adapter_config.json":
-            _write_config(file, inside / file.name)
-        elif file.name != CARD and not file.name.startswith("."):
+    inside.mkdir(exist_ok=True)
+    for file in _files_of(source, what, where):
+        if what == "adapter" and file.name == CONFIG:
+            _write_config(file, inside / file.name, where)
+        elif file.name != CARD:
             place(file.resolve(), inside / file.name)
-    text = card(run, summary, what, name, ask_hub=place is os.symlink)
+    text = _card(run, summary, what, name, ask_hub=place is os.symlink)
     (target / CARD).write_text(text, encoding="utf-8")
 
 
-def _write_config(file: Path, target: Path) -> None:
+def _files_of(source: Path, what: str, where: str) -> list[Path]:
+    """What is given to others. Raises UserError for what is no file, and a product that is not whole."""
+    from lr_ray.models.files import check_weights
+
+    found = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
+    for file in found:
+        if not file.is_file():
+            raise UserError(f"{where}: {file.name} is no file; move it elsewhere")
+    if what != "supervision":
+        check_weights(source, where)
+    elif not any(file.suffix == ".parquet" for file in found):
+        raise UserError(f"{where}: no *.parquet shards; label the run again")
+    return found
+
+
+def _card(run: Run, summary: dict[str, Any], what: str, name: str, ask_hub: bool) -> str:
+    from jinja2 import TemplateError
+
+    from lr_ray.report.card import card
+
+    try:
+        return card(run, summary, what, name, ask_hub)
+    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
+        said = f"run.json and summary.json are not as they were written: {named(error)}"
+        raise UserError(f"--run {run.location}: no card: {said}") from None
+
+
+def _write_config(file: Path, target: Path, where: str) -> None:
     """Without where the base model's files lay on this machine."""
+    from lr_ray.models.files import read_object
     from lr_ray.report.card import shown
 
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = shown(config["base_model_name_or_path"])
+    config = read_object(file, where)
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise UserError(
+            f"{where}: {file.name}: base_model_name_or_path = {base!r}: must name the base model"
+        )
+    config["base_model_name_or_path"] = shown(base)
     target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from lr_ray.config.resources import AUTO, NUMBER, ROLES
 from lr_ray.config.section import Section, fields_of, is_section
 from lr_ray.config.tree import Config, unflatten
-from lr_ray.config.yaml_text import YamlError, load, read_text
 from lr_ray.errors import UserError, one_line
+from lr_ray.yaml_text import YamlError, load, read_text
 
 Kind = TypeVar("Kind", bound=Section)
 
@@ -62,11 +62,14 @@ def read_mapping(path: Path, option: str, what: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, section by section."""
+    """`over` laid on `base`, section by section; an empty one over a section leaves it as it is."""
     out = dict(base)
     for key, value in over.items():
-        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if nested else value
+        section = isinstance(out.get(key), dict)
+        if section and isinstance(value, dict):
+            out[key] = merge(out[key], value)
+        elif not (section and value is None):
+            out[key] = value
     return out
 
 

@@ -5,7 +5,7 @@ Exercised by `pytest tests/unit/test_config_yaml.py`.
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from types import UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
@@ -98,10 +98,18 @@ def check_written(value: Any, annotation: Any) -> None:
     elif numbers_alone(annotation):
         if isinstance(value, bool | str) and not _NUMBER.fullmatch(str(value)):
             raise PydanticCustomError("number", "must be a number, written as 100, 0.1 or 1e-4")
-        if isinstance(value, int | str) and abs(Decimal(value)) >= 2**63:
+        if isinstance(value, int | str) and _is_beyond(value):
             raise PydanticCustomError("number", "must be a number below 2**63")
     elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
         raise PydanticCustomError("text", "must be Unicode text, without NUL")
+
+
+def _is_beyond(value: int | str) -> bool:
+    """Whether a number takes more than 64 bits."""
+    try:
+        return not -(2**63) < Decimal(value) < 2**63  # abs() would overflow
+    except InvalidOperation:  # an exponent of more than 18 digits
+        return abs(float(value)) >= 1
 
 
 def numbers_alone(annotation: Any) -> bool:

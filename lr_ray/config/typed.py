@@ -32,9 +32,19 @@ def typed_tree(kind: type[Section], given: Mapping[str, Any]) -> dict[str, Any]:
             *above, last = name.split(".")
             at = tree
             for part in above:
-                at = at.setdefault(part, {})
+                at = _section(f"--{name}", at, part)
             at[last] = _value(f"--{name}", fields[name].annotation, given[name])
     return tree
+
+
+def _section(option: str, at: dict[str, Any], part: str) -> dict[str, Any]:
+    """The section `part` of a tree, made where it is missing or empty. Raises UserError for another value."""
+    if at.get(part) is None:
+        at[part] = {}
+    there = at[part]
+    if not isinstance(there, dict):
+        raise UserError(f"{option}: {part} = {there!r:.100} is given too; must be a JSON object")
+    return there
 
 
 def _value(option: str, annotation: Any, typed: str | list[str]) -> Any:

@@ -3,8 +3,8 @@
 pytest tests/unit/test_doctor.py
 """
 
+import os
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from lr_ray.config import STAGES, Config, Resources, Serving, uses_gpus
 from lr_ray.doctor import gpu_checks, node_checks
@@ -91,6 +91,6 @@ def _to_fetch(reference: str) -> bool:
     """Whether it is a hub's model that its cache lacks."""
     from huggingface_hub import try_to_load_from_cache
 
-    if reference.startswith("embedded:") or Path(reference).expanduser().is_dir():
+    if reference.startswith("embedded:") or os.path.isdir(os.path.expanduser(reference)):
         return False
     return not isinstance(try_to_load_from_cache(reference, "config.json"), str)

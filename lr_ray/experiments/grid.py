@@ -13,6 +13,7 @@
 Exercised by `pytest tests/unit/test_grid.py`.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -136,8 +137,10 @@ def _variant(
         raise UserError(f"{where}: a name has letters, digits, dots, dashes and underscores")
     over = dict(over)
     seeds = over.pop("seeds", [])
-    if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds):
-        raise UserError(f"{where}: seeds = {seeds!r}: must be a list of numbers of 0 or more")
+    if not isinstance(seeds, list) or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
+        raise UserError(
+            f"{where}: seeds = {seeds!r:.100}: must be a list of numbers of 0 or more, below 2**63"
+        )
     untrained = over.pop("untrained", False)
     if not isinstance(untrained, bool):
         raise UserError(f"{where}: untrained = {untrained!r}: must be true or false")
@@ -183,6 +186,8 @@ def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise UserError(f"{where}: {field} = {given}: the config has no number to multiply there")
     product = number * float(times[1])
+    if not math.isfinite(product):
+        raise UserError(f"{where}: {field} = {given:.40}...: must be a number below 2**63")
     return max(1, round(product)) if isinstance(number, int) else product
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from lr_ray.config.yaml_text import load
+from lr_ray.yaml_text import load
 
 
 @dataclass(frozen=True)

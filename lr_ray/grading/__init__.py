@@ -1,4 +1,4 @@
-r"""Reading an answer off a completion, and judging it. Imports nothing of the package but errors.
+r"""Reading an answer off a completion, and judging it. Imports nothing of the package but errors and YAML.
 
 `reading` says what of a completion counts, with `boxed`, `statements`, `formulas` and `choices`; `judging`
 whether it is the expected answer, with `characters` and `latex` (one way of writing), `numerals`,

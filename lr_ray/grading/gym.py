@@ -5,20 +5,22 @@ A generator is named `NAME?param=value&...` with the parameters of its config. T
 pytest tests/unit/test_gym.py
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import re
 from collections.abc import Mapping
+from datetime import date, time
 from typing import Any
 
-import yaml
 from reasoning_gym import create_dataset
 from reasoning_gym.factory import DATASETS
 
 from lr_ray.errors import one_line
 from lr_ray.grading.graders import Verdict
 from lr_ray.grading.reading import extract_answer
+from lr_ray.yaml_text import YamlError, load
 
 CHUNK = 100  # problems of one generator; a generator adds a problem's number to its seed
 _IN_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
@@ -54,17 +56,31 @@ def asked(parameter: str) -> tuple[str, dict[str, Any]]:
         if option == "seed" or option not in fields:
             known = [known for known in fields if known != "seed"]
             raise ValueError(f"{name} has no parameter {option!r}{_closest(option, known)}")
-        try:
-            given[option] = value = yaml.safe_load(text) if mark else None
-        except yaml.YAMLError:
-            raise ValueError(f"{part}: must be a YAML value") from None
-        usual = fields[option].default
-        likely = (int, float) if type(usual) is float else type(usual)
-        if type(usual) in (bool, int, float, str) and (
-            not isinstance(value, likely) or isinstance(value, bool) != isinstance(usual, bool)
-        ):
-            raise ValueError(f"{part}: must be of the kind of its default, {usual!r}")
+        if option in given:
+            raise ValueError(f"{name}: {option} is there twice; give it once")
+        given[option] = _value(part, text if mark else "", fields[option].default)
     return name, given
+
+
+def _value(part: str, text: str, usual: Any) -> Any:
+    """The value of a parameter whose default is `usual`. Raises ValueError naming `part`."""
+    try:
+        value = load(text)
+    except YamlError:
+        raise ValueError(f"{part}: must be a YAML value") from None
+    likely = (int, float) if type(usual) is float else type(usual)
+    if isinstance(usual, date | time) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = type(usual).fromisoformat(value)
+    if type(usual) in (bool, int, float, str, date, time) and (
+        not isinstance(value, likely) or isinstance(value, bool) != isinstance(usual, bool)
+    ):
+        raise ValueError(f"{part}: must be of the kind of its default, {_shown(usual)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, date | time) else repr(value)
 
 
 def _closest(name: str, known: Mapping[str, Any] | list[str]) -> str:

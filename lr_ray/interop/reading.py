@@ -11,9 +11,10 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.config import Config
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.interop.form import BadLine, Expert, Line, decode, parse
 from lr_ray.interop.grouping import group, row
 from lr_ray.problems.rejections import LINES, write_rejections
@@ -34,12 +35,16 @@ def check_files(files: Sequence[str], expert: Expert) -> int:
     total = 0
     for file in files:
         try:
+            fs, path = fsspec.core.url_to_fs(file)
+            if isinstance(fs, LocalFileSystem) and fs.info(path)["type"] == "other":
+                raise UserError(f"--samples {file}: a pipe or device; give a regular file")
             with _open(file) as stream:
                 total += stream.size or 0
                 _check_tokenizer(file, itertools.islice(stream, _PEEK), expert)
-        except (OSError, ValueError, ImportError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(f"--samples {file}: {reason}") from None
+        except UserError:
+            raise
+        except Exception as error:  # each file system has exceptions of its own
+            raise UserError(f"--samples {file}: {why_not_read(error)}") from None
     return total
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.interop.form import Expert
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.run.schemas import SUPERVISION
@@ -36,8 +36,10 @@ def check_out(out: str, overwrite: bool) -> None:
             raise UserError(f"--out {out}: exists; give another, or --overwrite")
         if isinstance(fs, LocalFileSystem):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"--out {out}: {getattr(error, 'strerror', None) or error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # each file system has exceptions of its own
+        raise UserError(f"--out {out}: {why_not_read(error)}") from None
 
 
 def export(run: Run, expert: Expert, out: str) -> Counter[str]:

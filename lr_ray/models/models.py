@@ -4,6 +4,7 @@ Loads transformers on first use, never torch weights. Exercised by `pytest tests
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -33,9 +34,9 @@ def resolve_model(reference: str, field: str) -> str:
         if reference not in known:
             raise UserError(f"{field}: {reference} is not one of {', '.join(known)}")
         return str(known[reference]())
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if not path.is_dir():
-        if path.is_absolute() or reference.startswith(".") or reference.count("/") != 1:
+        if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
             raise UserError(f"{field}: {reference}: no such directory (nor a Hugging Face id)")
         return _download(reference, field)
     check_files(path, f"{field}: {reference}")
@@ -44,7 +45,7 @@ def resolve_model(reference: str, field: str) -> str:
 
 def resolve_served(reference: str, field: str) -> str:
     """As `resolve_model`; a directory with a LoRA adapter is one too, see `adapters`."""
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if is_adapter(str(path)):
         check_adapter(path, f"{field}: {reference}")
         return str(path.resolve())

@@ -4,6 +4,7 @@ GB are 1e9 bytes. Exercised by `pytest tests/unit/placement/test_sizes.py`.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
     naming `field` for a config.json that cannot be read.
     """
     embedded = reference.startswith("embedded:")
-    folder = Path(resolve_model(reference, field) if embedded else reference).expanduser()
+    folder = Path(os.path.expanduser(resolve_model(reference, field) if embedded else reference))
     file: Path | None = folder / "config.json"
     if not folder.is_dir():
         if reference in _HUB:

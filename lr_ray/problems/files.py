@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.config import Fields
-from lr_ray.errors import StageError, UserError, reason
+from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.problems.rows import Raw, listed
 
 MAX_LINE_BYTES = 16 << 20
@@ -69,7 +69,7 @@ def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob")
         if not paths and has_glob(path):
             paths = sorted(found for found in fs.glob(path) if fs.isfile(found))
     except Exception as error:  # each filesystem has exceptions of its own
-        raise UserError(f"{option}: {location}: cannot be read: {told(error)}") from None
+        raise UserError(f"{option}: {location}: cannot be read: {why_not_read(error)}") from None
     if not paths:
         what = "no file matches" if has_glob(path) else "no such file"
         raise UserError(f"{option}: {location}: {what}; give {hint}")
@@ -100,7 +100,7 @@ def read(
             yield raw
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
         raise StageError(
-            f"{file.name}: cannot be read after row {at}: {told(error)}; give a whole file"
+            f"{file.name}: cannot be read after row {at}: {why_not_read(error)}; give a whole file"
         ) from None
 
 
@@ -148,7 +148,7 @@ def _decoded(file: str, row: int, line: bytes) -> Raw:
     except RecursionError:
         reason = "not JSON: nested too deeply; must be one object a line"
     except ValueError as error:
-        reason = f"not JSON: {told(error)}; must be one object a line"
+        reason = f"not JSON: {why_not_read(error)}; must be one object a line"
     return Raw(file, row, None, reason)
 
 
@@ -259,8 +259,3 @@ def _row(file: str, row: int, values: dict[str, Any]) -> Raw:
                 reason = f"{name} is not UTF-8 at byte {error.start + 1}; must be UTF-8"
                 return Raw(file, row, None, reason)
     return Raw(file, row, values)
-
-
-def told(error: BaseException) -> str:
-    """Why a file cannot be read, without its name."""
-    return str(getattr(error, "strerror", None) or reason(error)).splitlines()[0].rstrip(".")

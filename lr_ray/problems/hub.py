@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lr_ray.config import Fields
-from lr_ray.errors import StageError
-from lr_ray.problems.files import is_needed, told
+from lr_ray.errors import StageError, why_not_read
+from lr_ray.problems.files import is_needed
 from lr_ray.problems.rows import Raw, listed
 
 _ANSWER_S = 10.0  # the hub's, before it counts as out of reach
@@ -32,7 +32,9 @@ def read(name: str, config: str | None, split: str, fields: Fields | None) -> It
             yield Raw(label, row, value)
     except Exception as error:  # of datasets, and of the reader of each format
         cause = error.__cause__ or error
-        raise StageError(f"{label}: cannot be read after row {row}: {told(cause)}") from None
+        raise StageError(
+            f"{label}: cannot be read after row {row}: {why_not_read(cause)}"
+        ) from None
 
 
 def _open(name: str, config: str | None, split: str) -> Any:
@@ -48,7 +50,7 @@ def _open(name: str, config: str | None, split: str) -> Any:
         where = "folder" if os.path.isdir(name) else "Hugging Face hub"
         raise StageError(
             f"{where}: data set {name}{f':{config}' if config else ''} cannot be opened: "
-            f"{told(error)}; give one that can be reached, or a local copy (of a benchmark in "
+            f"{why_not_read(error)}; give one that can be reached, or a local copy (of a benchmark in "
             "data_dir, else as a path)"
         ) from None
     if split not in splits:

@@ -4,7 +4,7 @@ All of it is read from the run; what nobody has stated, such as a licence, is ca
 pytest tests/unit/test_push.py
 """
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any
 
 from lr_ray import embedded
 from lr_ray.config import Config, flatten, resolve
+from lr_ray.models.files import read_object
 from lr_ray.problems.benchmarks import find
 from lr_ray.report.page import templates
 from lr_ray.report.terminal import difference_line
@@ -105,7 +106,7 @@ def _licence(base: str, ask_hub: bool) -> dict[str, str]:
     if card and card.is_file() and (said := _stated(card)):
         return said
     if folder and (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json", f"models.expert: {base}")
         if isinstance(config.get("license"), str):
             return {"license": config["license"]}
     return _stated(base) if ask_hub and folder is None and _on_hub(base) else {}
@@ -117,8 +118,8 @@ def _folder(base: str) -> Path | None:
 
     if base == "embedded:expert":
         return embedded.expert_path()
-    if Path(base).expanduser().is_dir():
-        return Path(base).expanduser()
+    if os.path.isdir(there := os.path.expanduser(base)):
+        return Path(there)
     cached = try_to_load_from_cache(base, CARD) if _on_hub(base) else None
     return Path(cached).parent if isinstance(cached, str) else None
 

@@ -76,7 +76,7 @@ def lines(
         listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
         total = amount(sum(parts.values()))
         told.append(("disk", f"at most about {total} in the run directory: {listed}"))
-    told += durations(config, Run(rates), asked) if rates else [("duration", NO_RATES)]
+    told += durations(config, Run(rates, "--rates"), asked) if rates else [("duration", NO_RATES)]
     if config.rounds > 1:
         told.append(
             ("rounds", f"at most {config.rounds}, one after the other; all above is of each")

@@ -3,14 +3,16 @@
 Exercised by `lr-ray status --run RUN` and `pytest tests/unit/test_status.py`.
 """
 
+import contextlib
 import fcntl
 import re
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from lr_ray.config import STAGES, value_at
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, named
 from lr_ray.evaluation.results import MEANS
 from lr_ray.report.page import PAGE
 from lr_ray.report.terminal import difference_line, prompt_line, sampling_line, training_line
@@ -42,8 +44,26 @@ def look(run: Run) -> Found:
     record = run.read_json(progress.FILE) if run.exists(progress.FILE) else None
     found: Found = {"run": run.location, "asked": asked, "work": work, "progress": record}
     if record and "variants" in record:
-        return found | {"kind": COMPARISON, "finished": _compared(run, record["variants"])}
-    kind, summary = ENDPOINT if "endpoint" in asked["config"] else PIPELINE, read_summary(run)
+        with _shaped(run.location, progress.FILE):
+            return found | {"kind": COMPARISON, "finished": _compared(run, record["variants"])}
+    with _shaped(run.location, "summary.json"):
+        return _looked(run, found, read_summary(run))
+
+
+@contextlib.contextmanager
+def _shaped(location: str, file: str) -> Iterator[None]:
+    """Raises UserError naming the file, of a run, that has other fields or kinds than are read within."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        said = f"holds something else than lr_ray writes there: {named(error)}"
+        raise UserError(f"{location}/{file}: {said}; put the run's own file there") from None
+
+
+def _looked(run: Run, found: Found, summary: Found) -> Found:
+    """`look` at another run than a comparison."""
+    asked, work, record = found["asked"], found["work"], found["progress"]
+    kind = ENDPOINT if "endpoint" in asked["config"] else PIPELINE
     alone = kind == ENDPOINT or asked.get("untrained")  # as some of a comparison are
     stages = _stages(STAGES[-1:] if alone else STAGES, summary, record or {})
     if stages.get("sampling", {}).get("state") == FINISHED:
@@ -53,7 +73,9 @@ def look(run: Run) -> Found:
         work, record = later[-1]["work"], later[-1]["progress"]
         found |= {"work": work, "progress": record}
     over = all(part["state"] in (FINISHED, LEFT_OUT) for part in stages.values())
-    if (rounds := asked["config"].get("rounds", 1)) > 1:
+    with _shaped(run.location, "run.json"):
+        rounds = int(asked["config"].get("rounds", 1))
+    if rounds > 1:
         over = over and told is not None and bool(told["stopped"] or len(told["rounds"]) >= rounds)
     page = f"{run.location}/{PAGE}" if run.exists(PAGE) else None
     return found | {
@@ -76,10 +98,14 @@ def at_work(run: Run) -> Found:
     A driver writes it at its start and, in an object store, again and again; one that ended in order has
     removed it. `at_work` is null where the file system does not tell. Jobs that only read are not seen.
     """
-    try:
-        note = run.read_json(lock.NOTE)
-    except UserError:  # there is none
+    if not run.exists(lock.NOTE):
         return {"at_work": False}
+    try:
+        note = lock.read_note(run)
+    except UserError:
+        if run.exists(lock.NOTE):
+            raise
+        return {"at_work": False}  # its driver has ended meanwhile
     seconds = max(0.0, time.time() - note["seen"])
     held = _held(run.path(".lock")) if run.is_local else seconds < lock.FRESH_S
     return {"at_work": held, "host": note["host"], "pid": note["pid"], "seconds": seconds}
@@ -108,7 +134,8 @@ def _asked(run: Run) -> Found:
 
 
 def _stages(names: tuple[str, ...], summary: Found, record: Found) -> Found:
-    now = _PARTS_OF.get(record.get("stage", ""), record.get("stage"))
+    stage = str(record.get("stage", ""))
+    now = _PARTS_OF.get(stage, stage)
     stages: Found = {}
     for place, name in enumerate(names):
         if name in summary:
@@ -135,20 +162,22 @@ def _compared(run: Run, variants: Found) -> Found | None:
 
 
 def lines(found: Found) -> list[tuple[str, str]]:
-    """Label and text of each line that a person reads."""
-    told = [
-        ("run", f"{found['run']} ({found['kind']})"),
-        ("config", _config(found["asked"])),
-        ("work", _work(found["work"], found["progress"])),
-    ]
-    told += _stage_lines(found) if "stages" in found else _variant_lines(found)
+    """Label and text of each line that a person reads. Raises UserError naming a file of another form."""
+    told = [("run", f"{found['run']} ({found['kind']})")]
+    with _shaped(found["run"], "run.json"):
+        told.append(("config", _config(found["asked"])))
+    with _shaped(found["run"], progress.FILE):
+        told.append(("work", _work(found["work"], found["progress"])))
+        told += [] if "stages" in found else _variant_lines(found)
+    told += _stage_lines(found) if "stages" in found else []
     for number, later in enumerate(found.get("rounds", []), start=2):
         told += [("round", f"{number}: {later['run']}"), *_stage_lines(later)]
     if found.get("stopped"):
         told.append(("stopped", found["stopped"]))
     if found["finished"]:
         seconds, page = found["finished"]["seconds"], found["finished"]["page"]
-        spent = "" if seconds is None else f"{seconds:.1f} s in all"
+        with _shaped(found["run"], _TABLE if found["kind"] == COMPARISON else "summary.json"):
+            spent = "" if seconds is None else f"{seconds:.1f} s in all"
         told.append(("finished", "; ".join(filter(None, [spent, page]))))
     return told
 
@@ -195,7 +224,13 @@ def _age(record: Found) -> float:
 
 
 def _stage_lines(found: Found) -> list[tuple[str, str]]:
-    texts = {CURRENT: _pace(found), LATER: "to come", LEFT_OUT: "left out"}
+    with _shaped(found["run"], progress.FILE):
+        texts = {CURRENT: _pace(found), LATER: "to come", LEFT_OUT: "left out"}
+    with _shaped(found["run"], "summary.json"):
+        return _told_of_stages(found, texts)
+
+
+def _told_of_stages(found: Found, texts: dict[str, str]) -> list[tuple[str, str]]:
     told = []
     for name, part in found["stages"].items():
         state = part["state"]

@@ -60,9 +60,21 @@ def check_owner(run: Any) -> None:
             f"{run.location}: is not there on node {socket.gethostname()}; all nodes must see the run: "
             "give a path that they share, or a URI such as s3://bucket/run"
         )
-    owner = run.read_json(NOTE)["token"] if run.exists(NOTE) else None
+    owner = run.read_json(NOTE).get("token") if run.exists(NOTE) else None
     if owner != run.token:
         raise StageError(f"{run.location}: another job has taken this run over; nothing written")
+
+
+def read_note(run: Any) -> dict[str, Any]:
+    """The last driver's note: `host`, `pid` and `seen`. Raises UserError when that is not there."""
+    note: dict[str, Any] = run.read_json(NOTE)
+    for name, kind in (("host", str), ("pid", int), ("seen", (int, float))):
+        if not isinstance(note.get(name), kind):
+            raise UserError(
+                f"{run.location}/{NOTE}: {name} = {note.get(name)!r:.100}: is no note of a driver; remove it "
+                "if nobody works on the run"
+            )
+    return note
 
 
 @contextlib.contextmanager
@@ -83,7 +95,7 @@ def _os_lock(run: Any, shared: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _absent(run: Any, shared: bool) -> Iterator[None]:
     if not shared and run.exists(NOTE):
-        age = time.time() - run.read_json(NOTE)["seen"]
+        age = time.time() - read_note(run)["seen"]
         if age < FRESH_S:
             raise _held(run, f"; if that one is dead, try again in {FRESH_S - age:.0f} s")
     yield
@@ -92,7 +104,7 @@ def _absent(run: Any, shared: bool) -> Iterator[None]:
 def _held(run: Any, advice: str) -> UserError:
     who = ""
     with contextlib.suppress(UserError):
-        note = run.read_json(NOTE)
+        note = read_note(run)
         who = f" (process {note['pid']} on {note['host']})"
     return UserError(f"--run {run.location}: another process{who} is working on this run{advice}")
 

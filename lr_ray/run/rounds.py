@@ -3,9 +3,13 @@
 Exercised by `pytest tests/unit/test_rounds.py`.
 """
 
+import re
+
+from lr_ray.config import value_at
 from lr_ray.run.store import Run, read_summary
 
 FOLDER = "rounds"
+_LATER = re.compile("[2-9]|[1-9][0-9]+")
 
 
 def round_of(run: Run, number: int) -> Run:
@@ -15,10 +19,11 @@ def round_of(run: Run, number: int) -> Run:
 
 def later_rounds(run: Run) -> list[Run]:
     """The rounds after the first that have begun, in order."""
-    numbers = sorted(int(name.rpartition("/")[2]) for name in run.folders(FOLDER))
+    names = [name.rpartition("/")[2] for name in run.folders(FOLDER)]
+    numbers = sorted(int(name) for name in names if _LATER.fullmatch(name))  # copies lie there too
     return [r for r in (round_of(run, n) for n in numbers) if r.exists("run.json")]
 
 
 def result_of(run: Run) -> Run:
     """The round whose improved expert came out of all rounds; a run of one round itself."""
-    return round_of(run, read_summary(run).get("rounds", {}).get("result", 1))
+    return round_of(run, value_at(read_summary(run), "rounds.result") or 1)

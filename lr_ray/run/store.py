@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lr_ray.errors import StageError, UserError, reason
+from lr_ray.errors import StageError, UserError, reason, why_not_read
 from lr_ray.run import lock
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
@@ -35,12 +35,14 @@ _NOT_WHOLE = (
 class Run:
     """One run directory. Picklable: actors on other nodes open the same location."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, option: str = "--run") -> None:
+        """Raises UserError naming the option that gave a location which no file system opens."""
         self.location = location
         try:
             self.fs, root = fsspec.core.url_to_fs(location)
-        except (ValueError, ImportError) as error:
-            raise UserError(f"--run {location}: {error}") from None
+        except Exception as error:  # each file system has exceptions of its own
+            said = f"cannot be opened: {why_not_read(error)}; give a directory or another URI"
+            raise UserError(f"{option} {location}: {said}") from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.token: str | None = None  # of the driver that holds the run
@@ -78,7 +80,13 @@ class Run:
         lock.check_owner(self)
 
     def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self.path(name)))
+        """Raises UserError where the file system does not answer."""
+        try:
+            return bool(self.fs.exists(self.path(name)))
+        except Exception as error:  # each file system has exceptions of its own
+            raise UserError(
+                f"{self.location}/{name}: cannot be looked for: {why_not_read(error)}"
+            ) from None
 
     def shards(self, folder: str) -> list[str]:
         """Names (relative to the run) of a folder's whole Parquet shards, sorted."""
@@ -106,8 +114,8 @@ class Run:
         """Raises UserError when the file is missing or no JSON object."""
         try:
             value = json.loads(self.fs.cat_file(self.path(name)))
-        except (OSError, ValueError, RecursionError) as error:
-            said = getattr(error, "strerror", None) or error
+        except Exception as error:  # JSON's, and each file system has exceptions of its own
+            said = why_not_read(error)
             raise UserError(f"{self.location}/{name}: cannot be read: {said}") from None
         if not isinstance(value, dict):
             raise UserError(f"{self.location}/{name}: not a JSON object")

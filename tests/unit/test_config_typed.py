@@ -58,6 +58,25 @@ def test_what_only_passes_for_a_number_is_one_line(text):
     assert len(str(error.value)) < 250
 
 
+@pytest.mark.parametrize("field", ["training.learning_rate", "training.optimizer_steps"])
+@pytest.mark.parametrize(
+    "text",
+    ["1e400", "-1e400", "1e1000000", "-1e1000000", "1e99999999999999999999", "9223372036854775808",
+     "-1e99999999999999999999"],
+)  # fmt: skip
+def test_a_number_of_any_exponent_is_one_line(field, text):
+    with pytest.raises(UserError) as error:
+        parse("", ["--config", "demo", f"--{field}={text}"])
+    assert str(error.value) == f"config: {field} = {text!r}: must be a number below 2**63"
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-1000000", "1e-99999999999999999999", "0e99999999999999999999"]
+)
+def test_a_number_that_is_as_good_as_0_is_0(text):
+    assert parse("", ["--config", "demo", f"--sampling.kl_threshold={text}"]).config.sampling.kl_threshold == 0  # fmt: skip
+
+
 def test_commas_are_between_names_and_inside_paths_that_exist(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a,b.jsonl", "c,d,e.jsonl", "[x].jsonl"):
@@ -117,6 +136,19 @@ def test_a_section_may_be_a_json_object():
     assert (given.config.sampling.top_k, given.config.sampling.seed) == (7, 3)
     with pytest.raises(UserError, match=r"--sampling.*must be a JSON object"):
         parse("", ["--config", "demo", "--sampling", "[7]"])
+
+
+@pytest.mark.parametrize("value", ["5", '"chat"', "[1]", "true"])
+def test_a_field_beside_its_section_that_is_no_object_is_one_line(value):
+    with pytest.raises(UserError) as error:
+        evaluation("--evaluation", f'{{"paper": {value}}}', "--evaluation.paper.expert_prompt=chat")
+    assert str(error.value).startswith("--evaluation.paper.expert_prompt: paper = ")
+    assert str(error.value).endswith("must be a JSON object")
+
+
+def test_a_section_that_is_null_is_empty():
+    found = evaluation("--evaluation", '{"fields": null}', "--evaluation.fields.problem", "q")
+    assert found.fields.problem == "q"
 
 
 def test_an_unknown_option_names_the_closest(capsys):

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from lr_ray.config import Config, read_tree, resolve
-from lr_ray.config.yaml_text import YamlError, load
 from lr_ray.errors import UserError
 from lr_ray.experiments.grid import read_grid
+from lr_ray.yaml_text import YamlError, load
 
 MODELS = 'models: {expert: "embedded:expert", amateur: "embedded:amateur"}\n'
 
@@ -118,6 +118,24 @@ def test_another_encoding_is_named(tmp_path, encoding):
         config_of(tmp_path, "sampling: {system_prompt: é}".encode(encoding))
 
 
+def test_what_is_no_file_on_a_disk_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "null.yaml").symlink_to("/dev/null")
+    (tmp_path / "folder.yaml").mkdir()
+    config = config_of(tmp_path, "")
+    pipe, folder, none = "a pipe or device", "Is a directory", "No such file"
+    for name, said in {"pipe": pipe, "null": pipe, "folder": folder, "none": none}.items():
+        with pytest.raises(UserError, match=rf"^--config .*/{name}\.yaml: {said}"):
+            read_tree(str(tmp_path / f"{name}.yaml"))
+        with pytest.raises(UserError, match=rf"^--grid .*/{name}\.yaml: {said}"):
+            read_grid(str(tmp_path / f"{name}.yaml"), config)
+
+
+def test_a_link_to_a_file_is_the_file(tmp_path):
+    (tmp_path / "link.yaml").symlink_to("mine.yaml")
+    assert config_of(tmp_path, "data: {seed: 7}") == resolve(read_tree(str(tmp_path / "link.yaml")))
+
+
 def test_an_empty_section_is_as_if_not_written(tmp_path):
     text = (
         "training:\nsampling: {expert: , rejection: ~}\nresources: {server: {custom: }}\ndata: null"
@@ -144,7 +162,8 @@ def test_helpers_are_left_out_in_every_section(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["a: [", "a: \x00", "? [a]\n: b", "[" * 3000, "a: !!python/object:os.system x", "--- 1\n--- 2",
-     f"a: {'9' * 5000}", "a\tb: 1", "a: !!timestamp 2026-99-99", "!!timestamp", "a: *b", "a: !!int x", "a: b: c"],
+     f"a: {'9' * 5000}", "a\tb: 1", "a: !!timestamp 2026-99-99", "!!timestamp", "a: *b", "a: !!int x", "a: b: c", "a: !!bool maybe",
+     f"a: !!bool {'x' * 5000}", "a: &b {c: *b}", "&a [*a]", "a: &b [{c: [*b]}]", "&a {<<: *a}", "a: &b {*b : c}"],
 )  # fmt: skip
 def test_what_is_no_yaml_is_one_line(text):
     with pytest.raises(YamlError) as error:

@@ -73,6 +73,14 @@ variants:
     assert b.training.lora.targets == ["q_proj"]
 
 
+@pytest.mark.parametrize(
+    "section", ["training: null", "training: ", "training: {lora: ~}", "data: {}"]
+)
+def test_an_empty_section_of_a_variant_is_as_if_not_written(tmp_path, section):
+    [variant] = grid(tmp_path, f"variants: {{a: {{{section}}}}}").variants
+    assert variant.config == DEMO
+
+
 def test_a_sweep_makes_a_variant_of_each_value(tmp_path):
     text = "x: sampling.kl_threshold\nvalues: [0.02, 1.6]\nvariants: {as-it-is: {}}\n"
     read = grid(tmp_path, text)
@@ -118,6 +126,14 @@ def test_amateurs_are_beside_the_grid_or_in_the_folder_named(tmp_path):
         ("values: [1]", r"values without x"),
         ("x: sampling.top_k\nvalues: [3, 3]", r"two variants are named top_k-3"),
         ("x: sampling\nvariants: {a: {}}", r"x: sampling is not a field with one value"),
+        ("variants: &a {b: *a}", r"line 1, column 18: \*a stands inside &a"),
+        (f"variants: {{a: {{training.optimizer_steps: {'9' * 400}x}}}}", r"variant a: training\.optimizer_steps = 9{40}\.\.\.: must be a number below 2\*\*63"),
+        (f"variants: {{a: {{training.learning_rate: {'9' * 400}x}}}}", r"variant a: training\.learning_rate = 9{40}\.\.\.: must be a number below 2\*\*63"),
+        (f"variants: {{a: {{training.optimizer_steps: {'9' * 40}x}}}}", r"variant a: training\.optimizer_steps = "),
+        (f"seeds: [{'9' * 400}]\nvariants: {{a: {{}}}}", r"seeds"),
+        (f"variants: {{a: {{seeds: [{'9' * 400}]}}}}", r"seeds"),
+        (f"x: training.optimizer_steps\nvalues: [{'9' * 400}]", r"values|optimizer_steps"),
+        ("x: training.optimizer_steps\nvalues: [.inf]", r"values|optimizer_steps"),
         ("- a", r"must be a mapping"),
         ("a: [", r"not valid YAML"),
     ],

@@ -5,6 +5,8 @@ import importlib.util
 import itertools
 import json
 import sys
+import threading
+from datetime import date, time
 
 import pyarrow as pa
 import pytest
@@ -80,6 +82,15 @@ def test_parameters_reach_the_generator():
         ("reasoning_gym:leg_counting?max_animals=[", "max_animals=[: must be a YAML value"),
         ("reasoning_gym:leg_counting?max_animals", "max_animals: must be of the kind of its default, 10"),
         ("reasoning_gym:leg_counting?max_animals=1", "leg_counting?max_animals=1: max_animals must be >= min_animals"),
+        *((f"reasoning_gym:leg_counting?{part}", f"{part}: must be of the kind of its default, {usual}")
+          for part, usual in (("size=0100", 500), ("size=1:30", 500), ("size=1_0", 500), ("max_animals=010", 10))),
+        ("reasoning_gym:time_intervals?min_time=8", "min_time=8: must be of the kind of its default, 00:00:00"),
+        ("reasoning_gym:time_intervals?min_date=2000-13-01", "min_date=2000-13-01: must be of the kind of its default, 1900-01-01"),
+        ("reasoning_gym:polynomial_multiplication?allow_cross_variable_product=yes", "allow_cross_variable_product=yes: must be of the kind of its default, False"),
+        ("reasoning_gym:leg_counting?max_animals=!!timestamp x", "max_animals=!!timestamp x: must be a YAML value"),
+        ("reasoning_gym:leg_counting?max_animals=!!bool x", "max_animals=!!bool x: must be a YAML value"),
+        ("reasoning_gym:leg_counting?size=3&size=4", "leg_counting: size is there twice; give it once"),
+        ("reasoning_gym:leg_counting?size=3&max_animals=9&size=3", "leg_counting: size is there twice; give it once"),
         ("reasoning_gym:leg_counting?size=0", "size=0: must be a whole number above 0"),
     ],
 )  # fmt: skip
@@ -91,6 +102,26 @@ def test_a_bad_name_or_parameter_is_told_in_one_line(source, message):
         load_tasks(Evaluation(benchmarks=[source]))
     assert str(error.value).startswith(f"evaluation.benchmarks: {source}: {message}")
     assert "\n" not in str(error.value)
+
+
+@needs_gym
+def test_a_generator_that_never_ends_is_told_in_one_line_and_stopped(monkeypatch):
+    monkeypatch.setattr(gym, "_FIRST_S", 1.0)
+    before = set(threading.enumerate())
+    source = "reasoning_gym:knights_knaves?n_people=60&size=1"
+    with pytest.raises(UserError) as error:
+        check_source(config(source))
+    said = f"data.source: {source}: knights_knaves?n_people=60&size=1: no problem within 1 s; give smaller parameters"
+    assert str(error.value) == said
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@needs_gym
+def test_dates_and_times_are_read_as_they_are_written():
+    _, given = verify.asked("time_intervals?min_date=2000-01-02&max_time=08:30&size=3")
+    assert given == {"min_date": date(2000, 1, 2), "max_time": time(8, 30), "size": 3}
 
 
 @needs_gym

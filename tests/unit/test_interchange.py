@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from collections import Counter
 
@@ -300,6 +301,26 @@ def test_file_of_another_tokenizer_is_named_with_line_and_token(tmp_path):
         check_files([write(tmp_path / "b.jsonl", line()), file], EXPERT)
     with pytest.raises(UserError, match="No such file"):
         check_files([str(tmp_path / "none")], EXPERT)
+
+
+URIS = ["zip://x.jsonl", "github://x.jsonl", "reference://x", "ftp://127.0.0.1:1/x", "nosuch://x"]
+
+
+@pytest.mark.parametrize("uri", URIS)
+def test_uris_that_no_file_system_opens_are_one_line(uri):
+    for option, check in {
+        "--samples": lambda: check_files([uri], EXPERT),
+        "--out": lambda: check_out(uri, overwrite=False),
+    }.items():
+        with pytest.raises(UserError, match=rf"^{option} {uri}: \w") as error:
+            check()
+        assert "\n" not in str(error.value)
+
+
+def test_samples_of_a_pipe_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"^--samples .*/pipe: a pipe or device; give a regular"):
+        check_files([str(tmp_path / "pipe")], EXPERT)
 
 
 def test_raw_vocabulary_pieces_count_as_their_text(tmp_path):

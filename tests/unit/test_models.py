@@ -15,6 +15,7 @@ from lr_ray.models.models import (
     load_tokenizer,
     render_prompt,
     resolve_model,
+    resolve_served,
     stop_token_ids,
 )
 
@@ -37,6 +38,13 @@ def test_embedded_references_resolve():
     assert resolve_model("embedded:expert", "models.expert") == EXPERT
     with pytest.raises(UserError, match=r"models\.expert: embedded:export is not one of"):
         resolve_model("embedded:export", "models.expert")
+
+
+@pytest.mark.parametrize("resolve", [resolve_model, resolve_served])
+@pytest.mark.parametrize("reference", ["~nosuchuser/x", "~nosuchuser", "~nosuchuser/x/y"])
+def test_the_home_of_nobody_is_no_directory(resolve, reference):
+    with pytest.raises(UserError, match=rf"^models\.expert: {reference}: no such directory \(nor"):
+        resolve(reference, "models.expert")
 
 
 def test_missing_pieces_are_named(copy):

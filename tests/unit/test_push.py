@@ -191,6 +191,7 @@ def test_a_run_keeps_a_card_beside_what_it_has_trained(made):
         (["--to=org/name"], "no token of the Hugging Face hub"),
         (["--to=FULL"], "is there and not an empty folder"),
         (["--to=FULL/file/x"], "Not a directory"),
+        (["--to=~nosuchuser/x"], "--to ~nosuchuser/x: no such directory"),
         (["--to=./x", "--run=none"], "none/run.json: cannot be read"),
         (["--to=./x", "--run=SAMPLED"], "training is not finished, and adapter is what it makes"),
         ([], "the following arguments are required: --to"),
@@ -209,6 +210,63 @@ def test_what_cannot_be_pushed_is_one_line(made, argv, message, tmp_path, capsys
     assert (code, out) == (2, "")
     assert message in error
     assert error.count("\n") == 1
+
+
+def write(run: Run, name: str, text: str) -> None:
+    run.write_bytes(name, text.encode())
+
+
+def change(run: Run, name: str, **fields) -> None:
+    run.write_json(name, run.read_json(name) | fields)
+
+
+CONFIG_FILE = "adapter/adapter_config.json"
+
+
+@pytest.mark.parametrize(
+    ("what", "spoil", "message"),
+    [
+        ("adapter", lambda run: write(run, CONFIG_FILE, '{"base'), "adapter_config.json: no whole JSON"),
+        ("adapter", lambda run: write(run, CONFIG_FILE, "[]"), "adapter_config.json: must be a JSON object"),
+        ("adapter", lambda run: write(run, CONFIG_FILE, "{}"), "base_model_name_or_path = None: must name the base"),
+        ("adapter", lambda run: write(run, "adapter/sub/x", ""), "adapter: sub is no file; move it elsewhere"),
+        ("adapter", lambda run: run.remove("adapter/adapter_model.safetensors"), "adapter: no *.safetensors weights"),
+        ("model", lambda run: write(run, "model/model.safetensors", "cut"), "model: model.safetensors is cut or damaged"),
+        ("model", lambda run: os.symlink("nowhere", run.path("model/x")), "model: x is no file"),
+        *((what, lambda run, what=what: [run.remove(what), os.mkdir(run.path(what))], f"{what}: no *.{kind}")
+          for what, kind in (("adapter", "safetensors"), ("model", "safetensors"), ("supervision", "parquet"))),
+        ("adapter", lambda run: change(run, "summary.json", accuracy=3), "no card: run.json and summary.json"),
+        ("adapter", lambda run: change(run, "run.json", config={"training": {"method": 3}}), "models is missing"),
+        ("adapter", lambda run: change(run, "run.json", config={"training": 3}), "training = 3: must be a mapping"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_not_whole_is_one_line_and_leaves_nothing(made, tmp_path, capsys, what, spoil, message, there):  # fmt: skip
+    run, out = Run(shutil.copytree(made.root, tmp_path / "run")), tmp_path / "out"
+    if there:
+        out.mkdir()
+    spoil(run)
+    code, said, error = push(capsys, "--run", run.root, "--what", what, "--to", str(out))
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert message in error
+    assert [*tmp_path.rglob("out/*")] == []
+    assert {f.name for f in tmp_path.iterdir()} == {"run", *(["out"] if there else [])}
+
+
+def test_a_section_of_the_config_that_is_null_is_none(made, tmp_path, capsys):
+    run = Run(shutil.copytree(made.root, tmp_path / "run"))
+    change(run, "run.json", config=run.read_json("run.json")["config"] | {"training": None})
+    assert push(capsys, "--run", run.root, "--to", str(tmp_path / "out"))[::2] == (0, "")
+
+
+def test_a_folder_that_is_there_and_empty_is_filled(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    assert push(capsys, "--run", made.root, "--to", "./b/c")[::2] == (0, "")
+    monkeypatch.chdir(tmp_path / "a")
+    assert push(capsys, "--run", made.root, "--to", ".")[::2] == (0, "")
+    for folder in ("a", "b/c"):
+        assert {f.name for f in (tmp_path / folder).iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}  # fmt: skip
 
 
 def to_hub(there: Hub, folder: Path, *argv: str, token: str = TOKEN) -> subprocess.CompletedProcess:

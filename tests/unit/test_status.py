@@ -400,6 +400,57 @@ def compared(run: Run, done: int, now: str, failed: dict[str, str], error=None) 
     return run
 
 
+def edit(name: str, **fields):
+    return lambda run: run.write_json(name, run.read_json(name) | fields)
+
+
+def put(name: str, **fields):
+    return lambda run: run.write_json(name, fields)
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("progress.json", put("progress.json", state="failed")),
+        ("progress.json", put("progress.json", state="interrupted")),
+        ("progress.json", put("progress.json", state="running", stage="sampling")),
+        ("progress.json", put("progress.json", state="failed", error="x", updated_at="noon")),
+        ("progress.json", put("progress.json", variants=3)),
+        ("progress.json", put("progress.json", variants={"done": 1, "total": 2})),
+        ("progress.json", put("progress.json", variants={"done": None, "total": 2})),
+        (".owner.json", put(".owner.json")),
+        (".owner.json", put(".owner.json", seen="noon", host="h", pid=7)),
+        ("summary.json", edit("summary.json", sampling=3)),
+        ("summary.json", edit("summary.json", sampling={})),
+        ("summary.json", edit("summary.json", training=[])),
+        ("summary.json", edit("summary.json", evaluation={"answers": 3, "seconds": "x"})),
+        ("summary.json", edit("summary.json", accuracy=3)),
+        ("summary.json", edit("summary.json", accuracy={"demo": {}})),
+        ("summary.json", edit("summary.json", accuracy_mean=3)),
+        ("summary.json", edit("summary.json", prompt_alone=[1])),
+        ("summary.json", edit("summary.json", rounds=3)),
+        ("summary.json", edit("summary.json", seconds_total="x")),
+        ("run.json", edit("run.json", config={})),
+        ("run.json", edit("run.json", config={"rounds": "x"})),
+        ("run.json", edit("run.json", config={"endpoint": "x"})),
+        ("run.json", edit("run.json", config={"evaluation": {"benchmarks": ["demo"]}, "models": 3})),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_form_is_named_in_one_line(run, file, spoil):
+    spoil(finished(run))
+    with pytest.raises(UserError, match=rf"^{run.location}/{re.escape(file)}: ") as error:
+        lines(look(run))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["2.bak", "1", "0", "02", "two", "-2", "\u0662"])
+def test_what_else_lies_among_the_rounds_is_no_round(run, name):
+    finished(run)
+    finished(run.child(f"rounds/{name}"))
+    assert look(run)["rounds"] == []
+    assert "round" not in told(run)
+
+
 def test_comparison_says_how_many_variants_are_finished_and_where_it_is(run):
     begin(run, CONFIG, FACTS)
     trained(run.child("variants/b-0"))

@@ -149,6 +149,41 @@ def test_unusable_locations_are_one_line(tmp_path):
         Run("nosuch://bucket/run")
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["zip://x", "github://x", "reference://x", "ftp://127.0.0.1:1/x", "dir://x", "cached://x", "git://x", "nosuch://x"],
+)  # fmt: skip
+@pytest.mark.parametrize("option", ["--run", "--rates"])
+def test_a_location_that_no_file_system_opens_is_one_line(location, option):
+    with pytest.raises(
+        UserError, match=rf"^{option} {location}: cannot be opened: .+; give"
+    ) as error:
+        Run(location, option)
+    assert "\n" not in str(error.value)
+
+
+class Broken(MemoryFileSystem):
+    """Answers nothing, by an error that is no OSError."""
+
+    protocol = "broken"
+
+    def info(self, path, **kwargs):
+        raise EOFError("the line is dead.\nas it were")
+
+    cat_file = exists = info
+
+
+def test_a_store_that_does_not_answer_is_one_line():
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    run = Run("broken://bucket/run")
+    for name, ask in {"looked for": run.exists, "read": run.read_json}.items():
+        with pytest.raises(UserError) as error:
+            ask("run.json")
+        assert (
+            str(error.value) == f"broken://bucket/run/run.json: cannot be {name}: the line is dead"
+        )
+
+
 def test_memory_filesystem_works_like_a_local_one():
     run = Run("memory://bucket/run")
     run.create()

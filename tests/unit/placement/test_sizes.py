@@ -93,6 +93,12 @@ def test_a_null_is_a_field_that_is_not_there(tmp_path, field):
     assert find_model(str(tmp_path), "a") == find_model("embedded:expert", "a")
 
 
+@pytest.mark.parametrize("fetch", [False, True])
+def test_the_home_of_nobody_is_not_here(fetch):
+    said = find_model("~nosuchuser/x", "models.expert", fetch)
+    assert said.startswith("models.expert: ~nosuchuser/x/config.json is not here")
+
+
 def test_unusable_architectures(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "gpt2"}')

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lr_ray.config import Config, EndpointConfig, ServeConfig, flatten, merge, read_tree, resolve
 from lr_ray.config.typed import typed_tree
-from lr_ray.config.yaml_text import YamlError, load
 from lr_ray.errors import UserError
+from lr_ray.yaml_text import YamlError, load
 
 KINDS = (Config, EndpointConfig, ServeConfig)
 DEMO = read_tree("demo")

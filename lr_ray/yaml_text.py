@@ -7,6 +7,7 @@ Exercised by `pytest tests/unit/test_config_yaml.py`.
 """
 
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ class YamlError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """A file's text, in UTF-8 whatever the locale. Raises OSError, and YamlError for other bytes."""
+    """A file's text, in UTF-8 whatever the locale.
+
+    Raises OSError, and YamlError for other bytes and for what is no file on a disk.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never end
+        raise YamlError("a pipe or device; give a regular file")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,6 +42,10 @@ def load(text: str) -> Any:
         raise YamlError("not valid YAML: nested too deeply") from None
     except AttributeError:  # of a tag whose value PyYAML expects to match
         raise YamlError("not valid YAML: a !!timestamp without a date") from None
+    except KeyError as error:  # of a tag whose value PyYAML looks up
+        raise YamlError(
+            f"not valid YAML: !!bool {error.args[0]!r:.100}; must be true or false"
+        ) from None
     except ValueError as error:  # a number of thousands of digits, an impossible !!timestamp
         raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -48,6 +59,22 @@ class _TwiceError(yaml.MarkedYAMLError):
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._open: list[str | None] = []  # anchors of the collections that are being read
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
+            raise yaml.MarkedYAMLError(
+                problem=f"*{event.anchor} stands inside &{event.anchor}; must stand behind it",
+                problem_mark=event.start_mark,  # type: ignore[arg-type]  # a C reader's has another type
+            )
+        self._open.append(event.anchor if isinstance(event, yaml.CollectionStartEvent) else None)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._open.pop()
+        return node
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
