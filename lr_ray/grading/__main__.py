@@ -27,7 +27,11 @@ def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") 
     parser = argparse.ArgumentParser(prog=prog, description=_DESCRIPTION)
     parser.add_argument("file", metavar="FILE.jsonl", help="rows, one a line; - reads stdin")
     parser.add_argument(
-        "--time-limit", type=float, default=5.0, metavar="S", help="of a judgement, in seconds (5)"
+        "--time-limit",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="of a judgement, in CPU seconds (5)",
     )
     arguments = parser.parse_args(argv)
     try:

@@ -21,6 +21,7 @@ Case = tuple[str, str | None, str]  # expected, extracted, kind
 
 _MEMORY_BYTES = 1 << 30  # of address space that a worker may take on top of what it starts with
 _PR_SET_PDEATHSIG = 1
+_WAITING = 6  # seconds by the clock for each of computing: other work may hold the cores
 
 
 class Item(NamedTuple):
@@ -42,7 +43,8 @@ class Graded(NamedTuple):
 class Graders:
     """Judges answers; processes start with the first pair that takes algebra, and end with the block.
 
-    A context manager. `workers`: at most 4 where None is given. `time_limit_s`: of one pair.
+    A context manager. `workers`: at most 4 where None is given. `time_limit_s`: CPU seconds of one pair, so
+    that no verdict depends on what else the machine does.
     """
 
     def __init__(self, workers: int | None = None, time_limit_s: float = 5.0) -> None:
@@ -129,7 +131,8 @@ class Graders:
     def _submit(self, work: Callable[..., Any], *arguments: Any) -> "ProcessFuture[Any]":
         if self._pool is None:
             self._pool = _start_pool(self._workers, self._modules)
-        return self._pool.schedule(work, arguments, timeout=self._time_limit_s)
+        limit = self._time_limit_s
+        return self._pool.schedule(_limited, (limit, work, *arguments), timeout=_WAITING * limit)
 
     def _result(self, case: Case, future: "ProcessFuture[Any]") -> Any:
         from concurrent.futures.process import BrokenProcessPool
@@ -140,8 +143,9 @@ class Graders:
             return future.result()
         except TimeoutError:
             return Verdict(False, "time limit")
-        except ProcessExpired:
-            return Verdict(False, "too large")
+        except ProcessExpired as error:
+            spent = error.exitcode == -signal.SIGPROF
+            return Verdict(False, "time limit" if spent else "too large")
         except BrokenProcessPool as error:
             self._stop()
             raise StageError(
@@ -201,6 +205,15 @@ def _prepare_worker(modules: Sequence[str]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The server ends when nobody holds this pipe, which should be the run alone, not its workers.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+
+
+def _limited(time_limit_s: float, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Does the work; a signal ends this process after so many CPU seconds, whatever it is at."""
+    signal.setitimer(signal.ITIMER_PROF, time_limit_s)
+    try:
+        return work(*arguments)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _grade(grader: Grader, item: Item) -> Graded:

@@ -1,5 +1,7 @@
 """Graders by name: built in, registered, of a user's own module; and the other graders to compare with."""
 
+import time
+
 import pytest
 
 from lr_ray.config import Evaluation, Fields
@@ -24,6 +26,14 @@ class Within:
 
     def judge(self, expected, extracted, metadata):
         return abs(float(expected) - float(extracted)) <= metadata.get("tolerance", 0)
+
+
+class Waits(Within):
+    """Right after the seconds that a row gives, in which it computes nothing."""
+
+    def judge(self, expected, extracted, metadata):
+        time.sleep(metadata["seconds"])
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +63,14 @@ def test_a_grader_of_ones_own_reads_and_judges_with_what_the_row_says(pool):
         (None, (False, "failed: ZeroDivisionError: no number")),
     ]
     assert len(done) == 5
+
+
+def test_time_in_which_a_grader_does_not_compute_counts_a_sixth():
+    """Other work may hold the cores, and must not make answers wrong."""
+    items = [Item("1", "1", metadata={"seconds": seconds}) for seconds in (1.5, 30)]
+    with Graders(workers=1, time_limit_s=0.5) as graders:
+        graded = graders.grade_all(Waits(), items)
+    assert graded == [("1", (True, "right")), (None, (False, "time limit"))]
 
 
 def test_a_registered_grader_is_found_by_its_name():
