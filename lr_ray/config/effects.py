@@ -42,12 +42,10 @@ def on(
 
 
 def setting(*affects: str | Mark, **field: Any) -> Any:
-    """pydantic's Field with its marks, which its JSON schema has as `affects`."""
+    """pydantic's Field with its marks."""
     marks = [Mark(a) if isinstance(a, str) else a for a in affects]
     assert all(mark.effect in EFFECTS for mark in marks), affects
-    info = Field(
-        **field, json_schema_extra={"affects": list(dict.fromkeys(m.effect for m in marks))}
-    )
+    info = Field(**field)
     info.metadata.extend(marks)
     return info
 

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from lr_ray.config import Config, changed, flatten, resolve, value_at
-from lr_ray.config.reading import read_mapping
+from lr_ray.config.reading import bare_name, read_mapping
 from lr_ray.config.section import Section
 from lr_ray.errors import UserError
 
@@ -97,7 +97,7 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
         _variant(f"{where}: variant {name}", name, over, value, config, Path(amateurs or folder))
         for name, (over, value) in wanted.items()
     ]
-    return Grid(_short(name_or_path), file.seeds, _swept(where, file.x, variants), file.x)
+    return Grid(bare_name(name_or_path), file.seeds, _swept(where, file.x, variants), file.x)
 
 
 def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
@@ -112,10 +112,6 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
         grids = resources.files("lr_ray").joinpath("presets", "grids")
         path, folder = Path(str(grids.joinpath(f"{name_or_path}.yaml"))), "."
     return read_mapping(path, "--grid", "a mapping with seeds and variants"), folder
-
-
-def _short(name_or_path: str) -> str:
-    return Path(name_or_path).name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def _name_of(x: str, value: float | str) -> str:
