@@ -20,8 +20,8 @@ _BETWEEN = re.compile(
 _NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
 _CLOCK = r"(?:\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
 _FUNCTION = (
-    r"(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
-    r"|\\(?!(?:boxed|fbox)(?![A-Za-z]))[A-Za-z]+(?:[ \t]+(?=[\d.]))?)"
+    r"(?:(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
+    r"|\\(?!(?:boxed|fbox)(?![A-Za-z]))[A-Za-z]+)(?:[ \t]+(?=[\d.]))?)"
 )
 _SCRIPT, _FRACTION = "[⁰¹²³⁴-⁹⁺⁻ⁿ₀-₉]", "[¼-¾⅐-⅞]"
 _LETTER = r"[A-Za-zα-ωΓ-Ω∞ℝ](?!'[a-z]|[A-Za-z0-9])"
@@ -48,7 +48,7 @@ _UNIT = re.compile(
 )
 _PLUS = re.compile(r"(?<=[\d.)%])\s*[+-]\s*")
 _RATIO = re.compile(r"\b(?:ratio|odds)\b[^.\n]*?(\d+)\$?\s+to\s+\Z", re.IGNORECASE)
-_IN_BASE = re.compile(r"([0-9A-Z]+)\s+(?:in\s+|\()?base\s+\Z")
+_IN_BASE = re.compile(r"([0-9A-Z]+)\$?\s+(?:in\s+|\()?base\s+\Z")
 
 
 class Formula(NamedTuple):

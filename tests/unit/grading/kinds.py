@@ -256,6 +256,10 @@ MATH: dict[str, list[Case]] = {
         Case("5", "so it is 5 m", True),
         Case(r"\frac{1}{2}", "$$P = \\frac{1}{2}$$\n", True),
         Case(r"3\times 10^{8}", r"Its speed is 3 \times 10^8 m/s.", True),
+        Case("5", "So the time is ln 5", False),
+        Case(r"\ln 5", "So the time is ln 5", True),
+        Case("30", "So the height is sin 30°.", False),
+        Case(r"\frac{1}{2}", "The answer is sin 30°.", True),
     ],
     "signs of minus": [
         Case("-7", "It fell by that: \N{EN DASH}7", True),
@@ -454,6 +458,8 @@ MATH: dict[str, list[Case]] = {
         Case("4210_{5}", "The answer is 4210 (base 5).", True),
         Case("4210_{5}", "The answer is $4210_5$, or 555 in base 10.", True),
         Case("4210_{5}", "The answer is 4211 (base 5).", False),
+        Case("4210_{5}", "So it is $4210$ in base $5$.", True),
+        Case("5", "So it is $4210$ (base $5$).", False),
         box("x_2", "x_3", False),
     ],
     "intervals": [
