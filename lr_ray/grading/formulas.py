@@ -50,6 +50,11 @@ _PLUS = re.compile(r"(?<=[\d.)%])\s*[+-]\s*")
 _RATIO = re.compile(r"\b(?:ratio|odds)\b[^.\n]*?(\d+)\$?\s+to\s+\Z", re.IGNORECASE)
 _IN_BASE = re.compile(r"([0-9A-Z]+)\$?\s+(?:in\s+|\()?base\s+\Z")
 
+# x of x = 3, x_1 = 3 and x < 3
+_OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:[=<>≤≥]|\\(?:[lg]e|lt|gt))")
+_GLUE = r"(?:\s|,|;|\band\b|\bor\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
+GLUE = re.compile(rf"{_GLUE}+")  # between two answers
+
 
 class Formula(NamedTuple):
     """Where it stands (with its dollars), and what it is (without)."""
@@ -94,7 +99,10 @@ def runs(text: str) -> list[Formula]:
 
 
 def last_formula(text: str) -> str | None:
-    """The last whole formula of a text, with the scale after it ("5 million"), or None."""
+    """The last whole formula of a text, with the scale after it ("5 million"), or None.
+
+    Several are one answer where they are a list: "$2$ and $3$", "x < 1 or x > 3".
+    """
     spans = between_dollars(text)
     outside = list(text)
     for span in spans:
@@ -106,6 +114,13 @@ def last_formula(text: str) -> str | None:
     if not telling:
         return None
     last = telling[-1]
+    listed = [last]
+    for before in telling[-2::-1]:
+        if not _is_one_list(text, before, listed[0], ends):
+            break
+        listed.insert(0, before)
+    if len(listed) > 1:
+        return text[listed[0].start : last.end]
     ratio = _RATIO.search(text[max(0, last.start - 80) : last.start])
     if ratio and last.content.isdigit():
         return f"{ratio[1]}:{last.content}"
@@ -113,6 +128,14 @@ def last_formula(text: str) -> str | None:
     if base and last.content.isdigit():
         return f"{base[1]}_{last.content}"
     return last.content + scale_after(text, last.end)
+
+
+def is_glue(between: str) -> bool:
+    """Whether what stands between two answers makes them one list: commas, "and", spaces of a line."""
+    between = re.sub(r"\$|(?<=.)\*|\\[()\[\]]", " ", between)
+    if "\n" in between:  # items of a list, each on a line of its own
+        return re.fullmatch(r"[\s,;.]*\n\s*(?:[-*\u2022]|\d\.|\(\w\))\s*", between) is not None
+    return GLUE.fullmatch(between) is not None
 
 
 def scale_after(text: str, end: int) -> str:
@@ -124,6 +147,14 @@ def scale_after(text: str, end: int) -> str:
 def _formula(span: re.Match[str]) -> Formula:
     content = next(part for part in span.groups() if part is not None)
     return Formula(span.start(), span.end(), content.strip())
+
+
+def _is_one_list(text: str, one: Formula, next_one: Formula, ends: set[int]) -> bool:
+    """Whether two formulas list values of one thing; outside of dollars it must be named before both."""
+    names = [found[1] if (found := _OF.match(f.content)) else "" for f in (one, next_one)]
+    between = text[one.end : next_one.start]
+    alike = names[1] in ("", names[0]) if {one.end, next_one.end} <= ends else names[0] == names[1] != ""
+    return alike and "\n" not in between and is_glue(between)
 
 
 def _is_unit_after(run: Formula, text: str, ends: set[int]) -> bool:

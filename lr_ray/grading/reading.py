@@ -14,9 +14,9 @@ import re
 from lr_ray.grading.boxed import Box, boxes
 from lr_ray.grading.characters import clean
 from lr_ray.grading.choices import choice_letter, chosen
-from lr_ray.grading.formulas import Formula, last_formula, runs
+from lr_ray.grading.formulas import Formula, is_glue, last_formula, runs
 from lr_ray.grading.latex import key, tidy
-from lr_ray.grading.statements import is_glue, stated
+from lr_ray.grading.statements import stated
 
 KINDS = ("math", "choice", "exact", "number", "demo")
 _LOOKED_AT = 4_000  # characters from the end, for a formula that is neither boxed nor stated

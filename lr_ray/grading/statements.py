@@ -5,7 +5,14 @@ pytest tests/unit/grading/test_kinds.py
 
 import re
 
-from lr_ray.grading.formulas import Formula, formula_at_start, last_formula, runs, scale_after
+from lr_ray.grading.formulas import (
+    GLUE,
+    Formula,
+    formula_at_start,
+    last_formula,
+    runs,
+    scale_after,
+)
 
 _LOOKED_AT = 1_000  # characters after "is"
 _TRIED = 20  # statements, from the last one
@@ -56,8 +63,6 @@ _CLAUSE = re.compile(
     r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])",
     re.IGNORECASE,
 )
-_GLUE = r"(?:\s|,|;|\band\b|\bor\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
-_BETWEEN = re.compile(rf"{_GLUE}+")
 # Words after a number that make another one of it.
 _CHANGED = (
     r"(?:less|more|fewer|greater|times|factorial|squared|cubed|thirds?|halves|half|quarters?|fourths|fifths|sixths|"
@@ -90,14 +95,6 @@ def stated(text: str) -> str | None:
         if answer:
             return answer
     return None
-
-
-def is_glue(between: str) -> bool:
-    """Whether what stands between two answers makes them one list: commas, "and", spaces of a line."""
-    between = re.sub(r"[$*]|\\[()\[\]]", " ", between)
-    if "\n" in between:  # items of a list, each on a line of its own
-        return re.fullmatch(r"[\s,;.]*\n\s*(?:[-\u2022]|\d\.|\(\w\))\s*", between) is not None
-    return _BETWEEN.fullmatch(between) is not None
 
 
 def _before(text: str) -> str | None:
@@ -162,7 +159,7 @@ def _is_short(answer: str) -> bool:
 def _formulas(rest: str, first: Formula) -> str:
     """The formula that a statement begins with, or the list of them."""
     parts, end = [first.content], first.end
-    while glue := _BETWEEN.match(rest, end):
+    while glue := GLUE.match(rest, end):
         following = formula_at_start(rest[glue.end() :])
         if following is None or "\n" in glue[0]:
             break
