@@ -42,7 +42,10 @@ class _Table(dict[int, str]):
 
 def clean(text: str) -> str:
     """The text without zero-width characters, with one minus sign, one kind of space, quote and digit."""
-    return text if text.isascii() else text.translate(_CLEAN)
+    if text.isascii():
+        return text
+    text = re.sub("正[负負]", "±", text.translate(_CLEAN))
+    return re.sub(r"[负負](?=\d)", "-", text)
 
 
 @lru_cache(maxsize=1024)

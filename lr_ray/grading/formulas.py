@@ -52,7 +52,7 @@ _IN_BASE = re.compile(r"([0-9A-Z]+)\$?\s+(?:in\s+|\()?base\s+\Z")
 
 # x of x = 3, x_1 = 3 and x < 3
 _OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:[=<>≤≥]|\\(?:[lg]e|lt|gt))")
-_GLUE = r"(?:\s|,|;|\band\b|\bor\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
+_GLUE = r"(?:\s|,|;|\band\b|\bor\b|\balso\b|\bas\s+well\s+as\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
 GLUE = re.compile(rf"{_GLUE}+")  # between two answers
 
 

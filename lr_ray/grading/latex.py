@@ -51,7 +51,7 @@ _REWRITES = [
         # words, and degrees, which count in a sine and are a unit elsewhere
         (rf"\\(?:text(?:rm|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
          "\x02\\1\x03"),
-        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\d({\[\\])", ", "),
+        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\w({\[\\])", ", "),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
         (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
         (r"\\([%&])", r"\1"),

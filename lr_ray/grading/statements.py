@@ -22,10 +22,10 @@ _IS = (
     r"(?:comes|works|turns) out (?:to be|to|as)|comes to|are)"
 )
 _STATED = re.compile(
-    rf"{_NOT_SAID}(?<![A-Za-z])answers?[*_]*"
+    rf"{_NOT_SAID}(?<![A-Za-z])(?:answers?|final\s+(?:result|solution|value))[*_]*"
     r"(?:,?\s+(?:to|of|for|in|then|thus|therefore|hence|here|indeed)\b[^.\n$]{0,60}?)?,?\s+"
     rf"(?P<is>{_IS}\b)"
-    r"|(?P<colon>(?<![A-Za-z])(?:answer[*_]*\s*[:=]|ans(?:\s*[:=]|\.(?=\s+\S)))"
+    r"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result)[*_]*\s*[:=]|ans(?:\s*[:=]|\.(?=\s+\S)))"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[ \t*_#]*$)"
     r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:是|为|應為|应为|は|은|는)?\s*:?)"
     r"|^(?P<hashes>####)(?=\s*[-+$]?[\d.,/]+%?\s*$)",
@@ -60,16 +60,18 @@ _SENTENCE_END = re.compile(
 _CLAUSE = re.compile(
     r"[,;]?\s+\(?(?:because|since|as|so|which|where(?:as)?|when|if|but|not|rather than|given|due|assuming|"
     r"provided|making|meaning|thus|hence|therefore|i\.e|that|with|for)\b|\s*[-—]+\s+(?=[A-Za-z]{2})|\s+\([A-Za-z]{2,}"
-    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])",
+    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])|(?:(?<=^no)|(?<=^yes))[,;:-]",
     re.IGNORECASE,
 )
 # Words after a number that make another one of it.
 _CHANGED = (
     r"(?:less|more|fewer|greater|times|factorial|squared|cubed|thirds?|halves|half|quarters?|fourths|fifths|sixths|"
-    r"eighths|tenths|hundredths|percent|plus|minus|over|divided|base|mod|to(?=\s+\$?\d))\b"
+    r"eighths|tenths|hundredths|percent|plus|minus|over|divided|(?:in\s+)?base|mod|to(?=\s+\$?\d))\b"
 )
-_GOES_ON = re.compile(rf"\s*(?:[=/^%]|:(?=[\d$])|\\%)|\s*\(?{_CHANGED}", re.IGNORECASE)
-_ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b)\s*", re.IGNORECASE)
+_GOES_ON = re.compile(
+    rf"\s*(?:[=/^%_{{]|:(?=[\d$])|,?\\(?!\()[%!A-Za-z])|\s*\(?{_CHANGED}", re.IGNORECASE
+)
+_ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b|[和或及与])\s*", re.IGNORECASE)
 # After a number that is no part of the answer: "12 apples, and 3 oranges remain".
 _NEWS = re.compile(
     r"(?:\s+[A-Za-z]+){0,3}?\s+(?:is|are|was|were|will|would|has|have|had|remains?|remained)\b"
