@@ -63,7 +63,9 @@ _REWRITES = [
         (rf"\\begin{_ENVIRONMENT}(?:\s*\{{[lcr|\s]*\}})?", r"\\begin{pmatrix}"),
         (rf"\\end{_ENVIRONMENT}", r"\\end{pmatrix}"),
         (r"\\overline\s*\{(\w+)\}(?=\s*_)", r"\1"),
-        (r"(?<![A-Za-z\\])(?=(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]))", r"\\"),
+        (r"(?<![A-Za-z\\])(?=(?:(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]|\s*\.?\s*(?:\x03|$))"
+         r"|pi(?![A-Za-z])))", r"\\"),
+        (r"(?<=\d)(\s*\x02?\s*[ap])\.\s?m\b\.?", r"\1m"),
         (r"\*\*", "^"),
         (r"(?<![\w}])\.(?=\d)", "0."),
         (r"^\s*\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", "-"),
@@ -86,6 +88,7 @@ _GROUPED = re.compile(
     r"|(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+_SYSTEM = re.compile(r"\\\{\s*\\begin\s*\{array\}\s*\{[lcr]*\}(.*?)\\end\s*\{array\}", re.DOTALL)
 _ALIGNED = re.compile(
     r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline|cases)\*?)\}(.*?)\\end\s*\{\1\}",
     re.DOTALL,
@@ -98,7 +101,9 @@ _ANGLE = re.compile(
 # What is said of the answer before it, and after it: \text{So the answer is } 5, 5 \text{ (since } x > 0).
 _LEADING = re.compile(
     r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
-    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*|\x02\s*\x03)\s*",
+    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*|\x02\s*\x03"
+    # \text{Domain: }, or the choice before its text
+    r"|\x02[A-Za-z ]{3,40}:\s*\x03|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
     re.IGNORECASE,
 )
 _REMARK = re.compile(
@@ -115,6 +120,7 @@ _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", 
 def tidy(text: str) -> str:
     r"""The answer in one way of writing; words of \text{} stay between the marks of WORDS."""
     text = latexed(clean(text)).strip()
+    text = _SYSTEM.sub(r" \\begin{cases}\1\\end{cases}", text)
     text = _ALIGNED.sub(lambda block: _lines(block[2]), text)
     text = _COMMAND.sub(_renamed, _LAST_SPACE.sub("", text))
     for pattern, replacement in _REWRITES:
