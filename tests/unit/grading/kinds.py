@@ -572,6 +572,9 @@ MATH: dict[str, list[Case]] = {
         Case("7", "<answer>7 apples</answer>", True),
         Case("7", "<think>a</think> \\boxed{6} <think>no</think> \\boxed{7}", True),
         Case("x+1", "<think>5 or 6</think>\n**Answer:** $x+1$", True),
+        Case("7", "The answer is 7.\n\nQuestion: What is 3+6?\nAnswer: 9", True),
+        Case("9", "\\boxed{7}\n\nHuman: What is 3+6?\n\nAssistant: \\boxed{9}", False),
+        Case("9", "Problem: What is 3+6?\nAnswer: 9", True),
     ],
     "ratios and times": [
         Case("3:7", "So the ratio is 3:7.", True),
