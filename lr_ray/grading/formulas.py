@@ -17,7 +17,7 @@ _BETWEEN = re.compile(
     r"|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]",
     re.DOTALL,
 )
-_NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
+_NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?![\d,]*\d| \d|/)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
 _CLOCK = r"(?:\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
 _FUNCTION = (
     r"(?:(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
@@ -50,6 +50,17 @@ _PLUS = re.compile(r"(?<=[\d.)%])\s*[+-]\s*")
 _RATIO = re.compile(r"\b(?:ratio|odds)\b[^.\n]*?(\d+)\$?\s+to\s+\Z", re.IGNORECASE)
 _IN_BASE = re.compile(r"([0-9A-Z]+)\$?\s+(?:in\s+|\()?base\s+\Z")
 
+# Before a number that is none of the answer: "more than 5", "not 5", "half of 5".
+_OTHER_THAN = re.compile(
+    r"(?:\bnot|n't|\bthan(?:\s+or\s+equal\s+to)?|\btwice|\b(?:half|root)\s+of)\s+\Z", re.IGNORECASE
+)
+# 5 hours and 30 minutes, 5 ft 4 in: between the numbers, and after both
+_LARGER = re.compile(
+    r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\.?\s+(?:and\s+)?\$?"
+)
+_SMALLER = re.compile(
+    r"\s*(?:days?|months?|hours?|hrs?|minutes?|mins?|seconds?|secs?|inch(?:es)?|in|ounces?|oz|cents?)\b"
+)
 # x of x = 3, x_1 = 3 and x < 3
 _OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:[=<>≤≥]|\\(?:[lg]e|lt|gt))")
 _GLUE = r"(?:\s|,|;|\band\b|\bor\b|\balso\b|\bas\s+well\s+as\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
@@ -109,7 +120,7 @@ def last_formula(text: str) -> str | None:
         outside[span.start : span.end] = "\n" * (span.end - span.start)
     ends = {span.end for span in spans}
     between = [f for f in runs("".join(outside)) if not _is_unit_after(f, text, ends)]
-    found = sorted(spans + between)
+    found = [f for f in sorted(spans + between) if not _is_other(f, text)]
     telling = [f for f in found if len(f.content) > 1 or f.content.isdigit()] or found
     if not telling:
         return None
@@ -121,6 +132,8 @@ def last_formula(text: str) -> str | None:
         listed.insert(0, before)
     if len(listed) > 1:
         return text[listed[0].start : last.end]
+    if len(telling) > 1 and (end := one_quantity(text, telling[-2], last)):
+        return text[telling[-2].start : end]
     ratio = _RATIO.search(text[max(0, last.start - 80) : last.start])
     if ratio and last.content.isdigit():
         return f"{ratio[1]}:{last.content}"
@@ -130,12 +143,23 @@ def last_formula(text: str) -> str | None:
     return last.content + scale_after(text, last.end)
 
 
+def _is_other(found: Formula, text: str) -> bool:
+    before = text[max(0, found.start - 30) : found.start]
+    return "=" not in text[found.start : found.end] and _OTHER_THAN.search(before) is not None
+
+
 def is_glue(between: str) -> bool:
     """Whether what stands between two answers makes them one list: commas, "and", spaces of a line."""
     between = re.sub(r"\$|(?<=.)\*|\\[()\[\]]", " ", between)
     if "\n" in between:  # items of a list, each on a line of its own
         return re.fullmatch(r"[\s,;.]*\n\s*(?:[-*\u2022]|\d\.|\(\w\))\s*", between) is not None
     return GLUE.fullmatch(between) is not None
+
+
+def one_quantity(text: str, larger: Formula, smaller: Formula) -> int:
+    """Where a quantity in two units ends, such as 5 feet 4 inches; 0 where the two numbers are none."""
+    unit = _SMALLER.match(text, smaller.end)
+    return unit.end() if unit and _LARGER.fullmatch(text, larger.end, smaller.start) else 0
 
 
 def scale_after(text: str, end: int) -> str:

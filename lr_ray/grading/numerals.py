@@ -33,7 +33,7 @@ _CHANGING = """
     fewer greater than at least most between from up under above below within without out times plus
     minus negative over divided factorial squared cubed root power sum twice thrice double triple half
     halves third thirds quarter quarters fourths fifths sixths eighths tenths hundredths thousandths
-    hundred thousand million billion trillion dozen
+    hundred thousand million billion trillion dozen choose
 """
 _ONES = """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
@@ -187,6 +187,7 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
         rest = re.sub(r"\\mu(?=\s*[A-Za-z\x02])", " ", rest)
         rest = re.sub(r"k?\x03?\\(?:Omega|AA)(?![A-Za-z])|[MRL]\x03?_\{?\\odot\}?", " ohm", rest)
         rest = re.sub(r"\\frac\{(\x02[^{}]*)\}\{(\x02.*)\}", r"\1/\2", rest)
+    rest = re.sub(r"^\s*/\s*(?=(?:second|minute|hour|day|week|month|year|person|mile|pound|gallon)s?\b)", " ", rest)
     if not re.match(r"\s*[(\x02]|\s*[^\W\d_]", rest):
         return False
     rest = re.sub(rf"[{_CJK}]+", " units ", rest)

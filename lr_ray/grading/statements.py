@@ -10,6 +10,7 @@ from lr_ray.grading.formulas import (
     Formula,
     formula_at_start,
     last_formula,
+    one_quantity,
     runs,
     scale_after,
 )
@@ -66,7 +67,7 @@ _CLAUSE = re.compile(
 # Words after a number that make another one of it.
 _CHANGED = (
     r"(?:less|more|fewer|greater|times|factorial|squared|cubed|thirds?|halves|half|quarters?|fourths|fifths|sixths|"
-    r"eighths|tenths|hundredths|percent|plus|minus|over|divided|(?:in\s+)?base|mod|to(?=\s+\$?\d))\b"
+    r"eighths|tenths|hundredths|percent|plus|minus|over|divided|(?:in\s+)?base|mod|choose|or\s+(?:more|less|fewer)|to(?=\s+\$?\d))\b"
 )
 _GOES_ON = re.compile(
     rf"\s*(?:[=/^%_{{]|:(?=[\d$])|,?\\(?!\()[%!A-Za-z])|\s*\(?{_CHANGED}", re.IGNORECASE
@@ -138,6 +139,8 @@ def _after(rest: str, line_only: bool) -> str | None:
 def _number_with_unit(sentence: str, found: list[Formula]) -> str:
     """The formula that a sentence begins with, or the list of formulas, with the unit after it."""
     end = _after_unit(sentence, found[0].end)
+    if len(found) > 1 and (both := one_quantity(sentence, found[0], found[1])):
+        return sentence[:both]
     for following in found[1:]:
         glue = _ITEM_GLUE.fullmatch(sentence, end, following.start)
         if not glue or ("," in glue[0] and _NEWS.match(sentence, following.end)):
