@@ -94,7 +94,9 @@ def _row(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start + 1}); must be a JSON object") from None
+        raise ValueError(
+            f"not UTF-8 text (byte {error.start + 1}); must be a JSON object"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}); must be a JSON object") from None
     except RecursionError:

@@ -12,7 +12,8 @@ _ANOTHER = re.compile(rf"{_GLUE}\(?[A-J](?![A-Za-z0-9_'])")
 _CHOSEN = re.compile(r"\(?([A-Ja-j])(?:[).:,;!*\s\u3000-\u9fff]|$)")
 # The article "A" is none, nor is a letter of a word or formula, or the unit of 5 A.
 _LETTER = re.compile(
-    r"(?<![A-Za-z0-9_\\'\u2019])(?:\(([A-Ja-e])\)|(?<!\d )([Aa](?! (?!(?:is|and|or|because|since|as|but)\b)[a-z\d])|[B-Jb-e]))"
+    r"(?<![A-Za-z0-9_\\'\u2019])(?:\(([A-Ja-e])\)"
+    r"|(?<!\d )([Aa](?! (?!(?:is|and|or|because|since|as|but)\b)[a-z\d])|[B-Jb-e]))"
     r"(?![A-Za-z0-9_'\u2019])"
 )
 # A text that is a letter, or begins with one as a list does: "G", "(h)", "F. a force". I alone is a word.
@@ -87,10 +88,10 @@ def chosen(text: str, cut: bool) -> str | None:
         return only[1].upper() if only else None
     marked = (letter for letter in alone if letter[1] or _MARK.match(text, letter.end()))
     last = next(marked, alone[0])
-    before = [letter for letter in alone if letter.end() <= last.start()]
-    if before and re.fullmatch(rf"\)?{_GLUE}\(?", text[before[0].end() : last.start()]):
+    earlier = [letter for letter in alone if letter.end() <= last.start()]
+    if earlier and re.fullmatch(rf"\)?{_GLUE}\(?", text[earlier[0].end() : last.start()]):
         # "A or B", but "D. Both A and B"
-        return only[1].upper() if only and only.end(1) < before[0].start() else None
+        return only[1].upper() if only and only.end(1) < earlier[0].start() else None
     return _name(last)
 
 

@@ -31,7 +31,9 @@ _RELATED = re.compile(r"[<>]|\\[lgn]e(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d)(?::(\d\d))?)?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
 _RATIO = re.compile(r"\d+(?:(?:\s*:\s*|\s+to\s+)\d+)+")
-_BASE = re.compile(r"((?![A-Za-z]_)[0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IGNORECASE)
+_BASE = re.compile(
+    r"((?![A-Za-z]_)[0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IGNORECASE
+)
 
 
 class _Shape(NamedTuple):

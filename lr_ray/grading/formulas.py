@@ -17,7 +17,8 @@ _BETWEEN = re.compile(
     r"|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]",
     re.DOTALL,
 )
-_NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?![\d,]*\d| \d|/)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
+_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?![\d,]*\d| \d|/)|\d+)"
+_NUMBER = rf"(?:{_INTEGER}(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
 _CLOCK = r"(?:\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
 _FUNCTION = (
     r"(?:(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
@@ -63,8 +64,10 @@ _SMALLER = re.compile(
 )
 # x of x = 3, x_1 = 3 and x < 3
 _OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:[=<>≤≥]|\\(?:[lg]e|lt|gt))")
-_GLUE = r"(?:\s|,|;|\band\b|\bor\b|\balso\b|\bas\s+well\s+as\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
-GLUE = re.compile(rf"{_GLUE}+")  # between two answers
+GLUE = re.compile(  # between two answers
+    r"(?:[\s,;&~和或及与]|\b(?:and|or|also|as\s+well\s+as)\b"
+    r"|\\(?:quad|qquad|[,; ]|text\s*\{\s*,?\s*(?:and|or)\s*\}))+"
+)
 
 
 class Formula(NamedTuple):
@@ -175,10 +178,10 @@ def _formula(span: re.Match[str]) -> Formula:
 
 def _is_one_list(text: str, one: Formula, next_one: Formula, ends: set[int]) -> bool:
     """Whether two formulas list values of one thing; outside of dollars it must be named before both."""
-    names = [found[1] if (found := _OF.match(f.content)) else "" for f in (one, next_one)]
+    of, next_of = (found[1] if (found := _OF.match(f.content)) else "" for f in (one, next_one))
     between = text[one.end : next_one.start]
-    alike = names[1] in ("", names[0]) if {one.end, next_one.end} <= ends else names[0] == names[1] != ""
-    return alike and "\n" not in between and is_glue(between)
+    of_one = of == next_of != "" or (not next_of and {one.end, next_one.end} <= ends)
+    return of_one and "\n" not in between and is_glue(between)
 
 
 def _is_unit_after(run: Formula, text: str, ends: set[int]) -> bool:

@@ -51,6 +51,7 @@ SCALE = re.compile(
     r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
     re.IGNORECASE,
 )
+_PER = "second|minute|hour|day|week|month|year|person|mile|pound|gallon"  # what 5/day may end in
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 _NOT_BEFORE = "|".join([*_CHANGING.split(), *_WORDS, "square", "cube", "min", "max", "by"])
 # Words before a number that leave it as it is: "There are 5 apples", but not "less than 5". Possessive, so
@@ -187,7 +188,7 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
         rest = re.sub(r"\\mu(?=\s*[A-Za-z\x02])", " ", rest)
         rest = re.sub(r"k?\x03?\\(?:Omega|AA)(?![A-Za-z])|[MRL]\x03?_\{?\\odot\}?", " ohm", rest)
         rest = re.sub(r"\\frac\{(\x02[^{}]*)\}\{(\x02.*)\}", r"\1/\2", rest)
-    rest = re.sub(r"^\s*/\s*(?=(?:second|minute|hour|day|week|month|year|person|mile|pound|gallon)s?\b)", " ", rest)
+    rest = re.sub(rf"^\s*/\s*(?=(?:{_PER})\b)", " ", rest)
     if not re.match(r"\s*[(\x02]|\s*[^\W\d_]", rest):
         return False
     rest = re.sub(rf"[{_CJK}]+", " units ", rest)

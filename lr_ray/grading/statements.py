@@ -13,7 +13,7 @@ from lr_ray.grading.formulas import (
     one_quantity,
     runs,
     scale_after,
-)
+)  # fmt: skip
 
 _LOOKED_AT = 1_000  # characters after "is"
 _TRIED = 20  # statements, from the last one

@@ -661,7 +661,11 @@ CHOICE: dict[str, list[Case]] = {
         Case("D", "None of the options A, B, and C is correct. So D.", True),
         Case("D", "None of (A), (B), or (C) is correct. (D)", True),
         Case("E", "The answer is none of the options (E).", True),
-        Case("B", "(A) 10 m: This is incorrect.\n(B) 12 m: This is correct.\n(C) 14 m: Not correct.", True),
+        Case(
+            "B",
+            "(A) 10 m: This is incorrect.\n(B) 12 m: This is correct.\n(C) 14 m: Not correct.",
+            True,
+        ),
         Case("A", "(A) 10 - incorrect\n(B) 12 - correct\n(C) 14 - incorrect", False),
         Case("B", "The answer is (B), 12 m (not 10 m, option A).", True),
         Case("A", "The answer is 12 (option B), not 10 (option A).", False),
