@@ -37,7 +37,7 @@ _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # markdown, HTML, and what only changes the look
-        (r"^([*_])([^*_]+)\1$", r"\2"),
+        (r"^([*_]{1,3})([^*_]+)\1$", r"\2"),
         (r"(?<![\w)}*])(\*\*|__|`)([^*`]+)\1(?![\w(*])", r"\2"),
         (r"</?(?:b|i|u|em|strong|sup)>|\\\\\s*$", ""),
         (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}", ""),
@@ -102,9 +102,9 @@ _ANGLE = re.compile(
 # What is said of the answer before it, and after it: \text{So the answer is } 5, 5 \text{ (since } x > 0).
 _LEADING = re.compile(
     r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
-    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*|\x02\s*\x03"
-    # \text{Domain: }, or the choice before its text
-    r"|\x02[A-Za-z ]{3,40}:\s*\x03|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
+    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*"
+    # \text{Thus, }, \text{Domain: }, or the choice before its text
+    r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}:\s*\x03|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
     re.IGNORECASE,
 )
 _REMARK = re.compile(

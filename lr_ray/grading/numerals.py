@@ -48,7 +48,8 @@ _SCALES = {
     "十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 SCALE = re.compile(
-    r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
+    r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])"
+    r"|(百(?!分)|千(?![米克瓦焦卡])|[十万亿]))",
     re.IGNORECASE,
 )
 _PER = "second|minute|hour|day|week|month|year|person|mile|pound|gallon"  # what 5/day may end in
@@ -57,7 +58,7 @@ _NOT_BEFORE = "|".join([*_CHANGING.split(), *_WORDS, "square", "cube", "min", "m
 # Words before a number that leave it as it is: "There are 5 apples", but not "less than 5". Possessive, so
 # that a text of words alone takes no longer than its length.
 _INTRODUCED = re.compile(
-    rf"^\x02?\s*(?:(?![^\d]*[负減减不非])[{_CJK}]++\s*\x03?\s*(?=\d)"
+    rf"^\x02?\s*(?:(?![^\d]*(?:[负減减不非]|[大小多少高低]于|超过|至少))[{_CJK}]++\s*:?\s*\x03?\s*(?=\d)"
     rf"|(?:(?!(?:{_NOT_BEFORE})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
     re.IGNORECASE,
 )

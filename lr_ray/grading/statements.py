@@ -22,11 +22,13 @@ _IS = (
     r"(?:is|was|would be|will be|must be|should be|has to be|can only be|equals|becomes|"
     r"(?:comes|works|turns) out (?:to be|to|as)|comes to|are)"
 )
+_ABROAD = "respuesta|resposta|réponse|risposta|antwort|ответ|đáp án"  # answer
 _STATED = re.compile(
     rf"{_NOT_SAID}(?<![A-Za-z])(?:answers?|final\s+(?:result|solution|value))[*_]*"
-    r"(?:,?\s+(?:to|of|for|in|then|thus|therefore|hence|here|indeed)\b[^.\n$]{0,60}?)?,?\s+"
+    r"(?:,?\s+(?:to|of|for|in|we|that|you|then|thus|therefore|hence|here|indeed)\b[^.\n$]{0,60}?)?,?\s+"
     rf"(?P<is>{_IS}\b)"
-    r"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result)[*_]*\s*[:=]|ans(?:\s*[:=]|\.(?=\s+\S)))"
+    rf"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result|{_ABROAD})[*_]*\s*[:=]"
+    r"|ans(?:\s*[:=]|\.(?=\s+\S)))"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[ \t*_#]*$)"
     r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:是|为|應為|应为|は|은|는)?\s*:?)"
     r"|^(?P<hashes>####)(?=\s*[-+$]?[\d.,/]+%?\s*$)",
@@ -41,6 +43,7 @@ _FILLERS = re.compile(
     r"equal to|given by|found to be|now|clearly|indeed|actually|the number|the value|that)\b[,:]?(?![-\w]))+",
     re.IGNORECASE,
 )
+_BOLD = re.compile(r"(?<![\w)])\*\*(?!\s)([^*\n]+?)\*\*(?![\w(])")
 _MINUS = re.compile(r"^(?:minus|negative)\s+(\$?)(?=\d)", re.IGNORECASE)
 # What is said of an answer, and is none.
 _COMMENT = re.compile(
@@ -54,7 +57,7 @@ _COMMENT = re.compile(
 )
 # A full stop ends the sentence where a space or the end follows, but not after "Mrs" or in "p.m.".
 _SENTENCE_END = re.compile(
-    r"\n|。|(?<!\.[A-Za-z])(?<!\bM[rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$|\*|[\"')])"
+    r"\n|。|(?<!\.[A-Za-z])(?<!\b[MR][rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$|\*|[\"')])"
     r"|\.(?=\s+[A-Z])(?<=\.m\.)|[?](?=\s|$)|!(?=\s|$|\*)|！|</"
 )
 # What goes on after an answer in words: "Monday, as day 3 is", "No (since yes would need 4)".
@@ -109,6 +112,7 @@ def _before(text: str) -> str | None:
 
 def _after(rest: str, line_only: bool) -> str | None:
     """What is stated by what follows "The answer is"; `line_only`: "Answer:", of which a line is all."""
+    rest = _BOLD.sub(r"\1", rest)
     filler = _FILLERS.match(rest)
     if filler:
         rest = rest[filler.end() :]
