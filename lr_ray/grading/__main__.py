@@ -5,7 +5,6 @@ python -m lr_ray.grading FILE.jsonl
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +55,9 @@ def _grade_file(name: str, time_limit_s: float) -> int:
         for number, line in enumerate(_lines(name), start=1):
             try:
                 if line.strip():
-                    print(_shown(_graded(_row(line), graders)), flush=True)
+                    row = json.dumps(_graded(_row(line), graders), ensure_ascii=False)
+                    # Half of a surrogate pair, which UTF-8 has no bytes for, as JSON escapes it.
+                    print(row.encode(errors="backslashreplace").decode(), flush=True)
             except (ValueError, UserError) as error:
                 bad += 1
                 print(f"{name}, row {number}: {error}", file=sys.stderr)
@@ -70,12 +71,6 @@ def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:
     [graded] = graders.grade_all(find(kind, "kind") or kind, [item])
     said = {"extracted": graded.extracted, "correct": graded.verdict.correct}
     return row | said | {"why": graded.verdict.how}
-
-
-def _shown(row: dict[str, Any]) -> str:
-    text = json.dumps(row, ensure_ascii=False)
-    # Half of a pair of code units, which UTF-8 has no bytes for, is shown as JSON escapes it.
-    return json.dumps(row) if re.search("[\ud800-\udfff]", text) else text
 
 
 def _lines(name: str) -> Iterator[bytes]:

@@ -123,18 +123,21 @@ def last_formula(text: str) -> str | None:
         outside[span.start : span.end] = "\n" * (span.end - span.start)
     ends = {span.end for span in spans}
     between = [f for f in runs("".join(outside)) if not _is_unit_after(f, text, ends)]
-    found = [f for f in sorted(spans + between) if not _is_other(f, text)]
+    found = [
+        f
+        for f in sorted(spans + between)
+        if "=" in text[f.start : f.end] or not _OTHER_THAN.search(text, f.start - 30, f.start)
+    ]
     telling = [f for f in found if len(f.content) > 1 or f.content.isdigit()] or found
     if not telling:
         return None
-    last = telling[-1]
-    listed = [last]
+    first = last = telling[-1]
     for before in telling[-2::-1]:
-        if not _is_one_list(text, before, listed[0], ends):
+        if not _is_one_list(text, before, first, ends):
             break
-        listed.insert(0, before)
-    if len(listed) > 1:
-        return text[listed[0].start : last.end]
+        first = before
+    if first is not last:
+        return text[first.start : last.end]
     if len(telling) > 1 and (end := one_quantity(text, telling[-2], last)):
         return text[telling[-2].start : end]
     ratio = _RATIO.search(text[max(0, last.start - 80) : last.start])
@@ -144,11 +147,6 @@ def last_formula(text: str) -> str | None:
     if base and last.content.isdigit():
         return f"{base[1]}_{last.content}"
     return last.content + scale_after(text, last.end)
-
-
-def _is_other(found: Formula, text: str) -> bool:
-    before = text[max(0, found.start - 30) : found.start]
-    return "=" not in text[found.start : found.end] and _OTHER_THAN.search(before) is not None
 
 
 def is_glue(between: str) -> bool:

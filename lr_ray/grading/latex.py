@@ -104,7 +104,8 @@ _LEADING = re.compile(
     r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
     r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*"
     # \text{Thus, }, \text{Domain: }, or the choice before its text
-    r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}:\s*\x03|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
+    r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}:\s*\x03"
+    r"|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
     re.IGNORECASE,
 )
 _REMARK = re.compile(
