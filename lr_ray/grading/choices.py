@@ -40,7 +40,7 @@ _DISMISSED = re.compile(
     rf"(?:{_ANOTHER.pattern}\)?)*[.:*\s]*(?:is|are|was|would|can|does|do|must)\s*(?:\w+\s+){{0,2}}?"
     r"(?:n't|not?\b|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b)"
     r"|[.:*\s]*(?:wrong|incorrect|false|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
-    rf"|{_SAID}(?:[Ii]ncorrect|[Ww]rong|[Nn]ot\s+correct)\b"
+    rf"|{_SAID}(?:[Ii]ncorrect|[Ww]rong|(?:not|Not)\s+correct)\b"
 )
 _NOT = re.compile(
     r"(?:\b(?:(?:can)?not|neither|nor|unlike|than|over|because|since|as|whereas|while)|n't"
