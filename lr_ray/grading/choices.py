@@ -39,7 +39,7 @@ _RIGHT = re.compile(
 _DISMISSED = re.compile(
     rf"(?:{_ANOTHER.pattern}\)?)*[.:*\s]*(?:is|are|was|would|can|does|do|must)\s*(?:\w+\s+){{0,2}}?"
     r"(?:n't|not?\b|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b)"
-    r"|[.:*\s]*(?:wrong|incorrect|false|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
+    r"|[.:*\s]*(?:wrong|incorrect|false|fails\b|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
     rf"|{_SAID}(?:[Ii]ncorrect|[Ww]rong|(?:not|Not)\s+correct)\b"
 )
 _NOT = re.compile(

@@ -681,6 +681,7 @@ CHOICE: dict[str, list[Case]] = {
         Case("A", "(A) 10 - incorrect\n(B) 12 - correct\n(C) 14 - incorrect", False),
         Case("B", "The answer is (B), 12 m (not 10 m, option A).", True),
         Case("A", "The answer is 12 (option B), not 10 (option A).", False),
+        Case("B", "Only B satisfies it. A fails. C fails.", True),
         Case("B", "The answer is A or B.", False),
         Case("A", "The answer is A or B. Since it is even, B.", False),
     ],
