@@ -30,7 +30,7 @@ _THINKING = r"(?:think(?:ing)?|thought|reasoning|analysis|reflection|scratchpad|
 _THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.IGNORECASE)
 _THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
 _TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁sentence)\|>")
-_ANOTHER = re.compile(r"\n[\s*#]*(?:human|user|question|problem)(?: \d+)?\**:", re.IGNORECASE)
+_ANOTHER = re.compile(r"\n[ \t*#]*(?:human|user|question|problem)(?: \d+)?\**:", re.IGNORECASE)
 _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
