@@ -20,6 +20,7 @@ out) and `cut` (whether the limit on tokens ended the completion; false where it
 has is handed on, and a grader of your own sees it. For each row a line with `extracted`, `correct` and
 `why` is printed."""
 
+_MAX_TIME_LIMIT_S = 3600
 _FIELDS = {"expected": str, "completion": str, "kind": str, "cut": bool}
 
 
@@ -45,14 +46,18 @@ def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") 
 
 def _grade_file(name: str, time_limit_s: float) -> int:
     """Prints a line for each row. Returns how many rows were bad."""
-    if time_limit_s <= 0:
-        raise UserError(f"--time-limit {time_limit_s}: must be above 0")
+    if not 0 < time_limit_s <= _MAX_TIME_LIMIT_S:
+        raise UserError(
+            f"--time-limit {time_limit_s}: must be above 0 and at most {_MAX_TIME_LIMIT_S}"
+        )
     bad = 0
     with Graders(time_limit_s=time_limit_s) as graders:
         for number, line in enumerate(_lines(name), start=1):
             try:
                 if line.strip():
-                    print(json.dumps(_graded(_row(line), graders), ensure_ascii=False), flush=True)
+                    row = json.dumps(_graded(_row(line), graders), ensure_ascii=False)
+                    # Half of a surrogate pair, which UTF-8 has no bytes for, as JSON escapes it.
+                    print(row.encode(errors="backslashreplace").decode(), flush=True)
             except (ValueError, UserError) as error:
                 bad += 1
                 print(f"{name}, row {number}: {error}", file=sys.stderr)
@@ -68,23 +73,25 @@ def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:
     return row | said | {"why": graded.verdict.how}
 
 
-def _lines(name: str) -> Iterator[str]:
+def _lines(name: str) -> Iterator[bytes]:
     if name == "-":
-        yield from sys.stdin
+        yield from sys.stdin.buffer
         return
     try:
-        with open(name, encoding="utf-8") as file:
+        with open(name, "rb") as file:
             yield from file
     except OSError as error:
         raise UserError(f"{name}: {error.strerror}; give a file of JSON lines") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 text (byte {error.start + 1})") from None
 
 
-def _row(line: str) -> dict[str, Any]:
+def _row(line: bytes) -> dict[str, Any]:
     """The row of a line. Raises ValueError saying what is wrong and what would be right."""
     try:
         row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 text (byte {error.start + 1}); must be a JSON object"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}); must be a JSON object") from None
     except RecursionError:

@@ -22,6 +22,7 @@ _DIGITS = 40  # of a number that is held against a rounded decimal
 # To which a difference is looked for before two formulas are the same. Of sums, of integrals and of
 # functions at a point, more bits take long.
 _BITS, _FEW_BITS = 4_000, 400
+_MAX_COMPUTED = 20_000  # of an exponent, or a number under a factorial
 _POINTS = (sympy.Rational(7, 11), sympy.Rational(-13, 17), sympy.Rational(29, 19))
 _INTEGERS = tuple(
     map(sympy.Integer, range(1, 14))
@@ -122,10 +123,20 @@ def _agree(gold: Any, answer: Any) -> bool | None:
     return True
 
 
+def _is_computable(formula: Any) -> bool:
+    """Whether its powers and factorials, which the reader leaves as they are, can be computed exactly."""
+    powers = formula.atoms(sympy.Pow)
+    if any(not (power.exp.is_integer or power.base.is_Rational) for power in powers):
+        return False  # a root of a sum would be looked for in its factors
+    sizes = [power.exp for power in powers if power.exp.is_number]
+    sizes += [product.args[0] for product in formula.atoms(sympy.factorial)]
+    return all(size.is_number and bool(abs(size) <= _MAX_COMPUTED) for size in sizes)
+
+
 def _is_zero(difference: Any, point: dict[Any, Any] | None = None) -> bool | None:
     """Whether a formula without variables (but those of `point`) is 0; None without a finite value."""
     summed = difference.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
-    if summed:
+    if summed or _is_computable(difference):
         difference = difference.doit()
     if difference.is_Rational:
         return bool(difference == 0)

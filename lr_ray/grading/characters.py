@@ -12,7 +12,7 @@ from functools import lru_cache
 
 # Of each character what stands for it; a space where nothing is given.
 _PLAIN_PAIRS = """
-    −- ∶: ⁄/ ∕/ ÷/ ∗* ’' ‘' ′' “" ”" 、, ∣| º° ∘° µμ ⋃∪ 【 】
+    −- ∶: ⁄/ ∕/ ÷/ ∗* ’' ‘' ′' “" ”" 、, ∣| º° ∘° µμ ⋃∪ ℃°C ℉°F 【 】
 """
 _PLAIN = {pair[0]: pair[1:] or " " for pair in _PLAIN_PAIRS.split()}
 # What LaTeX has a name for; Greek letters are found by theirs.
@@ -20,12 +20,12 @@ _NAMES = r"""
     ×times ·cdot ⋅cdot ∙cdot •cdot ∞infty ≤le ≦le ⩽le ≥ge ≧ge ⩾ge ≠ne ±pm ∓mp ≈approx ∼sim ≡equiv ∪cup ∩cap
     ∈in ∉notin ⊂subset ⊆subseteq ⊃supset ⊇supseteq ∅emptyset ∖setminus ∧land ∨lor ¬neg →to ⇒Rightarrow ∑sum
     ∏prod ∫int ∂partial ⌊lfloor ⌋rfloor ⌈lceil ⌉rceil ⟨langle ⟩rangle ∠angle △triangle ⊥perp ∥parallel
-    …ldots ⋯cdots ¢cent ςsigma ℝmathbb{R} ℤmathbb{Z} ℕmathbb{N} ℚmathbb{Q} ℂmathbb{C}
+    …ldots ⋯cdots ¢cent ςsigma ∆Delta ÅAA ℝmathbb{R} ℤmathbb{Z} ℕmathbb{N} ℚmathbb{Q} ℂmathbb{C}
 """
 _OPERATORS = {name[0]: rf"\{name[1:]} " for name in _NAMES.split()} | {"°": r"^\circ ", "″": " in "}
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _ROOT = re.compile(
-    r"([√∛∜])\s*(\d+(?:\.\d+)?|\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z])"
+    r"([√∛∜])\s*(\d+(?:\.\d+)?|\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\frac\{\d+\}\{\d+\}|\\[A-Za-z]+|[A-Za-z])"
 )
 
 
@@ -42,7 +42,10 @@ class _Table(dict[int, str]):
 
 def clean(text: str) -> str:
     """The text without zero-width characters, with one minus sign, one kind of space, quote and digit."""
-    return text if text.isascii() else text.translate(_CLEAN)
+    if text.isascii():
+        return text
+    text = re.sub("正[负負]", "±", text.translate(_CLEAN))
+    return re.sub(r"[负負](?=\d)", "-", text)
 
 
 @lru_cache(maxsize=1024)

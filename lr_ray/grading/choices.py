@@ -10,9 +10,10 @@ _NEAR = 80  # characters before and after a letter
 _GLUE = r"(?:[\s).:]*[,;&/]\s*|[\s).:,]*\b(?:and|or|nor)\s+)"  # of several options, as in "A and C"
 _ANOTHER = re.compile(rf"{_GLUE}\(?[A-J](?![A-Za-z0-9_'])")
 _CHOSEN = re.compile(r"\(?([A-Ja-j])(?:[).:,;!*\s\u3000-\u9fff]|$)")
-# The article "A" is none, nor is a letter of a word or formula.
+# The article "A" is none, nor is a letter of a word or formula, or the unit of 5 A.
 _LETTER = re.compile(
-    r"(?<![A-Za-z0-9_\\'\u2019])(?:\(([A-Ja-e])\)|(A(?! (?!is\b|and\b|or\b)[a-z])|[B-Ja-e]))"
+    r"(?<![A-Za-z0-9_\\'\u2019])(?:\(([A-Ja-e])\)"
+    r"|(?<!\d )([Aa](?! (?!(?:is|and|or|because|since|as|but)\b)[a-z\d])|[B-Jb-e]))"
     r"(?![A-Za-z0-9_'\u2019])"
 )
 # A text that is a letter, or begins with one as a list does: "G", "(h)", "F. a force". I alone is a word.
@@ -20,28 +21,32 @@ _ONLY = re.compile(r"\W*([A-Ja-j])(?:[.)]?\W*\Z|\)\s|(?<![Ii])[.:]\s)")
 _MARK = re.compile(r"[).:]|\*\*")
 # Before a letter: "The answer to this question is most likely (", 故选
 _STATED = re.compile(
-    r"(?:\b(?:answer|choice|option)\b[^.\n]{0,24}?(?:\s(?:is|be)\b|:)|\b(?:choose|pick|select|go\s+with)\b"
+    r"(?:\b(?:answer|choice|option)\b(?:(?![\s(*][A-J][\s).:,*])[^.\n]){0,24}?(?:\s(?:is|be)\b|:)|\b(?:choose|pick|select|go\s+with)\b"
     r"|答案|正确选项|选)"
     r"(?:[\s:*_$({]|\\\(|\\text\w*|[是为择项]|(?:option|choice|letter|answer|therefore|thus|hence|simply|clearly|"
     r"most|likely|probably|the)\b,?)*\Z",
     re.IGNORECASE,
 )
+# After the text of one: "(B) 12 m: this is correct"
+_SAID = r"(?:(?![\s(][A-J][).:])[^\n]){0,60}?\s*[-:]\s+(?:[Tt]his\s+is\s+)?"
 # After one: "is the only correct choice", "选项正确"
 _RIGHT = re.compile(
     r"[.:*]*\s*(?:(?:is|must be|would be)\s+(?:\w+\s+){0,3}?(?:correct|right|true|answer|best|choice)\b"
     r"|(?:right|correct|true|yes)\b|(?:选项)?是?(?:正确|对的))"
+    rf"|{_SAID}[Cc]orrect\b"
 )
 # After one that is dismissed, alone or with others ("and C are too large"), and before one.
 _DISMISSED = re.compile(
     rf"(?:{_ANOTHER.pattern}\)?)*[.:*\s]*(?:is|are|was|would|can|does|do|must)\s*(?:\w+\s+){{0,2}}?"
     r"(?:n't|not?\b|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b)"
-    r"|[.:*\s]*(?:wrong|incorrect|false|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
+    r"|[.:*\s]*(?:wrong|incorrect|false|fails\b|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
+    rf"|{_SAID}(?:[Ii]ncorrect|[Ww]rong|(?:not|Not)\s+correct)\b"
 )
 _NOT = re.compile(
     r"(?:\b(?:(?:can)?not|neither|nor|unlike|than|over|because|since|as|whereas|while)|n't"
     r"|\b(?:eliminat|exclud|reject|rul)\w*(?:\s+out)?|不是|不选|排除"
     rf"|\bnone\s+of(?:\s+(?:the\s+)?(?:options|choices|answers)(?=[\s(]*[A-J]{_GLUE}))?)"
-    rf"(?:\s+(?:be|the|option|choice|answer))*[\s:*(]*(?:\(?[A-J]{_GLUE})*\Z",
+    rf"(?:[\s(]+(?:be|the|option|choice|answer|-?[\d.]+))*[\s:*(]*(?:\(?[A-J]{_GLUE})*\Z",
     re.IGNORECASE,
 )
 
@@ -66,23 +71,28 @@ def chosen(text: str, cut: bool) -> str | None:
     for letter in list(_LETTER.finditer(text))[: -_LOOKED_AT - 1 : -1]:
         before = text[max(0, letter.start() - _NEAR) : letter.start()]
         after = text[letter.end() : letter.end() + _NEAR]
-        if _NOT.search(before) or _DISMISSED.match(after):
+        if _NOT.search(before):
             continue
-        stated = _STATED.search(before) is not None
-        if (stated and not _ANOTHER.match(after)) or _RIGHT.match(after):
+        if _STATED.search(before) and not _ANOTHER.match(after):
+            return _name(letter)
+        if _DISMISSED.match(after):
+            continue
+        if _RIGHT.match(after):
             return _name(letter)
         if letter[1] or letter[2] in "ABCD" or (letter[2] == "E" and _MARK.match(after)):
             alone.append(letter)
-    marked = [letter for letter in alone if letter[1] or _MARK.match(text, letter.end())]
-    alone = marked or alone
     if cut:
         return None
+    only = _ONLY.match(text)
     if not alone:
-        only = _ONLY.match(text)
         return only[1].upper() if only else None
-    if len(alone) > 1 and re.fullmatch(rf"\)?{_GLUE}\(?", text[alone[1].end() : alone[0].start()]):
-        return None  # "A or B"
-    return _name(alone[0])
+    marked = (letter for letter in alone if letter[1] or _MARK.match(text, letter.end()))
+    last = next(marked, alone[0])
+    earlier = [letter for letter in alone if letter.end() <= last.start()]
+    if earlier and re.fullmatch(rf"\)?{_GLUE}\(?", text[earlier[0].end() : last.start()]):
+        # "A or B", but "D. Both A and B"
+        return only[1].upper() if only and only.end(1) < earlier[0].start() else None
+    return _name(last)
 
 
 def _name(letter: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ Leaf = Callable[[str, str], bool]  # whether two formulas are equal: (expected, 
 _MAX_PARTS = 100  # of a list that is compared part by part: each may be held against each
 _MAX_SIGNS = 4  # of \pm in one formula: 16 of them
 _NAMED = re.compile(
-    r"(?P<name>\\?[A-Za-z][\w'\\{}\x02\x03 ]{0,30}?(?:\s*\([\w\\, ]{1,12}\))?)"
+    r"(?P<name>(?:\\|\x02)?[A-Za-z][\w'\\{}\x02\x03 ]{0,30}?(?:\s*\([\w\\, ]{1,12}\))?)"
     r"\s*(?:(?<![<>!\\])=(?!=)|\\in(?![A-Za-z]))\s*(?P<rest>.+)"
 )
 _COMPUTED = re.compile(
@@ -31,7 +31,9 @@ _RELATED = re.compile(r"[<>]|\\[lgn]e(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d)(?::(\d\d))?)?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
 _RATIO = re.compile(r"\d+(?:(?:\s*:\s*|\s+to\s+)\d+)+")
-_BASE = re.compile(r"([0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IGNORECASE)
+_BASE = re.compile(
+    r"((?![A-Za-z]_)[0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IGNORECASE
+)
 
 
 class _Shape(NamedTuple):
@@ -95,7 +97,8 @@ def _same_in_base(expected: str, extracted: str) -> bool | None:
     """Decides numerals in a base, such as 204_5; an answer may leave out the base that was asked for."""
     gold, answer = _in_base(expected), _in_base(extracted)
     if gold is None:
-        return None
+        decimal = number(expected) if answer else None
+        return decimal.value == answer[1] if decimal and answer else None
     if answer is None:
         digits = extracted.strip("()")
         return gold[0] == digits if digits.isalnum() else None
@@ -103,7 +106,7 @@ def _same_in_base(expected: str, extracted: str) -> bool | None:
 
 
 def _in_base(text: str) -> tuple[str, int] | None:
-    """The digits and the value of a numeral in a base: 4210_5, (AB)_{16}, 4210 (base 5)."""
+    """The digits and the value of a numeral in a base: 4210_5, (AB)_{16}, 4210 (base 5), but not a_{12}."""
     found = _BASE.fullmatch(re.sub(r"[(){}]", "", text))
     base = number(found[2]) if found else None
     try:

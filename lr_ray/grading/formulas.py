@@ -17,11 +17,12 @@ _BETWEEN = re.compile(
     r"|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]",
     re.DOTALL,
 )
-_NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
+_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?![\d,]*\d| \d|/)|\d+)"
+_NUMBER = rf"(?:{_INTEGER}(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
 _CLOCK = r"(?:\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
 _FUNCTION = (
-    r"(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
-    r"|\\(?!(?:boxed|fbox)(?![A-Za-z]))[A-Za-z]+(?:[ \t]+(?=[\d.]))?)"
+    r"(?:(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
+    r"|\\(?!(?:boxed|fbox)(?![A-Za-z]))[A-Za-z]+)(?:[ \t]+(?=[\d.]))?)"
 )
 _SCRIPT, _FRACTION = "[⁰¹²³⁴-⁹⁺⁻ⁿ₀-₉]", "[¼-¾⅐-⅞]"
 _LETTER = r"[A-Za-zα-ωΓ-Ω∞ℝ](?!'[a-z]|[A-Za-z0-9])"
@@ -48,7 +49,25 @@ _UNIT = re.compile(
 )
 _PLUS = re.compile(r"(?<=[\d.)%])\s*[+-]\s*")
 _RATIO = re.compile(r"\b(?:ratio|odds)\b[^.\n]*?(\d+)\$?\s+to\s+\Z", re.IGNORECASE)
-_IN_BASE = re.compile(r"([0-9A-Z]+)\s+(?:in\s+|\()?base\s+\Z")
+_IN_BASE = re.compile(r"([0-9A-Z]+)\$?\s+(?:in\s+|\()?base\s+\Z")
+
+# Before a number that is none of the answer: "more than 5", "not 5", "half of 5".
+_OTHER_THAN = re.compile(
+    r"(?:\bnot|n't|\bthan(?:\s+or\s+equal\s+to)?|\btwice|\b(?:half|root)\s+of)\s+\Z", re.IGNORECASE
+)
+# 5 hours and 30 minutes, 5 ft 4 in: between the numbers, and after both
+_LARGER = re.compile(
+    r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\.?\s+(?:and\s+)?\$?"
+)
+_SMALLER = re.compile(
+    r"\s*(?:days?|months?|hours?|hrs?|minutes?|mins?|seconds?|secs?|inch(?:es)?|in|ounces?|oz|cents?)\b"
+)
+# x of x = 3, x_1 = 3 and x < 3
+_OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:[=<>≤≥]|\\(?:[lg]e|lt|gt))")
+GLUE = re.compile(  # between two answers
+    r"(?:[\s,;&~和或及与]|\b(?:and|or|also|as\s+well\s+as)\b"
+    r"|\\(?:quad|qquad|[,; ]|text\s*\{\s*,?\s*(?:and|or)\s*\}))+"
+)
 
 
 class Formula(NamedTuple):
@@ -94,18 +113,33 @@ def runs(text: str) -> list[Formula]:
 
 
 def last_formula(text: str) -> str | None:
-    """The last whole formula of a text, with the scale after it ("5 million"), or None."""
+    """The last whole formula of a text, with the scale after it ("5 million"), or None.
+
+    Several are one answer where they are a list: "$2$ and $3$", "x < 1 or x > 3".
+    """
     spans = between_dollars(text)
     outside = list(text)
     for span in spans:
         outside[span.start : span.end] = "\n" * (span.end - span.start)
     ends = {span.end for span in spans}
     between = [f for f in runs("".join(outside)) if not _is_unit_after(f, text, ends)]
-    found = sorted(spans + between)
+    found = [
+        f
+        for f in sorted(spans + between)
+        if "=" in text[f.start : f.end] or not _OTHER_THAN.search(text, f.start - 30, f.start)
+    ]
     telling = [f for f in found if len(f.content) > 1 or f.content.isdigit()] or found
     if not telling:
         return None
-    last = telling[-1]
+    first = last = telling[-1]
+    for before in telling[-2::-1]:
+        if not _is_one_list(text, before, first, ends):
+            break
+        first = before
+    if first is not last:
+        return text[first.start : last.end]
+    if len(telling) > 1 and (end := one_quantity(text, telling[-2], last)):
+        return text[telling[-2].start : end]
     ratio = _RATIO.search(text[max(0, last.start - 80) : last.start])
     if ratio and last.content.isdigit():
         return f"{ratio[1]}:{last.content}"
@@ -113,6 +147,20 @@ def last_formula(text: str) -> str | None:
     if base and last.content.isdigit():
         return f"{base[1]}_{last.content}"
     return last.content + scale_after(text, last.end)
+
+
+def is_glue(between: str) -> bool:
+    """Whether what stands between two answers makes them one list: commas, "and", spaces of a line."""
+    between = re.sub(r"\$|(?<=.)\*|\\[()\[\]]", " ", between)
+    if "\n" in between:  # items of a list, each on a line of its own
+        return re.fullmatch(r"[\s,;.]*\n\s*(?:[-*\u2022]|\d\.|\(\w\))\s*", between) is not None
+    return GLUE.fullmatch(between) is not None
+
+
+def one_quantity(text: str, larger: Formula, smaller: Formula) -> int:
+    """Where a quantity in two units ends, such as 5 feet 4 inches; 0 where the two numbers are none."""
+    unit = _SMALLER.match(text, smaller.end)
+    return unit.end() if unit and _LARGER.fullmatch(text, larger.end, smaller.start) else 0
 
 
 def scale_after(text: str, end: int) -> str:
@@ -124,6 +172,14 @@ def scale_after(text: str, end: int) -> str:
 def _formula(span: re.Match[str]) -> Formula:
     content = next(part for part in span.groups() if part is not None)
     return Formula(span.start(), span.end(), content.strip())
+
+
+def _is_one_list(text: str, one: Formula, next_one: Formula, ends: set[int]) -> bool:
+    """Whether two formulas list values of one thing; outside of dollars it must be named before both."""
+    of, next_of = (found[1] if (found := _OF.match(f.content)) else "" for f in (one, next_one))
+    between = text[one.end : next_one.start]
+    of_one = of == next_of != "" or (not next_of and {one.end, next_one.end} <= ends)
+    return of_one and "\n" not in between and is_glue(between)
 
 
 def _is_unit_after(run: Formula, text: str, ends: set[int]) -> bool:

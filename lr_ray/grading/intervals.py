@@ -35,10 +35,11 @@ def intervals(text: str) -> list[str] | None:
     united = split(text, (r"\cup",))
     alternatives = split(text, ("or", r"\lor", r"\vee")) if len(united) == 1 else united
     for part in alternatives:
-        described = _described(_MEMBER.sub("", part))
-        if described is None and len(united) == 1:
+        member = _MEMBER.sub("", part)
+        described = _described(member)
+        if described is None and len(united) == 1 and member == part:
             return None
-        found += described or [part]
+        found += described or [member]
     return found
 
 

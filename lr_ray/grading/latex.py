@@ -37,7 +37,7 @@ _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # markdown, HTML, and what only changes the look
-        (r"^([*_])([^*_]+)\1$", r"\2"),
+        (r"^([*_]{1,3})([^*_]+)\1$", r"\2"),
         (r"(?<![\w)}*])(\*\*|__|`)([^*`]+)\1(?![\w(*])", r"\2"),
         (r"</?(?:b|i|u|em|strong|sup)>|\\\\\s*$", ""),
         (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}", ""),
@@ -51,7 +51,7 @@ _REWRITES = [
         # words, and degrees, which count in a sine and are a unit elsewhere
         (rf"\\(?:text(?:rm|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
          "\x02\\1\x03"),
-        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\d({\[\\])", ", "),
+        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\w({\[\\])", ", "),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
         (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
         (r"\\([%&])", r"\1"),
@@ -63,7 +63,10 @@ _REWRITES = [
         (rf"\\begin{_ENVIRONMENT}(?:\s*\{{[lcr|\s]*\}})?", r"\\begin{pmatrix}"),
         (rf"\\end{_ENVIRONMENT}", r"\\end{pmatrix}"),
         (r"\\overline\s*\{(\w+)\}(?=\s*_)", r"\1"),
-        (r"(?<![A-Za-z\\])(?=(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]))", r"\\"),
+        (r"(?<![A-Za-z\\])(?=(?:(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]|\s*\.?\s*(?:\x03|$))"
+         r"|pi(?![A-Za-z])))", r"\\"),
+        (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<=\d)(\s*\x02?\s*[ap])\.\s?m\b\.?", r"\1m"),
         (r"\*\*", "^"),
         (r"(?<![\w}])\.(?=\d)", "0."),
         (r"^\s*\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", "-"),
@@ -86,6 +89,7 @@ _GROUPED = re.compile(
     r"|(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+_SYSTEM = re.compile(r"\\\{\s*\\begin\s*\{array\}\s*\{[lcr]*\}(.*?)\\end\s*\{array\}", re.DOTALL)
 _ALIGNED = re.compile(
     r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline|cases)\*?)\}(.*?)\\end\s*\{\1\}",
     re.DOTALL,
@@ -98,7 +102,10 @@ _ANGLE = re.compile(
 # What is said of the answer before it, and after it: \text{So the answer is } 5, 5 \text{ (since } x > 0).
 _LEADING = re.compile(
     r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
-    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*|\x02\s*\x03)\s*",
+    r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*"
+    # \text{Thus, }, \text{Domain: }, or the choice before its text
+    r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}:\s*\x03"
+    r"|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
     re.IGNORECASE,
 )
 _REMARK = re.compile(
@@ -115,6 +122,7 @@ _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", 
 def tidy(text: str) -> str:
     r"""The answer in one way of writing; words of \text{} stay between the marks of WORDS."""
     text = latexed(clean(text)).strip()
+    text = _SYSTEM.sub(r" \\begin{cases}\1\\end{cases}", text)
     text = _ALIGNED.sub(lambda block: _lines(block[2]), text)
     text = _COMMAND.sub(_renamed, _LAST_SPACE.sub("", text))
     for pattern, replacement in _REWRITES:

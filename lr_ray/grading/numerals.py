@@ -24,16 +24,16 @@ _NUMBER = re.compile(
 )
 _SHORT_UNITS = """
     cm mm km nm kg mg gm ft yd mi lb oz hr ms ml mL cL kJ kW kV mW mV mA Hz Pa eV dB pc ly AU yr sq cu
-    cc st nd rd th in am pm
+    cc st nd rd th in am pm kN mN mT pF nF kA mJ MJ GJ MW GW kΩ
 """
 LETTER_UNITS = "mgshLlJNWVKCFAT"
 # Words that make another number of one: "5 less than the total", "2 thirds", "at least 5". They are no unit.
 _CHANGING = """
-    and or not no never sqrt sin cos tan cot sec csc log ln exp mod inf abs gcd lcm base less more
+    and or not no never sqrt sin cos tan cot csc log ln exp mod inf abs gcd lcm base less more
     fewer greater than at least most between from up under above below within without out times plus
     minus negative over divided factorial squared cubed root power sum twice thrice double triple half
     halves third thirds quarter quarters fourths fifths sixths eighths tenths hundredths thousandths
-    hundred thousand million billion trillion dozen
+    hundred thousand million billion trillion dozen choose
 """
 _ONES = """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
@@ -48,15 +48,17 @@ _SCALES = {
     "十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 SCALE = re.compile(
-    r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|([十百千万亿]))",
+    r"[ \t\x02]*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])"
+    r"|(百(?!分)|千(?![米克瓦焦卡])|[十万亿]))",
     re.IGNORECASE,
 )
+_PER = "second|minute|hour|day|week|month|year|person|mile|pound|gallon"  # what 5/day may end in
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 _NOT_BEFORE = "|".join([*_CHANGING.split(), *_WORDS, "square", "cube", "min", "max", "by"])
 # Words before a number that leave it as it is: "There are 5 apples", but not "less than 5". Possessive, so
 # that a text of words alone takes no longer than its length.
 _INTRODUCED = re.compile(
-    rf"^\x02?\s*(?:(?![^\d]*[负減减不非])[{_CJK}]++\s*(?=\d)"
+    rf"^\x02?\s*(?:(?![^\d]*(?:[负減减不非]|[大小多少高低]于|超过|至少))[{_CJK}]++\s*:?\s*\x03?\s*(?=\d)"
     rf"|(?:(?!(?:{_NOT_BEFORE})\b)(?:[A-Za-z]{{2,}}+|a\b)[,:]?+\s*+)++\x03?\s*(?=-?\.?\d))",
     re.IGNORECASE,
 )
@@ -185,8 +187,10 @@ def _is_unit(rest: str, letter_units: bool) -> bool:
         return True
     if letter_units:
         rest = re.sub(r"\\mu(?=\s*[A-Za-z\x02])", " ", rest)
-        rest = re.sub(r"\\(?:Omega|AA)(?![A-Za-z])", " ohm", rest)
-    if not re.match(rf"\s*[(\x02]|\s*[A-Za-z{_CJK}]", rest):
+        rest = re.sub(r"k?\x03?\\(?:Omega|AA)(?![A-Za-z])|[MRL]\x03?_\{?\\odot\}?", " ohm", rest)
+        rest = re.sub(r"\\frac\{(\x02[^{}]*)\}\{(\x02.*)\}", r"\1/\2", rest)
+    rest = re.sub(rf"^\s*/\s*(?=(?:{_PER})\b)", " ", rest)
+    if not re.match(r"\s*[(\x02]|\s*[^\W\d_]", rest):
         return False
     rest = re.sub(rf"[{_CJK}]+", " units ", rest)
     separated = rest[0] in " (\x02"

@@ -9,14 +9,15 @@ unclosed box holds, all that follows "answer is", and the article "a" for a choi
 pytest tests/unit/grading
 """
 
+import itertools
 import re
 
 from lr_ray.grading.boxed import Box, boxes
 from lr_ray.grading.characters import clean
 from lr_ray.grading.choices import choice_letter, chosen
-from lr_ray.grading.formulas import Formula, last_formula, runs
+from lr_ray.grading.formulas import Formula, is_glue, last_formula, runs
 from lr_ray.grading.latex import key, tidy
-from lr_ray.grading.statements import is_glue, stated
+from lr_ray.grading.statements import stated
 
 KINDS = ("math", "choice", "exact", "number", "demo")
 _LOOKED_AT = 4_000  # characters from the end, for a formula that is neither boxed nor stated
@@ -29,6 +30,7 @@ _THINKING = r"(?:think(?:ing)?|thought|reasoning|analysis|reflection|scratchpad|
 _THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.IGNORECASE)
 _THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
 _TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁sentence)\|>")
+_ANOTHER = re.compile(r"\n[ \t*#]*(?:human|user|question|problem)(?: \d+)?\**:", re.IGNORECASE)
 _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -56,7 +58,9 @@ def extract_answer(completion: str, kind: str, cut: bool = False) -> str | None:
     if kind == "demo":
         answers = _DEMO_ANSWER.findall(completion)
         return answers[-1] if answers else None
-    text = _after_thinking(_of_turn(clean(completion)), cut)
+    whole = _after_thinking(_of_turn(clean(completion)), cut)
+    text = _before_another(whole)
+    cut = cut and text is whole
     if kind == "exact":
         return _exact(text, cut) or None
     return (_choice if kind == "choice" else _math)(text, cut) or None
@@ -66,6 +70,15 @@ def _of_turn(text: str) -> str:
     """The text up to the token that ends a turn; what follows is another's."""
     turn = _TURN_ENDS.split(text, maxsplit=1)[0]
     return turn if turn.strip() else text
+
+
+def _before_another(text: str) -> str:
+    """The text up to a question that a base model goes on to invent, once it has answered its own."""
+    for mark in itertools.islice(_ANOTHER.finditer(text), 3):
+        said = text[: mark.start()]
+        if _answering(said) or stated(said):
+            return said
+    return text
 
 
 def _after_thinking(text: str, cut: bool) -> str:

@@ -5,7 +5,15 @@ pytest tests/unit/grading/test_kinds.py
 
 import re
 
-from lr_ray.grading.formulas import Formula, formula_at_start, last_formula, runs, scale_after
+from lr_ray.grading.formulas import (
+    GLUE,
+    Formula,
+    formula_at_start,
+    last_formula,
+    one_quantity,
+    runs,
+    scale_after,
+)  # fmt: skip
 
 _LOOKED_AT = 1_000  # characters after "is"
 _TRIED = 20  # statements, from the last one
@@ -14,11 +22,13 @@ _IS = (
     r"(?:is|was|would be|will be|must be|should be|has to be|can only be|equals|becomes|"
     r"(?:comes|works|turns) out (?:to be|to|as)|comes to|are)"
 )
+_ABROAD = "respuesta|resposta|réponse|risposta|antwort|ответ|đáp án"  # answer
 _STATED = re.compile(
-    rf"{_NOT_SAID}(?<![A-Za-z])answers?[*_]*"
-    r"(?:,?\s+(?:to|of|for|in|then|thus|therefore|hence|here|indeed)\b[^.\n$]{0,60}?)?,?\s+"
+    rf"{_NOT_SAID}(?<![A-Za-z])(?:answers?|final\s+(?:result|solution|value))[*_]*"
+    r"(?:,?\s+(?:to|of|for|in|we|that|you|then|thus|therefore|hence|here|indeed)\b[^.\n$]{0,60}?)?,?\s+"
     rf"(?P<is>{_IS}\b)"
-    r"|(?P<colon>(?<![A-Za-z])(?:answer[*_]*\s*[:=]|ans(?:\s*[:=]|\.(?=\s+\S)))"
+    rf"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result|{_ABROAD})[*_]*\s*[:=]"
+    r"|ans(?:\s*[:=]|\.(?=\s+\S)))"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[ \t*_#]*$)"
     r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:是|为|應為|应为|は|은|는)?\s*:?)"
     r"|^(?P<hashes>####)(?=\s*[-+$]?[\d.,/]+%?\s*$)",
@@ -33,6 +43,7 @@ _FILLERS = re.compile(
     r"equal to|given by|found to be|now|clearly|indeed|actually|the number|the value|that)\b[,:]?(?![-\w]))+",
     re.IGNORECASE,
 )
+_BOLD = re.compile(r"(?<![\w)])\*\*(?!\s)([^*\n]+?)\*\*(?![\w(])")
 _MINUS = re.compile(r"^(?:minus|negative)\s+(\$?)(?=\d)", re.IGNORECASE)
 # What is said of an answer, and is none.
 _COMMENT = re.compile(
@@ -46,25 +57,25 @@ _COMMENT = re.compile(
 )
 # A full stop ends the sentence where a space or the end follows, but not after "Mrs" or in "p.m.".
 _SENTENCE_END = re.compile(
-    r"\n|。|(?<!\.[A-Za-z])(?<!\bM[rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$|\*|[\"')])"
+    r"\n|。|(?<!\.[A-Za-z])(?<!\b[MR][rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$|\*|[\"')])"
     r"|\.(?=\s+[A-Z])(?<=\.m\.)|[?](?=\s|$)|!(?=\s|$|\*)|！|</"
 )
 # What goes on after an answer in words: "Monday, as day 3 is", "No (since yes would need 4)".
 _CLAUSE = re.compile(
     r"[,;]?\s+\(?(?:because|since|as|so|which|where(?:as)?|when|if|but|not|rather than|given|due|assuming|"
     r"provided|making|meaning|thus|hence|therefore|i\.e|that|with|for)\b|\s*[-—]+\s+(?=[A-Za-z]{2})|\s+\([A-Za-z]{2,}"
-    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])",
+    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])|(?:(?<=^no)|(?<=^yes))[,;:-]",
     re.IGNORECASE,
 )
-_GLUE = r"(?:\s|,|;|\band\b|\bor\b|&|和|或|及|与|~|\\(?:quad|qquad|,|;| |text\s*\{\s*,?\s*(?:and|or)\s*\}))"
-_BETWEEN = re.compile(rf"{_GLUE}+")
 # Words after a number that make another one of it.
 _CHANGED = (
     r"(?:less|more|fewer|greater|times|factorial|squared|cubed|thirds?|halves|half|quarters?|fourths|fifths|sixths|"
-    r"eighths|tenths|hundredths|percent|plus|minus|over|divided|base|mod|to(?=\s+\$?\d))\b"
+    r"eighths|tenths|hundredths|percent|plus|minus|over|divided|(?:in\s+)?base|mod|choose|or\s+(?:more|less|fewer)|to(?=\s+\$?\d))\b"
 )
-_GOES_ON = re.compile(rf"\s*(?:[=/^%]|:(?=[\d$])|\\%)|\s*\(?{_CHANGED}", re.IGNORECASE)
-_ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b)\s*", re.IGNORECASE)
+_GOES_ON = re.compile(
+    rf"\s*(?:[=/^%_{{]|:(?=[\d$])|,?\\(?!\()[%!A-Za-z])|\s*\(?{_CHANGED}", re.IGNORECASE
+)
+_ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b|[和或及与])\s*", re.IGNORECASE)
 # After a number that is no part of the answer: "12 apples, and 3 oranges remain".
 _NEWS = re.compile(
     r"(?:\s+[A-Za-z]+){0,3}?\s+(?:is|are|was|were|will|would|has|have|had|remains?|remained)\b"
@@ -92,14 +103,6 @@ def stated(text: str) -> str | None:
     return None
 
 
-def is_glue(between: str) -> bool:
-    """Whether what stands between two answers makes them one list: commas, "and", spaces of a line."""
-    between = re.sub(r"[$*]|\\[()\[\]]", " ", between)
-    if "\n" in between:  # items of a list, each on a line of its own
-        return re.fullmatch(r"[\s,;.]*\n\s*(?:[-\u2022]|\d\.|\(\w\))\s*", between) is not None
-    return _BETWEEN.fullmatch(between) is not None
-
-
 def _before(text: str) -> str | None:
     """The formula that "is the answer" follows."""
     line = text.rpartition("\n")[2]
@@ -109,6 +112,7 @@ def _before(text: str) -> str | None:
 
 def _after(rest: str, line_only: bool) -> str | None:
     """What is stated by what follows "The answer is"; `line_only`: "Answer:", of which a line is all."""
+    rest = _BOLD.sub(r"\1", rest)
     filler = _FILLERS.match(rest)
     if filler:
         rest = rest[filler.end() :]
@@ -139,6 +143,8 @@ def _after(rest: str, line_only: bool) -> str | None:
 def _number_with_unit(sentence: str, found: list[Formula]) -> str:
     """The formula that a sentence begins with, or the list of formulas, with the unit after it."""
     end = _after_unit(sentence, found[0].end)
+    if len(found) > 1 and (both := one_quantity(sentence, found[0], found[1])):
+        return sentence[:both]
     for following in found[1:]:
         glue = _ITEM_GLUE.fullmatch(sentence, end, following.start)
         if not glue or ("," in glue[0] and _NEWS.match(sentence, following.end)):
@@ -162,7 +168,7 @@ def _is_short(answer: str) -> bool:
 def _formulas(rest: str, first: Formula) -> str:
     """The formula that a statement begins with, or the list of them."""
     parts, end = [first.content], first.end
-    while glue := _BETWEEN.match(rest, end):
+    while glue := GLUE.match(rest, end):
         following = formula_at_start(rest[glue.end() :])
         if following is None or "\n" in glue[0]:
             break

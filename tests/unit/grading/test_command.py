@@ -57,6 +57,28 @@ def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
         assert said in error
 
 
+def test_bytes_that_are_no_text_are_one_line_and_half_a_pair_is_printed(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = b'{"expected": "1", "completion": "%s 1"}\n'
+    path.write_bytes(b"\xef\xbb\xbf" + row % b"so" + row % b"\xff" + row % rb"\ud800")
+    command = [sys.executable, "-m", "lr_ray.grading"]
+    for name, rows in ((str(path), None), ("-", path.read_bytes())):
+        done = subprocess.run([*command, name], input=rows, capture_output=True, timeout=120)
+        assert done.returncode == 1
+        assert [json.loads(line)["correct"] for line in done.stdout.splitlines()] == [True, True]
+        assert done.stderr.decode() == (
+            f"{name}, row 2: not UTF-8 text (byte 34); must be a JSON object\n"
+        )
+
+
+def test_a_time_limit_that_is_none_is_one_line(tmp_path):
+    row = '{"expected": "x+1", "completion": "1+x"}'
+    for limit in ("0", "nan", "inf", "1e300"):
+        done = run(tmp_path / "rows.jsonl", row, "--time-limit", limit)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "must be above 0 and at most 3600" in done.stderr
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     command = [sys.executable, "-m", "lr_ray.grading", str(tmp_path / "none.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
