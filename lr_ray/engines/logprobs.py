@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_ray.runtime.imports import uncollected
+
 
 class StepLogprobs:
     """What a request has got so far, most probable token first in each step."""
@@ -43,8 +45,9 @@ class StepLogprobs:
 
 def install() -> None:
     """From now on, completions of this process's engines carry a StepLogprobs as `logprobs`."""
-    from vllm.v1.engine import output_processor
-    from vllm.v1.engine.logprobs import LogprobsProcessor
+    with uncollected():
+        from vllm.v1.engine import output_processor
+        from vllm.v1.engine.logprobs import LogprobsProcessor
 
     class ArrayProcessor(LogprobsProcessor):
         @classmethod

@@ -23,6 +23,7 @@ from lr_ray.engines.scorer_model import scorer_architecture
 from lr_ray.models.files import architecture, vocabulary_rows
 from lr_ray.models.models import stop_token_ids
 from lr_ray.runtime import threads
+from lr_ray.runtime.imports import uncollected
 
 CPU_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
@@ -86,7 +87,8 @@ def engine_options(
 def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:
     """A `vllm.LLM` that takes and returns token ids only."""
     os.environ.update(engine_env(place))
-    from vllm import LLM
+    with uncollected():
+        from vllm import LLM
 
     return LLM(**engine_options(model, pool, place, max_model_len, **options))
 

@@ -21,6 +21,7 @@ from lr_ray.placement.needs import replica_bundles
 from lr_ray.placement.sizes import largest
 from lr_ray.runtime import threads
 from lr_ray.runtime.connection import read_key
+from lr_ray.runtime.imports import uncollected
 from lr_ray.serving.guard import digest
 
 KEY_VARIABLE = "LR_RAY_API_KEY"
@@ -56,7 +57,7 @@ def build_application(
     """
     import ray
 
-    with _loggers_kept():
+    with _loggers_kept(), uncollected():
         from ray import serve
         from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
         from ray.serve.llm import LLMConfig, build_llm_deployment

@@ -13,23 +13,26 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import WrapValidator
 from ray.exceptions import RayActorError, RayTaskError
-from ray.llm._internal.serve.core.configs.openai_api_models import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    OpenAIHTTPException,
-)
-from ray.llm._internal.serve.core.ingress.ingress import CallMethod
-from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from vllm.exceptions import VLLMClientError
 
 from lr_ray.errors import one_line
+from lr_ray.runtime.imports import uncollected
 from lr_ray.serving.guard import STATE, Guard, error_response
 from lr_ray.serving.refusals import empty_prompt, message_of, status_of, wrong_value
+
+with uncollected():
+    from ray.llm._internal.serve.core.configs.openai_api_models import (
+        ChatCompletionRequest,
+        CompletionRequest,
+        OpenAIHTTPException,
+    )
+    from ray.llm._internal.serve.core.ingress.ingress import CallMethod
+    from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
+    from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+    from vllm.exceptions import VLLMClientError
 
 _HEALTH_TIMEOUT_S = 5.0
 _STARTED = int(time.time())

@@ -4,7 +4,11 @@ pytest tests/integration/endpoint/test_serving.py
 """
 
 from ray._common.usage.usage_lib import usage_stats_enabled
-from ray.serve.llm import deployment
+
+from lr_ray.runtime.imports import uncollected
+
+with uncollected():
+    from ray.serve.llm import deployment
 
 
 class LLMServer(deployment.LLMServer):
