@@ -17,10 +17,9 @@ from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
 from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
-from lr_ray.grading.judging import must_be
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
-from lr_ray.problems.benchmarks import grader_of
+from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.problems.rows import Raw, Rejected, listed, parse
 from lr_ray.problems.rows import kind as kind_of
 
@@ -185,23 +184,9 @@ def _check_answers(
 ) -> None:
     """Raises UserError for the first row of which the grader could call no answer right."""
     for row, more in zip(rows, metadata, strict=True):
-        wrong = _wrong_fields(more) if kind == "reasoning_gym" else None
-        if right := must_be(row["answer"], kind):
-            wrong = f"answer is {row['answer'][:60]!r}; must be {right}"
-        if wrong:
+        if wrong := unjudged(row["answer"], kind, more):
             where = places[row["problem_id"]]
             raise UserError(f"evaluation.benchmarks: {where}: {wrong} (evaluation.grader {kind})")
-
-
-def _wrong_fields(more: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row of which reasoning_gym makes its problem anew, if anything."""
-    for name, right in {"generator": str, "seed": int, "index": int}.items():
-        if name not in more:
-            return f"no field {name!r}; must have generator, seed and index"
-        if type(more[name]) is not right:
-            what = "a string" if right is str else "a whole number"
-            return f"{name} is {kind_of(more[name])}; must be {what}"
-    return None
 
 
 def _check_named(raw: Raw) -> None:
