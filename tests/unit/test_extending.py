@@ -196,6 +196,24 @@ def test_rejection_sampling_grades_by_the_grader_that_data_names():
         assert labelled.good["completion_token_ids"].to_pylist() == right
 
 
+def test_rejection_sampling_grades_each_row_by_the_grader_that_it_names():
+    from lr_ray.run.schemas import SOLUTIONS
+
+    row = {"file": "words", "row": 1, "answer": "no", "error": None, "prompt_token_ids": [9]}
+    row |= {"completions": [[1], [2]], "finish_reasons": ["stop"] * 2}
+    plugins.graders.register("the last word")(LastWord)
+    graders = ("exact", "the last word", None)
+    rows = [
+        row | {"index": i, "problem_id": f"p{i}", "metadata": grader and json.dumps({"grader": grader})}
+        for i, grader in enumerate(graders)
+    ]  # fmt: skip
+    table, texts = pa.Table.from_pylist(rows, SOLUTIONS), {1: "I say no", 2: r"\boxed{no}"}
+    found = keep_right(table, lambda ids: texts[ids[0]], "words").good.to_pylist()
+    assert [(r["problem_id"], r["completion_token_ids"]) for r in found] == [
+        ("p0", [2]), ("p1", [1]), ("p2", [2]),
+    ]  # fmt: skip
+
+
 class LastWord:
     def read(self, completion, cut, metadata):
         return completion.split()[-1]
