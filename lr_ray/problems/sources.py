@@ -35,6 +35,7 @@ from lr_ray.problems.rows import (
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _PEEKED_ROWS = 100
+ENDLESS = ("demo", "reasoning_gym")  # sources that are random anyway
 _OPTIONS = {"data": "data.source", "evaluation": "evaluation.benchmarks"}  # by section
 
 # What is registered by name, for data.source NAME or NAME:PARAMETER. Gets the parameter ("" without one),

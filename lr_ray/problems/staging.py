@@ -18,7 +18,7 @@ from lr_ray.grading.graders import find as find_grader
 from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.problems.order import Item, distinct, shuffled
 from lr_ray.problems.rows import PROBLEM, Problem, Rejected
-from lr_ray.problems.sources import open_source
+from lr_ray.problems.sources import ENDLESS, open_source
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.stages import UNUSABLE
 from lr_ray.run.store import Run
@@ -28,7 +28,6 @@ ROWS_A_PART = 1024
 _REJECTED_ROWS_A_PART = 16384
 _CACHED_PARTS = 4
 _PROBLEMS = "problems/part-{:05d}.parquet"
-_ENDLESS = ("demo", "reasoning_gym")  # sources that are random anyway
 
 
 def stage_problems(run: Run, config: Config) -> int:
@@ -90,7 +89,7 @@ def _items(config: Config) -> Iterator[Item]:
     items, skip = open_source(config.data).problems(), config.data.skip or 0
     if config.sampling.method == "rejection":
         items = _judged(items, config.data)
-    if config.data.shuffle and config.data.source.partition(":")[0] not in _ENDLESS:
+    if config.data.shuffle and config.data.source.partition(":")[0] not in ENDLESS:
         items = shuffled(items, config.data.seed, skip + config.sampling.max_problems)
     else:
         items = distinct(items)
