@@ -20,7 +20,7 @@ from typing import Any
 from lr_ray.cli.front import Parser
 from lr_ray.config import value_at
 from lr_ray.errors import StageError, UserError, named, reason
-from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.run.store import Run, check_home, read_asked, read_summary
 
 # Of a push before, where files had other names.
 _REPLACED = ["*.safetensors", "*.safetensors.index.json", "data/*.parquet"]
@@ -95,11 +95,8 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 
 
 def _check_folder(to: str) -> Path:
+    check_home(to, "--to")
     folder = Path(os.path.expanduser(to))
-    if to.startswith("~") and folder == Path(to):
-        raise UserError(
-            f"--to {to}: no such directory: {folder.parts[0]} is nobody's; give another"
-        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder

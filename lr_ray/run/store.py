@@ -45,6 +45,8 @@ class Run:
             raise UserError(f"{option} {location}: {said}") from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        if self.is_local:
+            check_home(location, option)
         self.token: str | None = None  # of the driver that holds the run
 
     def path(self, name: str) -> str:
@@ -233,6 +235,14 @@ class Run:
             if os.path.exists(temporary):
                 self.fs.rm(temporary, recursive=True)
             raise
+
+
+def check_home(path: str, option: str) -> None:
+    """Raises UserError for a path below the home of a user that does not exist, as ~nobody/x may be."""
+    there = os.path.expanduser(path)
+    if there.startswith("~"):
+        user = there.partition("/")[0]
+        raise UserError(f"{option} {path}: no such directory: {user} is nobody's; give another")
 
 
 def read_summary(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
+from lr_ray.interop.writing import check_out
 from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.store import Run, read_summary
@@ -160,6 +161,17 @@ def test_a_location_that_no_file_system_opens_is_one_line(location, option):
     ) as error:
         Run(location, option)
     assert "\n" not in str(error.value)
+
+
+def test_the_home_of_nobody_is_no_place_for_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = r" ~no-such-user/x: no such directory: ~no-such-user is nobody's; give another$"
+    with pytest.raises(UserError, match=f"^--run{said}"):
+        Run("~no-such-user/x")
+    with pytest.raises(UserError, match=f"^--out{said}"):
+        check_out("~no-such-user/x", overwrite=False)
+    assert os.listdir() == []
+    assert Run("~").root == os.path.expanduser("~")
 
 
 class Broken(MemoryFileSystem):
