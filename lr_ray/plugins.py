@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from lr_ray.errors import UserError, one_line
+from lr_ray.errors import UserError
 
 VARIABLE = "LR_RAY_PLUGINS"
 GROUP = "lr_ray.plugins"
@@ -89,7 +89,7 @@ class Registry:
             found = self._load(form)(parameter)
         except ValueError as error:
             shown = name[:_SHOWN]
-            raise ValueError(one_line(f"{self.kind} {shown!r}, {form}: {error}")) from None
+            raise ValueError(f"{self.kind} {shown!r}, {form}: {error}") from None
         return self._callable(name, found, self.takes)
 
     def _callable(self, name: str, value: Value, takes: str) -> Value:
@@ -113,7 +113,7 @@ class Registry:
             return getattr(_import(module), attribute)
         except Exception as error:  # whatever a user's module raises
             missing = isinstance(error, ModuleNotFoundError) and error.name == module
-            reason = one_line(f"{name[:_SHOWN]!r} cannot be imported: {error}")[: 5 * _SHOWN]
+            reason = f"{name[:_SHOWN]!r} cannot be imported: {error}"[: 5 * _SHOWN]
             if missing and _close(module, known):
                 reason = bare if module in known else self._unknown(name, known)
             raise ValueError(reason) from None
@@ -222,10 +222,8 @@ def _import_named(name: str) -> None:
         _import(name)
     except Exception as error:
         raise UserError(
-            one_line(
-                f"--plugins {name}: cannot be imported: {error}; give a module of the Python path or of "
-                "the current folder, and on a cluster send it along (docs/extending.md)"
-            )
+            f"--plugins {name}: cannot be imported: {error}; give a module of the Python path or of "
+            "the current folder, and on a cluster send it along (docs/extending.md)"
         ) from None
 
 
@@ -238,9 +236,8 @@ def _import_installed() -> None:
             entry.load()
         except Exception as error:
             owner = entry.dist.name if entry.dist else "an installed package"
-            raise UserError(
-                one_line(f"plugin {entry.name} of {owner}: cannot be imported: {error}")
-            ) from None
+            said = f"plugin {entry.name} of {owner}: cannot be imported: {error}"
+            raise UserError(said) from None
 
 
 def _import(module: str) -> Any:

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from lr_ray.errors import StageError, UserError, named
+from lr_ray.errors import StageError, UserError, named, one_line
 
 # Name to its module in this package and to what it does. A module has `main(argv) -> int`.
 COMMANDS = {
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             if "unrecognized" in message and close:
                 message = f"unknown option {word}; did you mean {close[0]}?"
                 break
-        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        print(f"error: {one_line(message)} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -187,5 +187,5 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
             return 1
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        print(f"error: {named(error)} (traceback: {log.name})", file=sys.stderr)
+        print(f"error: {one_line(named(error))} (traceback: {log.name})", file=sys.stderr)
         return 1

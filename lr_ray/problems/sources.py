@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lr_ray.config import Config, Data, Fields
-from lr_ray.errors import StageError, UserError, one_line
+from lr_ray.errors import StageError, UserError
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.plugins import sources
 from lr_ray.problems import files, hub
@@ -109,7 +109,7 @@ def registered(source: str, split: str, seed: int) -> Source:
             for row, value in enumerate(make(parameter, split, seed), start=1):
                 yield Raw(source, row, value)
         except ValueError as error:
-            raise StageError(f"{source}: {one_line(str(error))}") from None
+            raise StageError(f"{source}: {error}") from None
 
     return Source(rows, _stated, f"{source}/")
 

@@ -80,6 +80,22 @@ def test_a_command_that_is_not_there_is_one_line(said):
     assert out.startswith("usage: lr-ray COMMAND")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "--config", "demo", "--data.source", "a\nb.jsonl"),
+        ("plan", "--config", "no\rpreset"),
+        ("status", "--run", "no\x1bwhere"),
+        ("plan", "one\ntwo"),
+        ("grade", "no\nfile.jsonl"),
+    ],
+)
+def test_names_with_line_ends_in_them_make_no_second_line(said, words):
+    code, _, error = said(*words)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.strip().isprintable()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(said, name):
     code, out, error = said(name, "--help")
