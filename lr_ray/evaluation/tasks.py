@@ -25,7 +25,6 @@ from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
-_NAME = re.compile(r"(?P<benchmark>.+?)(-(?P<shots>\d+)-shot)?(?P<paper>-paper)?")
 
 
 @dataclass(frozen=True)
@@ -151,11 +150,16 @@ def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
     return stem + ("-paper" if protocol == "paper" else "")
 
 
-def parts_of(name: str) -> tuple[str, int, str]:
-    """Benchmark, number of examples and protocol of a task of this name, as `task_name` joins them."""
-    found = _NAME.fullmatch(name)
+def parts_of(name: str, evaluation: Evaluation) -> tuple[str, int, str]:
+    """Benchmark, number of examples and protocol of a task of this name, as `task_name` joins them.
+
+    What an own file's name ends with is the file's, as in hard-4-shot.jsonl.
+    """
+    stems = sorted((task_name(b, 0) for b in evaluation.benchmarks), key=len, reverse=True)
+    known = "|".join(map(re.escape, stems))
+    found = re.fullmatch(rf"({known}|.+?)(?:-(\d+)-shot)?(-paper)?", name)
     assert found is not None
-    return found["benchmark"], int(found["shots"] or 0), "paper" if found["paper"] else "same"
+    return found[1], int(found[2] or 0), "paper" if found[3] else "same"
 
 
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:
