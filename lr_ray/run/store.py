@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lr_ray.errors import StageError, UserError, reason, why_not_read
+from lr_ray.errors import StageError, UserError, named, reason, why_not_read
 from lr_ray.run import lock
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
@@ -237,6 +237,16 @@ class Run:
             raise
 
 
+@contextlib.contextmanager
+def shaped(location: str, file: str) -> Iterator[None]:
+    """Raises UserError naming the file, of a run, that has other fields or kinds than are read within."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        said = f"holds something else than lr_ray writes there: {named(error)}"
+        raise UserError(f"{location}/{file}: {said}; put the run's own file there") from None
+
+
 def check_home(path: str, option: str) -> None:
     """Raises UserError for a path below the home of a user that does not exist, as ~nobody/x may be."""
     there = os.path.expanduser(path)
@@ -252,8 +262,14 @@ def read_summary(run: Run) -> dict[str, Any]:
 
 
 def read_asked(run: Run) -> dict[str, Any]:
-    """run.json. Raises UserError when it is missing or of another schema version."""
+    """run.json. Raises UserError when it is missing, of another schema version or of another form."""
     asked = run.read_json("run.json")
     if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
+    models = asked.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(m, dict) for m in models.values()):
+        said = (
+            f"models = {models!r:.100}: must be an object of objects; put the run's own file there"
+        )
+        raise UserError(f"{run.location}/run.json: {said}")
     return asked

@@ -13,7 +13,7 @@ from lr_ray.errors import StageError, UserError
 from lr_ray.interop.writing import check_out
 from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED
-from lr_ray.run.store import Run, read_summary
+from lr_ray.run.store import Run, read_asked, read_summary
 
 FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
 
@@ -248,3 +248,14 @@ def test_a_child_is_on_the_same_file_system(location):
     assert not child.is_local
     child.write_json("summary.json", {"a": 1})
     assert Run(location).read_json("variants/one-0/summary.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "models", [[], "x", None, {"expert": None}, {"expert": "a", "amateur": {}}]
+)
+def test_models_of_another_form_in_run_json_are_one_line(run, models):
+    run.write_json("run.json", {"schema_version": 1, "config": {}, "models": models})
+    with pytest.raises(
+        UserError, match=r"/run\.json: models = .*: must be an object of objects; put"
+    ):
+        read_asked(run)
