@@ -53,6 +53,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses an empty value, as of a shell's variable that is not set, where a name is due."""
+        known, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if getattr(known, action.dest, None) == "":
+                self.error(f"argument {'/'.join(action.option_strings)}: is empty; give a value")
+        return known, rest
+
     def error(self, message: str) -> NoReturn:
         for word in re.findall(r"--[\w.-]+", message):
             close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)

@@ -96,6 +96,21 @@ def test_names_with_line_ends_in_them_make_no_second_line(said, words):
     assert error.strip().isprintable()
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("run", "--config", "demo", "--run", ""), "--run"),
+        (("plan", "--config", "", "--run", "runs/x"), "--config"),
+        (("train", "--from=", "--run", "runs/x"), "--from"),
+        (("status", "--run", ""), "--run"),
+        (("compare", "--config", "demo", "--grid", ""), "--grid"),
+    ],
+)
+def test_an_empty_name_is_not_taken_for_none(said, words, option):
+    error = f"error: argument {option}: is empty; give a value (--help lists the options)\n"
+    assert said(*words) == (2, "", error)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(said, name):
     code, out, error = said(name, "--help")
