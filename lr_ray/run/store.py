@@ -136,9 +136,16 @@ class Run:
         return [json.loads(line) for line in lines]
 
     def answers(self, task: str, columns: list[str] | None = None) -> pa.Table:
-        """The graded answers of an evaluation's task; of `columns`, where they are given."""
-        path = self.path(f"evaluation/{task}.parquet")
-        return pq.read_table(path, columns=columns, filesystem=self.fs)
+        """The graded answers of an evaluation's task; of `columns`, where they are given.
+
+        Raises StageError when they cannot be read.
+        """
+        name = f"evaluation/{task}.parquet"
+        try:
+            return pq.read_table(self.path(name), columns=columns, filesystem=self.fs)
+        except (OSError, pa.ArrowException) as error:
+            said = f"cannot be read: {why_not_read(error)}; put the run's own file there"
+            raise StageError(f"{self.location}/{name}: {said}") from None
 
     def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
         """The shards, one after the other. Raises StageError naming one that cannot be read."""

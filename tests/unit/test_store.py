@@ -259,3 +259,13 @@ def test_models_of_another_form_in_run_json_are_one_line(run, models):
         UserError, match=r"/run\.json: models = .*: must be an object of objects; put"
     ):
         read_asked(run)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"cut"])
+def test_answers_that_cannot_be_read_are_one_line(run, content):
+    if content is not None:
+        run.write_bytes("evaluation/demo.parquet", content)
+    with pytest.raises(
+        StageError, match=r"/evaluation/demo\.parquet: cannot be read: .+; put the run's own"
+    ):
+        run.answers("demo")
