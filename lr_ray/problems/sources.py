@@ -79,8 +79,8 @@ def open_source(data: Data) -> Source:
     if files.is_location(data.source):
         return of_files(data.source, data.fields, "problem-", "data")
     convert = mapped(data.fields.problem, data.fields.id, data.fields.answer)
-    if os.path.isdir(data.source):
-        rows = lambda: hub.read(data.source, None, data.split, data.fields)  # noqa: E731
+    if os.path.isdir(folder := os.path.expanduser(data.source)):
+        rows = lambda: hub.read(folder, None, data.split, data.fields)  # noqa: E731
         return Source(rows, convert, "problem-")
     if _HUB_NAME.fullmatch(data.source) and not os.path.exists(data.source):
         name, _, config = data.source.partition(":")
