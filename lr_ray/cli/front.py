@@ -169,6 +169,8 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
     from lr_ray.runtime import interrupts
 
     interrupts.install()
+    if not os.environ.get("COLUMNS", "").strip("0"):  # 0 is no width, and rich would print nothing
+        os.environ.pop("COLUMNS", None)
     if isinstance(sys.stdout, io.TextIOWrapper):  # texts may be beyond the locale's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -111,6 +111,13 @@ def test_an_empty_name_is_not_taken_for_none(said, words, option):
     assert said(*words) == (2, "", error)
 
 
+def test_a_terminal_without_a_width_is_told_all(said, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    code, out, _ = said("plan", "--config", "demo")
+    assert code == 0
+    assert out.startswith("plan       demo, on CPUs alone\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(said, name):
     code, out, error = said(name, "--help")
