@@ -23,9 +23,16 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
-class UserError(Exception):
+class _LineError(Exception):
+    """What it says is one line, whatever names and values stand in it."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class UserError(_LineError):
     """Bad input, found before anything expensive started. Jobs print its one line and exit 2."""
 
 
-class StageError(Exception):
+class StageError(_LineError):
     """A stage failed after it had started. Jobs print its one line and exit 1."""

@@ -9,12 +9,13 @@ Exercised by `pytest tests/unit/test_extending.py`.
 import difflib
 import functools
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from lr_ray.errors import UserError, one_line
+from lr_ray.errors import UserError
 
 VARIABLE = "LR_RAY_PLUGINS"
 GROUP = "lr_ray.plugins"
@@ -29,27 +30,28 @@ Value = TypeVar("Value")
 class Registry:
     """Things of one kind by name: built in, registered by a plugin, or `my_module:object`."""
 
-    def __init__(self, kind: str, built_in: Mapping[str, str], called: bool = True) -> None:
+    def __init__(self, kind: str, built_in: Mapping[str, str], takes: str = "") -> None:
         """`built_in` maps names to `module:object`, imported when it is asked for.
 
-        `called`: what has a name is a function or a class, and anything else is refused.
+        `takes`: what has a name is called with these, and anything else is refused; empty where it is not.
 
         A name such as `top:SHARE` takes a parameter: what has it is a function of the parameter's text
         that gives the thing, and raises ValueError saying what the parameter must be.
         """
-        self.kind, self.built_in, self.called = kind, dict(built_in), called
+        self.kind, self.built_in, self.takes = kind, dict(built_in), takes
         self._registered: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Value], Value]:
         """A decorator that makes a function, a class or an object known by a name.
 
-        Raises ValueError for a name that another object has, and for what cannot be called.
+        Raises ValueError for a name that another object has, and for what cannot be called so.
         """
 
         def add(value: Value) -> Value:
             if name in self.built_in or self._registered.get(name, value) is not value:
                 raise ValueError(f"a {self.kind} {name!r} is there already")
-            self._registered[name] = self._callable(name, value)
+            takes = "parameter" if ":" in name and self.takes else self.takes
+            self._registered[name] = self._callable(name, value, takes)
             return value
 
         return add
@@ -78,7 +80,7 @@ class Registry:
             return self._load(name)
         form = next((other for other in known if other.startswith(f"{word}:")), None)
         if form is None and colon:
-            return self._callable(name, self._of_module(name, known))
+            return self._callable(name, self._of_module(name, known), self.takes)
         if form is None:
             raise ValueError(self._unknown(name, known))
         if not parameter:
@@ -87,15 +89,12 @@ class Registry:
             found = self._load(form)(parameter)
         except ValueError as error:
             shown = name[:_SHOWN]
-            raise ValueError(one_line(f"{self.kind} {shown!r}, {form}: {error}")) from None
-        return self._callable(name, found)
+            raise ValueError(f"{self.kind} {shown!r}, {form}: {error}") from None
+        return self._callable(name, found, self.takes)
 
-    def _callable(self, name: str, value: Value) -> Value:
-        if self.called and not callable(value):
-            raise ValueError(
-                f"{self.kind} {name[:_SHOWN]!r} is of type {type(value).__name__}; "
-                "must be a function or a class"
-            )
+    def _callable(self, name: str, value: Value, takes: str) -> Value:
+        if takes and (wrong := uncallable(value, takes)):
+            raise ValueError(f"{self.kind} {name[:_SHOWN]!r} {wrong}")
         return value
 
     def _load(self, name: str) -> Any:
@@ -114,7 +113,7 @@ class Registry:
             return getattr(_import(module), attribute)
         except Exception as error:  # whatever a user's module raises
             missing = isinstance(error, ModuleNotFoundError) and error.name == module
-            reason = one_line(f"{name[:_SHOWN]!r} cannot be imported: {error}")[: 5 * _SHOWN]
+            reason = f"{name[:_SHOWN]!r} cannot be imported: {error}"[: 5 * _SHOWN]
             if missing and _close(module, known):
                 reason = bare if module in known else self._unknown(name, known)
             raise ValueError(reason) from None
@@ -128,6 +127,19 @@ class Registry:
         )
 
 
+def uncallable(value: Any, takes: str) -> str | None:
+    """Why a value cannot be called with so many arguments, as its signature has it, if it cannot."""
+    if not callable(value):
+        return f"is of type {type(value).__name__}; must be a function or a class"
+    try:
+        inspect.signature(value).bind(*takes.split(", "))
+    except TypeError as error:
+        return f"cannot be called: {error}; must take ({takes})"
+    except ValueError:  # of C, without a signature
+        pass
+    return None
+
+
 def _close(word: str, known: list[str]) -> str | None:
     """The name that a word is most like, whatever its parameter."""
     names = {name.partition(":")[0]: name for name in reversed(known)}
@@ -139,6 +151,7 @@ def _close(word: str, known: list[str]) -> str | None:
 sources = Registry(
     "problem source",
     {"demo": "lr_ray.problems.sources:demo", "reasoning_gym": "lr_ray.problems.gym:rows"},
+    "parameter, split, seed",
 )
 # Functions of steps to a mask, and of both to labels: see lr_ray.method.rules.
 _SELECTIONS = {
@@ -150,14 +163,25 @@ _LABELS = {
     "contrast": "contrast", "contrast:TEMPERATURE": "tempered", "expert": "expert", "greedy": "greedy"
 }  # fmt: skip
 selections, labels = (
-    Registry(f"{kind} rule", {name: f"lr_ray.method.rules:{rule}" for name, rule in rules.items()})
-    for kind, rules in (("selection", _SELECTIONS), ("label", _LABELS))
+    Registry(
+        f"{kind} rule", {name: f"lr_ray.method.rules:{rule}" for name, rule in rules.items()}, takes
+    )
+    for kind, rules, takes in (
+        ("selection", _SELECTIONS, "steps"),
+        ("label", _LABELS, "steps, keep"),
+    )
 )
 # Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
-graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"}, called=False)
+graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"})
 # Classes of lr_ray.training.engine.Backend and lr_ray.engines.engine.Engine, or functions that make one.
-backends = Registry("training backend", {"deepspeed": "lr_ray.training.engine:Engine"})
-engines = Registry("inference engine", {"vllm": "lr_ray.engines.vllm:start"})
+backends = Registry(
+    "training backend", {"deepspeed": "lr_ray.training.engine:Engine"}, "expert, training"
+)
+engines = Registry(
+    "inference engine",
+    {"vllm": "lr_ray.engines.vllm:start"},
+    "role, model, config, context, journal",
+)
 
 
 def load(names: Iterable[str]) -> None:
@@ -198,10 +222,8 @@ def _import_named(name: str) -> None:
         _import(name)
     except Exception as error:
         raise UserError(
-            one_line(
-                f"--plugins {name}: cannot be imported: {error}; give a module of the Python path or of "
-                "the current folder, and on a cluster send it along (docs/extending.md)"
-            )
+            f"--plugins {name}: cannot be imported: {error}; give a module of the Python path or of "
+            "the current folder, and on a cluster send it along (docs/extending.md)"
         ) from None
 
 
@@ -214,9 +236,8 @@ def _import_installed() -> None:
             entry.load()
         except Exception as error:
             owner = entry.dist.name if entry.dist else "an installed package"
-            raise UserError(
-                one_line(f"plugin {entry.name} of {owner}: cannot be imported: {error}")
-            ) from None
+            said = f"plugin {entry.name} of {owner}: cannot be imported: {error}"
+            raise UserError(said) from None
 
 
 def _import(module: str) -> Any:

@@ -16,7 +16,7 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import METHOD
 from lr_ray.config import Config
 from lr_ray.errors import UserError
-from lr_ray.run.store import Run, read_asked
+from lr_ray.run.store import Run, read_asked, shaped
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +75,7 @@ def _against_paper(command: Command[Config]) -> int:
     changed = command.config.changes(read_asked(run)["config"])
     if changed:
         raise UserError(f"--against paper: {run.location} was made with another {changed[0]}")
-    found = look(run)
+    with shaped(run.location, "summary.json"):
+        found = look(run)
     print(json.dumps(found, allow_nan=False) if options.json else "\n".join(lines(found)))
     return 0

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from lr_ray.errors import StageError, UserError, named
+from lr_ray.errors import StageError, UserError, named, one_line
 
 # Name to its module in this package and to what it does. A module has `main(argv) -> int`.
 COMMANDS = {
@@ -53,13 +53,21 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses an empty value, as of a shell's variable that is not set, where a name is due."""
+        known, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if getattr(known, action.dest, None) == "":
+                self.error(f"argument {'/'.join(action.option_strings)}: is empty; give a value")
+        return known, rest
+
     def error(self, message: str) -> NoReturn:
         for word in re.findall(r"--[\w.-]+", message):
             close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
             if "unrecognized" in message and close:
                 message = f"unknown option {word}; did you mean {close[0]}?"
                 break
-        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        print(f"error: {one_line(message)} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -161,6 +169,8 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
     from lr_ray.runtime import interrupts
 
     interrupts.install()
+    if not os.environ.get("COLUMNS", "").strip("0"):  # 0 is no width, and rich would print nothing
+        os.environ.pop("COLUMNS", None)
     if isinstance(sys.stdout, io.TextIOWrapper):  # texts may be beyond the locale's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -187,5 +197,5 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
             return 1
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        print(f"error: {named(error)} (traceback: {log.name})", file=sys.stderr)
+        print(f"error: {one_line(named(error))} (traceback: {log.name})", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from typing import Any
 from lr_ray.cli.front import Parser
 from lr_ray.config import value_at
 from lr_ray.errors import StageError, UserError, named, reason
-from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.run.store import Run, check_home, read_asked, read_summary
 
 # Of a push before, where files had other names.
 _REPLACED = ["*.safetensors", "*.safetensors.index.json", "data/*.parquet"]
@@ -95,11 +95,8 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 
 
 def _check_folder(to: str) -> Path:
+    check_home(to, "--to")
     folder = Path(os.path.expanduser(to))
-    if to.startswith("~") and folder == Path(to):
-        raise UserError(
-            f"--to {to}: no such directory: {folder.parts[0]} is nobody's; give another"
-        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder
@@ -161,9 +158,15 @@ def _stage(
     scratch: str,
 ) -> None:
     """Lays the product's files and its card out in a folder, as they are to lie in a repository."""
+    from lr_ray.labelling.shards import checked_footers
     from lr_ray.models.adapters import CONFIG
     from lr_ray.report.card import CARD
 
+    if what == "supervision":
+        try:
+            checked_footers(run, what)
+        except StageError as error:
+            raise UserError(str(error)) from None
     source, where = Path(run.local_folder(what, scratch)), f"--run {run.location}: {what}"
     inside = target / "data" if what == "supervision" else target
     inside.mkdir(exist_ok=True)
@@ -178,7 +181,8 @@ def _stage(
 
 def _files_of(source: Path, what: str, where: str) -> list[Path]:
     """What is given to others. Raises UserError for what is no file, and a product that is not whole."""
-    from lr_ray.models.files import check_weights
+    from lr_ray.models.adapters import CONFIG
+    from lr_ray.models.files import check_files, check_weights, read_object
 
     found = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
     for file in found:
@@ -186,6 +190,10 @@ def _files_of(source: Path, what: str, where: str) -> list[Path]:
             raise UserError(f"{where}: {file.name} is no file; move it elsewhere")
     if what != "supervision":
         check_weights(source, where)
+    if what == "model":
+        check_files(source, where)
+    elif what == "adapter":
+        read_object(source / CONFIG, where)
     elif not any(file.suffix == ".parquet" for file in found):
         raise UserError(f"{where}: no *.parquet shards; label the run again")
     return found

@@ -22,7 +22,7 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
 from lr_ray.models.adapters import with_adapters
-from lr_ray.models.models import fits_context, resolve_model, resolve_served
+from lr_ray.models.models import fitting, resolve_model, resolve_served
 from lr_ray.pipeline.job import facts, improved
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
@@ -104,8 +104,7 @@ def _serve(
     variables: Mapping[str, Any],
 ) -> None:
     whole, _ = with_adapters(models)
-    for name, path in whole.items():
-        fits_context(path, settings.max_model_len, name)
+    settings = fitting(settings, whole)
     with contextlib.ExitStack() as stack:
         if resources.server.gpus != 0:
             found = stack.enter_context(connected())

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lr_ray.config.resources import AUTO, NUMBER, ROLES
 from lr_ray.config.section import Section, fields_of, is_section
 from lr_ray.config.tree import Config, unflatten
-from lr_ray.errors import UserError, one_line
+from lr_ray.errors import UserError
 from lr_ray.yaml_text import YamlError, load, read_text
 
 Kind = TypeVar("Kind", bound=Section)
@@ -87,7 +87,7 @@ def resolve(tree: dict[str, Any], kind: type[Section] = Config, where: str = "co
         return kind.model_validate(tree)
     except ValidationError as error:
         said = (f"{where}: {_explain(e, kind)}" for e in error.errors())
-        raise UserError(one_line("; ".join(said))) from None
+        raise UserError("; ".join(said)) from None
 
 
 def changed(config: Kind, values: Mapping[str, Any], where: str = "config") -> Kind:

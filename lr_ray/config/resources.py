@@ -12,6 +12,8 @@ from lr_ray.config.section import Section
 
 AUTO: Literal["auto"] = "auto"
 ROLES = ("expert", "amateur", "trainer", "server")
+_RAYS_OWN = {"CPU", "GPU", "memory", "object_store_memory"}  # names of resources
+_LEAST = 1e-4  # of a resource, in Ray
 NUMBER = "number"  # tag of the other branch, as it stands in pydantic's errors
 
 
@@ -48,6 +50,15 @@ class Place(Section):
     """Type of GPU as Ray names it, such as A100 or H100."""
     custom: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Custom resources of the nodes meant for it, such as lr_ray_expert: 1."""
+
+    @model_validator(mode="after")
+    def _is_what_ray_takes(self) -> Self:
+        if taken := sorted(_RAYS_OWN & self.custom.keys()):
+            raise ValueError(f"custom: {', '.join(taken)}: give cpus, gpus or memory_gb instead")
+        for name, amount in self.bundle().items():
+            if amount != AUTO and amount < _LEAST:
+                raise ValueError(f"{name} = {amount:g}: must be 0, or at least {_LEAST:g}")
+        return self
 
     def bundle(self) -> dict[str, float]:
         """Ray's names of what is asked for, as in a placement group."""

@@ -20,6 +20,7 @@ from lr_ray.runtime.connection import (
     check_environment,
     client,
     read_key,
+    scheme_of,
     via,
 )
 
@@ -93,6 +94,8 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
     """Raises UserError naming what is wrong when the endpoint cannot be asked for these models."""
     from openai import AuthenticationError, NotFoundError, OpenAIError, Timeout
 
+    if not scheme_of(base_url)[1]:
+        raise UserError(f"--endpoint {base_url}: is no URL; give one as http://HOST:PORT/v1")
     check_environment(base_url)
     limits: dict[str, Any] = {"max_retries": 1, "timeout": Timeout(20, connect=5)}
     try:

@@ -17,16 +17,14 @@ from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
 from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
-from lr_ray.grading.judging import must_be
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
-from lr_ray.problems.benchmarks import grader_of
+from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.problems.rows import Raw, Rejected, listed, parse
 from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
-_NAME = re.compile(r"(?P<benchmark>.+?)(-(?P<shots>\d+)-shot)?(?P<paper>-paper)?")
 
 
 @dataclass(frozen=True)
@@ -152,11 +150,16 @@ def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
     return stem + ("-paper" if protocol == "paper" else "")
 
 
-def parts_of(name: str) -> tuple[str, int, str]:
-    """Benchmark, number of examples and protocol of a task of this name, as `task_name` joins them."""
-    found = _NAME.fullmatch(name)
+def parts_of(name: str, evaluation: Evaluation) -> tuple[str, int, str]:
+    """Benchmark, number of examples and protocol of a task of this name, as `task_name` joins them.
+
+    What an own file's name ends with is the file's, as in hard-4-shot.jsonl.
+    """
+    stems = sorted((task_name(b, 0) for b in evaluation.benchmarks), key=len, reverse=True)
+    known = "|".join(map(re.escape, stems))
+    found = re.fullmatch(rf"({known}|.+?)(?:-(\d+)-shot)?(-paper)?", name)
     assert found is not None
-    return found["benchmark"], int(found["shots"] or 0), "paper" if found["paper"] else "same"
+    return found[1], int(found[2] or 0), "paper" if found[3] else "same"
 
 
 def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, Any]]) -> str:
@@ -185,23 +188,9 @@ def _check_answers(
 ) -> None:
     """Raises UserError for the first row of which the grader could call no answer right."""
     for row, more in zip(rows, metadata, strict=True):
-        wrong = _wrong_fields(more) if kind == "reasoning_gym" else None
-        if right := must_be(row["answer"], kind):
-            wrong = f"answer is {row['answer'][:60]!r}; must be {right}"
-        if wrong:
+        if wrong := unjudged(row["answer"], kind, more):
             where = places[row["problem_id"]]
             raise UserError(f"evaluation.benchmarks: {where}: {wrong} (evaluation.grader {kind})")
-
-
-def _wrong_fields(more: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row of which reasoning_gym makes its problem anew, if anything."""
-    for name, right in {"generator": str, "seed": int, "index": int}.items():
-        if name not in more:
-            return f"no field {name!r}; must have generator, seed and index"
-        if type(more[name]) is not right:
-            what = "a string" if right is str else "a whole number"
-            return f"{name} is {kind_of(more[name])}; must be {what}"
-    return None
 
 
 def _check_named(raw: Raw) -> None:

@@ -125,7 +125,10 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
     Models are known by their names alone.
     """
     tables, sets = paper().tables, paper().problems
-    expert, (benchmark, _, protocol) = _name(config.models.expert), parts_of(task)
+    expert, (benchmark, _, protocol) = (
+        _name(config.models.expert),
+        parts_of(task, config.evaluation),
+    )
     experts = dict.fromkeys(row["expert"] for row in tables["1"].rows)
     if expert not in experts:
         return None, None, [f"another expert, {expert}: the paper has {', '.join(experts)}"]
@@ -154,7 +157,7 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
 
 def _reasons(config: Config, task: str, label: str, problems: int) -> list[str]:
     """What of the run is otherwise than in the paper, as far as it concerns this model's answers."""
-    benchmark, shots, protocol = parts_of(task)
+    benchmark, shots, protocol = parts_of(task, config.evaluation)
     found = []
     if shots != (wanted := paper().protocol["shots"].get(benchmark, 0)):
         found.append(f"{shots} worked examples, not {wanted}")

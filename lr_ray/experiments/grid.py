@@ -32,7 +32,7 @@ _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 _SEEDED = ("training.seed", "sampling.seed")
 # All variants are asked alike, beside the one expert.
 _SHARED = re.compile(
-    r"models\.(expert$|chat_template_kwargs)|serving(\.|$)|evaluation(\.(?!prefill$)|$)"
+    r"models\.(expert$|chat_template_kwargs)|serving(\.|$)|evaluation(\.(?!prefill$)|$)|rounds"
 )
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lr_ray.errors import UserError
 from lr_ray.grading.reading import KINDS as BUILT_IN
-from lr_ray.plugins import graders
+from lr_ray.plugins import graders, uncallable
 
+_METHODS = {"read": "completion, cut, metadata", "judge": "expected, extracted, metadata"}
 graders.built_in.update(dict.fromkeys(BUILT_IN, ""))  # the pool knows them by name
 
 
@@ -55,4 +56,7 @@ def find(name: str, option: str) -> Grader | None:
         raise UserError(f"{option}: {name!r} cannot be imported: {error}") from None
     if not isinstance(grader, Grader):
         raise UserError(f"{option}: {name!r} is no grader; it must have the methods read and judge")
+    for method, takes in _METHODS.items():
+        if wrong := uncallable(getattr(grader, method), takes):
+            raise UserError(f"{option}: {name!r}: {method} {wrong}")
     return grader

@@ -20,7 +20,7 @@ from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.interop.form import Expert
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.run.schemas import SUPERVISION
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, check_home
 
 _CHUNK = 20_000  # rows in memory; each chunk is one pass over the shards, which are in no order
 _MARK = "[[problem]]"
@@ -35,6 +35,7 @@ def check_out(out: str, overwrite: bool) -> None:
         if fs.exists(path) and not overwrite:
             raise UserError(f"--out {out}: exists; give another, or --overwrite")
         if isinstance(fs, LocalFileSystem):
+            check_home(out, "--out")
             os.makedirs(os.path.dirname(path), exist_ok=True)
     except UserError:
         raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray import embedded
-from lr_ray.config import Models, Sampling
+from lr_ray.config import Models, Sampling, Serving
 from lr_ray.console import fetching
 from lr_ray.errors import UserError, reason
 from lr_ray.models.adapters import check_adapter, is_adapter
@@ -148,6 +148,19 @@ def fits_context(path: str, max_model_len: int, name: str) -> None:
         raise UserError(
             f"serving.max_model_len = {max_model_len} is more than {name} reads; give at most {room}"
         )
+
+
+def fitting(serving: Serving, models: Mapping[str, str]) -> Serving:
+    """`serving` with a max_model_len that these whole models, by name, read, where nobody has set one.
+
+    Raises UserError when the one that was set is more than a model reads.
+    """
+    if "max_model_len" not in serving.model_fields_set:
+        room = min(serving.max_model_len, *map(context_length, models.values()))
+        return serving.model_copy(update={"max_model_len": room})
+    for name, path in models.items():
+        fits_context(path, serving.max_model_len, name)
+    return serving
 
 
 def check_pair(expert: str, amateur: str, models: Models) -> None:

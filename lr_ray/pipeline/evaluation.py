@@ -30,7 +30,7 @@ from lr_ray.evaluation.results import (
     survival,
 )
 from lr_ray.evaluation.tasks import Task, both_names, load_tasks, repeated_rows, variant_name
-from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
+from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
 from lr_ray.run.versions import versions
 from lr_ray.runtime.progress import recorded
 
@@ -187,7 +187,8 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
         summary = read_summary(run)
         if "accuracy" in summary:
             print(f"{run.location}: evaluation finished before; nothing to do")
-            report.print_summary(Console(highlight=False), run, summary)
+            with shaped(run.location, "summary.json"):
+                report.print_summary(Console(highlight=False), run, summary)
             return 0
         check_endpoint(config.endpoint, config.models, config.evaluation.max_new_tokens)
         load_tasks(config.evaluation)

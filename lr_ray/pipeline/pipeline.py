@@ -23,7 +23,7 @@ from lr_ray.placement.site import site
 from lr_ray.run.asked import Difference, begin, difference, fingerprints_of
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
-from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.run.store import Run, read_asked, read_summary, shaped
 from lr_ray.runtime.cluster import cluster
 from lr_ray.runtime.progress import recorded
 from lr_ray.sampling.sample import finish
@@ -60,9 +60,10 @@ def execute(
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
             moved = "evaluation" in stages and add_drift(run, config, summary, print)
-            if moved or not run.exists(report.PAGE):  # as where there was no room for it
-                report.write_page(run, summary)
-            report.print_summary(_terminal(), run, summary)
+            with shaped(run.location, "summary.json"):
+                if moved or not run.exists(report.PAGE):  # as where there was no room for it
+                    report.write_page(run, summary)
+                report.print_summary(_terminal(), run, summary)
             return 0
         if run.exists("run.json"):
             source = None  # it was taken over when the run began

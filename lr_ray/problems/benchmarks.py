@@ -14,16 +14,17 @@ from typing import Any
 
 from lr_ray.errors import UserError
 from lr_ray.grading.boxed import last_boxed
+from lr_ray.grading.judging import must_be
 from lr_ray.problems.rows import (
     Convert,
     Found,
     Row,
     UnusableRowError,
     answer_text,
-    kind,
     text,
     value_of,
 )
+from lr_ray.problems.rows import kind as kind_of
 
 MATH_SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
@@ -106,7 +107,7 @@ def _contest(row: Row) -> Found:
 def _olympiadbench(row: Row) -> Found:
     answers = value_of(row, "final_answer")
     if not isinstance(answers, list) or not answers:
-        raise UnusableRowError(f"final_answer is {kind(answers)}; must be a list with an answer")
+        raise UnusableRowError(f"final_answer is {kind_of(answers)}; must be a list with an answer")
     return Found(text(row, "question").strip(), answer_text(answers[0], "final_answer"))
 
 
@@ -115,7 +116,7 @@ def _mmlu_stem(row: Row) -> Found | None:
         return None
     choices, answer = value_of(row, "choices"), value_of(row, "answer")
     if not isinstance(choices, list) or len(choices) != 4:
-        raise UnusableRowError(f"choices is {kind(choices)}; must be a list of four")
+        raise UnusableRowError(f"choices is {kind_of(choices)}; must be a list of four")
     if type(answer) is not int or answer not in range(4):
         raise UnusableRowError(f"answer is {answer!r}; must be 0, 1, 2 or 3")
     return _of_choices(text(row, "question"), choices, answer)
@@ -155,7 +156,7 @@ def subject_of(row: Row) -> str:
     name = "subject" if "subject" in row else "type"
     subject = value_of(row, name)
     if not isinstance(subject, str):
-        raise UnusableRowError(f"{name} is {kind(subject)}; must be a string")
+        raise UnusableRowError(f"{name} is {kind_of(subject)}; must be a string")
     return subject
 
 
@@ -265,3 +266,22 @@ def grader_of(
         return known.grader
     named = (json.loads(of).get("grader") for of in metadata if of)
     return otherwise or next(filter(None, named), "math")
+
+
+def unjudged(answer: str, kind: str, metadata: Mapping[str, Any]) -> str | None:
+    """Why the grader of this `kind` could call no answer to a row right, if it could not."""
+    wrong = _wrong_fields(metadata) if kind == "reasoning_gym" else None
+    if right := must_be(answer, kind):
+        wrong = f"answer is {answer[:60]!r}; must be {right}"
+    return wrong
+
+
+def _wrong_fields(more: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row of which reasoning_gym makes its problem anew, if anything."""
+    for name, right in {"generator": str, "seed": int, "index": int}.items():
+        if name not in more:
+            return f"no field {name!r}; must have generator, seed and index"
+        if type(more[name]) is not right:
+            what = "a string" if right is str else "a whole number"
+            return f"{name} is {kind_of(more[name])}; must be {what}"
+    return None

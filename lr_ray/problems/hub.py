@@ -43,9 +43,11 @@ def _open(name: str, config: str | None, split: str) -> Any:
 
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs, it also raises
     try:
-        if not os.path.isdir(name):
+        folder = os.path.isdir(name)
+        if not folder:
             HfApi().dataset_info(name, timeout=_ANSWER_S)  # load_dataset would retry for minutes
-        splits = datasets.load_dataset(name, config, streaming=True)
+        path = os.path.abspath(name) if folder else name  # it takes the set's name from the path
+        splits = datasets.load_dataset(path, config, streaming=True)
     except Exception as error:  # of datasets, huggingface_hub and the HTTP client
         where = "folder" if os.path.isdir(name) else "Hugging Face hub"
         raise StageError(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lr_ray.config import Config, Data, Fields
-from lr_ray.errors import StageError, UserError, one_line
+from lr_ray.errors import StageError, UserError
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.plugins import sources
 from lr_ray.problems import files, hub
@@ -35,6 +35,7 @@ from lr_ray.problems.rows import (
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _PEEKED_ROWS = 100
+ENDLESS = ("demo", "reasoning_gym")  # sources that are random anyway
 _OPTIONS = {"data": "data.source", "evaluation": "evaluation.benchmarks"}  # by section
 
 # What is registered by name, for data.source NAME or NAME:PARAMETER. Gets the parameter ("" without one),
@@ -78,8 +79,8 @@ def open_source(data: Data) -> Source:
     if files.is_location(data.source):
         return of_files(data.source, data.fields, "problem-", "data")
     convert = mapped(data.fields.problem, data.fields.id, data.fields.answer)
-    if os.path.isdir(data.source):
-        rows = lambda: hub.read(data.source, None, data.split, data.fields)  # noqa: E731
+    if os.path.isdir(folder := os.path.expanduser(data.source)):
+        rows = lambda: hub.read(folder, None, data.split, data.fields)  # noqa: E731
         return Source(rows, convert, "problem-")
     if _HUB_NAME.fullmatch(data.source) and not os.path.exists(data.source):
         name, _, config = data.source.partition(":")
@@ -108,7 +109,7 @@ def registered(source: str, split: str, seed: int) -> Source:
             for row, value in enumerate(make(parameter, split, seed), start=1):
                 yield Raw(source, row, value)
         except ValueError as error:
-            raise StageError(f"{source}: {one_line(str(error))}") from None
+            raise StageError(f"{source}: {error}") from None
 
     return Source(rows, _stated, f"{source}/")
 

@@ -5,17 +5,20 @@ pytest tests/unit/test_problems_staging.py
 
 import functools
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lr_ray.config import Config
+from lr_ray.config import Config, Data
 from lr_ray.errors import StageError
+from lr_ray.grading.graders import find as find_grader
+from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.problems.order import Item, distinct, shuffled
 from lr_ray.problems.rows import PROBLEM, Problem, Rejected
-from lr_ray.problems.sources import open_source
+from lr_ray.problems.sources import ENDLESS, open_source
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.stages import UNUSABLE
 from lr_ray.run.store import Run
@@ -25,7 +28,6 @@ ROWS_A_PART = 1024
 _REJECTED_ROWS_A_PART = 16384
 _CACHED_PARTS = 4
 _PROBLEMS = "problems/part-{:05d}.parquet"
-_ENDLESS = ("demo", "reasoning_gym")  # sources that are random anyway
 
 
 def stage_problems(run: Run, config: Config) -> int:
@@ -85,7 +87,9 @@ def count_problems(config: Config, most: int) -> int:
 
 def _items(config: Config) -> Iterator[Item]:
     items, skip = open_source(config.data).problems(), config.data.skip or 0
-    if config.data.shuffle and config.data.source.partition(":")[0] not in _ENDLESS:
+    if config.sampling.method == "rejection":
+        items = _judged(items, config.data)
+    if config.data.shuffle and config.data.source.partition(":")[0] not in ENDLESS:
         items = shuffled(items, config.data.seed, skip + config.sampling.max_problems)
     else:
         items = distinct(items)
@@ -94,6 +98,25 @@ def _items(config: Config) -> Iterator[Item]:
             yield item
         elif isinstance(item, Problem):
             skip -= 1
+
+
+def _judged(items: Iterable[Item], data: Data) -> Iterator[Item]:
+    """The same items; a problem whose answer its grader could find in no solution is rejected.
+
+    Raises UserError where there is no grader that a row names.
+    """
+    for item in items:
+        if isinstance(item, Problem) and item.answer is not None:
+            kind = grader_of(data.source, data.grader, [item.metadata])
+            if isinstance(kind, str):
+                find_grader(kind, "data.grader")
+                wrong = unjudged(item.answer, kind, json.loads(item.metadata or "{}"))
+            else:
+                wrong = "its grader is no text"
+            if wrong:
+                reason = f"{wrong} (data.grader {kind})"
+                item = Rejected(item.problem_id, item.file, item.row, reason)
+        yield item
 
 
 def _clear(run: Run) -> None:

@@ -8,13 +8,13 @@ import math
 
 from lr_ray.config import STAGES, Config, uses_gpus
 from lr_ray.config.resources import AUTO
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Models
 from lr_ray.problems.benchmarks import find
-from lr_ray.problems.sources import open_source
+from lr_ray.problems.sources import ENDLESS, check_source, is_registered, open_source
 from lr_ray.report.rates import NO_RATES, durations
 from lr_ray.run.store import Run
 
@@ -160,12 +160,21 @@ def _amounts(
 
 
 def how_many(config: Config) -> tuple[int, bool]:
-    """Problems to sample, and whether they were counted, as rows of files are; else at most so many."""
+    """Problems to sample, and whether they were counted, as rows of files and plugins are; else at most so
+    many.
+
+    Raises UserError for a source that cannot be read.
+    """
     most, skip = config.sampling.max_problems, config.data.skip or 0
-    source = open_source(config.data)
-    if not source.inputs:
+    check_source(config)
+    source, name = open_source(config.data), config.data.source
+    by_plugin = is_registered(name) and name.partition(":")[0] not in ENDLESS
+    if not source.inputs and not by_plugin:
         return most, False
-    return sum(1 for _ in itertools.islice(source.rows(), skip, skip + most)), True
+    try:
+        return sum(1 for _ in itertools.islice(source.rows(), skip, skip + most)), True
+    except StageError as error:
+        raise UserError(f"data.source: {error}") from None
 
 
 def answers(config: Config) -> int | None:

@@ -40,7 +40,7 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
         raise UserError(f"{where}: sampling is not finished")
     try:
         seconds = scaled(config, with_placement(asked, summary), summary, answers)
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{where}: no rates in run.json and summary.json: {error!r}") from None
     text = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
     missing = [part for part in ("training", "evaluation") if part not in seconds]

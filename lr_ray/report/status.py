@@ -3,22 +3,20 @@
 Exercised by `lr-ray status --run RUN` and `pytest tests/unit/test_status.py`.
 """
 
-import contextlib
 import fcntl
 import re
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from lr_ray.config import STAGES, value_at
-from lr_ray.errors import UserError, named
+from lr_ray.errors import UserError
 from lr_ray.evaluation.results import MEANS
 from lr_ray.report.page import PAGE
 from lr_ray.report.terminal import difference_line, prompt_line, sampling_line, training_line
 from lr_ray.run import lock
 from lr_ray.run.rounds import later_rounds
-from lr_ray.run.store import Run, read_asked, read_summary
+from lr_ray.run.store import Run, read_asked, read_summary, shaped
 from lr_ray.runtime import progress
 
 Found = dict[str, Any]
@@ -44,20 +42,10 @@ def look(run: Run) -> Found:
     record = run.read_json(progress.FILE) if run.exists(progress.FILE) else None
     found: Found = {"run": run.location, "asked": asked, "work": work, "progress": record}
     if record and "variants" in record:
-        with _shaped(run.location, progress.FILE):
+        with shaped(run.location, progress.FILE):
             return found | {"kind": COMPARISON, "finished": _compared(run, record["variants"])}
-    with _shaped(run.location, "summary.json"):
+    with shaped(run.location, "summary.json"):
         return _looked(run, found, read_summary(run))
-
-
-@contextlib.contextmanager
-def _shaped(location: str, file: str) -> Iterator[None]:
-    """Raises UserError naming the file, of a run, that has other fields or kinds than are read within."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        said = f"holds something else than lr_ray writes there: {named(error)}"
-        raise UserError(f"{location}/{file}: {said}; put the run's own file there") from None
 
 
 def _looked(run: Run, found: Found, summary: Found) -> Found:
@@ -73,7 +61,7 @@ def _looked(run: Run, found: Found, summary: Found) -> Found:
         work, record = later[-1]["work"], later[-1]["progress"]
         found |= {"work": work, "progress": record}
     over = all(part["state"] in (FINISHED, LEFT_OUT) for part in stages.values())
-    with _shaped(run.location, "run.json"):
+    with shaped(run.location, "run.json"):
         rounds = int(asked["config"].get("rounds", 1))
     if rounds > 1:
         over = over and told is not None and bool(told["stopped"] or len(told["rounds"]) >= rounds)
@@ -164,9 +152,9 @@ def _compared(run: Run, variants: Found) -> Found | None:
 def lines(found: Found) -> list[tuple[str, str]]:
     """Label and text of each line that a person reads. Raises UserError naming a file of another form."""
     told = [("run", f"{found['run']} ({found['kind']})")]
-    with _shaped(found["run"], "run.json"):
+    with shaped(found["run"], "run.json"):
         told.append(("config", _config(found["asked"])))
-    with _shaped(found["run"], progress.FILE):
+    with shaped(found["run"], progress.FILE):
         told.append(("work", _work(found["work"], found["progress"])))
         told += [] if "stages" in found else _variant_lines(found)
     told += _stage_lines(found) if "stages" in found else []
@@ -176,7 +164,7 @@ def lines(found: Found) -> list[tuple[str, str]]:
         told.append(("stopped", found["stopped"]))
     if found["finished"]:
         seconds, page = found["finished"]["seconds"], found["finished"]["page"]
-        with _shaped(found["run"], _TABLE if found["kind"] == COMPARISON else "summary.json"):
+        with shaped(found["run"], _TABLE if found["kind"] == COMPARISON else "summary.json"):
             spent = "" if seconds is None else f"{seconds:.1f} s in all"
         told.append(("finished", "; ".join(filter(None, [spent, page]))))
     return told
@@ -224,9 +212,9 @@ def _age(record: Found) -> float:
 
 
 def _stage_lines(found: Found) -> list[tuple[str, str]]:
-    with _shaped(found["run"], progress.FILE):
+    with shaped(found["run"], progress.FILE):
         texts = {CURRENT: _pace(found), LATER: "to come", LEFT_OUT: "left out"}
-    with _shaped(found["run"], "summary.json"):
+    with shaped(found["run"], "summary.json"):
         return _told_of_stages(found, texts)
 
 

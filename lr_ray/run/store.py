@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lr_ray.errors import StageError, UserError, reason, why_not_read
+from lr_ray.errors import StageError, UserError, named, reason, why_not_read
 from lr_ray.run import lock
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
@@ -45,6 +45,8 @@ class Run:
             raise UserError(f"{option} {location}: {said}") from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        if self.is_local:
+            check_home(location, option)
         self.token: str | None = None  # of the driver that holds the run
 
     def path(self, name: str) -> str:
@@ -134,9 +136,16 @@ class Run:
         return [json.loads(line) for line in lines]
 
     def answers(self, task: str, columns: list[str] | None = None) -> pa.Table:
-        """The graded answers of an evaluation's task; of `columns`, where they are given."""
-        path = self.path(f"evaluation/{task}.parquet")
-        return pq.read_table(path, columns=columns, filesystem=self.fs)
+        """The graded answers of an evaluation's task; of `columns`, where they are given.
+
+        Raises StageError when they cannot be read.
+        """
+        name = f"evaluation/{task}.parquet"
+        try:
+            return pq.read_table(self.path(name), columns=columns, filesystem=self.fs)
+        except (OSError, pa.ArrowException) as error:
+            said = f"cannot be read: {why_not_read(error)}; put the run's own file there"
+            raise StageError(f"{self.location}/{name}: {said}") from None
 
     def read_tables(self, names: list[str], schema: pa.Schema) -> pa.Table:
         """The shards, one after the other. Raises StageError naming one that cannot be read."""
@@ -235,6 +244,24 @@ class Run:
             raise
 
 
+@contextlib.contextmanager
+def shaped(location: str, file: str) -> Iterator[None]:
+    """Raises UserError naming the file, of a run, that has other fields or kinds than are read within."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        said = f"holds something else than lr_ray writes there: {named(error)}"
+        raise UserError(f"{location}/{file}: {said}; put the run's own file there") from None
+
+
+def check_home(path: str, option: str) -> None:
+    """Raises UserError for a path below the home of a user that does not exist, as ~nobody/x may be."""
+    there = os.path.expanduser(path)
+    if there.startswith("~"):
+        user = there.partition("/")[0]
+        raise UserError(f"{option} {path}: no such directory: {user} is nobody's; give another")
+
+
 def read_summary(run: Run) -> dict[str, Any]:
     """summary.json, empty where there is none; a part that is null counts as missing."""
     summary = run.read_json("summary.json") if run.exists("summary.json") else {}
@@ -242,8 +269,14 @@ def read_summary(run: Run) -> dict[str, Any]:
 
 
 def read_asked(run: Run) -> dict[str, Any]:
-    """run.json. Raises UserError when it is missing or of another schema version."""
+    """run.json. Raises UserError when it is missing, of another schema version or of another form."""
     asked = run.read_json("run.json")
     if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
+    models = asked.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(m, dict) for m in models.values()):
+        said = (
+            f"models = {models!r:.100}: must be an object of objects; put the run's own file there"
+        )
+        raise UserError(f"{run.location}/run.json: {said}")
     return asked

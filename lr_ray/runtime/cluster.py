@@ -27,6 +27,8 @@ def cluster() -> Iterator[str]:
     """
     check_address()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Serve kills its proxy after three of these, of 5 s each: where the disk or the cores are busy too soon.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     import ray
 
     if ray.is_initialized():

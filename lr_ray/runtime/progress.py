@@ -80,6 +80,4 @@ def recorded(run: Run, **facts: Any) -> Iterator[Record]:
 
 def _line(error: BaseException) -> str:
     """What the command prints of an error."""
-    if isinstance(error, UserError | StageError):
-        return one_line(str(error))
-    return one_line(named(error))
+    return str(error) if isinstance(error, UserError | StageError) else one_line(named(error))

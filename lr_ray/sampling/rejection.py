@@ -16,7 +16,7 @@ from lr_ray.config import Config
 from lr_ray.engines.engine import Generate
 from lr_ray.errors import UserError
 from lr_ray.grading.graders import find
-from lr_ray.grading.pool import Graders, Item
+from lr_ray.grading.pool import Graded, Graders, Item
 from lr_ray.labelling.label import Facts, Labelled
 from lr_ray.labelling.shards import shard_name, write_shard
 from lr_ray.method.contrast import problem_seed
@@ -137,13 +137,18 @@ def keep_right(
         if reason == "stop"
     ]
     more = {p["problem_id"]: json.loads(p["metadata"] or "{}") for p in solved}
-    kind = grader_of(source, grader, batch["metadata"].to_pylist())
+    kinds = [grader_of(source, grader, [problem["metadata"]]) for problem, _ in finished]
+    graded = dict[int, Graded]()
     with Graders() as graders:
-        graded = graders.grade_all(
-            find(kind, "data.grader") or kind,
-            [Item(p["answer"], decode(list(c)), False, more[p["problem_id"]]) for p, c in finished],
-        )
-    right = [of for of, found in zip(finished, graded, strict=True) if found.verdict.correct]
+        for kind in dict.fromkeys(kinds):  # of a plugin's rows each may name its own
+            of_kind = [i for i, other in enumerate(kinds) if other == kind]
+            items = [
+                Item(p["answer"], decode(list(c)), False, more[p["problem_id"]])
+                for p, c in (finished[i] for i in of_kind)
+            ]
+            found = graders.grade_all(find(kind, "data.grader") or kind, items)
+            graded |= zip(of_kind, found, strict=True)
+    right = [of for i, of in enumerate(finished) if graded[i].verdict.correct]
     once = {(problem["index"], completion): problem for problem, completion in right}
     rows = [_row(problem, completion) for (_, completion), problem in once.items()]
     steps = sum(len(row["steps"]) for row in rows)

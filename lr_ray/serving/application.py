@@ -14,7 +14,7 @@ from lr_ray.config.resources import AUTO
 from lr_ray.engines.vllm import on_cpu
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, whole_number
-from lr_ray.models.models import resolve_served
+from lr_ray.models.models import fitting, resolve_served
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
 from lr_ray.placement.needs import replica_bundles
@@ -36,11 +36,11 @@ _CACHE_BLOCK_TOKENS = 128
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
     models = {name: resolve_served(path, f"models.{name}") for name, path in config.models.items()}
-    key, place = read_key(KEY_VARIABLE), config.resources.server
+    key, place, (whole, _) = read_key(KEY_VARIABLE), config.resources.server, with_adapters(models)
+    serving = fitting(config.serving, whole)
     if place.gpus == AUTO:
-        whole, _ = with_adapters(models)
-        place = for_serving(config.serving, place, largest(whole), len(whole), of_cluster())
-    return build_application(models, config.serving, place, key, {})
+        place = for_serving(serving, place, largest(whole), len(whole), of_cluster())
+    return build_application(models, serving, place, key, {})
 
 
 def build_application(

@@ -80,6 +80,44 @@ def test_a_command_that_is_not_there_is_one_line(said):
     assert out.startswith("usage: lr-ray COMMAND")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "--config", "demo", "--data.source", "a\nb.jsonl"),
+        ("plan", "--config", "no\rpreset"),
+        ("status", "--run", "no\x1bwhere"),
+        ("plan", "one\ntwo"),
+        ("grade", "no\nfile.jsonl"),
+    ],
+)
+def test_names_with_line_ends_in_them_make_no_second_line(said, words):
+    code, _, error = said(*words)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.strip().isprintable()
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("run", "--config", "demo", "--run", ""), "--run"),
+        (("plan", "--config", "", "--run", "runs/x"), "--config"),
+        (("train", "--from=", "--run", "runs/x"), "--from"),
+        (("status", "--run", ""), "--run"),
+        (("compare", "--config", "demo", "--grid", ""), "--grid"),
+    ],
+)
+def test_an_empty_name_is_not_taken_for_none(said, words, option):
+    error = f"error: argument {option}: is empty; give a value (--help lists the options)\n"
+    assert said(*words) == (2, "", error)
+
+
+def test_a_terminal_without_a_width_is_told_all(said, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    code, out, _ = said("plan", "--config", "demo")
+    assert code == 0
+    assert out.startswith("plan       demo, on CPUs alone\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(said, name):
     code, out, error = said(name, "--help")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -191,6 +192,16 @@ def test_an_endpoint_that_cannot_be_asked_says_why(
 def test_an_address_that_nobody_listens_on_is_named():
     with pytest.raises(UserError, match=r"--endpoint http://127\.0\.0\.1:9/v1: does not answer"):
         check_endpoint("http://127.0.0.1:9/v1", ["a"])
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/v1", "http:///v1", "http://here:99999/v1", "http://a b/v1"]
+)
+def test_an_address_that_is_no_url_is_named(url):
+    with pytest.raises(
+        UserError, match=rf"^--endpoint {re.escape(url)}: is no URL; give one as http:"
+    ):
+        check_endpoint(url, ["a"])
 
 
 def test_the_environments_key_is_stripped(endpoint, monkeypatch):

@@ -94,6 +94,13 @@ def test_presets_say_what_was_run(name):
         ({"sampling": {"expert": {"min_engines": 3, "max_engines": 1}}}, "sampling.expert: min_engines = 3 exceeds max_engines"),
         ({"sampling": {"batch_size": 4096, "max_new_tokens": 2048}}, "are too many for one batch"),
         ({"models": {"chat_template_kwargs": {"tokenize": True}}}, "models.chat_template_kwargs: tokenize: is not free to be set"),
+        ({"models": {"expert": ""}}, "models.expert = '': String should have at least 1 character"),
+        ({"models": {"chat_template_kwargs": {"effort": [1]}}}, "config: models.chat_template_kwargs.effort: [1]: must be true, false, a whole number or text"),
+        ({"models": {"chat_template_kwargs": {"effort": None}}}, "config: models.chat_template_kwargs.effort: None: must be true"),
+        ({"resources": {"server": {"custom": {"CPU": 5}}}}, "resources.server: custom: CPU: give cpus, gpus or memory_gb instead"),
+        ({"resources": {"expert": {"custom": {"GPU": 1, "memory": 2}}}}, "resources.expert: custom: GPU, memory: give cpus, gpus"),
+        ({"resources": {"trainer": {"cpus": 1e-5}}}, "resources.trainer: CPU = 1e-05: must be 0, or at least 0.0001"),
+        ({"resources": {"server": {"custom": {"a": 1e-9}}}}, "resources.server: a = 1e-09: must be 0, or at least 0.0001"),
         ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
     ],
 )  # fmt: skip

@@ -281,12 +281,18 @@ def test_each_number_of_examples_is_a_task():
     assert (len(plain.examples), len(shown.examples)) == (0, 2)
 
 
-@pytest.mark.parametrize("benchmark", ["gsm8k", "my-own.set", "mmlu_stem_physics"])
+@pytest.mark.parametrize(
+    "source",
+    ["gsm8k", "my-own.set", "mmlu_stem:physics", "d/x-4-shot.jsonl", "y-paper", "z-2-shot-paper"],
+)
 @pytest.mark.parametrize("shots", [0, 4, 12])
 @pytest.mark.parametrize("protocol", ["same", "paper"])
-def test_a_tasks_name_is_taken_apart_into_what_it_was_made_of(benchmark, shots, protocol):
-    name = task_name(benchmark, shots, protocol)
-    assert parts_of(name) == (benchmark, shots, protocol)
+def test_a_tasks_name_is_taken_apart_into_what_it_was_made_of(source, shots, protocol):
+    name = task_name(source, shots, protocol)
+    asked = Evaluation(benchmarks=["x.jsonl", source, "gsm", "z"])
+    assert parts_of(name, asked) == (task_name(source, 0), shots, protocol)
+    of_another = task_name("svamp", shots, protocol)
+    assert parts_of(of_another, asked) == ("svamp", shots, protocol)
 
 
 @pytest.mark.parametrize("kind", ["demo", "math", "choice"])

@@ -196,6 +196,24 @@ def test_rejection_sampling_grades_by_the_grader_that_data_names():
         assert labelled.good["completion_token_ids"].to_pylist() == right
 
 
+def test_rejection_sampling_grades_each_row_by_the_grader_that_it_names():
+    from lr_ray.run.schemas import SOLUTIONS
+
+    row = {"file": "words", "row": 1, "answer": "no", "error": None, "prompt_token_ids": [9]}
+    row |= {"completions": [[1], [2]], "finish_reasons": ["stop"] * 2}
+    plugins.graders.register("the last word")(LastWord)
+    graders = ("exact", "the last word", None)
+    rows = [
+        row | {"index": i, "problem_id": f"p{i}", "metadata": grader and json.dumps({"grader": grader})}
+        for i, grader in enumerate(graders)
+    ]  # fmt: skip
+    table, texts = pa.Table.from_pylist(rows, SOLUTIONS), {1: "I say no", 2: r"\boxed{no}"}
+    found = keep_right(table, lambda ids: texts[ids[0]], "words").good.to_pylist()
+    assert [(r["problem_id"], r["completion_token_ids"]) for r in found] == [
+        ("p0", [2]), ("p1", [1]), ("p2", [2]),
+    ]  # fmt: skip
+
+
 class LastWord:
     def read(self, completion, cut, metadata):
         return completion.split()[-1]
@@ -228,6 +246,10 @@ class LastWord:
         ("sampling.labels", "json:__name__", "label rule 'json:__name__' is of type str; must be a function"),
         ("sampling.engine", "os:environ", "inference engine 'os:environ' is of type _Environ; must be a"),
         ("training.backend", "sys:path", "training backend 'sys:path' is of type list; must be a function"),
+        ("sampling.selection", "os:getcwd", "selection rule 'os:getcwd' cannot be called: too many positional arguments; must take (steps)"),
+        ("sampling.labels", "json:dumps", "label rule 'json:dumps' cannot be called: too many positional arguments; must take (steps, keep)"),
+        ("training.backend", "json:JSONDecoder", "training backend 'json:JSONDecoder' cannot be called: too many positional arguments; must take (expert, training)"),
+        ("sampling.engine", "shutil:copyfile", "inference engine 'shutil:copyfile' cannot be called: too many positional arguments; must take (role, model, config, context, journal)"),
     ],
 )  # fmt: skip
 def test_an_unknown_name_is_refused_with_those_there_are(tmp_path, option, name, message):
@@ -255,11 +277,36 @@ def test_what_cannot_be_called_is_no_rule():
         with pytest.raises(ValueError, match=f"^{registry.kind} 'seven' is of type int; must be a"):
             registry.register("seven")(7)
         assert "seven" not in registry.names()
-    rules = plugins.Registry("label rule", {"nothing:OF": "json:loads"})
+    rules = plugins.Registry("label rule", {"nothing:OF": "json:loads"}, "steps, keep")
     with pytest.raises(
         UserError, match=r"^labels: label rule 'nothing:7' is of type int; must be a"
     ):
         rules.get("nothing:7", "labels")
+
+
+def test_what_is_registered_must_take_the_arguments_that_it_gets():
+    for registry, name, takes in (
+        (plugins.sources, "short", "parameter, split, seed"),
+        (plugins.labels, "short", "steps, keep"),
+        (plugins.labels, "short:OF", "parameter"),
+    ):
+        message = rf"^{registry.kind} '{name}' cannot be called: .*; must take \({takes}\)$"
+        with pytest.raises(ValueError, match=message):
+            registry.register(name)(lambda: None)
+        assert name not in registry.names()
+    one = lambda steps, keep, more=None: None  # noqa: E731
+    assert plugins.labels.register("with more")(one) is one
+
+
+def test_a_graders_methods_must_take_what_they_get():
+    class Blind(LastWord):
+        def judge(self, expected, extracted):
+            return True
+
+    plugins.graders.register("blind")(Blind)
+    message = r"^data\.grader: 'blind': judge cannot be called: too many .*; must take \(expected, extracted, metadata\)$"  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        find_grader("blind", "data.grader")
 
 
 def test_a_grader_is_an_object_that_need_not_be_called(tmp_path, monkeypatch):

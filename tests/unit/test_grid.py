@@ -112,6 +112,7 @@ def test_amateurs_are_beside_the_grid_or_in_the_folder_named(tmp_path):
         ("variants: {a: {training.optimizer_steps: 0}}", r"variant a: training\.optimizer_steps = 0: .*greater"),
         ("variants: {a: {training.seed: 1}}", r"variant a: training\.seed is set by the grid's seeds"),
         ("variants: {a: {evaluation: {max_problems: 3}}}", r"variant a: evaluation\.max_problems is one for the whole"),
+        ("variants: {a: {rounds: 2}}", r"variant a: rounds is one for the whole comparison"),
         ("variants: {a: {models.expert: x}}", r"variant a: models\.expert is one for the whole comparison"),
         ("variants: {a: {models.chat_template_kwargs: {x: 1}}}", r"variant a: models\.chat_template_kwargs\.x is one for the"),
         ("variants: {a: {untrained: true, sampling.top_k: 3}}", r"variant a: sampling\.top_k has no effect"),

@@ -5,13 +5,15 @@ import shutil
 
 import pytest
 
-from lr_ray.config import Models, Sampling
+from lr_ray.config import Models, Sampling, ServeConfig
+from lr_ray.config import resolve as checked
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.models.models import (
     check_pair,
     check_room,
     fingerprint,
+    fitting,
     load_tokenizer,
     render_prompt,
     resolve_model,
@@ -38,6 +40,18 @@ def test_embedded_references_resolve():
     assert resolve_model("embedded:expert", "models.expert") == EXPERT
     with pytest.raises(UserError, match=r"models\.expert: embedded:export is not one of"):
         resolve_model("embedded:export", "models.expert")
+
+
+def test_models_are_served_as_far_as_they_read_unless_somebody_says_how_far(copy):
+    edit(copy / "config.json", lambda c: c.update(max_position_embeddings=300))
+    models = {"small": str(copy), "expert": EXPERT}
+    asked = lambda **serving: checked({"models": models, "serving": serving}, ServeConfig).serving  # noqa: E731
+    assert fitting(asked(), models).max_model_len == 300
+    assert fitting(asked(port=8001), {"expert": EXPERT}).max_model_len == 512
+    assert fitting(asked(max_model_len=100), models).max_model_len == 100
+    said = r"^serving.max_model_len = 4096 is more than small reads; give at most 300$"
+    with pytest.raises(UserError, match=said):
+        fitting(asked(max_model_len=4096), models)
 
 
 @pytest.mark.parametrize("resolve", [resolve_model, resolve_served])

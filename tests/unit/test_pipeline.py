@@ -179,6 +179,20 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("sampling", "x"), ("sampling", {}), ("training", []), ("accuracy", {"demo": 5}), ("seconds_total", "x")],
+)  # fmt: skip
+def test_a_finished_run_whose_summary_is_of_another_form_is_told_in_one_line(sampled, part, value):
+    sampled.write_json("summary.json", sampled.read_json("summary.json") | {part: value})
+    before = contents(sampled)
+    with pytest.raises(
+        UserError, match=r"/summary\.json: holds something else than .*Error: .*; put"
+    ):
+        execute(small(), sampled, ("sampling",), "demo")
+    assert contents(sampled) == before
+
+
 def test_labelling_alone_needs_all_scores(sampled):
     sampled.remove(sampled.shards("scores")[0])
     with pytest.raises(UserError, match="not all of its problems have scores; sample them first"):

@@ -1,5 +1,6 @@
 """What --plan prints, counts and refuses: the job as a person runs it, and its parts."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from lr_ray.cli.front import run_command
 from lr_ray.cli.options import parse
 from lr_ray.config import Config, read_tree, resolve
 from lr_ray.placement import find_models
-from lr_ray.report.plan import answers, warnings
+from lr_ray.plugins import sources
+from lr_ray.report.plan import answers, how_many, warnings
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/full_pipeline.py"
@@ -50,6 +52,27 @@ def test_lengths_beyond_the_context_are_told():
     assert lines == [
         "serving.max_model_len = 600 exceeds the 512 tokens that the expert reads"
     ]  # fmt: skip
+
+
+def test_a_plugins_source_is_read_as_a_file_is(tmp_path, job, monkeypatch):
+    def twenty(parameter, split, seed):
+        if parameter:
+            raise ValueError("takes no parameter; leave it out")
+        return ({"problem": f"{i}+{i}", "answer": str(2 * i)} for i in range(20))
+
+    monkeypatch.setitem(sources._registered, "twenty", twenty)
+    assert how_many(configured("demo", "--data.source", "twenty", "--data.skip", "3")) == (17, True)
+    assert how_many(configured("demo", "--sampling.max_problems", "9")) == (9, False)
+    run = ("--plan", "--config", "demo", "--run", str(tmp_path / "run"), "--data.source")
+    bad = job(*run, "twenty:x")
+    said = "error: data.source: twenty:x: takes no parameter; leave it out\n"
+    assert (bad.returncode, bad.stderr) == (2, said)
+    rows = [json.dumps({"problem": f"p{i}"}) for i in range(3000)]
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress("\n".join(rows).encode())[:-30])
+    done = job(*run, str(cut))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: data.source: {cut}: cannot be read after row ")
 
 
 def test_answers_are_counted_where_the_problems_are_here(tmp_path):

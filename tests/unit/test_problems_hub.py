@@ -41,6 +41,13 @@ def test_a_folder_is_read_like_a_hub_data_set(tmp_path, parquet):
     ]
 
 
+@pytest.mark.parametrize("source", [".", "../set", "~/set", "../set/"])
+def test_a_folder_may_be_named_from_here_or_from_home(tmp_path, parquet, monkeypatch, source):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(parquet)
+    assert count(stage(tmp_path / "run", source, fields=QUESTION)) == (2, 2)
+
+
 def test_another_split_and_format(tmp_path, parquet):
     assert count(stage(tmp_path / "a", parquet, split="test", fields=QUESTION)) == (1, 0)
     folder = tmp_path / "lines"

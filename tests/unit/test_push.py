@@ -233,6 +233,11 @@ CONFIG_FILE = "adapter/adapter_config.json"
         ("adapter", lambda run: run.remove("adapter/adapter_model.safetensors"), "adapter: no *.safetensors weights"),
         ("model", lambda run: write(run, "model/model.safetensors", "cut"), "model: model.safetensors is cut or damaged"),
         ("model", lambda run: os.symlink("nowhere", run.path("model/x")), "model: x is no file"),
+        ("adapter", lambda run: run.remove(CONFIG_FILE), "adapter: adapter_config.json: No such file"),
+        ("model", lambda run: run.remove("model/config.json"), "model: no config.json"),
+        ("model", lambda run: run.remove("model/tokenizer.json"), "model: no tokenizer.json"),
+        ("supervision", lambda run: write(run, run.shards("supervision")[0], "cut"), ".parquet: not a whole shard; remove it"),
+        ("supervision", lambda run: shutil.copy(run.path(run.shards("supervision")[0]), run.path("supervision/part-x.parquet")), ".parquet: holds problems that another shard holds"),
         *((what, lambda run, what=what: [run.remove(what), os.mkdir(run.path(what))], f"{what}: no *.{kind}")
           for what, kind in (("adapter", "safetensors"), ("model", "safetensors"), ("supervision", "parquet"))),
         ("adapter", lambda run: change(run, "summary.json", accuracy=3), "no card: run.json and summary.json"),

@@ -9,14 +9,16 @@ import pytest
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.config.sections import Rejection
 from lr_ray.engines.engine import Generated
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.label import Facts
 from lr_ray.labelling.shards import shard_name, survey, write_shard
 from lr_ray.pipeline.job import check
-from lr_ray.problems import PROBLEM
+from lr_ray.plugins import sources
+from lr_ray.problems import INDEX, PROBLEM, stage_problems
 from lr_ray.run.schemas import SOLUTIONS
 from lr_ray.run.store import Run
 from lr_ray.sampling.rejection import NO_ANSWER, SolutionSampler, check_answers, keep_right
+from tests.unit.problem_sources import jsonl
 
 NONE = np.empty((1, 0), np.float32)
 EOS, RIGHT, WRONG, BOXED = 0, 1, 2, 3
@@ -108,6 +110,34 @@ def test_a_source_without_answers_is_refused(tmp_path):
     answered = table.set_column(2, "answer", pa.array(["7"]))
     run.write_table("problems/part-00001.parquet", answered)
     check_answers(run, config)
+
+
+def test_an_answer_that_its_grader_finds_in_no_solution_is_rejected_before_any_is_sampled(tmp_path):
+    path = jsonl(
+        tmp_path / "a.jsonl", [{"problem": f"p{i}", "answer": a} for i, a in enumerate("7xB")]
+    )
+    for grader, good, reason in (
+        ("number", 1, "row 2: answer is 'x'; must be a number (data.grader number)"),
+        ("choice", 1, "row 1: answer is '7'; must be a letter A to J (data.grader choice)"),
+        ("exact", 3, None),
+    ):
+        run = Run(str(tmp_path / grader))
+        assert stage_problems(run, demo(data={"source": path, "grader": grader})) == good
+        assert run.read_json(INDEX)["first_rejected"] == (reason and f"{path}, {reason}")
+    made = demo(data={"source": path, "grader": "reasoning_gym"})
+    with pytest.raises(StageError, match="row 1: no field 'generator'; must have generator, seed"):
+        stage_problems(Run(str(tmp_path / "made")), made)
+    judged = resolve(merge(made.model_dump(mode="json"), {"sampling": {"method": "contrast"}}))
+    assert stage_problems(Run(str(tmp_path / "contrast")), judged) == 3  # nothing is graded
+
+
+def test_a_grader_that_a_sources_row_names_must_be_there(tmp_path):
+    for name, said in (("nope", "data.grader: no grader 'nope'"), (5, "its grader is no text")):
+        row = {"problem": "p", "answer": "7", "grader": name}
+        sources.register(f"graded by {name}")(lambda parameter, split, seed, row=row: [row])
+        run = Run(str(tmp_path / str(name)))
+        with pytest.raises((UserError, StageError), match=said):
+            stage_problems(run, demo(data={"source": f"graded by {name}"}))
 
 
 def test_no_amateur_is_looked_for():

@@ -10,9 +10,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
+from lr_ray.interop.writing import check_out
 from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED
-from lr_ray.run.store import Run, read_summary
+from lr_ray.run.store import Run, read_asked, read_summary
 
 FACTS = {"models": {"expert": {"fingerprint": "a"}, "amateur": {"fingerprint": "b"}}}
 
@@ -162,6 +163,17 @@ def test_a_location_that_no_file_system_opens_is_one_line(location, option):
     assert "\n" not in str(error.value)
 
 
+def test_the_home_of_nobody_is_no_place_for_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = r" ~no-such-user/x: no such directory: ~no-such-user is nobody's; give another$"
+    with pytest.raises(UserError, match=f"^--run{said}"):
+        Run("~no-such-user/x")
+    with pytest.raises(UserError, match=f"^--out{said}"):
+        check_out("~no-such-user/x", overwrite=False)
+    assert os.listdir() == []
+    assert Run("~").root == os.path.expanduser("~")
+
+
 class Broken(MemoryFileSystem):
     """Answers nothing, by an error that is no OSError."""
 
@@ -236,3 +248,24 @@ def test_a_child_is_on_the_same_file_system(location):
     assert not child.is_local
     child.write_json("summary.json", {"a": 1})
     assert Run(location).read_json("variants/one-0/summary.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "models", [[], "x", None, {"expert": None}, {"expert": "a", "amateur": {}}]
+)
+def test_models_of_another_form_in_run_json_are_one_line(run, models):
+    run.write_json("run.json", {"schema_version": 1, "config": {}, "models": models})
+    with pytest.raises(
+        UserError, match=r"/run\.json: models = .*: must be an object of objects; put"
+    ):
+        read_asked(run)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"cut"])
+def test_answers_that_cannot_be_read_are_one_line(run, content):
+    if content is not None:
+        run.write_bytes("evaluation/demo.parquet", content)
+    with pytest.raises(
+        StageError, match=r"/evaluation/demo\.parquet: cannot be read: .+; put the run's own"
+    ):
+        run.answers("demo")

@@ -11,6 +11,8 @@ from lr_ray.config.sections.common import CONTRAST
 
 def _truth(value: Any) -> Any:
     """true and false as they are typed on the command line."""
+    if not isinstance(value, bool | int | str):
+        raise ValueError(f"{value!r:.100}: must be true, false, a whole number or text")
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
@@ -28,9 +30,9 @@ Variables = Annotated[
 
 
 class Models(Section):
-    expert: str = setting("trajectories")
+    expert: str = setting("trajectories", min_length=1)
     """Directory, Hugging Face id, or embedded:expert."""
-    amateur: str = setting(on("scores", CONTRAST))
+    amateur: str = setting(on("scores", CONTRAST), min_length=1)
     """Directory, Hugging Face id, or embedded:amateur."""
     amateur_of_rounds: Literal["same", "before"] = setting("rounds", default="same")
     """Amateur of the rounds after the first: the same, or the expert of the round before."""

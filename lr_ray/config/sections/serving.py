@@ -25,7 +25,8 @@ class Serving(Section):
     dtype: Dtype = setting("answers", default="bfloat16")
     """Data type of weights and activations."""
     max_model_len: int = setting("answers", default=4096, ge=16)
-    """Tokens of prompt and answer."""
+    """Tokens of prompt and answer; of models that are served by their directories the default is at most what
+    they read."""
     adapters: bool = setting("answers", default=False)
     """Serve improved experts as LoRA adapters on one engine of the expert, instead of each merged model on
     its own: one start and one set of weights for any number of them."""

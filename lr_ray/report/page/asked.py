@@ -72,7 +72,8 @@ def _tasks(source: Source) -> list[dict[str, str]]:
         return []
     evaluation, found = Evaluation.model_validate(source.config["evaluation"]), []
     for name, table in source.tables.items():
-        part, (benchmark, shots, _) = source.summary["accuracy"][name], parts_of(name)
+        part = source.summary["accuracy"][name]
+        benchmark, shots, _ = parts_of(name, evaluation)
         shown = examples(part.get("kind") or _kind(benchmark, evaluation), shots)
         problem = table["problem"][0].as_py()
         if part.get("protocol") == "paper":
