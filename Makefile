@@ -17,6 +17,8 @@ SIZE_gpu := 9 GB
 MODELS := $(VENV)/installed-models
 DOMAINS := $(if $(filter cpu,$(DEVICE)),$(VENV)/installed-domains)
 TRITON := $(VENV)/triton/installed
+# Unit tests in a process for each core, a file in one of them; the others share engines and a cluster.
+UNIT_TESTS := $(BIN)/python -m pytest tests/unit -n logical --maxprocesses 8 --dist loadfile
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
 .PHONY: demo test test-long test-gpu-lock test-unit lint docs format install lock clean
@@ -25,7 +27,8 @@ demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
 
 test: $(INSTALLED) $(MODELS) $(DOMAINS) $(TRITON)
-	$(BIN)/python -m pytest tests -m 'not long'
+	$(UNIT_TESTS)
+	$(BIN)/python -m pytest tests/integration -m 'not long'
 
 test-long: $(INSTALLED) $(MODELS) $(DOMAINS)
 	$(BIN)/python -m pytest tests -m long
@@ -39,7 +42,7 @@ test-gpu-lock: $(INSTALLED)
 	  $(BIN)/python -m pytest tests/integration/test_gpu_lock.py
 
 test-unit: $(INSTALLED) $(DOMAINS)
-	$(BIN)/python -m pytest tests/unit
+	$(UNIT_TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
