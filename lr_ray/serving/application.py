@@ -27,6 +27,9 @@ from lr_ray.serving.guard import digest
 KEY_VARIABLE = "LR_RAY_API_KEY"
 LOGS = {"log_level": "WARNING", "enable_access_log": False}
 _CONSTRUCTOR_TRIES = 2
+# A dead replica is seen at once; one that takes long to say that it is well has a busy machine. Three such
+# answers too late, after Ray's ten seconds, replace it and lose what it was at.
+_HEALTH_TIMEOUT_S = 60.0
 # The cache of a CPU engine holds this many full-length sequences, within these bytes.
 _CPU_CACHE_SEQUENCES = 64
 _CPU_CACHE_BYTES = 2**30
@@ -90,6 +93,7 @@ def build_application(
         num_replicas=1,
         max_ongoing_requests=2 * serving.max_requests,  # the guard answers those beyond
         logging_config=LOGS,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
         # Placed by memory and load, not by CPUs: engines may have reserved them all.
         ray_actor_options={"num_cpus": 0},
     )
@@ -139,6 +143,7 @@ def model_options(
         "deployment_config": {
             **_replicas(serving),
             "max_constructor_retry_count": _CONSTRUCTOR_TRIES,
+            "health_check_timeout_s": _HEALTH_TIMEOUT_S,
             "logging_config": LOGS,
             # The bundle holds what the engine takes; the replica itself adds nothing to it.
             "ray_actor_options": {"num_cpus": 0},

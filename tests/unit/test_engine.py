@@ -87,6 +87,11 @@ def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share
     assert not engine.CPU_ENV.keys() & engine.engine_env(Place()).keys()
 
 
+def test_a_replica_that_a_busy_machine_lets_wait_is_not_replaced():
+    options = model_options("m", MODEL, Serving(), Place(gpus=0))["deployment_config"]
+    assert options["health_check_timeout_s"] >= 60  # ray.serve.llm's is 10
+
+
 @pytest.mark.parametrize(("gpus", "told"), [(0, None), (0.5, "0.5"), (1, None), (2, None)])
 def test_a_replica_with_a_part_of_a_gpu_asks_for_no_more(build, gpus, told):
     place = Place(gpus=gpus, cache_gb=3)
