@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -283,6 +284,15 @@ def test_a_body_beyond_the_limit_is_too_large(client):
     with pytest.raises(openai.APIStatusError, match="too large") as caught:
         client.completions.create(model="expert", prompt="x" * (9 << 20))
     assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize("key", [KEY, "none"])
+def test_a_client_that_sends_all_of_a_large_body_first_gets_its_answer(url, key):
+    host, port = url.split("/")[2].split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", b"x" * (20 << 20), headers)
+    assert connection.getresponse().status == (413 if key == KEY else 401)
 
 
 def health(url):
