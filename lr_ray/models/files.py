@@ -10,10 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lr_ray.errors import UserError
+from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
 
 INDEX = "model.safetensors.index.json"
-_POINTER = b"version https://git-lfs.github.com"
 # Where configs of multimodal models keep that of the language model.
 _NESTED = ("text_config", "llm_config", "language_config")
 # As vLLM looks for it (`vllm.config.model`); models of before Llama have names of their own.
@@ -51,8 +50,8 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: {file.name}: {error.strerror or error}") from None
-    if content.startswith(_POINTER):
-        raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+    if content.startswith(GIT_LFS):
+        raise UserError(f"{where}: {file.name} {IS_POINTER}")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -61,9 +60,6 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: {file.name}: must be a JSON object")
     return value
-
-
-_IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull there"
 
 
 def text_config(path: str, where: str | None = None) -> dict[str, Any]:
@@ -140,8 +136,8 @@ def check_tokenizer(folder: Path, where: str) -> None:
     if not found:
         raise UserError(f"{where}: no tokenizer.json; put the model's tokenizer beside its weights")
     for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
-        if file.is_file() and _head(file).startswith(_POINTER):
-            raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+        if file.is_file() and _head(file).startswith(GIT_LFS):
+            raise UserError(f"{where}: {file.name} {IS_POINTER}")
 
 
 Shapes = dict[str, list[int]]
@@ -286,8 +282,8 @@ def _shapes(file: Path, where: str) -> Shapes:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if _head(file).startswith(_POINTER):
-            raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+        if _head(file).startswith(GIT_LFS):
+            raise UserError(f"{where}: {file.name} {IS_POINTER}")
         with safe_open(file, "np") as weights:
             return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -300,4 +296,4 @@ def _shapes(file: Path, where: str) -> Shapes:
 
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
-        return stream.read(len(_POINTER))
+        return stream.read(len(GIT_LFS))
