@@ -147,7 +147,9 @@ class Ingress(OpenAiIngress):
             raise HTTPException(400, wrong)
         try:
             answer = await super()._process_llm_request(body, call_method, raw_request)
-            return await _begun(answer) if isinstance(answer, StreamingResponse) else answer
+            if isinstance(answer, StreamingResponse):
+                return await _begun(answer, constrained(asked))
+            return answer
         except Exception as error:
             # The rest that fails so is a cache that cannot be loaded, and no engine here has another's.
             if constrained(asked) and _generation_failed(error):
@@ -178,8 +180,11 @@ class Ingress(OpenAiIngress):
         return STATE.under_way
 
 
-async def _begun(answer: StreamingResponse) -> Response:
-    """The stream from its first words on; an error in their place is raised, to have its own status."""
+async def _begun(answer: StreamingResponse, grammar: bool) -> Response:
+    """The stream from its first words on; an error in their place is raised, to have its own status.
+
+    By a `grammar` that fails at the first token, vLLM's streams end without an error.
+    """
     packets = aiter(answer.body_iterator)
     held: list[Any] = []
     begun = False
@@ -192,10 +197,8 @@ async def _begun(answer: StreamingResponse) -> Response:
             )
         if begun:
             break
-    if not begun:  # as vLLM's streams end where a grammar fails at the first token
-        raise OpenAIHTTPException(
-            message="the engine gave no answer", status_code=500, type=_ENGINES_ERROR
-        )
+    if grammar and not begun:
+        raise HTTPException(400, UNUSABLE_GRAMMAR)
 
     async def whole() -> AsyncIterator[Any]:
         for packet in held:
