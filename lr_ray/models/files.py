@@ -3,6 +3,7 @@
 Exercised by `pytest tests/unit/test_model_files.py`.
 """
 
+import codecs
 import itertools
 import json
 import math
@@ -40,6 +41,9 @@ _ROWS = {
     "self_attn.k_proj": ("num_key_value_heads", "head_dim"),
     "mlp.gate_proj": ("intermediate_size",),
 }
+# Byte order marks, at which transformers and the engines stop.
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_IS_MARKED = "begins with a byte order mark; save it as UTF-8 without one"
 _OWN_CONFIG = "put the weights' own config.json beside them"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
 
@@ -52,6 +56,8 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {file.name}: {error.strerror or error}") from None
     if content.startswith(GIT_LFS):
         raise UserError(f"{where}: {file.name} {IS_POINTER}")
+    if content.startswith(_MARKS):
+        raise UserError(f"{where}: {file.name} {_IS_MARKED}")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -138,6 +144,8 @@ def check_tokenizer(folder: Path, where: str) -> None:
     for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
         if file.is_file() and _head(file).startswith(GIT_LFS):
             raise UserError(f"{where}: {file.name} {IS_POINTER}")
+        if file.suffix == ".json" and file.is_file() and _head(file).startswith(_MARKS):
+            raise UserError(f"{where}: {file.name} {_IS_MARKED}")
 
 
 Shapes = dict[str, list[int]]

@@ -74,6 +74,13 @@ def test_what_is_no_weights_is_named(model, content, said):
     assert said in refusal(model)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_named(model, name, encoding):
+    (model / name).write_text((model / name).read_text(), encoding)
+    assert f"{name} begins with a byte order mark; save it as UTF-8 without" in refusal(model)
+
+
 def test_weights_of_another_model_are_named(model):
     save_file({"model.layers.9.x": np.zeros(1, np.float32)}, model / "model.safetensors")
     assert "num_hidden_layers = 4, and the weights have no layer 0" in refusal(model)
