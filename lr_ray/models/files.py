@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
+from lr_ray.models.values import check_values
 
 INDEX = "model.safetensors.index.json"
 # Where configs of multimodal models keep that of the language model.
@@ -158,6 +159,8 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
         raise UserError(f"{where}: config.json has no model_type; add it, as qwen2")
     if nested_in(config):
         return
+    if _PLAIN.get(config["architectures"][0]) == config["model_type"]:
+        check_values(config, where)
     for name, shape in shapes.items():
         if name.endswith("embed_tokens.weight") and len(shape) == 2:
             for field, size in zip(("vocab_size", "hidden_size"), shape, strict=True):
