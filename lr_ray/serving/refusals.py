@@ -114,6 +114,8 @@ def first_wrong(errors: Sequence[Any]) -> str:
             return "the body is not a JSON object; send one, as Content-Type: application/json"
         return str(first["msg"]).removeprefix("Value error, ")
     where = ".".join(part for part in parts if not _OF_A_TYPE.fullmatch(part))
+    if parts[0].isdigit():  # of the one list that vLLM checks by itself
+        where = f"messages, tool_calls.{where}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 

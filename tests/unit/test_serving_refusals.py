@@ -140,6 +140,8 @@ CONTENT = {"type": "string_type", "msg": "Input should be a valid string"}
          "response_format.type: Input"),
         ([{"loc": ("body",), "type": "value_error", "msg": "Value error, tools: a"}], "tools: a"),
         ([{"loc": ("body", 6), "type": "json_invalid", "msg": "x"}], "the body is not JSON, at character 7"),
+        ([{"loc": (0, "ToolCallParam", "function"), "type": "missing", "msg": "Field required"}],
+         "messages, tool_calls.0.function: Field required"),
         ([{"loc": ("body",), "type": "missing", "msg": "x"}], "the body is not a JSON object; send one"),
     ],
 )  # fmt: skip
