@@ -1,5 +1,8 @@
 """The exceptions that users are meant to see: one line each, what is wrong and what would be right."""
 
+GIT_LFS = b"version https://git-lfs.github.com"  # how a pointer begins
+IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull there"
+
 
 def one_line(text: str) -> str:
     """The text with what ends a line, or cannot be shown, as Python escapes it."""

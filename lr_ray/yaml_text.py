@@ -46,10 +46,11 @@ def load(text: str) -> Any:
         raise YamlError(
             f"not valid YAML: !!bool {error.args[0]!r:.100}; must be true or false"
         ) from None
-    except ValueError as error:  # a number of thousands of digits, an impossible !!timestamp
+    except ValueError as error:  # an impossible !!timestamp
         raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from None
 
 
+_DIGITS = 4300  # of what Python reads as an integer
 _MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
 
 
@@ -116,6 +117,11 @@ for _name, _form, _first in _CORE:
 def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
     base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+    if len(text) > _DIGITS and base == 10:
+        raise yaml.MarkedYAMLError(
+            problem=f"a number of {len(text)} digits; must have {_DIGITS} at most",
+            problem_mark=node.start_mark,
+        )
     return int(text, base)
 
 

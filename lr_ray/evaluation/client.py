@@ -22,6 +22,7 @@ from lr_ray.runtime.connection import (
     read_key,
     scheme_of,
     via,
+    without_user,
 )
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
     """Raises UserError naming what is wrong when the endpoint cannot be asked for these models."""
     from openai import AuthenticationError, NotFoundError, OpenAIError, Timeout
 
+    shown = without_user(base_url)
     if not scheme_of(base_url)[1]:
-        raise UserError(f"--endpoint {base_url}: is no URL; give one as http://HOST:PORT/v1")
+        raise UserError(f"--endpoint {shown}: is no URL; give one as http://HOST:PORT/v1")
     check_environment(base_url)
     limits: dict[str, Any] = {"max_retries": 1, "timeout": Timeout(20, connect=5)}
     try:
@@ -103,25 +105,25 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
             served = {model.id: model for model in asking.models.list()}
     except AuthenticationError:
         raise UserError(
-            f"--endpoint {base_url}: the key is not accepted; put the right one into {OPENAI_KEY}"
+            f"--endpoint {shown}: the key is not accepted; put the right one into {OPENAI_KEY}"
         ) from None
     except NotFoundError:
         raise UserError(
-            f"--endpoint {base_url}: has no /models; give the address before it, which mostly ends "
+            f"--endpoint {shown}: has no /models; give the address before it, which mostly ends "
             "with /v1"
         ) from None
     except (OpenAIError, ValueError) as error:
         reason = f"{_line(error)}{via(base_url)}"
-        raise UserError(f"--endpoint {base_url}: does not answer: {reason}") from None
+        raise UserError(f"--endpoint {shown}: does not answer: {reason}") from None
     except (AttributeError, TypeError):
         raise UserError(
-            f"--endpoint {base_url}: its list of models is not the OpenAI API's; give the address of "
+            f"--endpoint {shown}: its list of models is not the OpenAI API's; give the address of "
             "an OpenAI-compatible API"
         ) from None
     unknown = [model for model in models if model not in served]
     if unknown:
         raise UserError(
-            f"--models {', '.join(unknown)}: not served at {base_url}; there are "
+            f"--models {', '.join(unknown)}: not served at {shown}; there are "
             f"{', '.join(sorted(served)) or 'none'}"
         )
     for model in models:
@@ -129,7 +131,7 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
         if isinstance(room, int) and max_new_tokens >= room:
             raise UserError(
                 f"evaluation.max_new_tokens = {max_new_tokens} leaves no room for a prompt: {model} at "
-                f"{base_url} reads {room} tokens; give a smaller --evaluation.max_new_tokens"
+                f"{shown} reads {room} tokens; give a smaller --evaluation.max_new_tokens"
             )
 
 
@@ -174,8 +176,8 @@ async def _ask(
                 answer = replace(answer, completion=evaluation.prefill + answer.completion)
             if refused > most_refused:
                 raise StageError(
-                    f"evaluation: {base_url}: model {question.model} refused {refused} prompts, the "
-                    f"last with: {answer.completion}{_advice(answer.completion, evaluation)}"
+                    f"evaluation: {without_user(base_url)}: model {question.model} refused {refused} "
+                    f"prompts, the last with: {answer.completion}{_advice(answer.completion, evaluation)}"
                 )
             on_answer(question, answer)
 
@@ -199,7 +201,7 @@ async def _one(
 ) -> Answer:
     from openai import APIStatusError, OpenAIError
 
-    where = f"evaluation: {base_url}: model {question.model}"
+    where = f"evaluation: {without_user(base_url)}: model {question.model}"
     _, raw = _way(question)
     while True:
         body = known.of(question.body)

@@ -12,7 +12,7 @@ from lr_ray.errors import UserError
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import turns as paper_turns
-from lr_ray.models.files import nested_in, read_object, vocabulary_rows
+from lr_ray.models.files import context_length, nested_in, read_object, vocabulary_rows
 from lr_ray.models.models import load_tokenizer
 
 _PROBLEM = "How many are 60 pens and 7 pens?"
@@ -37,7 +37,15 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
         turns = [{"role": "user", "content": _PROBLEM}]
         if config.sampling.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": config.sampling.system_prompt})
-        _check_template(path, where, turns, "sampling", False, variables)
+        used = _check_template(path, where, turns, "sampling", False, variables)
+        field, tokens = config.sampling.limit
+        room = context_length(path) - tokens
+        if used > room > 0:
+            raise UserError(
+                f"{where}: its chat template and sampling.system_prompt take {used} tokens without a "
+                f"problem, and {field} = {tokens} leaves {room} of {room + tokens}; shorten them, or "
+                f"give a smaller {field}"
+            )
     if "evaluation" in stages:
         evaluation = config.evaluation
         for shots in evaluation.shots if evaluation.protocol != "paper" else ():
@@ -55,7 +63,8 @@ def _check_template(
     section: str,
     prefilled: bool,
     variables: Mapping[str, Any] | None = None,
-) -> None:
+) -> int:
+    """Tokens of what the template puts around the problem. Raises UserError where it cannot be used."""
     tokenizer = load_tokenizer(path)
     template = getattr(tokenizer, "chat_template", None)
     if not template:
@@ -87,6 +96,7 @@ def _check_template(
             f"{where}: its chat template makes token {max(ids)}, and the model has "
             f"{vocabulary_rows(path)}; the tokenizer is of another model"
         )
+    return len(ids) - len(tokenizer(_PROBLEM, add_special_tokens=False)["input_ids"])
 
 
 def _render(tokenizer: Any, turns: Turns, prefilled: bool, variables: Mapping[str, Any]) -> str:

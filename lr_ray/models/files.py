@@ -3,6 +3,7 @@
 Exercised by `pytest tests/unit/test_model_files.py`.
 """
 
+import codecs
 import itertools
 import json
 import math
@@ -10,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lr_ray.errors import UserError
+from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
+from lr_ray.models.values import check_values
 
 INDEX = "model.safetensors.index.json"
-_POINTER = b"version https://git-lfs.github.com"
 # Where configs of multimodal models keep that of the language model.
 _NESTED = ("text_config", "llm_config", "language_config")
 # As vLLM looks for it (`vllm.config.model`); models of before Llama have names of their own.
@@ -41,6 +42,9 @@ _ROWS = {
     "self_attn.k_proj": ("num_key_value_heads", "head_dim"),
     "mlp.gate_proj": ("intermediate_size",),
 }
+# Byte order marks, at which transformers and the engines stop.
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_IS_MARKED = "begins with a byte order mark; save it as UTF-8 without one"
 _OWN_CONFIG = "put the weights' own config.json beside them"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
 
@@ -51,8 +55,10 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: {file.name}: {error.strerror or error}") from None
-    if content.startswith(_POINTER):
-        raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+    if content.startswith(GIT_LFS):
+        raise UserError(f"{where}: {file.name} {IS_POINTER}")
+    if content.startswith(_MARKS):
+        raise UserError(f"{where}: {file.name} {_IS_MARKED}")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -61,9 +67,6 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: {file.name}: must be a JSON object")
     return value
-
-
-_IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull there"
 
 
 def text_config(path: str, where: str | None = None) -> dict[str, Any]:
@@ -140,8 +143,10 @@ def check_tokenizer(folder: Path, where: str) -> None:
     if not found:
         raise UserError(f"{where}: no tokenizer.json; put the model's tokenizer beside its weights")
     for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
-        if file.is_file() and _head(file).startswith(_POINTER):
-            raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+        if file.is_file() and _head(file).startswith(GIT_LFS):
+            raise UserError(f"{where}: {file.name} {IS_POINTER}")
+        if file.suffix == ".json" and file.is_file() and _head(file).startswith(_MARKS):
+            raise UserError(f"{where}: {file.name} {_IS_MARKED}")
 
 
 Shapes = dict[str, list[int]]
@@ -154,6 +159,8 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
         raise UserError(f"{where}: config.json has no model_type; add it, as qwen2")
     if nested_in(config):
         return
+    if _PLAIN.get(config["architectures"][0]) == config["model_type"]:
+        check_values(config, where)
     for name, shape in shapes.items():
         if name.endswith("embed_tokens.weight") and len(shape) == 2:
             for field, size in zip(("vocab_size", "hidden_size"), shape, strict=True):
@@ -286,8 +293,8 @@ def _shapes(file: Path, where: str) -> Shapes:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if _head(file).startswith(_POINTER):
-            raise UserError(f"{where}: {file.name} {_IS_POINTER}")
+        if _head(file).startswith(GIT_LFS):
+            raise UserError(f"{where}: {file.name} {IS_POINTER}")
         with safe_open(file, "np") as weights:
             return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -300,4 +307,4 @@ def _shapes(file: Path, where: str) -> Shapes:
 
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
-        return stream.read(len(_POINTER))
+        return stream.read(len(GIT_LFS))

@@ -32,6 +32,7 @@ from lr_ray.evaluation.results import (
 from lr_ray.evaluation.tasks import Task, both_names, load_tasks, repeated_rows, variant_name
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
 from lr_ray.run.versions import versions
+from lr_ray.runtime.connection import without_user
 from lr_ray.runtime.progress import recorded
 
 
@@ -180,7 +181,8 @@ def _conditions(evaluation: Evaluation, stop_token_ids: Sequence[int]) -> dict[s
 
 def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
     """Evaluates what an endpoint serves into a run directory of its own. Returns the exit code."""
-    started = time.monotonic()
+    started, url = time.monotonic(), config.endpoint
+    config = config.model_copy(update={"endpoint": without_user(url)})  # what is shown and kept
     run.create()
     with run.lock():
         _check_same(run, config)
@@ -190,7 +192,7 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
             with shaped(run.location, "summary.json"):
                 report.print_summary(Console(highlight=False), run, summary)
             return 0
-        check_endpoint(config.endpoint, config.models, config.evaluation.max_new_tokens)
+        check_endpoint(url, config.models, config.evaluation.max_new_tokens)
         load_tasks(config.evaluation)
         _begin(run, config)
         log = run.log_path()
@@ -202,7 +204,7 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
         if config.evaluation.drift:
             print("drift      left out: an endpoint shows no weights")
         with quiet_others(log) as console, recorded(run):
-            there = lambda group: contextlib.nullcontext(config.endpoint)  # noqa: E731
+            there = lambda group: contextlib.nullcontext(url)  # noqa: E731
             summary |= run_evaluation(run, console, [models], there, config.evaluation)
             del summary["serving"]  # somebody else's
         summary["seconds_total"] = time.monotonic() - started

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.config import Fields
-from lr_ray.errors import StageError, UserError, why_not_read
+from lr_ray.errors import GIT_LFS, IS_POINTER, StageError, UserError, why_not_read
 from lr_ray.problems.rows import Raw, listed
 
 MAX_LINE_BYTES = 16 << 20
@@ -95,6 +95,9 @@ def read(
     rows = _parquet(file, fields, section, whole) if file.is_parquet else _jsonl(file)
     at = 0
     try:
+        with file.fs.open(file.path, "rb") as stream:
+            if stream.read(len(GIT_LFS)) == GIT_LFS:
+                raise StageError(f"{file.name} {IS_POINTER}")
         for raw in rows:
             at = raw.row
             yield raw

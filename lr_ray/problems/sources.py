@@ -174,7 +174,8 @@ def check_source(config: Config) -> None:
     source = open_source(data)
     if data.grader is not None:
         find_grader(data.grader, "data.grader")
-    if not source.inputs and not is_registered(data.source):
+    folder = os.path.isdir(os.path.expanduser(data.source))
+    if not (source.inputs or folder or is_registered(data.source)):
         return
     try:
         rows = list(itertools.islice(source.rows(), _PEEKED_ROWS))

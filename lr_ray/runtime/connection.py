@@ -115,7 +115,7 @@ def via(base_url: str) -> str:
     scheme = next((scheme for scheme in (parts.scheme, "all") if proxies.get(scheme)), None)
     if not scheme or is_here(base_url) or urllib.request.proxy_bypass(parts.hostname or ""):
         return ""
-    return f" (asked through {_variable(scheme)} = {_shown(proxies[scheme])})"
+    return f" (asked through {_variable(scheme)} = {without_user(proxies[scheme])})"
 
 
 def scheme_of(proxy: str) -> tuple[str, bool]:
@@ -132,12 +132,12 @@ def _check_proxy(variable: str, proxy: str) -> None:
     right = "give http://HOST:PORT, or unset it"
     scheme, good = scheme_of(proxy)
     if not good:
-        raise UserError(f"{variable}: {_shown(proxy)!r} is no proxy's address; {right}")
+        raise UserError(f"{variable}: {without_user(proxy)!r} is no proxy's address; {right}")
     if scheme not in PROXIES:
-        raise UserError(f"{variable}: {_shown(proxy)}: no proxy by {scheme}; {right}")
+        raise UserError(f"{variable}: {without_user(proxy)}: no proxy by {scheme}; {right}")
     if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise UserError(
-            f"{variable}: {_shown(proxy)}: SOCKS needs the package socksio (pip install socksio); "
+            f"{variable}: {without_user(proxy)}: SOCKS needs the package socksio (pip install socksio); "
             f"install it, or {right}"
         )
 
@@ -148,9 +148,9 @@ def _variable(scheme: str) -> str:
     return lower if os.environ.get(lower) else lower.upper()
 
 
-def _shown(proxy: str) -> str:
-    """Without what may be a password."""
-    return re.sub(r"(^|//)[^/]*@", r"\1***@", proxy)
+def without_user(address: str) -> str:
+    """As it may be shown: without what may be a password."""
+    return re.sub(r"(^|//)[^/]*@", r"\1***@", address)
 
 
 def _is_certificates(file: str) -> bool:

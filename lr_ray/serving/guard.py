@@ -3,6 +3,8 @@
 Exercised by `pytest tests/unit/test_serving_guard.py tests/integration/endpoint/test_serving.py`.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -13,6 +15,8 @@ from typing import Any
 from starlette.responses import Response
 
 MAX_BODY_BYTES = 8 << 20
+_DISCARDED_BYTES = 8 * MAX_BODY_BYTES
+_DISCARDING_S = 10.0
 OPEN_PATHS = ("/health",)  # probes have no key
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -52,6 +56,7 @@ class Guard:
             return
         headers = dict(scope["headers"])
         if refusal := self._refusal(headers):
+            await _discard(receive)
             await error_response(*refusal)(scope, receive, send)
             return
         body = _Body(receive)
@@ -68,6 +73,8 @@ class Guard:
         finally:
             STATE.under_way -= 1
         if body.too_large:
+            if body.more:
+                await _discard(receive)
             refused = error_response(413, _TOO_LARGE, "invalid_request_error")
             await refused(scope, receive, send)
 
@@ -99,15 +106,30 @@ class _Body:
     """Counts a body that came without its length."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._received, self.too_large = receive, 0, False
+        self._receive, self._received, self.too_large, self.more = receive, 0, False, True
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._received += len(message.get("body", b""))
+        self.more = message.get("more_body", False)
         if self._received > MAX_BODY_BYTES:
             self.too_large = True
             raise _TooLargeError
         return message
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads what is left of a body, within bounds: closing a connection with more to read resets it.
+
+    The client, which is still sending, would never see the answer.
+    """
+    read, more = 0, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_S):
+            while more and read < _DISCARDED_BYTES:
+                message = await receive()
+                read += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 def error_response(status: int, message: str, kind: str) -> Response:

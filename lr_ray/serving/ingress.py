@@ -6,22 +6,35 @@ pytest tests/integration/endpoint/test_serving.py
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import WrapValidator
+from pydantic import ValidationError, WrapValidator
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lr_ray.errors import one_line
 from lr_ray.runtime.imports import uncollected
 from lr_ray.serving.guard import STATE, Guard, error_response
-from lr_ray.serving.refusals import empty_prompt, message_of, status_of, wrong_value
+from lr_ray.serving.refusals import (
+    UNUSABLE_GRAMMAR,
+    constrained,
+    empty_prompt,
+    first_wrong,
+    message_of,
+    misplaced,
+    readable,
+    status_of,
+    stream_start,
+    too_many,
+    why_no_json,
+    wrong_value,
+)
 
 with uncollected():
     from ray.llm._internal.serve.core.configs.openai_api_models import (
@@ -32,19 +45,36 @@ with uncollected():
     from ray.llm._internal.serve.core.ingress.ingress import CallMethod
     from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
-    from vllm.exceptions import VLLMClientError
+    from vllm.exceptions import GenerationError, VLLMClientError
 
 _HEALTH_TIMEOUT_S = 5.0
 _STARTED = int(time.time())
+_UNREADABLE = (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError)
+_FIELDS = {*ChatCompletionRequest.model_fields, *CompletionRequest.model_fields}
+_ENGINES_ERROR = "InternalServerError"  # vLLM's type
 _AWAY = (RayActorError, BackPressureError, DeploymentUnavailableError)  # until a replica is back
 
 
 def _refused(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Refuses bodies that make vLLM's own checks fail, such as a list in the place of a mapping."""
+    if wrong := too_many(value):
+        raise ValueError(wrong)
     try:
         return validate(value)
-    except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"cannot be read: {message_of(error)}") from None
+    except _UNREADABLE as error:
+        raise ValueError(f"{_which(value, validate)} cannot be read: {message_of(error)}") from None
+
+
+def _which(value: Any, validate: Callable[[Any], Any]) -> str:
+    """The field that fails alone as well."""
+    for field in set(value) & _FIELDS if isinstance(value, dict) else ():
+        try:
+            validate({"prompt": "1", field: value[field]})
+        except _UNREADABLE:
+            return str(field)
+        except Exception:  # another mistake
+            continue
+    return "a field"
 
 
 Chat = Annotated[ChatCompletionRequest, WrapValidator(_refused)]
@@ -61,6 +91,14 @@ class Ingress(OpenAiIngress):
 
     async def chat(self, body: Chat, request: Request) -> Response:
         """One chat completion, or a stream of its parts."""
+        for index, message in enumerate(body.messages):
+            content = message.get("content")
+            if content is not None and not isinstance(content, str):
+                try:
+                    message["content"] = list(content)  # its parts are checked as they are read
+                except ValidationError as error:
+                    wrong = first_wrong(error.errors())
+                    raise HTTPException(400, f"messages.{index}.content.{wrong}") from None
         return await super().chat(body, request)
 
     async def completions(self, body: Completion, request: Request) -> Response:
@@ -101,14 +139,22 @@ class Ingress(OpenAiIngress):
     async def _process_llm_request(
         self, body: Any, call_method: str, raw_request: Request | None = None
     ) -> Response:
-        """Refuses first what an engine would fail at."""
+        """Refuses first what an engine would fail at, and then what fails before an answer has begun."""
         asked = json.loads(await raw_request.body()) if raw_request else {}
-        wrong = wrong_value(asked)
-        if not wrong and call_method == CallMethod.COMPLETIONS.value:
-            wrong = empty_prompt(asked)
+        of_prompts = call_method == CallMethod.COMPLETIONS.value
+        wrong = wrong_value(asked) or (empty_prompt if of_prompts else misplaced)(asked)
         if wrong:
             raise HTTPException(400, wrong)
-        return await super()._process_llm_request(body, call_method, raw_request)
+        try:
+            answer = await super()._process_llm_request(body, call_method, raw_request)
+            if isinstance(answer, StreamingResponse):
+                return await _begun(answer, constrained(asked))
+            return answer
+        except Exception as error:
+            # The rest that fails so is a cache that cannot be loaded, and no engine here has another's.
+            if constrained(asked) and _generation_failed(error):
+                raise HTTPException(400, UNUSABLE_GRAMMAR) from None
+            raise
 
     async def health(self) -> Response:
         """200 when every model has a replica that answers, else 503 naming those without."""
@@ -132,6 +178,46 @@ class Ingress(OpenAiIngress):
         """Turns new requests away from now on. Returns how many are under way."""
         STATE.draining = True
         return STATE.under_way
+
+
+async def _begun(answer: StreamingResponse, grammar: bool) -> Response:
+    """The stream from its first words on; an error in their place is raised, to have its own status.
+
+    By a `grammar` that fails at the first token, vLLM's streams end without an error.
+    """
+    packets = aiter(answer.body_iterator)
+    held: list[Any] = []
+    begun = False
+    async for packet in packets:
+        held.append(packet)
+        error, begun = stream_start(str(packet))
+        if error and not begun:
+            raise OpenAIHTTPException(
+                message=error["message"], status_code=error["code"], type=error["type"]
+            )
+        if begun:
+            break
+    if grammar and not begun:
+        raise HTTPException(400, UNUSABLE_GRAMMAR)
+
+    async def whole() -> AsyncIterator[Any]:
+        for packet in held:
+            yield packet
+        async for packet in packets:
+            yield packet
+
+    return StreamingResponse(whole(), media_type=answer.media_type)
+
+
+def _generation_failed(error: Exception) -> bool:
+    told = isinstance(error, OpenAIHTTPException) and error.type == _ENGINES_ERROR
+    return told or isinstance(_cause(error), GenerationError)
+
+
+def _cause(error: Exception) -> Exception:
+    while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    return error
 
 
 ENDPOINTS = {
@@ -167,19 +253,18 @@ def _error(status: int, message: str, kind: str) -> Response:
 
 def _http_error(request: Request, error: Any) -> Response:
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    return _error(error.status_code, str(error.detail), kind)
+    unreadable = error.status_code == 400 and error.__cause__  # FastAPI's, of a body
+    return _error(
+        error.status_code, why_no_json(unreadable) if unreadable else str(error.detail), kind
+    )
 
 
 def _openai_error(request: Request, error: Any) -> Response:
-    return _error(error.status_code, error.message, error.type)
+    return _error(error.status_code, readable(error.message), error.type)
 
 
 def _validation_error(request: Request, error: Any) -> Response:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    if first["type"] == "json_invalid":
-        return _error(400, f"the body is not JSON, at character {where}", "invalid_request_error")
-    return _error(400, f"{where or 'body'}: {first['msg']}", "invalid_request_error")
+    return _error(400, first_wrong(error.errors()), "invalid_request_error")
 
 
 def _away(request: Request, error: Exception) -> Response:
@@ -187,9 +272,7 @@ def _away(request: Request, error: Exception) -> Response:
 
 
 def _other_error(request: Request, error: Exception) -> Response:
-    cause = error
-    while isinstance(cause, RayTaskError) and isinstance(cause.cause, Exception):
-        cause = cause.cause
+    cause = _cause(error)
     if isinstance(cause, _AWAY):
         return _away(request, cause)
     status, kind = status_of(cause)

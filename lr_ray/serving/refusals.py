@@ -3,12 +3,24 @@
 pytest tests/unit/test_serving_refusals.py tests/integration/endpoint/test_serving.py
 """
 
+import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+UNUSABLE_GRAMMAR = (
+    "the engine cannot follow the grammar of structured_outputs, response_format or tools"
+)
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _DEEPEST = 64
+# Pydantic checks a message in 60 microseconds, and meanwhile the endpoint answers nobody else.
+_MOST_MAPPINGS = 10_000
+# Parts of pydantic's places that name a type it tried instead of a field.
+_OF_A_TYPE = re.compile(r"[A-Z]\w*|str|int|float|bool|bytes|[\w-]+\[.*", re.DOTALL)
+_FOR_PROGRAMMERS = re.compile(
+    r" \[type=\w+, input_value=.*?, input_type=\w+\]|For further information visit \S+"
+)
 
 
 def wrong_value(value: Any, where: str = "", depth: int = 0) -> str | None:
@@ -40,6 +52,21 @@ def wrong_value(value: Any, where: str = "", depth: int = 0) -> str | None:
     return None
 
 
+def too_many(body: Any) -> str | None:
+    """That a body has more messages, parts and tools than can be checked in a second."""
+    left, found = [body], 0
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            found += 1
+            if found > _MOST_MAPPINGS:
+                return f"more than {_MOST_MAPPINGS} messages, parts, tools and other mappings"
+            left += [item for item in value.values() if isinstance(item, dict | list)]
+        elif isinstance(value, list):
+            left += [item for item in value if isinstance(item, dict | list)]
+    return None
+
+
 def empty_prompt(body: dict[str, Any]) -> str | None:
     """Which part of a completion's prompt is empty, if one is: an engine cannot continue an empty prompt."""
     prompt = body.get("prompt")
@@ -51,6 +78,73 @@ def empty_prompt(body: dict[str, Any]) -> str | None:
     return None
 
 
+def misplaced(body: dict[str, Any]) -> str | None:
+    """Which part of a chat's messages is a mapping where a list is due: its keys would be read as one."""
+    messages = body.get("messages")
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        for field in ("content", "tool_calls"):
+            if isinstance(message, dict) and isinstance(message.get(field), dict):
+                return f"messages.{index}.{field}: is a mapping; give a list"
+    return None
+
+
+def constrained(body: dict[str, Any]) -> bool:
+    """Whether a request asks for answers by a grammar, which an engine finds unusable only as it answers."""
+    return any(body.get(field) for field in ("structured_outputs", "response_format", "tools"))
+
+
+def first_wrong(errors: Sequence[Any]) -> str:
+    """What pydantic's errors of a request say first, by its field instead of the types that were tried.
+
+    Of a message's several types it is the one of that role.
+    """
+
+    def tried(error: Any) -> tuple[Any, ...]:
+        place = error["loc"]
+        types = [at for at, part in enumerate(place) if _OF_A_TYPE.fullmatch(str(part))]
+        return tuple(place[: types[0] + 1] if types else place)
+
+    others = {tried(error) for error in errors if error["type"] == "literal_error"}
+    first = next((error for error in errors if tried(error) not in others), errors[0])
+    parts = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON, at character {int(parts[0]) + 1}"
+    if not parts:
+        if first["type"] in ("missing", "model_attributes_type"):
+            return "the body is not a JSON object; send one, as Content-Type: application/json"
+        return str(first["msg"]).removeprefix("Value error, ")
+    where = ".".join(part for part in parts if not _OF_A_TYPE.fullmatch(part))
+    if parts[0].isdigit():  # of the one list that vLLM checks by itself
+        where = f"messages, tool_calls.{where}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def why_no_json(error: BaseException) -> str:
+    """Of a body that Python's JSON reader fails at otherwise than by its syntax."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is not UTF-8 text, at byte {error.start + 1}"
+    if isinstance(error, RecursionError):
+        return f"the body is nested more than {_DEEPEST} deep"
+    return "the body has an integer beyond 64 bits"  # beyond 4300 digits, even
+
+
+def stream_start(packet: str) -> tuple[dict[str, Any] | None, bool]:
+    """The error among a stream's events, and whether one of them is more than an answer's role."""
+    begun = False
+    for event in packet.split("\n\n"):
+        data = event.strip().removeprefix("data: ")
+        if not data.startswith("{"):  # the end, or none
+            continue
+        chunk = json.loads(data)
+        if "error" in chunk:
+            return chunk["error"], begun
+        for choice in chunk.get("choices") or [{"text": "of usage"}]:
+            delta = {**(choice.get("delta") or {}), "role": None}
+            begun = begun or any(delta.values()) or bool(choice.get("finish_reason"))
+            begun = begun or "delta" not in choice
+    return None, begun
+
+
 def status_of(error: BaseException) -> tuple[int, str]:
     """Status and OpenAI's type of an error that parsing or a replica raised.
 
@@ -60,10 +154,15 @@ def status_of(error: BaseException) -> tuple[int, str]:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"VLLMNotFoundError"}:
         return 404, "not_found_error"
-    client = {"VLLMClientError", "ValueError", "TypeError", "OverflowError", "TemplateError"}
+    client = {"VLLMClientError", "ValueError", "TypeError", "ArithmeticError", "TemplateError"}
     if names & (client | {"NotImplementedError", "RecursionError"}):
         return 400, "invalid_request_error"
     return 500, "server_error"
+
+
+def readable(text: str) -> str:
+    """A message in one line, without what pydantic adds for programmers."""
+    return " ".join(_FOR_PROGRAMMERS.sub("", text).split())
 
 
 def message_of(error: BaseException) -> str:

@@ -194,6 +194,13 @@ def test_an_address_that_nobody_listens_on_is_named():
         check_endpoint("http://127.0.0.1:9/v1", ["a"])
 
 
+def test_a_password_in_an_address_is_not_shown():
+    for url in ("http://me:secret@127.0.0.1:9/v1", "http://me:secret@[::1/v1"):
+        with pytest.raises(UserError, match=r"^--endpoint http://\*\*\*@") as error:
+            check_endpoint(url, ["a"])
+        assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "url", ["http://[::1/v1", "http:///v1", "http://here:99999/v1", "http://a b/v1"]
 )

@@ -172,6 +172,11 @@ def test_what_is_no_yaml_is_one_line(text):
     assert len(str(error.value)) < 400
 
 
+def test_a_number_of_thousands_of_digits_is_named_by_its_place():
+    with pytest.raises(YamlError, match=r"line 2, column 4: a number of 5000 digits; must have"):
+        load(f"a: 1\nb: {'9' * 5000}")
+
+
 @pytest.mark.parametrize(
     "text", ["training: 5", "training: [a]", "training: *t", "x-t: &t [*t]\ntraining: *t"]
 )

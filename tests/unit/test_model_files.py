@@ -74,6 +74,40 @@ def test_what_is_no_weights_is_named(model, content, said):
     assert said in refusal(model)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_named(model, name, encoding):
+    (model / name).write_text((model / name).read_text(), encoding)
+    assert f"{name} begins with a byte order mark; save it as UTF-8 without" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("dtype", "float99", "dtype = 'float99': must be as bfloat16"),
+        ("torch_dtype", 16, "torch_dtype = 16: must be as bfloat16"),
+        ("hidden_act", "zzz", "hidden_act = 'zzz': vLLM runs this architecture with silu alone"),
+        ("rope_scaling", {"type": "zzz"}, "rope_scaling.type = 'zzz': must be one of default, linear"),
+        ("rope_parameters", {"rope_type": 5}, "rope_parameters.rope_type = 5: must be one of"),
+        ("rope_parameters", {"full": {"rope_type": "x"}}, "rope_parameters.full.rope_type = 'x': must"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_engine_knows_is_named(model, field, value, said):
+    edit(model, **{field: value})
+    assert f"config.json: {said}" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("dtype", "torch.bfloat16"), ("torch_dtype", "float16"), ("dtype", "auto"),
+     ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}), ("rope_scaling", {"type": "mrope"}),
+     ("rope_parameters", {"full_attention": {"rope_type": "default"}, "sliding_attention": {}})],
+)  # fmt: skip
+def test_values_that_engines_know_are_taken(model, field, value):
+    edit(model, **{field: value})
+    assert resolve_model(str(model), "models.expert")
+
+
 def test_weights_of_another_model_are_named(model):
     save_file({"model.layers.9.x": np.zeros(1, np.float32)}, model / "model.safetensors")
     assert "num_hidden_layers = 4, and the weights have no layer 0" in refusal(model)

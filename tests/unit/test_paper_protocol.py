@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from lr_ray.config import EndpointConfig, Evaluation, merge, read_tree, resolve
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.evaluate import ServedModel, questions
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import conditions, decided
 from lr_ray.evaluation.tasks import load_tasks, task_names
 from lr_ray.models.models import load_tokenizer
+from lr_ray.pipeline import evaluation
 from lr_ray.pipeline.evaluation import evaluate_endpoint
 from lr_ray.run.store import SCHEMA_VERSION, Run
 from tests.unit.problem_sources import jsonl
@@ -206,6 +207,26 @@ def test_an_evaluation_of_an_endpoint_from_before_there_were_protocols_stays_fin
     paper = resolve({**tree, "evaluation": {**asked, "protocol": "paper"}}, EndpointConfig)
     with pytest.raises(UserError, match=r"another evaluation\.protocol = same \(now paper\)"):
         evaluate_endpoint(paper, run)
+
+
+def test_a_password_of_an_endpoint_is_not_kept(tmp_path, monkeypatch, capsys):
+    asked: list[str] = []
+    monkeypatch.setattr(evaluation, "check_endpoint", lambda url, *_: asked.append(url))
+    monkeypatch.setattr(evaluation, "load_tasks", lambda _: [])
+
+    def asking(run, console, groups, there, *_):
+        with there(groups[0]) as url:
+            asked.append(url)
+        raise StageError(groups[0][0].identity)
+
+    monkeypatch.setattr(evaluation, "run_evaluation", asking)
+    url, run = "http://me:secret@here:1/v1", Run(str(tmp_path / "run"))
+    with pytest.raises(StageError) as error:
+        evaluate_endpoint(resolve({"endpoint": url, "models": ["a"]}, EndpointConfig), run)
+    assert asked == [url, url]
+    kept = (tmp_path / "run/run.json").read_text()
+    assert "http://***@here:1/v1" in kept
+    assert "secret" not in kept + capsys.readouterr().out + str(error.value)
 
 
 def test_the_presets_of_the_paper_say_how_their_expert_is_asked():

@@ -62,6 +62,17 @@ def test_cut_archive_is_named_with_the_row_it_breaks_at(tmp_path):
         stage(tmp_path, path)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 22144\n")
+    said = f"{name} is a pointer of git-lfs, not the file itself; run git lfs pull"
+    with pytest.raises(UserError, match=f"^data.source: .*{said}"):
+        check_source(config_of(path))
+    with pytest.raises(StageError, match=said):
+        stage(tmp_path, path)
+
+
 def test_several_files_are_read_by_name(tmp_path):
     jsonl(tmp_path / "b.jsonl", [ROWS[0]])
     jsonl(tmp_path / "a.jsonl", [ROWS[2]])

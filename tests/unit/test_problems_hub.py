@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from lr_ray.problems import PROBLEM, check_source
 from tests.unit.problem_sources import config_of, count, jsonl, rejections, stage
 
@@ -70,6 +70,14 @@ def test_missing_column_or_split_is_named(tmp_path, parquet, data, message):
     with pytest.raises(StageError) as error:
         stage(tmp_path, parquet, **data)
     assert message in str(error.value)
+    with pytest.raises(UserError, match=f"^data.source: .*{message}"):
+        check_source(config_of(parquet, **data))
+
+
+def test_a_folder_without_data_is_named_before_anything_starts(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(UserError, match=r"^data.source: folder: data set .*; give one"):
+        check_source(config_of(tmp_path))
 
 
 def test_a_broken_file_is_named_in_a_line(tmp_path):
@@ -83,7 +91,7 @@ def test_a_broken_file_is_named_in_a_line(tmp_path):
 
 CODE = """
 import sys
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from tests.unit.problem_sources import stage
 try:
     stage(sys.argv[1], sys.argv[2])

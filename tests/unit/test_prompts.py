@@ -46,6 +46,18 @@ def test_templates_that_render_are_taken(model):
     check(model, TURNS + LOOP + OPEN, evaluation={"protocol": "paper", "shots": [2]})
 
 
+def test_a_template_that_fills_the_context_alone_is_named(model):
+    long = "{{ 'pens ' * 600 }}" + LOOP + OPEN
+    with pytest.raises(
+        UserError, match=r"^models.expert: .*: its chat template and .* without a problem"
+    ):
+        check(model, long)
+    said = r"sampling\.max_new_tokens = 505 leaves 7 of 512; shorten them"
+    with pytest.raises(UserError, match=said):
+        check(model, LOOP + OPEN, sampling={"max_new_tokens": 505, **SYSTEM})
+    check(model, long, ("evaluation",))
+
+
 @pytest.mark.parametrize(
     ("template", "sections", "said"),
     [

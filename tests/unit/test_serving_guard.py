@@ -90,6 +90,48 @@ def test_a_large_body_without_a_length_is_cut_where_it_gets_too_large(catches):
     assert json.loads(body)["error"]["code"] == 413
 
 
+@pytest.mark.parametrize("headers", [[("content-length", str(2 * MAX_BODY_BYTES))], bearer("no")])
+def test_a_refused_body_is_read_to_its_end_so_that_the_answer_arrives(headers):
+    async def never(scope, receive, send):
+        raise AssertionError("was answered")
+
+    parts = [b"x" * MAX_BODY_BYTES, b"x" * MAX_BODY_BYTES]
+    assert asyncio.run(read_by(Guard(never, digest("a"), 9), parts, headers)) == 2
+    assert asyncio.run(read_by(Guard(echo, None, 9), [parts[0], b"x", b"y", b"z"])) == 4
+    assert asyncio.run(read_by(Guard(never, digest("a"), 9), parts * 50, headers)) < 10
+
+
+async def read_by(app, parts, headers=()):
+    """How many parts of a body are read."""
+    sent, left = [], list(parts)
+
+    async def receive():
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(k.encode(), v.encode()) for k, v in headers]
+    await app({"type": "http", "path": "/v1/models", "headers": headers}, receive, send)
+    assert sent[0]["status"] in (401, 413)
+    return len(parts) - len(left)
+
+
+def test_a_client_that_sends_no_more_of_a_refused_body_is_answered(monkeypatch):
+    monkeypatch.setattr(guard, "_DISCARDING_S", 0.05)
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/models", "headers": []}
+    asyncio.run(Guard(echo, digest("a"), 9)(scope, receive, send))
+    assert sent[0]["status"] == 401
+
+
 def test_requests_beyond_the_limit_are_to_be_tried_again(state):
     async def scenario():
         gate = asyncio.Event()

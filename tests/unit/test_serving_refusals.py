@@ -4,7 +4,19 @@ import json
 
 import pytest
 
-from lr_ray.serving.refusals import empty_prompt, message_of, status_of, wrong_value
+from lr_ray.serving.refusals import (
+    constrained,
+    empty_prompt,
+    first_wrong,
+    message_of,
+    misplaced,
+    readable,
+    status_of,
+    stream_start,
+    too_many,
+    why_no_json,
+    wrong_value,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +78,7 @@ class TemplateSyntaxError(type("TemplateError", (Exception,), {})):
     ("error", "status"),
     [
         (ValueError("a"), 400), (UnicodeEncodeError("utf-8", "a", 0, 1, "b"), 400), (TypeError(), 400),
-        (OverflowError(), 400), (NotImplementedError("part"), 400), (TemplateSyntaxError("t"), 400),
+        (OverflowError(), 400), (ZeroDivisionError(), 400), (NotImplementedError("part"), 400), (TemplateSyntaxError("t"), 400),
         (VLLMClientError("v"), 400), (VLLMNotFoundError("v"), 404), (RecursionError(), 400),
         (RuntimeError("bug"), 500), (KeyError("a"), 500), (MemoryError(), 500), (AttributeError(), 500),
     ],
@@ -78,3 +90,91 @@ def test_errors_are_the_clients_or_the_servers(error, status):
 def test_the_message_of_an_error_is_its_first_line():
     assert message_of(ValueError("\n  a\nb")) == "a"
     assert message_of(TypeError()) == "TypeError"
+
+
+def test_a_mapping_in_the_place_of_a_list_is_named():
+    user = {"role": "user", "content": "a"}
+    assert misplaced({"messages": [user, user | {"content": {}}]}).startswith(
+        "messages.1.content: "
+    )
+    assert misplaced({"messages": [user | {"tool_calls": {}}]}).startswith(
+        "messages.0.tool_calls: "
+    )
+    for content in ("a", [], [{"type": "text", "text": "a"}], None):
+        assert misplaced({"messages": [user | {"content": content}]}) is None
+    assert misplaced({"messages": "a"}) is None
+
+
+def test_a_body_that_would_take_long_to_check_is_refused():
+    assert "10000" in too_many({"messages": [{}] * 10_001})
+    assert "10000" in too_many({"messages": [{"content": [{}] * 10_000}]})
+    assert too_many({"messages": [{}] * 5000, "tools": [{}] * 4000}) is None
+    assert too_many({"prompt": list(range(10**6))}) is None
+    assert too_many("a") is None
+
+
+def test_which_requests_ask_for_a_grammar():
+    assert constrained({"structured_outputs": {"regex": "a"}})
+    assert constrained({"response_format": {"type": "json_object"}})
+    assert constrained({"tools": [{}]})
+    assert not constrained({"tools": None, "prompt": "a"})
+
+
+ROLE = {
+    "loc": ("body", "messages", 0, "DeveloperParam", "role"),
+    "type": "literal_error",
+    "msg": "r",
+}
+CONTENT = {"type": "string_type", "msg": "Input should be a valid string"}
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ([CONTENT | {"loc": ("body", "messages", 0, "DeveloperParam", "content", "str")}, ROLE,
+          CONTENT | {"loc": ("body", "messages", 0, "UserParam", "content", "str")}],
+         "messages.0.content: Input should be a valid string"),
+        ([ROLE], "messages.0.role: r"),
+        ([CONTENT | {"loc": ("body", "prompt", "list[constrained-int]")}], "prompt: Input should be"),
+        ([CONTENT | {"loc": ("body", "response_format", "function-wrap[f()]", "type")}],
+         "response_format.type: Input"),
+        ([{"loc": ("body",), "type": "value_error", "msg": "Value error, tools: a"}], "tools: a"),
+        ([{"loc": ("body", 6), "type": "json_invalid", "msg": "x"}], "the body is not JSON, at character 7"),
+        ([{"loc": (0, "ToolCallParam", "function"), "type": "missing", "msg": "Field required"}],
+         "messages, tool_calls.0.function: Field required"),
+        ([{"loc": ("body",), "type": "missing", "msg": "x"}], "the body is not a JSON object; send one"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_by_its_field(errors, said):
+    assert first_wrong(errors).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("packet", "found"),
+    [
+        ('data: {"error": {"message": "m", "code": 400}}\n\ndata: [DONE]\n\n', ("m", False)),
+        ('data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\n', (None, False)),
+        ('data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\n'
+         'data: {"error": {"message": "m"}}\n\n', ("m", False)),
+        ('data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: {"error": {"message": "m"}}\n\n',
+         ("m", True)),
+        ('data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n', (None, True)),
+        ('data: {"choices": [{"text": ""}]}\n\n', (None, True)),
+        ('data: {"choices": [], "usage": {}}\n\n', (None, True)),
+        ("data: [DONE]\n\n", (None, False)),
+    ],
+)  # fmt: skip
+def test_an_error_before_the_first_words_of_a_stream_is_seen(packet, found):
+    error, begun = stream_start(packet)
+    assert (error and error["message"], begun) == found
+
+
+def test_a_body_that_is_no_json_is_told_why():
+    assert why_no_json(UnicodeDecodeError("utf-8", b"a\xff", 1, 2, "x")).endswith("at byte 2")
+    assert "nested" in why_no_json(RecursionError())
+    assert "integer" in why_no_json(ValueError())
+
+
+def test_messages_are_one_line_without_what_is_for_programmers():
+    text = "1 error for A\nb\n  is due [type=t, input_value=[1], input_type=list]\n    For further information visit https://x/y"
+    assert readable(text) == "1 error for A b is due"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -228,6 +229,11 @@ CHAT_REFUSED = {
     "a limit of nothing": {"max_tokens": -1},
     "a share above one": {"top_p": 1.5},
     "a penalty out of bounds": {"frequency_penalty": -9},
+    "a schema that refers to itself": {"structured_outputs": {"json": {"$ref": "#"}}},
+    "a class that the engine's expressions lack": {"structured_outputs": {"regex": r"\p{Han}"}},
+    "a list of no schemas": {"structured_outputs": []},
+    "content that is a mapping": {"messages": messages({})},
+    "messages beyond what can be checked": {"messages": messages("a") * 20_000},
 }  # fmt: skip
 COMPLETION_REFUSED = {
     "an empty prompt": {"prompt": ""},
@@ -263,6 +269,31 @@ def test_a_chat_request_that_cannot_be_answered_is_not_to_be_tried_again(url, wh
     assert (status, bool(answer["error"]["message"])) == (400, True), answer
 
 
+@pytest.mark.parametrize("why", CHAT_REFUSED)
+def test_a_stream_that_cannot_begin_is_refused_as_its_answer_would_be(url, why):
+    body = {"model": "expert", "messages": messages("pens"), "max_tokens": 2, "stream": True}
+    if why == "options of no stream":
+        return
+    status, answer = post(url, "/chat/completions", {**body, **CHAT_REFUSED[why]})
+    assert (status, bool(answer["error"]["message"])) == (400, True), answer
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"messages": messages(5)}, "messages.0.content: Input should be a valid string"),
+        ({"messages": messages([{"type": "text"}])}, "messages.0.content.0.text: Field required"),
+        ({"structured_outputs": []}, "structured_outputs cannot be read"),
+        ({"stop": 5}, "stop: Input should be a valid string"),
+        ({"response_format": 5}, "response_format: Input should be a valid dictionary"),
+        ({"structured_outputs": {"json": {"$ref": "#"}}}, "grammar of structured_outputs"),
+    ],
+)
+def test_a_refusal_names_the_field(url, fields, said):
+    body = {"model": "expert", "messages": messages("pens"), "max_tokens": 2, **fields}
+    assert said in post(url, "/chat/completions", body)[1]["error"]["message"]
+
+
 @pytest.mark.parametrize("why", COMPLETION_REFUSED)
 def test_a_completion_that_cannot_be_answered_is_not_to_be_tried_again(url, why):
     body = {"model": "expert", "prompt": "pens", "max_tokens": 2, **COMPLETION_REFUSED[why]}
@@ -283,6 +314,37 @@ def test_a_body_beyond_the_limit_is_too_large(client):
     with pytest.raises(openai.APIStatusError, match="too large") as caught:
         client.completions.create(model="expert", prompt="x" * (9 << 20))
     assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize("key", [KEY, "none"])
+def test_a_client_that_sends_all_of_a_large_body_first_gets_its_answer(url, key):
+    host, port = url.split("/")[2].split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", b"x" * (20 << 20), headers)
+    assert connection.getresponse().status == (413 if key == KEY else 401)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model": "\xff"}', "not UTF-8 text, at byte 12"),
+        (b'{"a": ' + b"[" * 100_000, "nested"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "integer"),
+        (b"null", "JSON object"),
+        (b"{,}", "not JSON, at character 2"),
+    ],
+)
+def test_a_body_that_is_none_is_told_why(url, body, said):
+    request = urllib.request.Request(
+        f"{url}/completions",
+        body,
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert caught.value.code == 400
+    assert said in json.load(caught.value)["error"]["message"]
 
 
 def health(url):
