@@ -24,6 +24,7 @@ from lr_ray.errors import UserError
 from lr_ray.placement.nvidia import Gpu, Seen
 from lr_ray.run.store import Run
 from tests.nvml import Card, pretend
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 500_000_000, (9, 0), "580.65.06")
@@ -358,6 +359,7 @@ def test_jobs_refuse_such_a_machine_in_one_line(tmp_path, script, env, said):
     if script == "serve.py":
         expert = ROOT / "lr_ray/embedded/expert"
         arguments = ["--models", f"a={expert}", "--resources.server.gpus", "0"]
+        arguments += ["--serving.port", str(free_port())]
     done = job(
         script, *arguments, **env, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH="", RAY_AUTH_TOKEN=""
     )
