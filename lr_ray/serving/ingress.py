@@ -97,8 +97,8 @@ class Ingress(OpenAiIngress):
                 try:
                     message["content"] = list(content)  # its parts are checked as they are read
                 except ValidationError as error:
-                    wrong = first_wrong(error.errors())
-                    raise HTTPException(400, f"messages.{index}.content.{wrong}") from None
+                    wrong = first_wrong(error.errors(), f"messages.{index}.content")
+                    raise HTTPException(400, wrong) from None
         return await super().chat(body, request)
 
     async def completions(self, body: Completion, request: Request) -> Response:

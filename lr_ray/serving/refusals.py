@@ -93,10 +93,11 @@ def constrained(body: dict[str, Any]) -> bool:
     return any(body.get(field) for field in ("structured_outputs", "response_format", "tools"))
 
 
-def first_wrong(errors: Sequence[Any]) -> str:
+def first_wrong(errors: Sequence[Any], of_list: str = "messages, tool_calls") -> str:
     """What pydantic's errors of a request say first, by its field instead of the types that were tried.
 
-    Of a message's several types it is the one of that role.
+    Of a message's several types it is the one of that role. `of_list`: what is counted where a place begins
+    with a number, which is by default the one list that vLLM checks by itself.
     """
 
     def tried(error: Any) -> tuple[Any, ...]:
@@ -114,8 +115,8 @@ def first_wrong(errors: Sequence[Any]) -> str:
             return "the body is not a JSON object; send one, as Content-Type: application/json"
         return str(first["msg"]).removeprefix("Value error, ")
     where = ".".join(part for part in parts if not _OF_A_TYPE.fullmatch(part))
-    if parts[0].isdigit():  # of the one list that vLLM checks by itself
-        where = f"messages, tool_calls.{where}"
+    if parts[0].isdigit():
+        where = f"{of_list}.{where}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -178,3 +178,9 @@ def test_a_body_that_is_no_json_is_told_why():
 def test_messages_are_one_line_without_what_is_for_programmers():
     text = "1 error for A\nb\n  is due [type=t, input_value=[1], input_type=list]\n    For further information visit https://x/y"
     assert readable(text) == "1 error for A b is due"
+
+
+def test_a_place_that_begins_with_a_number_is_of_the_list_that_was_checked():
+    error = {"loc": (0, "TextParam", "text"), "type": "missing", "msg": "Field required"}
+    said = "messages.1.content.0.text: Field required"
+    assert first_wrong([error], "messages.1.content") == said
