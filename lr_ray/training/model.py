@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lr_ray.errors import StageError, reason
-from lr_ray.training import dropout, rows
+from lr_ray.training import dropout, kernels, rows
 from lr_ray.training.batches import MicroBatch
 
 if TYPE_CHECKING:  # benchmarks/training.py --random-weights runs where pydantic is not installed
@@ -99,6 +99,7 @@ class PackedLoss(nn.Module):
         self.draw = dropout.install(model, training.lora.dropout if is_lora else 0, training.seed)
         causal = model.get_base_model() if is_lora else model
         self.packs = rows.install(causal)
+        kernels.install(causal)
         self.body, self.head = causal.model, Head(causal.lm_head)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})

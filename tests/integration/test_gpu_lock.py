@@ -159,3 +159,30 @@ def test_engines_get_the_runner_and_the_kernels_that_need_no_nvcc(python, models
     for role, expected in EXPECTED.items():
         assert {name: found[role][name] for name in expected} == expected, role
         print(card, role, found[role])
+
+
+FAKE_NORM = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from lr_ray.training import kernels
+
+class Names(TorchDispatchMode):
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        names.append(operator.name())
+        return operator(*arguments, **(options or {}))
+
+names = []
+torch.set_default_dtype(torch.bfloat16)
+with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):
+    norm, x = Qwen2RMSNorm(64), torch.empty(1, 9, 64)
+    kernels.install(norm)
+    with Names():
+        norm(x)
+print([name for name in names if name.startswith("aten::")])
+"""
+
+
+def test_a_norm_is_one_kernel_on_a_gpu(python, driver):
+    assert run(python, "-c", FAKE_NORM, **driver) == "['aten::_fused_rms_norm']"
