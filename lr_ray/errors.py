@@ -11,7 +11,14 @@ def one_line(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """The first line of what an error says, else its type."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return _first_line(error) or type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    """With the last one, where it but announces others."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    announces = len(lines) > 1 and lines[0].endswith(":")
+    return f"{lines[0]} {lines[-1]}" if announces else "".join(lines[:1])
 
 
 def why_not_read(error: BaseException) -> str:
@@ -23,7 +30,7 @@ def why_not_read(error: BaseException) -> str:
 
 def named(error: BaseException) -> str:
     """Its type, and the first line of what it says."""
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 class _LineError(Exception):

@@ -1,0 +1,28 @@
+"""What is told of an error that a library raised, in one line."""
+
+import pytest
+
+from lr_ray.errors import named, reason
+
+RAY = "The last 20 lines of /logs/dashboard.log:\nTraceback\n\nFrontendNotFoundError: no build\n"
+TORCH = "Error(s) in loading state_dict for Linear:\n\tsize mismatch for weight: 3 and 4."
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("no room", "no room"),
+        ("\n  no room\nfor it\n", "no room"),
+        ("no room:", "no room:"),
+        (RAY, "The last 20 lines of /logs/dashboard.log: FrontendNotFoundError: no build"),
+        (TORCH, "Error(s) in loading state_dict for Linear: size mismatch for weight: 3 and 4."),
+    ],
+)
+def test_a_line_that_only_announces_others_is_told_with_the_last_of_them(text, line):
+    assert reason(ValueError(text)) == line
+    assert named(ValueError(text)) == f"ValueError: {line}"
+
+
+def test_an_error_that_says_nothing_is_told_by_its_type():
+    assert reason(ValueError(" \n")) == "ValueError"
+    assert named(ValueError()) == "ValueError: "
