@@ -5,6 +5,7 @@ trajectories those of `benchmarks/training.py`.
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from .record import Record
 
 DROPOUT = 0.05  # the paper's
 BATCH = 16  # kept steps
+PROFILED = 3  # optimizer steps
 MOST = {"tiny": 2}  # optimizer steps measured
 PAPERS_FORM = f"packed, dropout {DROPOUT}"
 WITH_CUDNN = f"{PAPERS_FORM}, cuDNN's attention"
@@ -62,7 +64,9 @@ def measure(record: Record, options: Options) -> None:
         dropping = replace(work, loss=loss, training=training)
         spent = time_forms(record, dropping, ["packed"], batches, 0.65)["packed"]
         add_row(record, options, dropping, "packed", PAPERS_FORM, batches, spent)
-        if options.device == "cuda":  # what `lr_ray.training.kernels` leaves out, on batches of its own
+        add_profile(record, dropping, PAPERS_FORM, drawn_later[:PROFILED])
+        if options.device == "cuda":
+            # What `lr_ray.training.kernels` leaves out, on batches of shapes that were not there yet.
             torch.backends.cuda.enable_cudnn_sdp(True)
             spent = time_forms(record, dropping, ["packed"], drawn_later, 0.85)["packed"]
             add_row(record, options, dropping, "packed", WITH_CUDNN, drawn_later, spent)
@@ -96,6 +100,28 @@ def time_forms(
             found.steps += 1
             found.peak_gb = max(found.peak_gb, peak_gigabytes(work.device))
     return spent
+
+
+def add_profile(record: Record, work, name: str, batches: Sequence[np.ndarray]) -> None:
+    """Where the time of these steps goes: how long a GPU works in them, and what its launches take."""
+    from torch.profiler import ProfilerActivity, profile
+
+    optimizer, cuda = work.optimizer(), work.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as found:
+        for pairs in batches:
+            work.step("packed", pairs, optimizer)
+    events, steps = found.key_averages(), len(batches)
+    attention = [e for e in events if re.match(r"aten::\w*attention", e.key)]
+    launches = [e for e in events if re.match("cu(da)?LaunchKernel", e.key)]
+    record.row(
+        f"profile, {name}",
+        optimizer_steps=steps,
+        cpu_seconds_per_step=sum(e.self_cpu_time_total for e in events) / 1e6 / steps,
+        of_it_attention=sum(e.self_cpu_time_total for e in attention) / 1e6 / steps,
+        gpu_seconds_per_step=sum(e.self_device_time_total for e in events) / 1e6 / steps,
+        launches_per_step=sum(e.count for e in launches) / steps,
+    )
 
 
 def per_step(spent: Spent) -> float:

@@ -40,9 +40,12 @@ def check_torch_rungs(rungs: dict) -> None:
         "packed",
         "one forward a kept step",
         "packed, dropout 0.05",
+        "profile, packed, dropout 0.05",
         "gradient, packed against one forward a kept step, float32",
     ]
-    *timed, gradient = training.values()
+    *timed, profile, gradient = training.values()
+    assert 0 < profile["of_it_attention"] < profile["cpu_seconds_per_step"]
+    assert profile["gpu_seconds_per_step"] == profile["launches_per_step"] == 0  # none here
     assert 0 < gradient["relative_gap"] < 1e-4
     assert all(row["optimizer_steps"] >= 1 for row in timed)
     packed, single, dropped = timed

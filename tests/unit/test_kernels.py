@@ -59,7 +59,8 @@ def test_norms_are_fused_on_gpus(monkeypatch):
     other = copy.deepcopy(norm)
     for one in (norm, other):
         one(x.as_subclass(OnGpu))
-    assert asked[0] is norm and asked[1] is other
+    assert asked[0] is norm
+    assert asked[1] is other
 
 
 def test_attention_on_gpus_is_not_cudnn():
