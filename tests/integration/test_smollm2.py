@@ -113,6 +113,7 @@ def test_amateur_fits_the_expert_and_diverges_at_some_steps_only(smollm2, models
     assert 0.1 < share < 0.5
 
 
+@pytest.mark.long
 def test_a_killed_conversion_leaves_no_model(smollm2, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "recipes.smollm2", "--out", str(tmp_path)])
     while not list(tmp_path.glob(".unfinished-*/expert/config.json")):

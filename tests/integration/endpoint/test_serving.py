@@ -316,7 +316,7 @@ def test_a_body_beyond_the_limit_is_too_large(client):
     assert caught.value.status_code == 413
 
 
-@pytest.mark.parametrize("key", [KEY, "none"])
+@pytest.mark.parametrize("key", [KEY, "none"], ids=["right", "wrong"])
 def test_a_client_that_sends_all_of_a_large_body_first_gets_its_answer(url, key):
     host, port = url.split("/")[2].split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
