@@ -1,5 +1,7 @@
-"""Which of torch's kernels a GPU trains with. An optimizer step is a few thousand small launches, and they
-cost a GPU more than the arithmetic in them (docs/results.md, On a GPU).
+"""Which of torch's kernels a GPU trains with.
+
+An optimizer step is some thousand small launches, which take longer than the arithmetic (docs/results.md, On
+an H100).
 
 Exercised by `pytest tests/unit/test_kernels.py`.
 """
