@@ -68,6 +68,8 @@ def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob")
         paths = [path] if fs.isfile(path) else []
         if not paths and has_glob(path):
             paths = sorted(found for found in fs.glob(path) if fs.isfile(found))
+        elif not paths:
+            _check_reached(fs, path)
     except Exception as error:  # each filesystem has exceptions of its own
         raise UserError(f"{option}: {location}: cannot be read: {why_not_read(error)}") from None
     if not paths:
@@ -77,6 +79,15 @@ def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob")
         if not is_file_name(found):
             raise UserError(f"{option}: {location}: matches {found}; must match {KINDS} alone")
     return [File(fs, found) for found in paths]
+
+
+def _check_reached(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Raises the OSError for which a host was not asked; over HTTP, fsspec takes it for an absent file."""
+    try:
+        fs.info(path)
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
 
 
 def has_glob(path: str) -> bool:

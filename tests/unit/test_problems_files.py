@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import fsspec
 import pyarrow as pa
@@ -12,6 +13,7 @@ from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.problems import PROBLEM, check_source, files
+from tests.ports import free_port
 from tests.unit.problem_sources import config_of, jsonl, rejections, stage
 
 ROWS = [{"problem": f"{i} + 1?", "answer": i + 1} for i in range(3)]
@@ -172,3 +174,11 @@ def test_a_column_that_is_missing_is_set_where_the_file_is_named(tmp_path):
         load_tasks(Evaluation(benchmarks=[path]))
     with pytest.raises(UserError, match=r"no column 'problem'; set data\.fields\.problem to"):
         check_source(config_of(path))
+
+
+def test_a_host_that_is_not_reached_is_told_from_a_file_that_is_absent():
+    url = f"http://127.0.0.1:{free_port()}/problems.jsonl"
+    with pytest.raises(UserError, match=re.escape(f"{url}: cannot be read: Connect call failed")):
+        files.find(url, "data.source")
+    with pytest.raises(UserError, match="no such file; give"):
+        files.find("memory://problems.jsonl", "data.source")
