@@ -7,9 +7,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, one_line
 from lr_ray.grading.graders import find
 from lr_ray.grading.pool import Graders, Item
 from lr_ray.grading.reading import KINDS
@@ -24,8 +24,14 @@ _MAX_TIME_LIMIT_S = 3600
 _FIELDS = {"expected": str, "completion": str, "kind": str, "cut": bool}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {one_line(message)} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") -> int:
-    parser = argparse.ArgumentParser(prog=prog, description=_DESCRIPTION)
+    parser = _Parser(prog=prog, description=_DESCRIPTION)
     parser.add_argument("file", metavar="FILE.jsonl", help="rows, one a line; - reads stdin")
     parser.add_argument(
         "--time-limit",
@@ -40,7 +46,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") 
     except BrokenPipeError:
         return 1
     except (UserError, StageError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
 
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 
 def run(path, rows="", *arguments):
     path.write_text(rows, encoding="utf-8")
@@ -79,12 +81,22 @@ def test_a_time_limit_that_is_none_is_one_line(tmp_path):
         assert "must be above 0 and at most 3600" in done.stderr
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "lr_ray.grading", str(tmp_path / "none.jsonl")]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.jsonl"], "none.jsonl: No such file or directory; give a file of JSON lines"),
+        ([], "the following arguments are required: FILE.jsonl"),
+        (["rows.jsonl", "--time-limit", "soon"], "--time-limit: invalid float value: 'soon'"),
+        (["rows.jsonl", "--kind\n"], "unrecognized arguments: --kind"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, said):
+    command = [sys.executable, "-m", "lr_ray.grading", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
-    assert "No such file" in done.stderr
+    assert said in done.stderr
 
 
 def test_help_says_what_a_row_has():
