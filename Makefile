@@ -17,8 +17,9 @@ SIZE_gpu := 9 GB
 MODELS := $(VENV)/installed-models
 DOMAINS := $(if $(filter cpu,$(DEVICE)),$(VENV)/installed-domains)
 TRITON := $(VENV)/triton/installed
-# Unit tests in a process for each core, a file in one of them; the others share engines and a cluster.
-UNIT_TESTS := $(BIN)/python -m pytest tests/unit -n logical --maxprocesses 8 --dist loadfile
+# Unit tests in a process more than there are cores, as some wait, and a file in one of them; the others
+# share engines and a cluster.
+UNIT_TESTS := $(BIN)/python -m pytest tests/unit -n $(shell expr $$(nproc) + 1) --maxprocesses 8 --dist loadfile
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
 .PHONY: demo test test-long test-gpu-lock test-unit lint docs format install lock clean
