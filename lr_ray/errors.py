@@ -1,5 +1,7 @@
 """The exceptions that users are meant to see: one line each, what is wrong and what would be right."""
 
+from collections.abc import Sequence
+
 GIT_LFS = b"version https://git-lfs.github.com"  # how a pointer begins
 IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull there"
 
@@ -7,6 +9,11 @@ IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull the
 def one_line(text: str) -> str:
     """The text with what ends a line, or cannot be shown, as Python escapes it."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def series(words: Sequence[str]) -> str:
+    """As a sentence lists them: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def reason(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import math
 
 from lr_ray.config import STAGES, Config, uses_gpus
 from lr_ray.config.resources import AUTO
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, series
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
 from lr_ray.placement.needs import Processes
@@ -69,7 +69,7 @@ def lines(
         told.append(("", _amounts(config, models, stage, problems, asked, said)))
         largest[stage] = most
     at_most = max(largest.values(), default=0)
-    where = " and ".join(stage for stage, count in largest.items() if count == at_most > 0)
+    where = series([stage for stage, count in largest.items() if count == at_most > 0])
     told.append(("largest", f"{gpus(at_most)} at once" + (f", in {where}" if where else "")))
     parts = needs.disk(config, models, problems)
     if parts:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lr_ray.config import Change, Config, value_at
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, series
 from lr_ray.run.stages import STAGES, begun, digests, from_stage
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked
 
@@ -77,7 +77,7 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
 def check(run: Run, found: Difference) -> None:
     """Raises UserError when work of the run would be stale, saying what can be done."""
     if found.stale:
-        stale = " and ".join(found.stale)
+        stale = series(found.stale)
         raise UserError(
             f"--run {run.location}: holds a run with another {found}, and {stale} would be made again; "
             f"give --yes for that, --from {run.location} with another --run to keep both, or the values "

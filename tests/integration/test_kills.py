@@ -376,6 +376,4 @@ def test_a_finished_run_is_not_recomputed(killed):
 def test_another_config_on_the_run_is_refused(killed):
     result = run_here("full_pipeline", *killed.options, "--sampling.kl_threshold=0.3")
     assert result.returncode == 2
-    assert (
-        "another sampling.kl_threshold = 0.1 (now 0.3), and labelling and training" in result.stderr
-    )
+    assert "another sampling.kl_threshold = 0.1 (now 0.3), and labelling, training" in result.stderr

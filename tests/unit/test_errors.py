@@ -2,7 +2,7 @@
 
 import pytest
 
-from lr_ray.errors import named, reason
+from lr_ray.errors import named, reason, series
 
 RAY = "The last 20 lines of /logs/dashboard.log:\nTraceback\n\nFrontendNotFoundError: no build\n"
 TORCH = "Error(s) in loading state_dict for Linear:\n\tsize mismatch for weight: 3 and 4."
@@ -26,3 +26,9 @@ def test_a_line_that_only_announces_others_is_told_with_the_last_of_them(text, l
 def test_an_error_that_says_nothing_is_told_by_its_type():
     assert reason(ValueError(" \n")) == "ValueError"
     assert named(ValueError()) == "ValueError: "
+
+
+def test_words_are_listed_as_in_a_sentence():
+    words = ["labelling", "training", "evaluation"]
+    said = [series(words[:count]) for count in range(4)]
+    assert said == ["", "labelling", "labelling and training", "labelling, training and evaluation"]
