@@ -1,6 +1,7 @@
 """Jobs as a person runs them: as processes of their own, or faster within this one."""
 
 import contextlib
+import logging
 import os
 import runpy
 import signal
@@ -52,7 +53,16 @@ def _captured() -> Iterator[tuple[IO[str], IO[str]]]:
             stack.enter_context(taken(file))
             files.append(file)
         out, err = files
+        stack.callback(_forget, files)
         yield out, err
+
+
+def _forget(files: list[IO[str]]) -> None:
+    """Loggers made within a job write to its standard error, which the next job's is not."""
+    for logger in [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]:
+        for handler in list(logger.handlers):
+            if getattr(handler, "stream", None) in files:
+                logger.removeHandler(handler)
 
 
 @contextlib.contextmanager
