@@ -17,7 +17,7 @@ _NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 
 
 def install(model: Any) -> None:
-    """On GPUs: attention that needs no plan, and norms of one kernel in place of eight."""
+    """On GPUs: attention that needs no plan, and norms of one operator forward in place of eight."""
     # cuDNN's attention plans anew for each shape, 2 to 3 ms a call on an H100, and batches differ in shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     for module in model.modules():

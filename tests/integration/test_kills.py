@@ -331,7 +331,7 @@ def test_the_answers_are_those_of_the_undisturbed_model(killed, whole):
 def test_nothing_secret_is_in_the_run_a_log_or_a_command_line(killed):
     logs = [re.search(r"^ray logs   (.+)$", d.output, re.MULTILINE) for d in killed.deaths]
     files = [path for found in logs for path in Path(found[1]).rglob("*") if path.is_file()]
-    assert len(files) > 20
+    assert len(files) > 7 * len(killed.deaths)
     files += [path for path in killed.folder.rglob("*") if path.is_file()]
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert [death.told for death in killed.deaths if death.told] == []
