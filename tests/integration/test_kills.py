@@ -100,6 +100,7 @@ IN_TRAINING = Ending(
     ),
     engines_apart=True,
     leaves_a_half=True,
+    stuck="RayTrainWorker",  # or it could make the last steps before it is ended
 )
 IN_EVALUATION = Ending("evaluation", SIGINT, answers_come)
 FEW = (IN_SAMPLING, IN_TRAINING, IN_EVALUATION)
