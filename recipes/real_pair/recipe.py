@@ -162,14 +162,21 @@ def tuning(out: Path, data_dir: str | None) -> Path:
 
 def is_papers(rate: float) -> bool:
     """Whether it is the config's learning rate, which is the paper's."""
+    return rate == _papers()
+
+
+def _papers() -> float:
     from lr_ray.config import read_tree
 
-    return bool(rate == read_tree(str(HERE / "config.yaml"))["training"]["learning_rate"])
+    return float(read_tree(str(HERE / "config.yaml"))["training"]["learning_rate"])
 
 
 def rate(out: Path) -> float:
-    """The learning rate that was best on the tuning problems; the smallest of several."""
-    found = json.loads((out / "rates/comparison.json").read_text())["variants"]
+    """The learning rate that was best on the tuning problems, or the smallest of several."""
+    table = out / "rates/comparison.json"
+    if not table.exists():  # as --only may come first
+        return _papers()
+    found = json.loads(table.read_text())["variants"]
     accuracy = {row["value"]: row["accuracy"]["tuning"]["accuracy"] for row in found.values()}
     return float(max(sorted(accuracy), key=accuracy.__getitem__))
 

@@ -18,7 +18,7 @@ from lr_ray.run.store import Run
 from recipes.real_pair import page, recipe
 from tests.unit.test_status import half_sampled
 
-# Steps whose arguments follow from no earlier step, and that do not run on the embedded pair.
+# Steps whose arguments need no earlier step, and that do not run on the embedded pair.
 ALONE = [
     "probe-real",
     "probe-real-reversed",
@@ -26,6 +26,7 @@ ALONE = [
     "sample-256",
     "sample-1024",
     "sample-float32",
+    "domain",
 ]
 
 
