@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
+DOMAIN = "domain-rates", "domain-controls"
 
 
 def results(out: Path) -> str:
@@ -14,10 +15,10 @@ def results(out: Path) -> str:
         _probes(out),
         *(
             _comparison(out / name)
-            for name in ("rates", "gsm8k", "controls", "others", "math", "rules")
+            for name in ("rates", "gsm8k", "controls", "others", "math", "rules", *DOMAIN)
         ),
         *(_run(out / name) for name in ("domain", "perturbed")),
-        *(_training(out / name) for name in ("rates", "gsm8k", "controls", "rules")),
+        *(_training(out / name) for name in ("rates", "gsm8k", "controls", "rules", *DOMAIN)),
     ]
     parts += [_audits(out), _hours(out)]
     return "# The real pair\n\n" + "\n".join(part for part in parts if part)

@@ -26,7 +26,6 @@ ALONE = [
     "sample-256",
     "sample-1024",
     "sample-float32",
-    "domain",
 ]
 
 
@@ -75,6 +74,10 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
     assert (sft.sampling.method, sft.sampling.rejection.max_new_tokens) == ("rejection", 512)
     assert (sft.training.batch_size, sft.training.learning_rate) == (16, 5e-5)
     assert "lightreasoner: {seeds: [1]}" in (tmp_path / "grid-controls.yaml").read_text()
+    domain = read_grid(str(recipe.grid(tmp_path, "domain")), config).variants
+    rates = {v.name: v.config.training.learning_rate for v in domain}
+    assert rates["random-steps"] == 5e-5  # the domain has tuning problems of its own
+    assert next(v.config.evaluation.prefill for v in domain if v.untrained) == "Step 1:"
     tried(tmp_path, first=0.7)
     assert "tuned" not in recipe.grid(tmp_path, "ours").read_text()  # it is the paper's
 
@@ -84,7 +87,7 @@ def test_another_domain_and_changed_problems_are_asked_of_the_models_of_the_best
     steps = {step.name: step for step in recipe.steps(tmp_path, "data", "cpu")}
     domain = parse("", steps["domain"].arguments()[1:]).config
     assert (domain.data.data_dir, domain.evaluation.data_dir) == (None, None)  # it is generated
-    assert domain.training.learning_rate == 2e-4
+    assert domain.training.learning_rate == 5e-5
     assert [domain.data.source] == [b.partition("?")[0] for b in domain.evaluation.benchmarks]
     perturbed = steps["perturbed"].arguments()
     assert perturbed[perturbed.index("--from") + 1].endswith("gsm8k/variants/tuned-0")
