@@ -26,6 +26,7 @@ def section(source: Source) -> dict[str, Any] | None:
         "benchmarks": [
             {
                 "name": b,
+                "columns": [f"accuracy, {b}", "each seed", "minus expert, points [95 %]"],
                 **content["expert"][b],
                 "forest": _forest(b, done),
                 "costs": [

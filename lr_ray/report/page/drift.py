@@ -16,4 +16,7 @@ def section(source: Source) -> dict[str, Any] | None:
         for label, found in part["differences"].items()
         for measure, gain in gains(found).items()
     ]
-    return {"drift": drift, "gains": rows} if drift or rows else None
+    authors = (
+        [f"perplexity of {label}'s right answers" for label in drift["models"]] if drift else []
+    )
+    return {"drift": drift, "gains": rows, "authors": authors} if drift or rows else None
