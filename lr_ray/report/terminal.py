@@ -9,14 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from lr_ray.evaluation.results import (
-    MEANS,
-    changed,
-    checks_of,
-    disagreements,
-    gains,
-    judge_of,
-)
+from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, gains, judge_of
 from lr_ray.report.page import PAGE
 from lr_ray.run.store import Run
 
@@ -135,19 +128,17 @@ def drift_lines(part: dict[str, Any]) -> list[str]:
     lines = []
     for other in others:
         pair = part["models"][first], part["models"][other]
-        texts = f"KL {pair[1]['kl']:.3g} nats, {_moved(pair, 'perplexity')}"
-        right = ", ".join(
-            f"{label}'s {_moved([m['right_perplexity'] for m in pair], label, '')}"
-            for label in (first, other)
-        )
-        lines.append(f"{texts} on {part['texts']} tokens of other texts; {_moved(pair, 'entropy')}")
+        texts = f"KL {pair[1]['kl']:.3g} nats, perplexity {_moved(pair, 'perplexity')}"
+        texts += f" on {part['texts']} tokens of other texts"
+        lines.append(f"{texts}; entropy {_moved(pair, 'entropy')}")
+        authors = [model["right_perplexity"] for model in pair]
+        right = ", ".join(f"{label}'s {_moved(authors, label)}" for label in (first, other))
         lines.append(f"perplexity of right answers: {right}")
     return lines
 
 
-def _moved(pair: Sequence[dict[str, Any]], name: str, said: str | None = None) -> str:
-    values = ["none" if part[name] is None else f"{part[name]:.3g}" for part in pair]
-    return f"{name if said is None else said} {' -> '.join(values)}".strip()
+def _moved(pair: Sequence[dict[str, Any]], name: str) -> str:
+    return " -> ".join("none" if part[name] is None else f"{part[name]:.3g}" for part in pair)
 
 
 def graders_line(part: dict[str, Any]) -> str:

@@ -16,15 +16,7 @@ from lr_ray.report.page.source import Source
 
 TITLE = "Answers"
 _BUDGET = 9_000_000  # bytes in the page
-_LIMITS = (
-    20_000,
-    5000,
-    2500,
-    1200,
-    600,
-    300,
-    150,
-)  # characters of an answer that are tried in turn
+_LIMITS = (20_000, 5000, 2500, 1200, 600, 300, 150)  # characters of an answer, tried in turn
 _TRIED = 500  # answers that a limit is tried on first
 _LONGER = 4  # times as much of one that changed
 _EXAMPLES = 3  # of a kind

@@ -5,7 +5,7 @@ Exercised by `pytest tests/unit/page`.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,7 @@ def percents(axis: Any) -> None:
 def intervals(
     name: str,
     said: str,
-    rows: list[tuple[str, str, float, tuple[float, float]]],
+    rows: list[tuple[str, str, float, Sequence[float]]],
     line: float | None,
 ) -> Markup:
     """A forest plot: a row for each (label, colour, value, interval), `line` where nothing differs."""

@@ -9,17 +9,13 @@ from lr_ray.report.page.source import Source
 
 TITLE = "Variants"
 # Of a variant's cost: what an axis says.
-_COSTS = (
-    ("trained_steps", "tokens trained on"),
-    ("seconds", "seconds of sampling and training"),
-)
+_COSTS = (("trained_steps", "tokens trained on"), ("seconds", "seconds of sampling and training"))
 
 
 def section(source: Source) -> dict[str, Any] | None:
     content = source.found
     if "variants" not in content:
         return None
-    benchmarks = list(content["expert"])
     rows = {n: {**row, "seconds": _seconds(row["cost"])} for n, row in content["variants"].items()}
     done = {n: row for n, row in rows.items() if row["accuracy"]}
     return {
@@ -27,27 +23,25 @@ def section(source: Source) -> dict[str, Any] | None:
             {
                 "name": b,
                 "columns": [f"accuracy, {b}", "each seed", "minus expert, points [95 %]"],
-                **content["expert"][b],
+                **expert,
                 "forest": _forest(b, done),
-                "costs": [
-                    c for cost in _COSTS if (c := _cost(b, content["expert"][b], rows, *cost))
-                ],
+                "costs": list(filter(None, (_cost(b, expert, rows, *cost) for cost in _COSTS))),
                 "sweep": content.get("sweeps", {}).get(b),
             }
-            for b in benchmarks
+            for b, expert in content["expert"].items()
         ],
         "rows": rows,
-        "pages": [p for p in _pages(rows) if source.run.exists(p)],
+        "pages": [
+            page
+            for row in rows.values()
+            for run in row["runs"]
+            if source.run.exists(page := f"{run['folder']}/report.html")
+        ],
         "grid": content["grid"],
         "models": content["config"]["models"],
         "failed": content["failed"],
         "seconds_total": content.get("seconds_total"),
     }
-
-
-def _pages(rows: dict[str, Any]) -> list[str]:
-    """Where the pages of the variants' runs may lie, from the comparison's."""
-    return [f"{run['folder']}/report.html" for row in rows.values() for run in row["runs"]]
 
 
 def _seconds(cost: dict[str, Any]) -> float | None:
@@ -58,7 +52,7 @@ def _seconds(cost: dict[str, Any]) -> float | None:
 
 def _forest(benchmark: str, rows: dict[str, Any]) -> Markup:
     drawn = [
-        (name, NEW, found["difference"], tuple(found["difference_ci95"]))
+        (name, NEW, found["difference"], found["difference_ci95"])
         for name, row in rows.items()
         for found in [row["accuracy"][benchmark]]
     ]

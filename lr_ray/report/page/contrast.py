@@ -51,7 +51,7 @@ def _trajectory(scored: Scored, row: int, problems: dict[str, str], words: Words
             "name": _name(text),
             "kl": step,
             "kept": at in labels,
-            "level": _level(step),
+            "level": sum(step >= bound for bound in LEVELS),
         }
         for at, (text, step) in enumerate(zip(pieces, kl, strict=True))
     ]
@@ -96,10 +96,6 @@ def _detail(
         [words.alone(i), None, None, round(w, 4)] for i, w in (label or {}).items() if i not in ids
     ]
     return [text or words.alone(taken), *(rows + extra)]
-
-
-def _level(kl: float) -> int:
-    return sum(kl >= bound for bound in LEVELS)
 
 
 def _visible(text: str) -> str:

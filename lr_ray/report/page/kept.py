@@ -7,6 +7,7 @@ import numpy as np
 
 from lr_ray.report.page.charts import BASE, GREY, NEW, WARM, chart, percents
 from lr_ray.report.page.source import MOST_STEPS, Scored, Source
+from lr_ray.report.page.words import Words
 from lr_ray.report.probe import thresholds
 
 TITLE = "What was kept"
@@ -33,13 +34,12 @@ def section(source: Source) -> dict[str, Any] | None:
         "otherwise": float((scored.preferred_L != taken_L).mean()) if len(taken_L) else None,
         "entropy": float(scored.entropy_L.mean()) if len(taken_L) else None,
         "charts": _charts(scored, threshold, by_kl),
-        "tokens": _tokens(source, scored) if source.words else None,
+        "tokens": _tokens(source.words, scored) if source.words else None,
     }
 
 
-def _tokens(source: Source, scored: Scored) -> dict[str, Any]:
-    words, ids = source.words, scored.steps.completion
-    assert words is not None
+def _tokens(words: Words, scored: Scored) -> dict[str, Any]:
+    ids = scored.steps.completion
     all_of = Counter(ids.tolist())
     kept = Counter(ids[scored.kept_L].tolist()).most_common(_MOST)
     pairs = zip(ids[scored.kept_L].tolist(), scored.preferred_L.tolist(), strict=True)
@@ -60,11 +60,10 @@ def _histogram(scored: Scored, threshold: float | None) -> str:
     edges = np.geomspace(0.99 * _LEAST_KL, max(1.0, float(kl_N.max())) * 1.001, _BINS)
     where = f"; the line is the threshold, {threshold:g}" if threshold is not None else ""
     with chart("kl", f"How many steps have which KL, from {_LEAST_KL:g} nats{where}.") as c:
-        for mask, colour, label in (
-            (~scored.kept, BASE, "not kept"),
-            (scored.kept, WARM, "kept"),
+        for mask, colour, label, hatch in (
+            (~scored.kept, BASE, "not kept", None),
+            (scored.kept, WARM, "kept", "///"),
         ):
-            hatch = "///" if label == "kept" else None
             c.axes.hist(
                 kl_N[mask], edges, color=colour, label=label, alpha=0.85, hatch=hatch, linewidth=0
             )

@@ -39,7 +39,7 @@ def _chart(tasks: list[dict[str, Any]]) -> str:
             f"{task['name']}: {label}" if len(tasks) > 1 else label,
             BASE if label == task["labels"][0] else NEW,
             task["models"][label]["accuracy"],
-            tuple(task["models"][label]["accuracy_ci95"]),
+            task["models"][label]["accuracy_ci95"],
         )
         for task in tasks
         for label in task["labels"]

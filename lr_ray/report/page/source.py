@@ -36,9 +36,7 @@ class Scored:
     supervision: pa.Table  # of these trajectories, in no order
     kept_L: NDArray[np.int64]  # which of the N steps were kept, in the supervision's order
     entropy_L: NDArray[np.float64]  # of each label, nats
-    preferred_L: NDArray[
-        np.int32
-    ]  # the label's most probable token; the expert's own of equal ones
+    preferred_L: NDArray[np.int32]  # a label's most probable token; the expert's own of equal ones
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -89,11 +87,6 @@ class Source:
             return Words(resolve_model(reference, "models.expert"))
         except UserError:
             return None
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """metrics.jsonl: a row for each optimizer step."""
-        return self.run.read_lines("metrics.jsonl")
 
     @cached_property
     def scored(self) -> Scored | None:

@@ -20,9 +20,9 @@ _CURVES = (
 
 def section(source: Source) -> dict[str, Any] | None:
     part = source.part("training", "optimizer_steps", "distinct_steps", "trained_steps", "seconds")
-    rows = source.metrics
     if part is None:
         return None
+    rows = source.run.read_lines("metrics.jsonl")  # one for each optimizer step
     columns = {
         name: np.array([row[name] for row in rows], float) for name in (rows[0] if rows else ())
     }
@@ -31,21 +31,19 @@ def section(source: Source) -> dict[str, Any] | None:
     resumed = sorted({int(row["resumed_at"]) for row in rows} - {0})
     drawn = [_loss(columns, resumed)] if rows else []
     drawn += [_curve(columns[n], resumed, n, said) for n, said in _CURVES if n in columns]
-    first, last = (_mean(columns, at) for at in (slice(None, _MEAN_OF), slice(-_MEAN_OF, None)))
+    ends = (slice(None, _MEAN_OF), slice(-_MEAN_OF, None))
     return {
         "training": part,
         "config": source.config.get("training", {}),
         "charts": drawn,
         "resumed": resumed,
-        "loss": (first, last) if rows else None,
+        "loss": [_mean(columns, at) for at in ends] if rows else None,
         "mean_of": min(_MEAN_OF, len(rows)),
     }
 
 
 def _mean(columns: dict[str, Any], at: slice) -> float:
     """The batches' losses, each weighted by its kept steps."""
-    if not columns:
-        return 0.0
     return float(np.average(columns["loss"][at], weights=columns["kept_steps"][at]))
 
 

@@ -22,12 +22,7 @@ def section(source: Source) -> dict[str, Any] | None:
     accuracy, picture = found["accuracy"], None
     if accuracy:
         rows = [
-            (
-                label,
-                NEW if label == "expert" else BASE,
-                model["accuracy"],
-                tuple(model["accuracy_ci95"]),
-            )
+            (label, NEW if label == "expert" else BASE, model["accuracy"], model["accuracy_ci95"])
             for label, model in accuracy["models"].items()
         ]
         said = "; ".join(f"{name} {value:.1%}" for name, _, value, _ in rows)
