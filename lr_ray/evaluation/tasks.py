@@ -20,11 +20,20 @@ from lr_ray.grading.graders import Grader, find
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.benchmarks import grader_of, unjudged
-from lr_ray.problems.rows import Raw, Rejected, listed, parse
+from lr_ray.problems.rows import Rejected, listed, parse
 from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row that is asked; of a file or a plugin's source also what else it says, and where it stands."""
+
+    row: Row
+    more: Mapping[str, Any] | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,11 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
     task_names(evaluation)  # names that clash are told first
     tasks = []
     for name in evaluation.benchmarks:
-        rows, metadata, repeats, places = _rows(name, evaluation)
+        items, repeats = _items(name, evaluation)
+        rows = tuple(item.row for item in items)
+        metadata = tuple(item.more for item in items if item.more is not None)
         kind, stem = _grader(name, evaluation, metadata), task_name(name, 0)
-        if metadata:
-            _check_answers(rows, metadata, kind, places)
+        _check_answers(items, kind)
         tasks += [
             Task(asked, kind, examples(kind, shots), rows, metadata, protocol, stem, repeats)
             for protocol, shots in _asked(name, evaluation)
@@ -180,51 +190,33 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
     return kind
 
 
-def _check_answers(
-    rows: Sequence[Row],
-    metadata: Sequence[Mapping[str, Any]],
-    kind: str,
-    places: Mapping[str, str],
-) -> None:
+def _check_answers(items: Sequence[_Item], kind: str) -> None:
     """Raises UserError for the first row of which the grader could call no answer right."""
-    for row, more in zip(rows, metadata, strict=True):
-        if wrong := unjudged(row["answer"], kind, more):
-            where = places[row["problem_id"]]
-            raise UserError(f"evaluation.benchmarks: {where}: {wrong} (evaluation.grader {kind})")
+    for item in items:
+        if item.more is not None and (wrong := unjudged(item.row["answer"], kind, item.more)):
+            raise UserError(
+                f"evaluation.benchmarks: {item.place}: {wrong} (evaluation.grader {kind})"
+            )
 
 
-def _check_named(raw: Raw) -> None:
-    """Raises UserError where the grader that a row names is no text."""
-    named = raw.value.get("grader")
-    if not isinstance(named, str | None):
-        raise UserError(
-            f"evaluation.benchmarks: {raw.file}, row {raw.row}: grader is {kind_of(named)}; must be a string"
-        )
-
-
-def _rows(
-    name: str, evaluation: Evaluation
-) -> tuple[tuple[Row, ...], tuple[Mapping[str, Any], ...], int, dict[str, str]]:
-    """The rows that are asked, what else those of a file or a plugin's source say, `Task.repeats`, and
-    where each of the latter stands, by problem id.
-    """
+def _items(name: str, evaluation: Evaluation) -> tuple[list[_Item], int]:
+    """The rows that are asked, and `Task.repeats`."""
     if name == "demo":
         count = evaluation.max_problems or _DEMO_PROBLEMS
-        return tuple(embedded.generate("heldout", count, evaluation.seed)), (), 0, {}
-    rows, more, repeats, places = _read(name, evaluation)
-    if not rows:
+        return [_Item(row) for row in embedded.generate("heldout", count, evaluation.seed)], 0
+    items, repeats = _read(name, evaluation)
+    if not items:
         raise UserError(f"evaluation.benchmarks: {name}: no rows; give one that has some")
-    if evaluation.max_problems is not None and evaluation.max_problems < len(rows):
-        rows = _drawn(rows, evaluation.max_problems, evaluation.seed)
-    metadata = tuple(more[row["problem_id"]] for row in rows) if more else ()
-    return tuple(rows), metadata, repeats, places
+    if evaluation.max_problems is not None and evaluation.max_problems < len(items):
+        items = _drawn(items, evaluation.max_problems, evaluation.seed)
+    return items, repeats
 
 
-def _drawn(rows: list[Row], count: int, seed: int) -> list[Row]:
+def _drawn(items: list[_Item], count: int, seed: int) -> list[_Item]:
     # In the first rows of some sets all problems are of one subject.
-    drawn = sorted(rows, key=lambda row: _key(row, seed))[:count]
-    chosen = {row["problem_id"] for row in drawn}
-    return [row for row in rows if row["problem_id"] in chosen][:count]
+    drawn = sorted(items, key=lambda item: _key(item.row, seed))[:count]
+    chosen = {item.row["problem_id"] for item in drawn}
+    return [item for item in items if item.row["problem_id"] in chosen][:count]
 
 
 def repeated_rows(tasks: Sequence[Task]) -> dict[str, int]:
@@ -232,17 +224,9 @@ def repeated_rows(tasks: Sequence[Task]) -> dict[str, int]:
     return {task.benchmark: task.repeats for task in tasks if task.repeats}
 
 
-def _read(
-    name: str, evaluation: Evaluation
-) -> tuple[list[Row], dict[str, Mapping[str, Any]], int, dict[str, str]]:
-    """All rows of a source, what else a file's rows say by problem id, how many others repeat one, and
-    where each of a file's stands.
-
-    Rows of benchmarks stay as they are.
-    """
-    source, rows, repeats = _source(name, evaluation), list[Row](), 0
-    more: dict[str, Mapping[str, Any]] = {}
-    places: dict[str, str] = {}
+def _read(name: str, evaluation: Evaluation) -> tuple[list[_Item], int]:
+    """All rows of a source, and how many others repeat one. Those of benchmarks stay as they are."""
+    source, items, repeats = _source(name, evaluation), list[_Item](), 0
     own, once = not find_benchmark(name), Once()
     fields = Fields(id="id") if sources.is_registered(name) else evaluation.fields
     asked = fields.model_dump().values()
@@ -255,22 +239,21 @@ def _read(
             if item is None:
                 repeats += 1
                 continue
+            place = f"{item.file}, row {item.row}"
             if isinstance(item, Rejected) or item.answer is None:
                 reason = item.reason if isinstance(item, Rejected) else "no answer"
-                where = f"{item.file}, row {item.row}"
-                raise UserError(f"evaluation.benchmarks: {where}: {reason}")
-            if own and evaluation.grader is None:
-                _check_named(raw)
-            rows.append(
-                {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
-            )
-            if own:
-                places[item.problem_id] = f"{item.file}, row {item.row}"
-                more[item.problem_id] = {k: v for k, v in raw.value.items() if k not in asked}
+                raise UserError(f"evaluation.benchmarks: {place}: {reason}")
+            named = raw.value.get("grader") if own and evaluation.grader is None else None
+            if not isinstance(named, str | None):
+                said = f"grader is {kind_of(named)}; must be a string"
+                raise UserError(f"evaluation.benchmarks: {place}: {said}")
+            row = {"problem_id": item.problem_id, "problem": item.problem, "answer": item.answer}
+            more = {k: v for k, v in raw.value.items() if k not in asked} if own else None
+            items.append(_Item(row, more, place))
     except StageError as error:
         said = str(error).removeprefix(f"{name}: ")
         raise UserError(f"evaluation.benchmarks: {name}: {said}") from None
-    return rows, more, repeats, places
+    return items, repeats
 
 
 def _source(name: str, evaluation: Evaluation) -> sources.Source:
