@@ -63,25 +63,16 @@ def evaluate(
         for task in tasks
         for model in models
     }
-    every = [q for t in tasks for q in _in_turns([asked[t.name, m.label] for m in models])]
-    different = len({question.key for question in every})
+    every = [q for t in tasks for q in in_turns([asked[t.name, m.label] for m in models])]
     with AnswerStore(run) as store:
         missing = {q.key: q for q in every if q.key not in store.answers}
-        done = different - len(missing)
-
-        def on_answer(question: Question, answer: Answer) -> None:
-            nonlocal done
-            done += 1
-            store.add(question.key, answer)
-            on_asked(done, different)
-
-        on_asked(done, different)
+        keep = keeping(store, {question.key for question in every}, on_asked)
         for group in groups:
             labels = {model.label for model in group}
             keys = {q.key for (_, label), some in asked.items() if label in labels for q in some}
             if todo := [question for key, question in missing.items() if key in keys]:
                 with serve(group) as url:
-                    ask(url, todo, evaluation, on_answer, on_left_out)
+                    ask(url, todo, evaluation, keep, on_left_out)
         given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
     judged, tables = itertools.count(1), {}
     on_verdict = lambda: on_graded(next(judged), len(every))  # noqa: E731
@@ -90,6 +81,22 @@ def evaluate(
             theirs = {model.label: given[task.name, model.label] for model in models}
             tables[task.name] = grade(task, theirs, graders, on_verdict, evaluation.grader_check)
     return tables
+
+
+def keeping(
+    store: AnswerStore, keys: set[str], on_progress: Progress
+) -> Callable[[Question, Answer], None]:
+    """What `ask` hands answers to: keeps each, and tells (answers, answers in all) of these keys."""
+    done = len(keys & store.answers.keys())
+    on_progress(done, len(keys))
+
+    def keep(question: Question, answer: Answer) -> None:
+        nonlocal done
+        done += 1
+        store.add(question.key, answer)
+        on_progress(done, len(keys))
+
+    return keep
 
 
 def questions(
@@ -168,6 +175,6 @@ def _said(answer: Answer) -> str | None:
     return None if answer.finish_reason == "refused" else answer.completion
 
 
-def _in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:
+def in_turns(lists: Sequence[Sequence[Question]]) -> Iterable[Question]:
     """The first of each list, then the second of each, so that the models' engines work side by side."""
     return [question for turn in zip(*lists, strict=True) for question in turn]

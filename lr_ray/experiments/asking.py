@@ -14,7 +14,7 @@ from lr_ray import serving
 from lr_ray.config import Evaluation, Resources, Serving
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question
 from lr_ray.evaluation.client import ask
-from lr_ray.evaluation.evaluate import ServedModel, questions
+from lr_ray.evaluation.evaluate import ServedModel, in_turns, keeping, questions
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.models.adapters import is_adapter
 from lr_ray.run.store import Run
@@ -51,6 +51,10 @@ def questions_of(asked: Asked, stop_token_ids: Sequence[int], name: str = "") ->
     return {t.name: questions(t, model, asked.evaluation, stop_token_ids) for t in tasks}
 
 
+def _all_of(asked: _Asked) -> list[Question]:
+    return [question for of_task in asked.values() for question in of_task]
+
+
 def answers_of(store: AnswerStore, asked: Asked, stop_token_ids: Sequence[int]) -> Answers | None:
     """All answers to what a model is asked; None where one is missing."""
     found = {
@@ -69,8 +73,8 @@ def take_answers(
     For untrained models alone: a trained one's identity tells it from others of its comparison only.
     """
     there = AnswerStore(other).answers
-    for some in (t for a in asked for t in questions_of(a, stop_token_ids).values()):
-        for question in some:
+    for model in asked:
+        for question in _all_of(questions_of(model, stop_token_ids)):
             if question.key in there and question.key not in store.answers:
                 store.add(question.key, there[question.key])
 
@@ -92,18 +96,8 @@ def ask_all(
     directory of the model that they belong to. `on_progress` gets (answers, answers in
     all), `variables` are those of the chat templates. Raises StageError when the endpoint fails for good.
     """
-    every = {
-        q.key for a in pending for some in questions_of(a, stop_token_ids).values() for q in some
-    }
-    done = len(every & store.answers.keys())
-
-    def on_answer(question: Question, answer: Answer) -> None:
-        nonlocal done
-        done += 1
-        store.add(question.key, answer)
-        on_progress(done, len(every))
-
-    on_progress(done, len(every))
+    every = (q for a in pending for q in _all_of(questions_of(a, stop_token_ids)))
+    keep = keeping(store, {question.key for question in every}, on_progress)
     for group in groups(pending, 1 if resources.evaluation == "apart" else 2, expert):
         todo = [asked for asked in group if answers_of(store, asked, stop_token_ids) is None]
         paths = dict.fromkeys(asked.path for asked in todo)
@@ -113,11 +107,9 @@ def ask_all(
         with _endpoint(served, settings, resources, variables) as (url, starting):
             for alike in _alike(todo):  # their engines work side by side
                 began = time.monotonic()
-                lists = [questions_of(a, stop_token_ids, served[a.path]).values() for a in alike]
-                flat = [[q for some in of_tasks for q in some] for of_tasks in lists]
-                in_turns = [question for turn in zip(*flat, strict=True) for question in turn]
-                missing = {q.key: q for q in in_turns if q.key not in store.answers}
-                ask(url, list(missing.values()), alike[0].evaluation, on_answer)
+                lists = [_all_of(questions_of(a, stop_token_ids, served[a.path])) for a in alike]
+                missing = {q.key: q for q in in_turns(lists) if q.key not in store.answers}
+                ask(url, list(missing.values()), alike[0].evaluation, keep)
                 store.write()
                 for asked in alike:
                     given = answers_of(store, asked, stop_token_ids)
