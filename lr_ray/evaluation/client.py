@@ -36,12 +36,7 @@ _REFUSED_FEW = 5
 _SAYS_NOTHING = ("Connection error", "Request timed out")
 # Every field that changes what is sampled, as if it were not there: neither a server's default nor a
 # model's generation config answers. The second are extensions of vLLM's that others share.
-_NEUTRAL: dict[str, Any] = {
-    "top_p": 1.0,
-    "n": 1,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
+_NEUTRAL: dict[str, Any] = {"top_p": 1.0, "n": 1, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _NEUTRAL_EXTENSION: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 

@@ -62,7 +62,7 @@ def _check_template(
     turns: Turns,
     section: str,
     prefilled: bool,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any],
 ) -> int:
     """Tokens of what the template puts around the problem. Raises UserError where it cannot be used."""
     tokenizer = load_tokenizer(path)
@@ -72,7 +72,6 @@ def _check_template(
             f"{where}: no chat template; put the model's chat_template.jinja beside its tokenizer, "
             "or take its instruct version"
         )
-    variables = variables or {}
     for name in variables:
         if name not in str(template):
             raise UserError(
