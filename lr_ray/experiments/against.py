@@ -125,17 +125,15 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
     Models are known by their names alone.
     """
     tables, sets = paper().tables, paper().problems
-    expert, (benchmark, _, protocol) = (
-        _name(config.models.expert),
-        parts_of(task, config.evaluation),
-    )
+    benchmark, _, protocol = parts_of(task, config.evaluation)
+    expert, method = _name(config.models.expert), _method(config)
     experts = dict.fromkeys(row["expert"] for row in tables["1"].rows)
     if expert not in experts:
         return None, None, [f"another expert, {expert}: the paper has {', '.join(experts)}"]
     if benchmark not in sets or benchmark not in config.evaluation.benchmarks:
         return None, None, [f"another benchmark, {task}: the paper has {', '.join(sets)}"]
     number, because = "1", list[str]()
-    row = tables["1"].row(expert=expert, model="baseline" if label == EXPERT else _method(config))
+    row = tables["1"].row(expert=expert, model="baseline" if label == EXPERT else method)
     if label == EXPERT and expert in paper().protocol["base"] and protocol == "same":
         chat = tables["prompts"].row(expert=expert, prompt="chat")
         if chat and benchmark in chat:
@@ -144,7 +142,7 @@ def _figure(config: Config, task: str, label: str) -> tuple[str | None, float | 
             raw = paper().protocol["raw"].replace("\n", r"\n")
             because.append(f"another protocol: the paper asks an untouched base model by '{raw}'")
     amateur = _name(config.models.amateur)
-    if label != EXPERT and _method(config) == "LightR" and amateur != AMATEUR:
+    if label != EXPERT and method == "LightR" and amateur != AMATEUR:
         known = [r["amateur"] for r in tables["5"].rows if r["expert"] == expert and r["amateur"]]
         number, row = "5", tables["5"].row(expert=expert, amateur=amateur)
         if row is None:

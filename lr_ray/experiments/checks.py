@@ -4,7 +4,6 @@ Exercised by `pytest tests/unit/test_comparison.py`.
 """
 
 from dataclasses import replace
-from typing import Any
 
 from lr_ray.config import changed
 from lr_ray.errors import UserError
@@ -30,20 +29,14 @@ def check_cells(run: Run, grid: Grid, plan: Plan) -> None:
         if not there.exists("run.json"):
             continue
         asked = read_asked(there)
-        other = _differences(cell, asked)
+        other = [str(change) for change in cell.config.changes(asked["config"])]
+        if asked["untrained"] != cell.variant.untrained:
+            other.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
         if other:
             raise UserError(
                 f"--grid {grid.name}: variant {cell.variant.name}: {run.location}/{cell.folder} was made "
                 f"with {', '.join(other)}; give the variant another name, or another --run"
             )
-
-
-def _differences(cell: Cell, asked: dict[str, Any]) -> list[str]:
-    """`field = value there (now value here)` of what differs."""
-    differing = [str(change) for change in cell.config.changes(asked["config"])]
-    if asked["untrained"] != cell.variant.untrained:
-        differing.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
-    return differing
 
 
 def settle_sources(run: Run, grid: Grid, plan: Plan) -> Plan:

@@ -176,15 +176,12 @@ def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
         for benchmark in benchmarks:
             drawn = draw(content, benchmark)
             sweeps[benchmark] = drawn["svg"]
+            of = f"-{benchmark}" if len(benchmarks) > 1 else ""
             for kind, picture in drawn.items():
-                run.write_bytes(picture_name(benchmark, benchmarks, kind), picture)
+                run.write_bytes(f"comparison{of}.{kind}", picture)
     write_comparison(run, content, sweeps)
     run.write_bytes(PAGE, render(content).encode())
     run.write_json(TABLE, content)
-
-
-def picture_name(benchmark: str, benchmarks: list[str], kind: str) -> str:
-    return f"comparison.{kind}" if len(benchmarks) == 1 else f"comparison-{benchmark}.{kind}"
 
 
 def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:

@@ -168,14 +168,12 @@ def _row(run: Run, config: Config, number: int) -> Found:
     sampled = summary["sampling"]
     accuracy = {}
     for task, part in summary.get("accuracy", {}).items():
-        tables = [r.answers(task) for r in (run, there)]
-        expert, improved = (
-            scores_of(t, label) for t, label in zip(tables, ("expert", "improved"), strict=True)
-        )
+        untouched, answers = run.answers(task), there.answers(task)
+        expert, improved = scores_of(untouched, "expert"), scores_of(answers, "improved")
         accuracy[task] = pooled_difference(expert, [improved], config.evaluation.seed) | {
             "accuracy_ci95": part["models"]["improved"]["accuracy_ci95"],
             "from_before": part["differences"]["improved"],
-            "characters": _characters(tables[1]),
+            "characters": pc.mean(pc.utf8_length(answers["improved_completion"])).as_py(),
         }
     means = [summary[m]["differences"]["improved"] for m in MEANS if m in summary]
     means += [part["from_before"] for part in accuracy.values()]
@@ -192,11 +190,6 @@ def _row(run: Run, config: Config, number: int) -> Found:
         "steps_kept": sampled["steps_kept"],
         "steps_kept_share": sampled["steps_kept"] / max(1, sampled["steps_scored"]),
     }
-
-
-def _characters(table: Any) -> float:
-    """Mean length of the improved expert's answers."""
-    return float(pc.mean(pc.utf8_length(table["improved_completion"])).as_py())
 
 
 def _label_entropy(run: Run) -> float | None:

@@ -223,15 +223,11 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
 def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
     """A cell's model, or the expert where the cell has none of its own."""
     run, evaluation = bench.run.child(cell.folder), bench.asked(cell.config)
-    if not _trained(bench, cell):
+    if "training" not in read_summary(run):
         return replace(_expert(bench), name=cell.name, evaluation=evaluation)
     path = run.local_folder(improved(bench.config), f"{cache}/{cell.name}")
     # A fingerprint looks at parts of the weights only, so the name belongs to the identity.
     return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
-
-
-def _trained(bench: Bench, cell: Cell) -> bool:
-    return "training" in read_summary(bench.run.child(cell.folder))
 
 
 def _expert(bench: Bench) -> Asked:
@@ -263,18 +259,17 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
     evaluation = cell.config.evaluation
     job = bench.job(cell.folder, cell.config)
     with job.run.lock():
-        accuracy, tables = {}, {}
+        accuracy, answers = {}, 0
         with Graders() as graders:
             for task in load_tasks(evaluation):
                 name = task.name
                 both = {"expert": expert[name], "improved": given.answers[name]}
-                tables[name] = grade(task, both, graders)
-                job.run.write_table(f"evaluation/{name}.parquet", tables[name])
-                found = summarise(tables[name], LABELS, evaluation.seed)
-                accuracy[name] = found | {"kind": task.kind}
+                table = grade(task, both, graders)
+                job.run.write_table(f"evaluation/{name}.parquet", table)
+                accuracy[name] = summarise(table, LABELS, evaluation.seed) | {"kind": task.kind}
+                answers += table.num_rows
         job.summary["accuracy"] = accuracy
         job.summary["serving"] = {"seconds": given.starting_seconds}
-        answers = sum(table.num_rows for table in tables.values())
         job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
