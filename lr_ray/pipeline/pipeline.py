@@ -123,18 +123,13 @@ def _stale(run: Run, config: Config, commands: Sequence[str], yes: bool) -> Diff
         return None
     if not yes:
         check_stale(run, found)
-    _check_first(run, found, commands)
-    return found
-
-
-def _check_first(run: Run, stale: Difference, commands: Sequence[str]) -> None:
-    """Raises UserError when the first stale stage is not one of the command's."""
-    first = "sampling" if stale.stale[0] in SAMPLING else stale.stale[0]
-    if first not in commands:
+    first = found.stale[0]
+    if ("sampling" if first in SAMPLING else first) not in commands:
         raise UserError(
-            f"--run {run.location}: {stale} concerns {stale.stale[0]}, which this command does not do; give "
+            f"--run {run.location}: {found} concerns {first}, which this command does not do; give "
             f"it to one that does, or --from {run.location} with another --run"
         )
+    return found
 
 
 def _check_before(run: Run, summary: dict[str, Any], todo: Sequence[str]) -> None:
