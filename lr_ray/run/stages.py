@@ -27,33 +27,19 @@ class Stage:
     model: str | None = None
 
 
+_TRAINING_LEAVES = ("checkpoints", "adapter", "model", "metrics.jsonl", "tensorboard")
+# Rounds are made of evaluations.
+_EVALUATION_PARTS = (
+    "evaluation", "serving", "accuracy", "accuracy_mean", "accuracy_mean_paper", "prompt_alone",
+    "perturbations", "drift", "rounds",
+)  # fmt: skip
 # In order; each depends on all before it. The first three are one command's, and run as one stream.
 STAGES = (
     Stage("decoding", "trajectories", ("problems", "trajectories"), ("sampling",), "expert"),
     Stage("scoring", "scores", ("scores",), ("sampling",), "amateur"),
     Stage("labelling", "rows", ("supervision", "rejected", "rejected.jsonl"), ("sampling",)),
-    Stage(
-        "training",
-        "weights",
-        ("checkpoints", "adapter", "model", "metrics.jsonl", "tensorboard"),
-        ("training",),
-    ),
-    Stage(
-        "evaluation",
-        "answers",
-        ("answers", "evaluation"),
-        (
-            "evaluation",
-            "serving",
-            "accuracy",
-            "accuracy_mean",
-            "accuracy_mean_paper",
-            "prompt_alone",
-            "perturbations",
-            "drift",
-            "rounds",  # which are made of this one
-        ),
-    ),
+    Stage("training", "weights", _TRAINING_LEAVES, ("training",)),
+    Stage("evaluation", "answers", ("answers", "evaluation"), _EVALUATION_PARTS),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 SAMPLING = ("decoding", "scoring", "labelling")
