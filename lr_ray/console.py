@@ -228,7 +228,9 @@ class StageProgress:
             self._draw(time.monotonic())
 
     def _draw(self, now: float) -> None:
-        left = "" if self.seconds_left is None else _left(self.seconds_left)
+        left = ""
+        if self.seconds_left is not None:
+            left = f"{timedelta(seconds=round(self.seconds_left))} left"
         text = "  ".join(part for part in (self.unit, *self.notes, left) if part)
         pace = f"{self.unit}, {rate(self.rate)}/s" if self.rate else self.unit
         shown = "  ".join(part for part in (pace, *self.notes, left) if part)
@@ -254,7 +256,3 @@ class StageProgress:
         )
         for listener in list(_listeners):
             listener(told)
-
-
-def _left(seconds: float) -> str:
-    return f"{timedelta(seconds=round(seconds))} left"

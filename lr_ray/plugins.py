@@ -19,9 +19,7 @@ from lr_ray.errors import UserError
 
 VARIABLE = "LR_RAY_PLUGINS"
 GROUP = "lr_ray.plugins"
-_RAY_JOB = (
-    "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what `ray job submit` hands to a job, its environment in it
-)
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in a submitted job; the environment asked for is in it
 _SHOWN = 100  # characters of a name in an error
 
 Value = TypeVar("Value")

@@ -65,13 +65,10 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
         "digests": digests(config, fingerprints_of(facts)),
     }
     before = read_asked(run) if run.exists("run.json") else {}
-    models = (
-        before.get("models", {}) | facts["models"]
-    )  # a later stage does not look at the amateur
-    run.write_json(
-        "run.json",
-        before | asked | facts | {"models": models, "config": config.model_dump(mode="json")},
-    )
+    # A later stage does not look at the amateur.
+    models = before.get("models", {}) | facts["models"]
+    asked |= facts | {"models": models, "config": config.model_dump(mode="json")}
+    run.write_json("run.json", before | asked)
 
 
 def check(run: Run, found: Difference) -> None:
