@@ -67,10 +67,8 @@ def _verdicts(run: Run, cells: Sequence[Cell], benchmark: str) -> tuple[np.ndarr
     """Share of each problem's samples that the expert, [N], and the cells' models, [S, N], solved."""
     columns = ["sample", "expert_correct", "improved_correct"]
     tables = [run.child(cell.folder).answers(benchmark, columns) for cell in cells]
-    return (
-        scores_of(tables[0], "expert"),
-        np.array([scores_of(table, "improved") for table in tables]),
-    )
+    improved = np.array([scores_of(table, "improved") for table in tables])
+    return scores_of(tables[0], "expert"), improved
 
 
 def _cost(run: Run, plan: Plan, cells: Sequence[Cell], summaries: Sequence[Row]) -> Row:
@@ -101,11 +99,9 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _seconds(run: Run, plan: Plan, folder: str) -> float:
-    source = plan.source(folder)
+    before = plan.source(folder).trajectories_of
     own = run.child(folder).read_json("summary.json")["sampling"]["seconds"]
-    return float(own) + (
-        _seconds(run, plan, source.trajectories_of) if source.trajectories_of else 0
-    )
+    return float(own) + (_seconds(run, plan, before) if before else 0)
 
 
 def render(content: Row) -> str:
@@ -211,11 +207,9 @@ def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
         kept = f"{_count(cost['steps_kept'])} ({percent(cost['steps_kept_share'] or 0)} %)"
         kept = kept if cost["steps_kept"] else "nothing kept"
     shared = "*" if cost["sampling_shared"] else ""
-    cells += [
-        kept,
-        *(_count(cost[k]) for k in ("distinct_steps", "trained_steps", "tokens_forward")),
-    ]
-    cells += [_count(cost["problems"]), _seconds_text(cost["sampling_seconds"]) + shared]
+    counted = ("distinct_steps", "trained_steps", "tokens_forward", "problems")
+    cells += [kept, *(_count(cost[name]) for name in counted)]
+    cells.append(_seconds_text(cost["sampling_seconds"]) + shared)
     return [*cells, _seconds_text(cost["training_seconds"])]
 
 

@@ -242,10 +242,8 @@ def references(bench: Bench) -> list[Asked]:
         for variant in bench.grid.variants:
             path = bench.amateurs.get(variant.config.models.amateur)
             if path and not variant.untrained:
-                identity = f"amateur {fingerprint(path)}"
-                asked.append(
-                    Asked(amateur_name(variant.name), path, identity, asked[0].evaluation, True)
-                )
+                name, identity = amateur_name(variant.name), f"amateur {fingerprint(path)}"
+                asked.append(Asked(name, path, identity, asked[0].evaluation, untrained=True))
     return asked
 
 

@@ -50,9 +50,8 @@ def share(source: Run, run: Run, stages: Sequence[str]) -> dict[str, Any]:
             if name not in ("problems", "trajectories", "answers"):
                 run.take(source, name)
     there = read_summary(source)
-    whole = [
-        s for s in STAGES if s.name in stages and (s.name not in SAMPLING or "labelling" in stages)
-    ]
+    left = set(stages) if "labelling" in stages else set(stages).difference(SAMPLING)
+    whole = [stage for stage in STAGES if stage.name in left]
     parts = {part: there[part] for stage in whole for part in stage.parts if part in there}
     parts.pop("rounds", None)  # whose runs stay where they are
     return {**parts, "shared": dict.fromkeys(stages, source.location)} if stages else {}

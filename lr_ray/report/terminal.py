@@ -146,12 +146,9 @@ def graders_line(part: dict[str, Any]) -> str:
 
     The first is that of the accuracy.
     """
-    labels = list(part["models"])
-    by = {judge_of(part): [part["models"][label]["accuracy"] for label in labels]}
-    by |= {
-        check: [part["graders"][label][check] for label in labels]
-        for check in part["graders"][labels[0]]
-    }
+    graders = list(part["graders"].values())
+    by = {judge_of(part): [model["accuracy"] for model in part["models"].values()]}
+    by |= {check: [found[check] for found in graders] for check in graders[0]}
     shown = ", ".join(f"{name} {' -> '.join(f'{a:.1%}' for a in of)}" for name, of in by.items())
     count = part["graders_disagree"]
     return f"{shown}; {count} answer{'' if count == 1 else 's'} judged otherwise by one"
@@ -184,11 +181,8 @@ def _mean(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
 def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> None:
     """Problems whose verdict changed, gained ones first, with both solutions."""
     for row in changed(run.answers(task), labels)[:_SHOWN]:
-        console.print(
-            f"\n[bold]{escape(row['problem_id'])}[/bold] ({row['change']}) "
-            f"{escape(_short(row['problem']))}",
-            soft_wrap=True,
-        )
+        head = f"[bold]{escape(row['problem_id'])}[/bold] ({row['change']})"
+        console.print(f"\n{head} {escape(_short(row['problem']))}", soft_wrap=True)
         width = max(len(label) for label in labels) + 1
         for label in (labels[0], row["model"]):
             mark = "right" if row[f"{label}_correct"] else "wrong"

@@ -95,9 +95,8 @@ class Run:
         if not self.exists(folder):
             return []
         self.fs.invalidate_cache(self.path(folder))  # actors elsewhere have written since
-        names = [
-            str(path).rsplit("/", 1)[1] for path in self.fs.ls(self.path(folder), detail=False)
-        ]
+        paths = self.fs.ls(self.path(folder), detail=False)
+        names = [str(path).rsplit("/", 1)[1] for path in paths]
         # Editors and copying tools leave part-1.parquet.swp, .part-1.parquet.Xa3 and the like.
         return sorted(f"{folder}/{n}" for n in names if _SHARD.fullmatch(n))
 
@@ -186,10 +185,9 @@ class Run:
         """
         if not other.exists(name):
             return
-        files = sorted(
-            other.fs.find(other.path(name)), key=lambda path: path.endswith("index.json")
-        )
-        for path in files:  # an index says that its folder is whole
+        files = other.fs.find(other.path(name))
+        # An index comes last, as it says that its folder is whole.
+        for path in sorted(files, key=lambda path: path.endswith("index.json")):
             file = str(path)[len(other.root) + 1 :]
             if self.is_local and other.is_local:
                 with self._atomic(file) as temporary:

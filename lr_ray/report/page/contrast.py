@@ -33,9 +33,8 @@ def _chosen(scored: Scored) -> list[int]:
     """Rows of trajectories, by kept steps: that with the most, and others evenly down to the fewest."""
     kept_R = np.add.reduceat(scored.kept, scored.starts, dtype=np.int64)
     order = np.argsort(-kept_R, kind="stable")
-    return [
-        int(i) for i in order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)]
-    ]
+    places = np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)
+    return [int(row) for row in order[places]]
 
 
 def _trajectory(scored: Scored, row: int, problems: dict[str, str], words: Words) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def _trajectory(scored: Scored, row: int, problems: dict[str, str], words: Words
         "largest": max(record["kl"], default=0.0),
         "cut": record["finish_reason"] == "length",
         "details": [
-            _detail(words, token, text, found, labels.get(at))
+            _detail(words, token, text, found, labels.get(at, {}))
             for at, (token, text, found) in enumerate(zip(ids, pieces, plausible, strict=True))
         ],
     }
@@ -81,21 +80,17 @@ def _labels(supervision: pa.Table, problem_id: str) -> dict[int, dict[int, float
 
 
 def _detail(
-    words: Words, taken: int, text: str, plausible: dict[str, Any], label: dict[int, float] | None
+    words: Words, taken: int, text: str, plausible: dict[str, Any], label: dict[int, float]
 ) -> list[Any]:
     """The taken token, and rows of [token, expert's probability, amateur's, label's or none]."""
     ids = plausible["token_ids"]
-    p, q = (
-        np.exp(np.array(plausible[f"{role}_logprobs"])).tolist() for role in ("expert", "amateur")
-    )
+    p, q = (np.exp(plausible[f"{role}_logprobs"]).tolist() for role in ("expert", "amateur"))
     rows = [
-        [words.alone(i), round(a, 4), round(b, 4), round((label or {}).get(i, 0.0), 4)]
+        [words.alone(i), round(a, 4), round(b, 4), round(label.get(i, 0.0), 4)]
         for i, a, b in zip(ids, p, q, strict=True)
     ]
-    extra = [
-        [words.alone(i), None, None, round(w, 4)] for i, w in (label or {}).items() if i not in ids
-    ]
-    return [text or words.alone(taken), *(rows + extra)]
+    extra = [[words.alone(i), None, None, round(w, 4)] for i, w in label.items() if i not in ids]
+    return [text or words.alone(taken), *rows, *extra]
 
 
 def _visible(text: str) -> str:

@@ -60,11 +60,10 @@ def _bar(seconds: list[tuple[str, float]], total: float | None) -> str:
     said = ", ".join(f"{name} {value:.0f}" for name, value in parts)
     with chart("seconds", f"Seconds by stage: {said}.", (4.8, 1.7)) as c:
         left, colours = 0.0, (NEW, WARM, GREY, BASE, "#b9c2cf")
-        for i, ((name, value), colour) in enumerate(zip(parts, colours, strict=False)):
-            hatch = ("", "//", "..", "\\\\", "")[i]
-            c.axes.barh(
-                [0], [value], left=left, color=colour, label=f"{name} {value:.0f} s", hatch=hatch
-            )
+        hatches = ("", "//", "..", "\\\\", "")
+        for (name, value), colour, hatch in zip(parts, colours, hatches, strict=False):
+            style = {"color": colour, "hatch": hatch, "label": f"{name} {value:.0f} s"}
+            c.axes.barh([0], [value], left=left, **style)
             left += value
         c.axes.set_yticks([])
         c.axes.spines["left"].set_visible(False)

@@ -81,9 +81,8 @@ def _positions(scored: Scored) -> str:
     edges = np.unique(np.linspace(0, position_N.max() + 1, _BINS).astype(int))
     kept, _ = np.histogram(position_N[scored.kept], edges)
     every, _ = np.histogram(position_N, edges)
-    with chart(
-        "position", "Which share of the steps is kept, by their place in the trajectory."
-    ) as c:
+    said = "Which share of the steps is kept, by their place in the trajectory."
+    with chart("position", said) as c:
         c.axes.stairs(kept / np.maximum(every, 1), edges + 1, color=NEW, fill=True, alpha=0.85)
         c.axes.set(xlabel="place in the trajectory, tokens", ylabel="share kept")
         percents(c.axes.yaxis)
