@@ -30,7 +30,7 @@ from lr_ray.grading.pool import Graders
 from lr_ray.models.models import fingerprint, stop_token_ids
 from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
-from lr_ray.pipeline.stages import add_drift, run_stage
+from lr_ray.pipeline.stages import add_drift, label, run_stage
 from lr_ray.placement.site import Site
 from lr_ray.report import write_page
 from lr_ray.run.asked import begin
@@ -38,7 +38,6 @@ from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.progress import Record, recorded
-from lr_ray.sampling.sample import finish
 
 AMATEURS = "models.amateur"  # a sweep of these asks them too
 
@@ -126,9 +125,8 @@ def _take_source(bench: Bench, job: Job) -> None:
     if job.run.shards("scores") or not (found := take(job, bench.others, SAMPLING)):
         return
     bench.console.print(f"from       {found}")
-    if "sampling" not in job.summary and (part := finish(job.run, job.config)):
-        job.summary["sampling"] = part
-        job.run.write_json("summary.json", job.summary)
+    if "sampling" not in job.summary:
+        label(job)
 
 
 def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -144,11 +142,8 @@ def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         found = take(job, [source, *bench.others], (*SAMPLING, "training"))
         if found and found != source.location:
             bench.console.print(f"from       {found}, for {cell.name}")
-        if "sampling" not in job.summary:
-            part = finish(job.run, cell.config)
-            if part is None:
-                raise StageError(f"{source.location}: lacks scores; remove summary.json there")
-            job.summary["sampling"] = part
+        if "sampling" not in job.summary and not label(job):
+            raise StageError(f"{source.location}: lacks scores; remove summary.json there")
         job.run.write_json("summary.json", job.summary)
     return job.summary
 

@@ -18,7 +18,7 @@ from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
 from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.sharing import can_share, has_trajectories, share, void
-from lr_ray.pipeline.stages import add_drift, run_stage
+from lr_ray.pipeline.stages import add_drift, label, run_stage
 from lr_ray.placement.site import site
 from lr_ray.run.asked import Difference, begin, difference, fingerprints_of
 from lr_ray.run.asked import check as check_stale
@@ -26,7 +26,6 @@ from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
 from lr_ray.runtime.cluster import cluster
 from lr_ray.runtime.progress import recorded
-from lr_ray.sampling.sample import finish
 
 LABELLING = "labelling"  # as a command's stage: without engines, of scores that are there
 
@@ -105,8 +104,8 @@ def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run 
     begin(run, config, known)
     if source is not None:
         _take(job, source, shared)
-    if "sampling" in todo and "sampling" not in job.summary:
-        _label(job)
+    if "sampling" in todo and "sampling" not in job.summary and label(job):
+        job.console.print("sampling   " + report.sampling_line(job.summary["sampling"]))
 
 
 def _terminal() -> Console:
@@ -151,15 +150,6 @@ def _take(job: Job, source: Run, stages: Sequence[str]) -> None:
     job.console.print(
         f"from       {source.location}: {', '.join(stages) or 'nothing has the same settings'}"
     )
-
-
-def _label(job: Job) -> None:
-    """Labels scores that have no supervision; sampling is finished when all problems have."""
-    part = finish(job.run, job.config)
-    if part is not None:
-        job.summary["sampling"] = part
-        job.run.write_json("summary.json", job.summary)
-        job.console.print("sampling   " + report.sampling_line(part))
 
 
 def _note_seconds(job: Job, before: float, started: float) -> None:

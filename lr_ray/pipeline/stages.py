@@ -81,6 +81,17 @@ def _sample(job: Job) -> None:
     job.console.print("sampling   " + report.sampling_line(result))
 
 
+def label(job: Job) -> bool:
+    """Labels scores that have no supervision, without engines. Says whether that finishes the sampling."""
+    from lr_ray.sampling.sample import finish
+
+    part = finish(job.run, job.config)
+    if part is not None:
+        job.summary["sampling"] = part
+        job.run.write_json("summary.json", job.summary)
+    return part is not None
+
+
 def _train(job: Job) -> None:
     from lr_ray.training.schedule import settled
     from lr_ray.training.train import check_supervision, train
