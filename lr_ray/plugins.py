@@ -152,23 +152,17 @@ sources = Registry(
     "parameter, split, seed",
 )
 # Functions of steps to a mask, and of both to labels: see lr_ray.method.rules.
-_SELECTIONS = {
-    "kl": "kl", "random": "random", "random_within": "random_within", "all": "every", "top:SHARE": "top",
-    "entropy:SHARE": "entropy", "quadrant:NAME": "quadrant", "window:FIRST-LAST": "window",
-    "first:STEPS": "first",
-}  # fmt: skip
-_LABELS = {
-    "contrast": "contrast", "contrast:TEMPERATURE": "tempered", "expert": "expert", "greedy": "greedy"
-}  # fmt: skip
-selections, labels = (
-    Registry(
-        f"{kind} rule", {name: f"lr_ray.method.rules:{rule}" for name, rule in rules.items()}, takes
-    )
-    for kind, rules, takes in (
-        ("selection", _SELECTIONS, "steps"),
-        ("label", _LABELS, "steps, keep"),
-    )
-)
+_RULES = "lr_ray.method.rules"
+selections = Registry("selection rule", {
+    "kl": f"{_RULES}:kl", "random": f"{_RULES}:random", "random_within": f"{_RULES}:random_within",
+    "all": f"{_RULES}:every", "top:SHARE": f"{_RULES}:top", "entropy:SHARE": f"{_RULES}:entropy",
+    "quadrant:NAME": f"{_RULES}:quadrant", "window:FIRST-LAST": f"{_RULES}:window",
+    "first:STEPS": f"{_RULES}:first",
+}, "steps")  # fmt: skip
+labels = Registry("label rule", {
+    "contrast": f"{_RULES}:contrast", "contrast:TEMPERATURE": f"{_RULES}:tempered",
+    "expert": f"{_RULES}:expert", "greedy": f"{_RULES}:greedy",
+}, "steps, keep")  # fmt: skip
 # Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
 graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"})
 # Classes of lr_ray.training.engine.Backend and lr_ray.engines.engine.Engine, or functions that make one.
