@@ -43,6 +43,11 @@ class Steps:
     seed: int  # sampling.seed
 
     @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """[R] where each trajectory's steps begin."""
+        return np.asarray(np.cumsum(self.lengths) - self.lengths)
+
+    @cached_property
     def trajectory(self) -> NDArray[np.int64]:
         """[N] which of the R trajectories a step is of."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
@@ -50,8 +55,7 @@ class Steps:
     @cached_property
     def position(self) -> NDArray[np.int64]:
         """[N] a step's place in its trajectory, from 0."""
-        starts_R = np.cumsum(self.lengths) - self.lengths
-        return np.arange(len(self.kl)) - starts_R[self.trajectory]
+        return np.arange(len(self.kl)) - self.starts[self.trajectory]
 
     @cached_property
     def entropy(self) -> Floats:

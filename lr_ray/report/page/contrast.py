@@ -31,7 +31,7 @@ def section(source: Source) -> dict[str, Any] | None:
 
 def _chosen(scored: Scored) -> list[int]:
     """Rows of trajectories, by kept steps: that with the most, and others evenly down to the fewest."""
-    kept_R = np.add.reduceat(scored.kept, scored.starts, dtype=np.int64)
+    kept_R = np.add.reduceat(scored.kept, scored.steps.starts, dtype=np.int64)
     order = np.argsort(-kept_R, kind="stable")
     places = np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)
     return [int(row) for row in order[places]]

@@ -39,10 +39,6 @@ class Scored:
     preferred_L: NDArray[np.int32]  # a label's most probable token; the expert's own of equal ones
 
     @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        return np.asarray(np.cumsum(self.steps.lengths) - self.steps.lengths)
-
-    @cached_property
     def kept(self) -> NDArray[np.bool_]:
         keep_N = np.zeros(len(self.steps.kl), bool)
         keep_N[self.kept_L] = True
@@ -97,8 +93,7 @@ class Source:
         if not scores.num_rows:
             return None
         steps = steps_of(scores, Sampling.model_validate(self.config["sampling"]))
-        starts = np.cumsum(steps.lengths) - steps.lengths
-        start_of = dict(zip(steps.problem_ids, starts.tolist(), strict=True))
+        start_of = dict(zip(steps.problem_ids, steps.starts.tolist(), strict=True))
         wanted = pa.array(list(start_of), pa.string())
         parts = [SUPERVISION.empty_table()]
         for table in self._each("supervision", SUPERVISION):
