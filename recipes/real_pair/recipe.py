@@ -141,7 +141,7 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("domain", domain),
         # Held-out problems of another seed, so that no problem chooses the rate and is then asked.
         in_domain("domain-rates", "domain", lambda: HERE / "rates.yaml", 200, "--evaluation.seed=1"),
-        in_domain("domain-controls", "domain-rates", lambda: grid(out, "domain"), 500),
+        in_domain("domain-controls", "domain-rates", lambda: grid(out, "domain"), 300),
         compare("rules", "gsm8k", lambda: grid(out, "rules"), benchmarks, "gsm8k", few, "500"),
         Step("perturbed", perturbed),
     ]  # fmt: skip
