@@ -4,7 +4,7 @@ A block is a batch is a shard. Exercised by `pytest tests/integration/test_sampl
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from lr_ray.run.store import Run
 from lr_ray.runtime.cluster import start_helper
 from lr_ray.sampling import trajectories as kept_trajectories
 from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.expert import ExpertSampler
+from lr_ray.sampling.expert import ExpertSampler, Solver
 from lr_ray.sampling.rejection import SolutionSampler, write_right
 
 _BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a block is a batch
@@ -67,68 +67,61 @@ def prepare(work: Work) -> Any:
 
 def contrast(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by the amateur's scores of the expert's greedy trajectories."""
-    sampling = work.config.sampling
+    config = work.config
     assert work.amateur is not None
     room = shared_context(work.expert, work.amateur)
     scored = _on_engines(
         _trajectories(work, todo, room, journal),
         AmateurScorer,
-        (work.amateur, work.config, room, journal),
+        (work.amateur, config, room, journal),
         pool_options(
-            sampling.amateur, work.config.resources.amateur, batches_at_once(work.config, todo, 1)
+            config.sampling.amateur, config.resources.amateur, batches_at_once(config, todo, 1)
         ),
     )
-    return scored.map_batches(
-        write_contrast,
-        fn_args=(work.run, work.config, work.exchange),
-        **task_options(work.config),
-    )
+    return _by_tasks(scored, write_contrast, (work.run, config, work.exchange), config)
 
 
 def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     """The dataset of `schemas.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
-    kept = work.keep_trajectories or work.trajectories
-    footer = kept_trajectories.made_with(work.config, work.exchange["expert"]) if kept else {}
     if work.trajectories:
-        blocks = kept_trajectories.plan(work.trajectories, todo, footer)
-        arguments = (work.trajectories, work.run)
-        return _blocks(blocks).map_batches(
-            kept_trajectories.read, fn_args=arguments, **task_options(work.config)
-        )
-    decoded = solved(work, todo, room, journal)
-    if work.keep_trajectories:
-        decoded = decoded.map_batches(
-            kept_trajectories.save, fn_args=(work.run, footer), **task_options(work.config)
-        )
-    return decoded
+        blocks = _blocks(kept_trajectories.plan(work.trajectories, todo, _footer(work)))
+        return _by_tasks(blocks, kept_trajectories.read, (work.trajectories, work.run), work.config)
+    decoded = _solved(work, todo, room, journal, ExpertSampler)
+    if not work.keep_trajectories:
+        return decoded
+    return _by_tasks(decoded, kept_trajectories.save, (work.run, _footer(work)), work.config)
 
 
-def solved(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
-    """The dataset of `schemas.TRAJECTORY` as the expert decodes them."""
-    sampling = work.config.sampling
-    return _on_engines(
-        _batches(todo, sampling.batch_size),
-        ExpertSampler,
-        (work.expert, work.config, room, work.run, journal),
-        pool_options(
-            sampling.expert, work.config.resources.expert, _expert_batches(work.config, todo)
-        ),
-    )
+def decoding(work: Work, todo: NDArray, journal: Any) -> Any:
+    """The dataset of how many trajectories of the expert were written, for the amateur to score later."""
+    room = shared_context(work.expert, str(work.amateur))
+    decoded = _solved(work, todo, room, journal, ExpertSampler)
+    return _by_tasks(decoded, kept_trajectories.save_alone, (work.run, _footer(work)), work.config)
+
+
+def _footer(work: Work) -> dict[str, Any]:
+    return kept_trajectories.made_with(work.config, work.exchange["expert"])
 
 
 def rejection(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by grading the expert's sampled solutions."""
-    sampling, room = work.config.sampling, context_length(work.expert)
+    drawn = _solved(work, todo, context_length(work.expert), journal, SolutionSampler)
     arguments = (work.run, work.config, work.expert, work.exchange)
-    drawn = _on_engines(
-        _batches(todo, sampling.batch_size),
-        SolutionSampler,
-        (work.expert, work.config, room, work.run, journal),
+    return _by_tasks(drawn, write_right, arguments, work.config)
+
+
+def _solved(work: Work, todo: NDArray, room: int, journal: Any, solver: type[Solver]) -> Any:
+    """The dataset of what the expert's engines make of the problems at `todo`, a block a batch."""
+    config, size = work.config, work.config.sampling.batch_size
+    full = batches_to_fill(config, on_cpu())
+    return _on_engines(
+        _blocks([pa.table({"index": todo[i : i + size]}) for i in range(0, len(todo), size)]),
+        solver,
+        (work.expert, config, room, work.run, journal),
         pool_options(
-            sampling.expert, work.config.resources.expert, _expert_batches(work.config, todo)
+            config.sampling.expert, config.resources.expert, batches_at_once(config, todo, full)
         ),
     )
-    return drawn.map_batches(write_right, fn_args=arguments, **task_options(work.config))
 
 
 def _on_engines(
@@ -140,12 +133,6 @@ def _on_engines(
     in memory; ours are batches of a stated size. What it calls after that check does not.
     """
     return dataset.map_batches_internal(engine, fn_constructor_args=arguments, **pool)
-
-
-def _batches(todo: NDArray, size: int) -> Any:
-    """The dataset of problem indices, a block a batch."""
-    starts = range(0, len(todo), size)
-    return _blocks([pa.table({"index": todo[i : i + size]}) for i in starts])
 
 
 def _blocks(tables: Sequence[pa.Table]) -> Any:
@@ -172,12 +159,14 @@ def _limits(config: Config) -> Any:
     )
 
 
-def task_options(config: Config) -> dict[str, Any]:
-    """Options of small tasks. Without a bound of theirs, Ray Data would set the engines' CPUs aside."""
+def _by_tasks(
+    dataset: Any, function: Callable[..., Any], arguments: tuple[Any, ...], config: Config
+) -> Any:
+    """The dataset through small tasks, of which Ray Data would set the engines' CPUs aside if unbounded."""
     from ray.data import TaskPoolStrategy
 
-    most = max(pool.most for pool, _ in _pools(config))
-    return {"compute": TaskPoolStrategy(most), **_BLOCKS}
+    most = TaskPoolStrategy(max(pool.most for pool, _ in _pools(config)))
+    return dataset.map_batches(function, fn_args=arguments, compute=most, **_BLOCKS)
 
 
 def pool_options(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
@@ -196,10 +185,6 @@ def pool_options(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
         **place.options(),
         "runtime_env": {"env_vars": engine_env(place)},
     }
-
-
-def _expert_batches(config: Config, todo: NDArray) -> int:
-    return batches_at_once(config, todo, batches_to_fill(config, on_cpu()))
 
 
 def batches_to_fill(config: Config, cpu: bool) -> int:

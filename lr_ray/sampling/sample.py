@@ -20,7 +20,7 @@ from lr_ray.labelling.label import Facts
 from lr_ray.labelling.relabel import exchange_of, label_scores
 from lr_ray.labelling.shards import check_rejected, remove_leftovers, survey
 from lr_ray.models.files import vocabulary_rows
-from lr_ray.models.models import fingerprint, shared_context
+from lr_ray.models.models import fingerprint
 from lr_ray.problems import INDEX, stage_problems, write_rejections
 from lr_ray.run.store import Run
 from lr_ray.sampling import graph
@@ -77,8 +77,10 @@ def sample(
     if len(todo):
         if _is_apart(work):
             work = _decode_first(work, total, todo, on_activity, on_decoded)
-        with closing(_shards(work, todo, on_activity)) as shards:
-            for name, shard in shards:
+        build = graph.contrast if config.sampling.method == "contrast" else graph.rejection
+        with closing(_rows(work, todo, build, on_activity)) as rows:
+            for row in rows:
+                name, shard = row.pop("shard"), Facts(**row)
                 facts += shard
                 _log.info(
                     "shard %s: %d problems, %d trajectories, %d rejected, %d of %d steps kept",
@@ -130,21 +132,18 @@ def _check_rejected(run: Run, config: Config, facts: Facts) -> None:
     check_rejected(run, config.sampling, facts, total, index["first_rejected"])
 
 
-def _shards(work: Work, todo: NDArray, on_activity: OnActivity) -> Generator[tuple[str, Facts]]:
-    """Samples the problems of the run at `todo`; yields each shard's name and facts when it is written."""
-    journal = graph.prepare(work)
-    build = graph.contrast if work.config.sampling.method == "contrast" else graph.rejection
-    observer = Observer(len(todo), most_tokens(work.config))
-    rows = _rows(build(work, todo, journal), journal, observer, on_activity)
-    with closing(rows):
-        for row in rows:
-            yield row.pop("shard"), Facts(**row)
-
-
-def _rows(dataset: Any, journal: Any, observer: Observer, on_activity: OnActivity) -> Any:
-    """The dataset's rows as they come, while `on_activity` hears of what the engines do."""
+def _rows(
+    work: Work,
+    todo: NDArray,
+    build: Callable[[Work, NDArray, Any], Any],
+    on_activity: OnActivity,
+) -> Generator[dict[str, Any]]:
+    """Rows, as they come, of the dataset of the problems at `todo`; `on_activity` hears of the engines."""
     import ray
 
+    journal = graph.prepare(work)
+    dataset = build(work, todo, journal)
+    observer = Observer(len(todo), most_tokens(work.config))
     try:
         with watching(journal, observer, on_activity):
             yield from dataset.iter_rows()
@@ -173,15 +172,7 @@ def _decode_first(
     done = total - len(missing)
     on_decoded(done, total)
     if len(missing):
-        room = shared_context(work.expert, str(work.amateur))
-        journal = graph.prepare(work)
-        decoding = graph.solved(work, missing, room, journal).map_batches(
-            kept_trajectories.save_alone,
-            fn_args=(work.run, footer),
-            **graph.task_options(work.config),
-        )
-        observer = Observer(len(missing), most_tokens(work.config))
-        with closing(_rows(decoding, journal, observer, on_activity)) as rows:
+        with closing(_rows(work, missing, graph.decoding, on_activity)) as rows:
             for row in rows:
                 done += row["decoded"]
                 on_decoded(done, total)
