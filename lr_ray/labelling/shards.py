@@ -16,10 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lr_ray.config import Sampling
 from lr_ray.errors import StageError
 from lr_ray.labelling.label import Facts, Labelled
-from lr_ray.problems.rejections import LINES, write_rejections
 from lr_ray.run.store import Run
 
 FOLDERS = ("supervision", "rejected")
@@ -127,15 +125,3 @@ def _naming(run: Run, folder: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise StageError(f"{run.location}/{folder}: cannot be written: {reason}") from None
-
-
-def check_rejected(run: Run, config: Sampling, facts: Facts, total: int, first: str | None) -> None:
-    """Raises StageError when more of the `total` problems are rejected than the config allows."""
-    if facts.rejected > config.max_rejected * total:
-        write_rejections(run)
-        raise StageError(
-            f"{facts.rejected} of {total} problems were rejected, more than "
-            f"sampling.max_rejected = {config.max_rejected}; mend them, or give a larger "
-            f"--sampling.max_rejected; reasons: {run.location}/{LINES}"
-            + (f"; the first: {first}" if first else "")
-        )

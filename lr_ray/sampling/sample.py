@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_ray.config import Config
+from lr_ray.config import Config, Sampling
 from lr_ray.errors import StageError
 from lr_ray.labelling.label import Facts
 from lr_ray.labelling.relabel import exchange_of, label_scores
-from lr_ray.labelling.shards import check_rejected, remove_leftovers, survey
+from lr_ray.labelling.shards import remove_leftovers, survey
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import fingerprint
 from lr_ray.problems import INDEX, stage_problems, write_rejections
+from lr_ray.problems.rejections import LINES
 from lr_ray.run.store import Run
 from lr_ray.sampling import graph
 from lr_ray.sampling import trajectories as kept_trajectories
@@ -60,19 +61,19 @@ def sample(
     """
     started = time.monotonic()
     total = stage_problems(run, config)
+    unusable = _unusable(run)
     check_answers(run, config)
     exchange = _exchange(config, expert)
     label_scores(run, config.sampling)
     finished, facts = survey(run, total)
     todo = np.flatnonzero(~finished)
     work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
-    everything = total + _unusable(run).problems
 
     def check(facts: Facts) -> None:
-        on_progress(everything, facts)
-        _check_rejected(run, config, facts)
+        on_progress(total + unusable.problems, facts)
+        _check_rejected(run, config.sampling, facts)
 
-    facts += _unusable(run)
+    facts += unusable
     check(facts)
     if len(todo):
         if _is_apart(work):
@@ -113,7 +114,7 @@ def finish(
     if not finished.all():
         return None
     facts += _unusable(run)
-    _check_rejected(run, config, facts)
+    _check_rejected(run, config.sampling, facts)
     remove_leftovers(run)
     write_rejections(run)
     exchange = exchange or exchange_of(run)
@@ -126,10 +127,18 @@ def _unusable(run: Run) -> Facts:
     return Facts(problems=rejected, rejected=rejected)
 
 
-def _check_rejected(run: Run, config: Config, facts: Facts) -> None:
+def _check_rejected(run: Run, sampling: Sampling, facts: Facts) -> None:
+    """Raises StageError when more of the problems are rejected than the config allows."""
     index = run.read_json(INDEX)
-    total = index["problems"] + index["rejected"]
-    check_rejected(run, config.sampling, facts, total, index["first_rejected"])
+    total, first = index["problems"] + index["rejected"], index["first_rejected"]
+    if facts.rejected > sampling.max_rejected * total:
+        write_rejections(run)
+        raise StageError(
+            f"{facts.rejected} of {total} problems were rejected, more than "
+            f"sampling.max_rejected = {sampling.max_rejected}; mend them, or give a larger "
+            f"--sampling.max_rejected; reasons: {run.location}/{LINES}"
+            + (f"; the first: {first}" if first else "")
+        )
 
 
 def _rows(
