@@ -13,7 +13,7 @@ from lr_ray.problems import read_problems
 from lr_ray.run.schemas import lists
 from lr_ray.run.store import Run
 from lr_ray.sampling.amateur import AmateurScorer
-from lr_ray.sampling.expert import ExpertSampler, as_table
+from lr_ray.sampling.expert import ExpertSampler
 
 PARTS = ("expert", "amateur", "label")
 
@@ -54,7 +54,7 @@ class InProcess:
         ]
         solved = self.sampler.solve(prompts)
         marks.append(time.monotonic())
-        table = as_table(index, problems, solved).combine_chunks()
+        table = self.sampler.table(index, problems, solved).combine_chunks()
         scores = self.scorer.score(table, range(len(index)))
         marks.append(time.monotonic())
         table = table.append_column("amateur_logprobs", lists(scores, pa.float32()))

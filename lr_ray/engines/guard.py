@@ -17,8 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lr_ray.config import Config
 from lr_ray.engines.engine import Engine
 from lr_ray.errors import StageError, named
+from lr_ray.plugins import engines
 
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
@@ -167,14 +169,19 @@ class Guard:
         self.end(1)
 
 
-def guard_of(engine: Engine, journal: Any) -> Guard:
-    """The guard of an actor's engine, with the stage's journal actor."""
+def start_guarded(
+    role: str, model: str, config: Config, context: int, journal: Any
+) -> tuple[Engine, Guard]:
+    """An actor's engine, as `engine.Engine` says it is made, and its guard with the stage's journal."""
     import ray
 
-    return Guard(
+    start = engines.get(config.sampling.engine, "sampling.engine")
+    engine: Engine = start(role, model, config, context, journal)
+    guard = Guard(
         lambda method, *arguments: ray.get(getattr(journal, method).remote(*arguments)),
         lambda: engine.healthy,
     )
+    return engine, guard
 
 
 def _line(error: Exception) -> str:

@@ -9,10 +9,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
-from lr_ray.engines.engine import Engine, Score
-from lr_ray.engines.guard import guard_of
+from lr_ray.engines.engine import Score
+from lr_ray.engines.guard import start_guarded
 from lr_ray.models.files import vocabulary_rows
-from lr_ray.plugins import engines
 from lr_ray.run.schemas import lists
 
 
@@ -22,9 +21,7 @@ class AmateurScorer:
     def __init__(self, model: str, config: Config, context: int, journal: Any) -> None:
         """`context`: tokens of prompt and completion that both models have room for."""
         self.vocabulary, self.context = vocabulary_rows(model), context
-        start = engines.get(config.sampling.engine, "sampling.engine")
-        self.engine: Engine = start("amateur", model, config, context, journal)
-        self.guard = guard_of(self.engine, journal)
+        self.engine, self.guard = start_guarded("amateur", model, config, context, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """float32 log-probabilities, as many as the expert's; a trajectory it cannot score gets an error."""

@@ -11,13 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config
-from lr_ray.engines.engine import Engine, Generate
-from lr_ray.engines.guard import guard_of
+from lr_ray.engines.engine import Generate
+from lr_ray.engines.guard import start_guarded
 from lr_ray.engines.vllm import samples
 from lr_ray.method.contrast import plausible_bound
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import load_tokenizer, render_prompt
-from lr_ray.plugins import engines
 from lr_ray.problems import read_problems
 from lr_ray.run.schemas import TRAJECTORY, lists
 from lr_ray.run.store import Run
@@ -48,9 +47,7 @@ class Solver(ABC):
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.longest
-        start = engines.get(config.sampling.engine, "sampling.engine")
-        self.engine: Engine = start("expert", model, config, context, journal)
-        self.guard = guard_of(self.engine, journal)
+        self.engine, self.guard = start_guarded("expert", model, config, context, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Column `index` to the columns of `table`; unusable problems get an error."""
@@ -116,7 +113,23 @@ class ExpertSampler(Solver):
         self.k = min(self.sampling.top_k, self.vocabulary)
 
     def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
-        return as_table(rows, problems, results)
+        ids, logprobs = np.empty(0, np.int32), np.empty(0, np.float32)
+        nothing = Trajectory([], [], "error", ids, ids, logprobs)
+        solved = [r if isinstance(r, Trajectory) else nothing for r in results]
+        return pa.table(
+            [
+                pa.array(rows),
+                *(problems[name] for name in ("problem_id", "file", "row")),
+                lists([t.prompt for t in solved], pa.int32()),
+                lists([t.completion for t in solved], pa.int32()),
+                pa.array([t.finish_reason for t in solved]),
+                lists([t.counts for t in solved], pa.int32()),
+                lists([t.token_ids for t in solved], pa.int32()),
+                lists([t.logprobs for t in solved], pa.float32()),
+                pa.array([r if isinstance(r, str) else None for r in results], pa.string()),
+            ],
+            schema=TRAJECTORY,
+        )
 
     def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
         """Decodes greedily, and gives each step at least its whole plausible set."""
@@ -165,31 +178,3 @@ def _replace(trajectory: Trajectory, k: int, wider: dict[int, Step]) -> None:
         ids[step], values[step] = step_ids, step_values
         trajectory.counts[step] = len(step_ids)
     trajectory.token_ids, trajectory.logprobs = np.concatenate(ids), np.concatenate(values)
-
-
-def as_table(
-    rows: NDArray[np.int64], problems: pa.Table, results: Sequence[Trajectory | str | None]
-) -> pa.Table:
-    """The columns of `schemas.TRAJECTORY`; a result that is a string is that problem's error."""
-    solved = [r if isinstance(r, Trajectory) else _NOTHING for r in results]
-    return pa.table(
-        [
-            pa.array(rows),
-            problems["problem_id"],
-            problems["file"],
-            problems["row"],
-            lists([t.prompt for t in solved], pa.int32()),
-            lists([t.completion for t in solved], pa.int32()),
-            pa.array([t.finish_reason for t in solved]),
-            lists([t.counts for t in solved], pa.int32()),
-            lists([t.token_ids for t in solved], pa.int32()),
-            lists([t.logprobs for t in solved], pa.float32()),
-            pa.array([r if isinstance(r, str) else None for r in results], pa.string()),
-        ],
-        schema=TRAJECTORY,
-    )
-
-
-_NOTHING = Trajectory(
-    [], [], "error", np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
-)
