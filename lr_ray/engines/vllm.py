@@ -30,14 +30,14 @@ CPU_ENV = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCHDYNAMO_DISABLE": "1",  # compiling takes longer than tiny graphs
 }
-COMMON_ENV = {
+SERVED_ENV = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
-    # The engine in the actor's own process: it dies with the actor, and logprobs cross no socket.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # FlashInfer compiles its sampler with nvcc at first use, in the warm-up of greedy engines too.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
+# The engine in the actor's own process: it dies with the actor, and logprobs cross no socket.
+COMMON_ENV = SERVED_ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 _WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 
 
@@ -65,13 +65,7 @@ def engine_options(
     if on_cpu():
         device: dict[str, Any] = {"tensor_parallel_size": 1, "enforce_eager": True}
     else:
-        device = {
-            "tensor_parallel_size": max(1, int(place.gpus)),
-            "gpu_memory_utilization": 0.9 * min(place.gpus or 1, 1),
-        }
-        if place.cache_gb:
-            # Nothing is measured, so that engines on one GPU do not count each other.
-            device["kv_cache_memory_bytes"] = int(1e9 * place.cache_gb)
+        device = gpu_options(place)
     return {
         "model": model,
         "skip_tokenizer_init": True,
@@ -82,6 +76,18 @@ def engine_options(
         **device,
         **options,
     }
+
+
+def gpu_options(place: Place) -> dict[str, Any]:
+    """Arguments by which an engine, sampling or served, keeps to its share of its GPUs."""
+    options: dict[str, Any] = {
+        "tensor_parallel_size": max(1, int(place.gpus)),
+        "gpu_memory_utilization": 0.9 * min(place.gpus or 1, 1),
+    }
+    if place.cache_gb:
+        # Nothing is measured, so that engines on one GPU do not count each other.
+        options["kv_cache_memory_bytes"] = int(1e9 * place.cache_gb)
+    return options
 
 
 def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.engines.vllm import on_cpu
+from lr_ray.engines.vllm import SERVED_ENV, gpu_options, on_cpu
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, whole_number
 from lr_ray.models.models import fitting, resolve_served
@@ -112,17 +112,9 @@ def model_options(
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
     if variables:
         engine["default_chat_template_kwargs"] = dict(variables)
-    environment = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles with nvcc, which a machine may lack
-    }
+    environment = dict(SERVED_ENV)
     if on_gpu:
-        ranks = max(1, int(place.gpus))
-        share = min(place.gpus, 1.0)
-        engine |= {"tensor_parallel_size": ranks, "gpu_memory_utilization": 0.9 * share}
-        if place.cache_gb:
-            engine["kv_cache_memory_bytes"] = int(1e9 * place.cache_gb)
+        engine |= gpu_options(place)
     else:
         engine |= {
             "enforce_eager": True,
