@@ -8,20 +8,14 @@ import contextlib
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 8 << 20
 _DISCARDED_BYTES = 8 * MAX_BODY_BYTES
 _DISCARDING_S = 10.0
-OPEN_PATHS = ("/health",)  # probes have no key
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 @dataclass
@@ -47,11 +41,11 @@ def digest(key: str) -> str:
 class Guard:
     """ASGI middleware. Answers 401, 413, 429 and, while draining, 503 in OpenAI's form of errors."""
 
-    def __init__(self, app: App, key_digest: str | None, max_requests: int) -> None:
+    def __init__(self, app: ASGIApp, key_digest: str | None, max_requests: int) -> None:
         self.app, self.key_digest, self.max_requests = app, key_digest, max_requests
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/health":  # probes have no key
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
@@ -83,11 +77,8 @@ class Guard:
             scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
             known = hmac.compare_digest(digest(key.strip()), self.key_digest)
             if scheme.lower() != "bearer" or not known:
-                return (
-                    401,
-                    "give the API key as 'Authorization: Bearer KEY'",
-                    "authentication_error",
-                )
+                reason = "give the API key as 'Authorization: Bearer KEY'"
+                return 401, reason, "authentication_error"
         if STATE.draining:
             return 503, "the endpoint is shutting down", "server_error"
         if STATE.under_way >= self.max_requests:
