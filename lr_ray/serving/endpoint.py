@@ -18,7 +18,7 @@ from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
 
 APPLICATION = "lr_ray"
-START_TIMEOUT_S = 900.0
+_START_S = 900.0
 _POLL_S = 0.5
 _ANSWER_S = 10.0
 
@@ -58,7 +58,6 @@ def start(
     models: dict[str, str],
     serving: Serving,
     resources: Resources,
-    timeout_s: float = START_TIMEOUT_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_waiting: Callable[[str], None] = lambda said: None,
     key: str | None = None,
@@ -70,8 +69,8 @@ def start(
     to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` a line on the nodes
     that are waited for. With a `key`, requests need it. `variables` are those of the chat templates where a
     request gives no others. Raises StageError when Serve already runs on the cluster, when the port is
-    taken, when there is no room after `resources.wait_s` seconds, when a model cannot be started, or
-    `timeout_s` seconds after there was room; whatever was started is shut down by then.
+    taken, when there is no room after `resources.wait_s` seconds, when a model cannot be started, or 15
+    minutes after there was room; whatever was started is shut down by then.
     """
     from ray import serve
 
@@ -90,7 +89,7 @@ def start(
         )
         wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
         await_room(wanted, resources.wait_s, on_waiting)
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + _START_S
         application = build_application(models, serving, place, key, variables or {})
         target = serve.RunTarget(target=application, name=APPLICATION, logging_config=LOGS)
         serve.run_many(
