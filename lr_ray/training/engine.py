@@ -4,7 +4,7 @@ DeepSpeed's state here is that of the trainable weights alone, whole and by name
 another number of workers or another ZeRO stage than it began with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -77,9 +77,8 @@ class Engine:
         if training.zero_stage == 3:
             from transformers.integrations import HfDeepSpeedConfig
 
-            partitioned = HfDeepSpeedConfig(
-                config
-            )  # loads each weight straight into its partitions
+            # Loads each weight straight into its partitions.
+            partitioned = HfDeepSpeedConfig(config)
         self.training = training
         self.loss = PackedLoss(load_expert(expert, training), training)
         self.packs = self.loss.packs
@@ -162,21 +161,15 @@ class Engine:
 
     def _start_moments(self, steps: int) -> None:
         """AdamW makes its state at its first step; here it is wanted before."""
-        zero = self.deepspeed.optimizer
-        for flat in self._partitions():
+        zero, stage = self.deepspeed.optimizer, self.training.zero_stage
+        partitions = {2: "single_partition_of_fp32_groups", 3: "fp32_partitioned_groups_flat"}
+        for flat in getattr(zero, partitions[stage]):  # this worker's, of the trainable weights
             zero.optimizer.state[flat] = {
                 "step": torch.tensor(float(steps)),
                 **{key: torch.zeros_like(flat.data) for key in _MOMENTS},
             }
-        if self.training.zero_stage == 2:
+        if stage == 2:
             zero._lazy_init_hp_params_optimizer_state()
-
-    def _partitions(self) -> Iterator[Tensor]:
-        """This worker's flat float32 parts of the trainable weights."""
-        zero = self.deepspeed.optimizer
-        if self.training.zero_stage == 2:
-            return iter(zero.single_partition_of_fp32_groups)
-        return iter(zero.fp32_partitioned_groups_flat)
 
     def _publish(self) -> None:
         """Brings the weights that forwards use up to the float32 ones just set."""

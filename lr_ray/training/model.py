@@ -19,12 +19,6 @@ if TYPE_CHECKING:  # benchmarks/training.py --random-weights runs where pydantic
 HEAD_ROWS = 256  # kept steps whose logits exist at once: 160 MB in float32 for 152k tokens
 
 
-def load_base(path: str, training: Training) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, training.dtype))
-
-
 def with_lora(base: Any, training: Training) -> Any:
     """The model with frozen weights and fresh LoRA weights that follow from the seed."""
     from peft import LoraConfig, get_peft_model
@@ -46,7 +40,9 @@ def with_lora(base: Any, training: Training) -> Any:
 
 def load_expert(path: str, training: Training) -> Any:
     """The expert as it is trained: with LoRA, or with all of its own weights trainable."""
-    base = load_base(path, training)
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, training.dtype))
     return with_lora(base, training) if training.method == "lora" else base
 
 

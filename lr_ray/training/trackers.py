@@ -13,7 +13,6 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Any, Self
 
 from lr_ray.config import Config
@@ -115,9 +114,7 @@ class Trackers:
                 raise StageError(f"training.trackers: {name}: {reason(error)}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._close(failed=kind is not None)
 
     def log(self, row: Row) -> None:
@@ -173,7 +170,10 @@ class Trackers:
         def log(row: Row) -> None:
             nonlocal writer
             if writer is None:  # a resumed training's file is written anew
-                before = self._rows_before(row["step"])
+                from lr_ray.training.worker import METRICS
+
+                rows = self.run.read_lines(METRICS)
+                before = [old for old in rows if old["step"] < row["step"]]
                 self.run.remove(TENSORBOARD)
                 # A TensorBoard that is open forgets what it has read.
                 writer = SummaryWriter(folder, purge_step=[*before, row][0]["step"])
@@ -193,11 +193,6 @@ class Trackers:
 
         self._tells["tensorboard"] = tell
         return log
-
-    def _rows_before(self, step: int) -> list[Row]:
-        from lr_ray.training.worker import METRICS
-
-        return [row for row in self.run.read_lines(METRICS) if row["step"] < step]
 
     def _put(self, folder: str) -> None:
         if os.listdir(folder):

@@ -35,8 +35,6 @@ _POLL_S = 0.5
 # Bytes a checkpoint needs of each trained weight: itself and two moments, in float32.
 _BYTES_A_WEIGHT = 12
 
-# How often Ray Train looks at its workers: what they report between two looks is lost with them.
-_LOOK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 _QUIET = {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
 
 
@@ -63,8 +61,8 @@ def train(
     config = config.model_copy(update={"training": settled(config.training, *counts)})
     check_room(run, expert, config.training)
     _own_checkpoints(run, config, expert)
-    for name, value in _LOOK.items():
-        os.environ.setdefault(name, value)
+    # How often Ray Train looks at its workers: what they report between two looks is lost with them.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Metrics lost with its node are in metrics.jsonl all the same.
     board, groups = start_helper(TrainingBoard, run), placement_groups()
     trainer = _trainer(run, config, expert, board)
