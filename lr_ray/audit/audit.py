@@ -63,10 +63,11 @@ def audit(
         torch.set_num_threads(1)  # threads of tiny matrices only wait for each other
     vocabulary = [model.get_output_embeddings().weight.shape[0] for model in models]
     top_k = min(facts.get("top_k", sampling.top_k), vocabulary[0])
-    dtype = coarser(
+    dtypes = {
         facts.get("expert_dtype", sampling.expert.dtype),
         facts.get("amateur_dtype", sampling.amateur.dtype),
-    )
+    }
+    dtype = "float32" if dtypes == {"float32"} else "bfloat16"  # the coarser
     bounds = BOUNDS[dtype]
     rows, results = [], []
     for row in read_rows(run, drawn):
@@ -87,10 +88,6 @@ def audit(
         problem_ids=[row["problem_id"] for row in rows],
         figures=figures(rows, results, sampling.kl_threshold, bounds, top_k < vocabulary[0]),
     )
-
-
-def coarser(*dtypes: str) -> str:
-    return "float32" if set(dtypes) == {"float32"} else "bfloat16"
 
 
 Place = tuple[str, str, int]  # problem_id, shard, row in it

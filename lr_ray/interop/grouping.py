@@ -71,12 +71,8 @@ def _continues(trajectory: list[Placed], step: Placed) -> bool:
 def _place(lines: Sequence[Line], expert: Expert) -> list[Placed | str]:
     """Each line's context and where its completion begins, or why it has none."""
     read = [line for line in lines if line.context is None]
-    tokenize = expert.tokenizer
-    prefixes: list[list[int]] = (
-        tokenize([line.prefix for line in read], add_special_tokens=False)["input_ids"]
-        if read
-        else []
-    )
+    texts, tokenize = [line.prefix for line in read], expert.tokenizer
+    prefixes = tokenize(texts, add_special_tokens=False)["input_ids"] if texts else []
     excess = [len(ids) - line.step for ids, line in zip(prefixes, read, strict=True)]
     whole = bool(read) and min(excess) > 0 and all(ids[0] == expert.opening for ids in prefixes)
     # Without agreement on where the prompt ends, no step may lie before the completion.
