@@ -6,7 +6,6 @@ Exercised by `lr-ray export` and `pytest tests/unit/test_interchange.py`.
 import contextlib
 import json
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
@@ -20,7 +19,7 @@ from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.interop.form import Expert
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.run.schemas import SUPERVISION
-from lr_ray.run.store import Run, check_home
+from lr_ray.run.store import Run, atomic, check_home
 
 _CHUNK = 20_000  # rows in memory; each chunk is one pass over the shards, which are in no order
 _MARK = "[[problem]]"
@@ -123,17 +122,9 @@ def problem_of(prompt: list[int], expert: Expert) -> str | None:
 def _atomic(out: str) -> Iterator[IO[bytes]]:
     """A stream whose file takes its name on success; other filesystems commit a transaction."""
     fs, path = fsspec.core.url_to_fs(out)
-    if not isinstance(fs, LocalFileSystem):
+    if isinstance(fs, LocalFileSystem):
+        with atomic(path) as temporary, open(temporary, "wb") as stream:
+            yield stream
+    else:
         with fs.transaction, fs.open(path, "wb") as stream:
             yield stream
-        return
-    folder, base = os.path.split(path)
-    temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with open(temporary, "wb") as stream:
-            yield stream
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise

@@ -221,25 +221,27 @@ class Run:
             return self.path("logs/driver.log")
         return tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
 
-    @contextlib.contextmanager
-    def _atomic(self, name: str) -> Iterator[str]:
+    def _atomic(self, name: str) -> contextlib.AbstractContextManager[str]:
         """A temporary path that takes the final name on success. Object stores put whole files."""
         final = self.path(name)
-        if not self.is_local:
-            yield final
-            return
-        folder, base = os.path.split(final)
-        os.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            yield temporary
-            if os.path.isdir(final):
-                self.fs.rm(final, recursive=True)
-            os.replace(temporary, final)
-        except BaseException:
-            if os.path.exists(temporary):
-                self.fs.rm(temporary, recursive=True)
-            raise
+        return atomic(final) if self.is_local else contextlib.nullcontext(final)
+
+
+@contextlib.contextmanager
+def atomic(final: str) -> Iterator[str]:
+    """A temporary local path, of a file or a folder, that takes the final name on success."""
+    folder, base = os.path.split(final)
+    os.makedirs(folder, exist_ok=True)
+    temporary, local = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp", LocalFileSystem()
+    try:
+        yield temporary
+        if os.path.isdir(final):
+            local.rm(final, recursive=True)
+        os.replace(temporary, final)
+    except BaseException:
+        if os.path.exists(temporary):
+            local.rm(temporary, recursive=True)
+        raise
 
 
 @contextlib.contextmanager
