@@ -102,6 +102,9 @@ def gather(
     environ = os.environ if environ is None else environ
     home = environ.get("HOME") or os.path.expanduser("~")
     temp = environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp"  # as Ray chooses
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    # As huggingface_hub/constants.py chooses.
+    hub_home = os.path.expanduser(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
     seen, found = look(environ), engines()
     return Facts(
         host=socket.gethostname(),
@@ -120,14 +123,14 @@ def gather(
         shm=_folder("/dev/shm"),
         temp=_folder(temp),
         home=_folder(home),
-        caches=_caches(environ, home),
-        hub=_folder(_hub(environ, home)),
+        caches=_caches(environ, home, cache),
+        hub=_folder(_hub(environ, hub_home)),
         run=_folder(run) if run is not None else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         socket_path=os.path.join(temp, _SESSION.format(pid=os.getpid())),
         joins=environ.get("RAY_ADDRESS"),
         ray_token=_has_ray_token(environ, home),
-        hub_token=_has_hub_token(environ, home),
+        hub_token=_has_hub_token(environ, hub_home),
         proxies=_proxies(environ),
         socks=util.find_spec("socksio") is not None,
     )
@@ -206,30 +209,24 @@ def _folder(path: str) -> Folder:
     return Folder(path, usage.free, usage.total, refuses)
 
 
-def _caches(environ: Mapping[str, str], home: str) -> tuple[tuple[str, Folder], ...]:
+def _caches(environ: Mapping[str, str], home: str, cache: str) -> tuple[tuple[str, Folder], ...]:
     """As triton/knobs.py and vllm/envs.py choose."""
     triton = os.path.join(environ.get("TRITON_HOME") or home, ".triton", "cache")
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     return (
         ("TRITON_CACHE_DIR", _folder(environ.get("TRITON_CACHE_DIR") or triton)),
         ("VLLM_CACHE_ROOT", _folder(environ.get("VLLM_CACHE_ROOT") or os.path.join(cache, "vllm"))),
     )
 
 
-def _hub(environ: Mapping[str, str], home: str) -> str:
-    """Where huggingface_hub keeps models (huggingface_hub/constants.py)."""
+def _hub(environ: Mapping[str, str], hub_home: str) -> str:
+    """Where models are kept."""
     hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    return os.path.expanduser(hub or os.path.join(_hub_home(environ, home), "hub"))
+    return os.path.expanduser(hub or os.path.join(hub_home, "hub"))
 
 
-def _hub_home(environ: Mapping[str, str], home: str) -> str:
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    return os.path.expanduser(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
-
-
-def _has_hub_token(environ: Mapping[str, str], home: str) -> bool:
+def _has_hub_token(environ: Mapping[str, str], hub_home: str) -> bool:
     """Whether one is there; it is not read."""
-    file = environ.get("HF_TOKEN_PATH") or os.path.join(_hub_home(environ, home), "token")
+    file = environ.get("HF_TOKEN_PATH") or os.path.join(hub_home, "token")
     named = environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN")
     return bool(named) or _is_file(file)
 
