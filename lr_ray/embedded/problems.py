@@ -17,6 +17,7 @@ MIN_STEPS, MAX_STEPS = 2, 4
 OPERANDS = {"+": range(2, 10), "-": range(2, 10), "*": range(2, 5), "/": range(2, 5)}
 # Shares of the hash buckets, in percent: the upper bound of each split.
 BUCKETS = {"pretraining": 60, "sampling": 80, "heldout": 100}
+Operations = tuple[tuple[str, int], ...]  # sign and operand of each step
 NAMES = (
     "Dan", "Mia", "Leo", "Ana", "Sam", "Eva", "Max", "Zoe", "Ben", "Ivy",
     "Tom", "Ida", "Kai", "Lea", "Jon", "Amy", "Raj", "Nia", "Ali", "Uma",
@@ -42,7 +43,7 @@ class Problem:
     topic: Topic
     name: str
     text: str
-    operations: tuple[tuple[str, int], ...]
+    operations: Operations
     results: tuple[int, ...]
 
     @property
@@ -139,7 +140,7 @@ def apply(operation: str, left: int, right: int) -> int:
     return left * right if operation == "*" else left // right
 
 
-def signature(topic: str, start: int, operations: tuple[tuple[str, int], ...]) -> str:
+def signature(topic: str, start: int, operations: Operations) -> str:
     """Equal for two problems that differ in names and wording alone."""
     return f"{topic}|{start}|" + "|".join(f"{op}{number}" for op, number in operations)
 
@@ -201,7 +202,7 @@ def answer(number: int) -> str:
     return f"The answer is {number}."
 
 
-def _draw_steps(rng: random.Random) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
+def _draw_steps(rng: random.Random) -> tuple[Operations, tuple[int, ...]]:
     """Operations, and the numbers they lead through, all within SMALLEST to LARGEST."""
     results = [rng.randint(SMALLEST, LARGEST)]
     operations: list[tuple[str, int]] = []
@@ -228,13 +229,7 @@ def _possible(value: int) -> dict[str, list[int]]:
     return {operation: numbers for operation, numbers in choices.items() if numbers}
 
 
-def _tell(
-    topic: Topic,
-    name: str,
-    start: int,
-    operations: tuple[tuple[str, int], ...],
-    rng: random.Random,
-) -> str:
+def _tell(topic: Topic, name: str, start: int, operations: Operations, rng: random.Random) -> str:
     sentences = [topic.opening.format(name=name, number=start)]
     for operation, number in operations:
         phrase = rng.choice(topic.phrases[operation])

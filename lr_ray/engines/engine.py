@@ -50,9 +50,8 @@ class Engine(Protocol):
     it goes (`loop.start_loop`), or None.
     """
 
-    healthy: (
-        bool  # False once it has failed for good: its actor then ends, and another one takes over
-    )
+    healthy: bool
+    """False once it has failed for good: its actor then ends, and another one takes over."""
 
     def rank(self, order: int) -> None:
         """Requests of the calling thread go before those of a higher order, where an engine has a queue."""

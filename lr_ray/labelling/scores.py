@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 from lr_ray.method.contrast import Exchange, diverge, plausible
 from lr_ray.run.schemas import PLAUSIBLE, SCORES, flat, rejected
 
-_VALUES_AT_ONCE = (
-    1 << 18
-)  # float64 temporaries of 2 MB: beyond a core's cache they cost twice as much
+# float64 temporaries of 2 MB: beyond a core's cache they cost twice as much.
+_VALUES_AT_ONCE = 1 << 18
 
 
 @dataclass

@@ -26,10 +26,8 @@ def sampling(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
         yield from _alone(config, models, cards)
         return
     for way in _ways(config.resources.sampling):
-        ours = (
-            _together(config, models, cards) if way == "together" else _alone(config, models, cards)
-        )
-        for values in ours:
+        place = _together if way == "together" else _alone
+        for values in place(config, models, cards):
             yield {"resources.sampling": way, **values}
 
 

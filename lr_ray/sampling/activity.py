@@ -12,9 +12,8 @@ from typing import Any
 
 from lr_ray.console import rate
 
-OnActivity = Callable[
-    [str, float | None], None
-]  # a note, and the seconds left where they are known
+# Gets a note, and the seconds left where they are known.
+OnActivity = Callable[[str, float | None], None]
 
 _LOOK_EVERY_S = 1.0
 _ANSWER_WITHIN_S = 10.0
