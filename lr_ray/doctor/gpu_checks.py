@@ -25,31 +25,11 @@ _ANEW = "make a new .venv: make install DEVICE=gpu where engines run on GPUs, DE
 
 
 def gpu(facts: Facts, need: Need) -> Findings:
-    gpus, seen = facts.seen.gpus, facts.seen
+    gpus = facts.seen.gpus
     only = facts.engines == ("vllm",) and need.engines and not facts.joins
     wanted = need.on_gpu(facts) or only  # that build starts nowhere else
     if not gpus:
-        level: Level = "bad" if wanted else "ok"
-        if seen.trouble:
-            level = "bad" if wanted else "warn"
-            yield Finding(
-                level,
-                "gpu",
-                f"its driver does not answer: {seen.trouble}",
-                "load its module anew, or restart the machine",
-            )
-        elif seen.hidden:
-            what = f"CUDA_VISIBLE_DEVICES hides all {seen.hidden} of this machine"
-            yield Finding(level, "gpu", what, "unset it, or name some" if wanted else "")
-        elif facts.cards:
-            what = f"{facts.cards} NVIDIA cards without a driver"
-            advice = f"install the driver, {DRIVERS[13]} or newer"
-            yield Finding("bad" if wanted else "warn", "gpu", what, advice)
-        elif wanted:
-            what = "none is seen, and engines are to run on one"
-            yield Finding("bad", "gpu", what, _NO_GPU)
-        else:
-            yield Finding("ok", "gpu", "none")
+        yield _no_gpu(facts, wanted)
         return
     if only and need.gpu is False:
         what = "the installed vLLM is the one for GPUs, and the config gives its engines none"
@@ -66,6 +46,23 @@ def gpu(facts: Facts, need: Need) -> Findings:
         by = ", ".join(facts.gpu_users[:3]) or "processes that the driver does not name"
         advice = "end them, or leave that GPU out with CUDA_VISIBLE_DEVICES"
         yield Finding("warn", "gpu", f"{busy:.0%} of its memory is used by {by}", advice)
+
+
+def _no_gpu(facts: Facts, wanted: bool) -> Finding:
+    level: Level = "bad" if wanted else "warn"
+    if facts.seen.trouble:
+        what = f"its driver does not answer: {facts.seen.trouble}"
+        return Finding(level, "gpu", what, "load its module anew, or restart the machine")
+    if facts.seen.hidden:
+        what = f"CUDA_VISIBLE_DEVICES hides all {facts.seen.hidden} of this machine"
+        advice = "unset it, or name some" if wanted else ""
+        return Finding("bad" if wanted else "ok", "gpu", what, advice)
+    if facts.cards:
+        what = f"{facts.cards} NVIDIA cards without a driver"
+        return Finding(level, "gpu", what, f"install the driver, {DRIVERS[13]} or newer")
+    if wanted:
+        return Finding(level, "gpu", "none is seen, and engines are to run on one", _NO_GPU)
+    return Finding("ok", "gpu", "none")
 
 
 def _capability(name: str, capability: tuple[int, int], need: Need) -> Findings:
