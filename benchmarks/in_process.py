@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from lr_ray.config import Config
-from lr_ray.labelling.label import Labelled, label
+from lr_ray.labelling.label import Labelled, supervise
+from lr_ray.labelling.scores import score
 from lr_ray.models.models import render_prompt, resolve_model, shared_context
 from lr_ray.problems import read_problems
 from lr_ray.run.schemas import lists
@@ -58,6 +59,7 @@ class InProcess:
         scores = self.scorer.score(table, range(len(index)))
         marks.append(time.monotonic())
         table = table.append_column("amateur_logprobs", lists(scores, pa.float32()))
-        labelled = label(table, self.sampling, self.sampler.k)
+        scored = score(table, self.sampling.plausibility, self.sampler.k)
+        labelled = supervise(scored.scores, self.sampling, scored.bad, scored.bad_index)
         marks.append(time.monotonic())
         return labelled, dict(zip(PARTS, np.diff(marks).tolist(), strict=True))

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.errors import StageError
-from lr_ray.labelling.scores import score
 from lr_ray.method.contrast import Exchange, Labels
 from lr_ray.method.rules import LabelRule, SelectionRule, Steps
 from lr_ray.plugins import labels, selections
@@ -49,12 +48,6 @@ class Labelled:
     good_index: list[int]  # which problems of the run are done; one may have no row, or many
     bad_index: list[int]  # which are rejected, a row each
     facts: Facts
-
-
-def label(batch: pa.Table, sampling: Sampling, k: int) -> Labelled:
-    """`scores.score` and `supervise` in turn: trajectories to supervision and rejected rows."""
-    scored = score(batch, sampling.plausibility, k)
-    return supervise(scored.scores, sampling, scored.bad, scored.bad_index)
 
 
 def supervise(

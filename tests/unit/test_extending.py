@@ -22,11 +22,10 @@ from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.grading.pool import Graders
-from lr_ray.labelling.label import label
 from lr_ray.problems import PROBLEM, check_source, stage_problems
 from lr_ray.run.store import Run
 from lr_ray.sampling.rejection import keep_right
-from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch
+from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch, label
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/extending.md").read_text()

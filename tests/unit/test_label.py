@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.config import Sampling
-from lr_ray.labelling.label import Facts, label
+from lr_ray.labelling.label import Facts, Labelled, supervise
+from lr_ray.labelling.scores import score
 from lr_ray.run.schemas import TRAJECTORY, lists
 
 K = 3
@@ -37,6 +38,12 @@ def batch(trajectories) -> pa.Table:
     )
     amateur = [log(*[q for _, q in t]).ravel() for t in trajectories]
     return table.append_column("amateur_logprobs", lists(amateur, pa.float32()))
+
+
+def label(table: pa.Table, sampling: Sampling, k: int) -> Labelled:
+    """As a shard is made of a batch."""
+    scored = score(table, sampling.plausibility, k)
+    return supervise(scored.scores, sampling, scored.bad, scored.bad_index)
 
 
 SAME = ((0.9, 0.06, 0.02), (0.9, 0.06, 0.02))
