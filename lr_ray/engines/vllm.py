@@ -121,27 +121,22 @@ def most_sequences(config: Config, cpu: bool) -> int:
 
 def start(role: str, model: str, config: Config, context: int, journal: Any) -> "VllmEngine":
     """The engine of an actor of `role`, expert or amateur."""
-    sampling, resources = config.sampling, config.resources
     if role == "expert":
         options: dict[str, Any] = {"max_num_seqs": most_sequences(config, on_cpu())}
-        if sampling.method == "contrast":
+        if config.sampling.method == "contrast":
             logprobs.install()
             options["max_logprobs"] = vocabulary_rows(model)
-        make = partial(start_engine, model, sampling.expert, resources.expert, context, **options)
     else:
-        make = partial(
-            start_engine,
-            model,
-            sampling.amateur,
-            resources.amateur,
-            context,
-            runner="pooling",
-            hf_overrides={
+        options = {
+            "runner": "pooling",
+            "hf_overrides": {
                 "architectures": [scorer_architecture(architecture(model))],
                 "head_dtype": "model",  # the expert's too
             },
-            enforce_eager=True,  # a few large forwards: capturing graphs would take longer
-        )
+            "enforce_eager": True,  # a few large forwards: capturing graphs would take longer
+        }
+    pool, place = getattr(config.sampling, role), getattr(config.resources, role)
+    make = partial(start_engine, model, pool, place, context, **options)
     loop = start_loop(role, model, journal, lambda: Steps(make()))
     end_with(loop.engine.llm)
     return VllmEngine(loop, stop_token_ids(model) if role == "expert" else ())
