@@ -129,7 +129,10 @@ class Guard:
             refused = True
         with self.gate.enter(alone=True):
             done = None if refused else self._together(batch, items, work)
-            return self._one_by_one(batch, items, work) if done is None else done
+            if done is None:
+                done = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
+                self.ask("finish", batch, False)
+            return done
 
     def _together(self, batch: str, items: Sequence[Any], work: Work) -> list[Any] | None:
         """None: the batch is to be worked on one problem at a time."""
@@ -142,11 +145,6 @@ class Guard:
             return None
         self.ask("finish", batch)
         return done
-
-    def _one_by_one(self, batch: str, items: Sequence[Any], work: Work) -> list[Any]:
-        results = [self._alone(f"{batch}/{i}", item, work) for i, item in enumerate(items)]
-        self.ask("finish", batch, False)
-        return results
 
     def _alone(self, name: str, item: Any, work: Work) -> Any:
         reason = self.ask("start_alone", name)

@@ -30,17 +30,12 @@ def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] 
     Raises UserError when a GPU is asked for and there is none, and when a stage does not fit in any way.
     """
     for stage in stages:
-        config = _arrange(config, models, cards, stage)
+        if uses_gpus(config, [stage]):
+            found = _first_fit(config, models, _there_or_to_come(cards), stage)
+            if found is None and cards.count:
+                raise UserError(_no_way(config, models, cards, stage))
+            config = found or config
     return config
-
-
-def _arrange(config: Config, models: Models, cards: Cards, stage: str) -> Config:
-    if not uses_gpus(config, [stage]):
-        return config
-    found = _first_fit(config, models, _there_or_to_come(cards), stage)
-    if found is None and cards.count:
-        raise UserError(_no_way(config, models, cards, stage))
-    return found or config
 
 
 def _there_or_to_come(cards: Cards) -> Cards:

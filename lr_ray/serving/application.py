@@ -26,7 +26,6 @@ from lr_ray.serving.guard import digest
 
 KEY_VARIABLE = "LR_RAY_API_KEY"
 LOGS = {"log_level": "WARNING", "enable_access_log": False}
-_CONSTRUCTOR_TRIES = 2
 # A dead replica is seen at once; one that takes long to say that it is well has a busy machine. Three such
 # answers too late, after Ray's ten seconds, replace it and lose what it was at.
 _HEALTH_TIMEOUT_S = 60.0
@@ -134,7 +133,7 @@ def model_options(
         "placement_group_config": {"bundles": replica_bundles(place)},
         "deployment_config": {
             **_replicas(serving),
-            "max_constructor_retry_count": _CONSTRUCTOR_TRIES,
+            "max_constructor_retry_count": 2,
             "health_check_timeout_s": _HEALTH_TIMEOUT_S,
             "logging_config": LOGS,
             # The bundle holds what the engine takes; the replica itself adds nothing to it.

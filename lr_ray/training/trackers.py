@@ -105,7 +105,10 @@ class Trackers:
 
     def __enter__(self) -> Self:
         """Raises StageError when a tracker cannot start."""
-        self._id = self._identity()
+        if not self.run.exists(IDENTITY):
+            self.run.remove(TENSORBOARD)  # of the training before
+            self.run.write_json(IDENTITY, {"id": uuid.uuid4().hex[:16]})
+        self._id = str(self.run.read_json(IDENTITY)["id"])
         for name in self.names:
             try:
                 self._logs[name] = getattr(self, f"_{name}")()
@@ -143,13 +146,6 @@ class Trackers:
             self._stack.close()
         except Exception as error:  # must not hide how the training ended
             _warn("closing", error)
-
-    def _identity(self) -> str:
-        """This training's id. A new one drops the TensorBoard files of the training before."""
-        if not self.run.exists(IDENTITY):
-            self.run.remove(TENSORBOARD)
-            self.run.write_json(IDENTITY, {"id": uuid.uuid4().hex[:16]})
-        return str(self.run.read_json(IDENTITY)["id"])
 
     def _settings(self) -> dict[str, Any]:
         return {"run": self.run.location, **self.config.identity()}
