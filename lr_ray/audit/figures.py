@@ -131,10 +131,7 @@ def _kl_figures(steps: Steps, bounds: Bounds, lumped: bool) -> dict[str, Figure]
             "KL gap: mean, nats", float(gap.mean()), bounds.bias + LUMPED_BIAS * lumped
         ),
         "kl_gap_most_negative": Figure(
-            "KL gap: most negative, nats",
-            min(float(gap.min()), 0.0),
-            -bounds.kl,
-            steps.where(-gap),
+            "KL gap: most negative, nats", min(float(gap.min()), 0.0), -bounds.kl, steps.where(-gap)
         ),
         "kl_difference_largest": Figure(
             "KL over the same tokens: largest difference, nats",

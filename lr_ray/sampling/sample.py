@@ -142,10 +142,7 @@ def _check_rejected(run: Run, sampling: Sampling, facts: Facts) -> None:
 
 
 def _rows(
-    work: Work,
-    todo: NDArray,
-    build: Callable[[Work, NDArray, Any], Any],
-    on_activity: OnActivity,
+    work: Work, todo: NDArray, build: Callable[[Work, NDArray, Any], Any], on_activity: OnActivity
 ) -> Generator[dict[str, Any]]:
     """Rows, as they come, of the dataset of the problems at `todo`; `on_activity` hears of the engines."""
     import ray

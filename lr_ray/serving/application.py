@@ -100,11 +100,7 @@ def build_application(
 
 
 def model_options(
-    name: str,
-    path: str,
-    serving: Serving,
-    place: Place,
-    variables: Mapping[str, Any] | None = None,
+    name: str, path: str, serving: Serving, place: Place, variables: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
     on_gpu = not on_cpu()
