@@ -12,6 +12,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -50,18 +51,13 @@ class Activity:
     filled_s: float = 0.0  # seconds by the share of the engine's room that was taken
 
 
-class _Call:
+class _Call(Future[list[Any]]):
     """What one `run` waits for."""
 
     def __init__(self, count: int, counted: bool) -> None:
+        super().__init__()
         self.results: list[Any] = [None] * count
         self.missing, self.counted = count, counted
-        self.error: Exception | None = None
-        self.done = threading.Event()
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.done.set()
 
 
 class _Request(NamedTuple):
@@ -135,10 +131,7 @@ class EngineLoop:
                 request = _Request(order, number, place, call, token_ids, param)
                 heapq.heappush(self._state.waiting, request)
             self._state.changed.notify()
-        call.done.wait()
-        if call.error:
-            raise call.error
-        return call.results
+        return call.result()
 
 
 def start_loop(role: str, model: str, journal: Any, start: Callable[[], Stepper]) -> EngineLoop:
@@ -224,7 +217,7 @@ class _Turn:
             call.results[request.place] = output
             call.missing -= 1
             if not call.missing:
-                call.done.set()
+                call.set_result(call.results)
         if self.last - self.reported >= REPORT_EVERY_S:
             self._tell()
 
@@ -233,10 +226,11 @@ class _Turn:
         with self.state.changed:
             self.state.failure = error
             for request in (*self.inside.values(), *self.state.waiting):
-                request.call.fail(error)
+                if not request.call.done():
+                    request.call.set_exception(error)
 
     def _add(self, request: _Request) -> None:
-        if request.call.error:
+        if request.call.done():  # it has failed
             return
         try:
             self.engine.add(str(request.number), request.token_ids, request.params)
@@ -245,7 +239,7 @@ class _Turn:
             self.engine.abort([str(request.number), *others])
             for name in others:
                 self._remove(name)
-            request.call.fail(error)
+            request.call.set_exception(error)
             return
         self.inside[str(request.number)] = request
         self.sequences += request.sequences
