@@ -140,13 +140,12 @@ def torch_build(facts: Facts, need: Need) -> Findings:
 def versions(facts: Facts, need: Need) -> Findings:
     if facts.differing is None:
         return
-    missing = [one.name for one in facts.differing if one.version is None]
+    missing = [one for one in facts.differing if one.version is None]
     others = [one for one in facts.differing if one.version is not None]
     if missing:
-        level: Level = (
-            "bad" if any(o.own and o.version is None for o in facts.differing) else "warn"
-        )
-        yield Finding(level, "versions", f"not installed: {listed(missing)}", _INSTALL)
+        level: Level = "bad" if any(one.own for one in missing) else "warn"
+        what = f"not installed: {listed([one.name for one in missing])}"
+        yield Finding(level, "versions", what, _INSTALL)
     if others:
         texts = [f"{one.name} {one.version} instead of {one.wanted}" for one in others]
         yield Finding("warn", "versions", listed(texts), _INSTALL)
