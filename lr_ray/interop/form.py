@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import context_length, load_tokenizer, render_prompt
+from lr_ray.problems.rows import UnusableRowError as BadLine
 
 PUBLISHED = ("prompt_id", "step", "prefix", "tokens", "token_ids", "weights", "kl_divergence")
 # The published code's fixed system turn, in sampling as in training.
@@ -23,14 +24,6 @@ PUBLISHED_SYSTEM_PROMPT = "Please reason step by step."
 SUM_TOLERANCE = 1e-3  # half-precision rounding of a few weights
 _FLOAT32_ROUNDING = 1e-5
 _LONGEST_ID = 80  # characters; a longer prompt_id is a problem's text
-
-
-class BadLine(Exception):  # noqa: N818 - a verdict on input that the reader collects
-    """Why a line cannot be used; `problem_id` where it is known."""
-
-    def __init__(self, reason: str, problem_id: str | None = None) -> None:
-        super().__init__(reason)
-        self.problem_id = problem_id
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError, why_not_read
-from lr_ray.interop.form import BadLine, Expert, Line, decode, parse
+from lr_ray.interop.form import Expert, Line, decode, parse
 from lr_ray.interop.grouping import group, row
 from lr_ray.problems.rejections import LINES, write_rejections
+from lr_ray.problems.rows import UnusableRowError as BadLine
 from lr_ray.run.schemas import REJECTED, SUPERVISION
 from lr_ray.run.store import Run
 
@@ -55,7 +56,7 @@ def _check_tokenizer(file: str, lines: Iterator[bytes], expert: Expert) -> None:
         try:
             item = decode(raw)
             pairs = list(zip(item["token_ids"], item["tokens"], strict=True))
-        except (BadLine, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             continue
         for token_id, there in pairs:
             if not isinstance(token_id, int):
