@@ -4,7 +4,7 @@ A block is a batch is a shard. Exercised by `pytest tests/integration/test_sampl
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,22 +84,23 @@ def contrast(work: Work, todo: NDArray, journal: Any) -> Any:
 def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
     """The dataset of `schemas.TRAJECTORY`: read, or decoded by the expert and maybe kept."""
     if work.trajectories:
-        blocks = _blocks(kept_trajectories.plan(work.trajectories, todo, _footer(work)))
+        blocks = _blocks(kept_trajectories.plan(work.trajectories, todo, footer(work)))
         return _by_tasks(blocks, kept_trajectories.read, (work.trajectories, work.run), work.config)
     decoded = _solved(work, todo, room, journal, ExpertSampler)
     if not work.keep_trajectories:
         return decoded
-    return _by_tasks(decoded, kept_trajectories.save, (work.run, _footer(work)), work.config)
+    return _by_tasks(decoded, kept_trajectories.save, (work.run, footer(work)), work.config)
 
 
 def decoding(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of how many trajectories of the expert were written, for the amateur to score later."""
     room = shared_context(work.expert, str(work.amateur))
     decoded = _solved(work, todo, room, journal, ExpertSampler)
-    return _by_tasks(decoded, kept_trajectories.save_alone, (work.run, _footer(work)), work.config)
+    return _by_tasks(decoded, kept_trajectories.save_alone, (work.run, footer(work)), work.config)
 
 
-def _footer(work: Work) -> dict[str, Any]:
+def footer(work: Work) -> dict[str, Any]:
+    """Of the shards of trajectories that the stage keeps or reads."""
     return kept_trajectories.made_with(work.config, work.exchange["expert"])
 
 
@@ -135,11 +136,11 @@ def _on_engines(
     return dataset.map_batches_internal(engine, fn_constructor_args=arguments, **pool)
 
 
-def _blocks(tables: Sequence[pa.Table]) -> Any:
+def _blocks(tables: list[pa.Table]) -> Any:
     """`from_arrow` would start a task a table, and an autoscaler nodes for so many tasks."""
     from ray.data.read_api import from_blocks
 
-    return from_blocks(list(tables))
+    return from_blocks(tables)
 
 
 def _pools(config: Config) -> list[tuple[Pool, Place]]:

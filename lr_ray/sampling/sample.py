@@ -172,8 +172,7 @@ def _decode_first(
     on_decoded: Callable[[int, int], None],
 ) -> Work:
     """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there."""
-    footer = kept_trajectories.made_with(work.config, work.exchange["expert"])
-    there = kept_trajectories.decoded(work.run, footer, total)
+    there = kept_trajectories.decoded(work.run, graph.footer(work), total)
     missing = todo[~there[todo]]
     done = total - len(missing)
     on_decoded(done, total)
