@@ -68,6 +68,10 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
             f"probe-{name}", lambda: ["probe", *ours(), *run(f"probes/{name}"), *few, *more]
         )
 
+    def domain_probe() -> list[str]:
+        few = "--problems", str(PROBED)
+        return ["probe", *bare(), "--data.source", DOMAIN, *run("probes/domain"), *few]
+
     def embedded(name: str, *models: str) -> Step:
         asked = ["probe", "--config", "demo", *run(f"probes/{name}"), "--problems", "64", *models]
         return Step(f"probe-{name}", lambda: asked)
@@ -138,6 +142,7 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         *audited("256"),
         *audited("1024", "--sampling.top_k", "1024"),
         *audited("float32", *float32),
+        Step("probe-domain", domain_probe),
         Step("domain", domain),
         # Held-out problems of another seed, so that no problem chooses the rate and is then asked.
         in_domain("domain-rates", "domain", lambda: HERE / "rates.yaml", 200, "--evaluation.seed=1"),
