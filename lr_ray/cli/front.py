@@ -57,16 +57,21 @@ class Parser(argparse.ArgumentParser):
         """Refuses an empty value, as of a shell's variable that is not set, where a name is due."""
         known, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
-            if getattr(known, action.dest, None) == "":
+            if "." not in action.dest and getattr(known, action.dest, None) in ("", [""]):
                 self.error(f"argument {'/'.join(action.option_strings)}: is empty; give a value")
         return known, rest
 
     def error(self, message: str) -> NoReturn:
-        for word in re.findall(r"--[\w.-]+", message):
+        for word in re.findall(r"--[^\s=]+", message):
             close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
-            if "unrecognized" in message and close:
+            if "unrecognized" in message and close and close[0] != word:
                 message = f"unknown option {word}; did you mean {close[0]}?"
                 break
+        if found := re.fullmatch("argument (.*): expected one argument", message):
+            option = found[1].split("/")[0]
+            message = (
+                f"{option} has no value; give one, and one that begins with - as {option}=-..."
+            )
         print(f"error: {one_line(message)} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
 

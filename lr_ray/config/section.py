@@ -97,7 +97,8 @@ def check_written(value: Any, annotation: Any) -> None:
         return
     elif numbers_alone(annotation):
         if isinstance(value, bool | str) and not _NUMBER.fullmatch(str(value)):
-            raise PydanticCustomError("number", "must be a number, written as 100, 0.1 or 1e-4")
+            said = " or ".join([*words(annotation), "a number, written as 100, 0.1 or 1e-4"])
+            raise PydanticCustomError("number", f"must be {said}")
         if isinstance(value, int | str) and _is_beyond(value):
             raise PydanticCustomError("number", "must be a number below 2**63")
     elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):

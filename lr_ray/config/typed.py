@@ -23,7 +23,7 @@ def typed_tree(kind: type[Section], given: Mapping[str, Any]) -> dict[str, Any]:
     Names of other options are left alone. A list is what stands between commas, each use of the option
     adding to it, or a JSON list; of TYPED items each use adds one. A comma of a path that exists belongs
     to it. A mapping is NAME=VALUE,... or a JSON object, and so is a section. None is null where null is
-    possible. Raises UserError naming the option.
+    possible; of another field the last use of its option holds. Raises UserError naming the option.
     """
     tree: dict[str, Any] = {}
     fields = dict(walk(kind))
@@ -50,7 +50,7 @@ def _section(option: str, at: dict[str, Any], part: str) -> dict[str, Any]:
 def _value(option: str, annotation: Any, typed: str | list[str]) -> Any:
     texts = [typed] if isinstance(typed, str) else typed
     if is_section(annotation):
-        return _object(option, texts[-1])
+        return _once(option, (pair for text in texts for pair in _object(option, text).items()))
     if get_origin(annotation) is dict:
         return _mapping(option, texts)
     if get_origin(annotation) is list:
@@ -65,7 +65,7 @@ def _items(option: str, text: str, as_typed: bool) -> list[Any]:
     if bare.startswith("[") and bare.endswith("]"):
         try:
             items = json.loads(bare, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             items = None if as_typed else _pieces(option, bare[1:-1])
         if items is not None and (not as_typed or all(isinstance(item, str) for item in items)):
             return list(items)
@@ -120,7 +120,7 @@ def _exists(pair: str) -> bool:
 def _object(option: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text, strict=False, object_pairs_hook=lambda pairs: _once(option, pairs))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(f"{option} {text[:100]!r}: must be a JSON object")

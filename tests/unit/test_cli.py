@@ -104,11 +104,25 @@ def test_names_with_line_ends_in_them_make_no_second_line(said, words):
         (("train", "--from=", "--run", "runs/x"), "--from"),
         (("status", "--run", ""), "--run"),
         (("compare", "--config", "demo", "--grid", ""), "--grid"),
+        (("plan", "--config", "demo", "--plugins", ""), "--plugins"),
     ],
 )
 def test_an_empty_name_is_not_taken_for_none(said, words, option):
     error = f"error: argument {option}: is empty; give a value (--help lists the options)\n"
     assert said(*words) == (2, "", error)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--training.learning_rate", "-1e-4"), "--training.learning_rate has no value; give one, and one that begins with - as --training.learning_rate=-..."),
+        (("--config",), "--config has no value; give one, and one that begins with - as --config=-..."),
+        (("--training/seed", "3"), "unknown option --training/seed; did you mean --training.seed?"),
+        (("--", "--training.seed", "3"), "unrecognized arguments: -- --training.seed 3"),
+    ],
+)  # fmt: skip
+def test_what_argparse_cannot_place_is_told_with_what_would_be_right(said, words, line):
+    assert said("plan", *words) == (2, "", f"error: {line} (--help lists the options)\n")
 
 
 def test_a_terminal_without_a_width_is_told_all(said, monkeypatch):

@@ -138,6 +138,25 @@ def test_a_section_may_be_a_json_object():
         parse("", ["--config", "demo", "--sampling", "[7]"])
 
 
+def test_a_section_given_twice_is_both_without_a_field_twice():
+    found = evaluation("--evaluation", '{"seed": 3}', "--evaluation", '{"samples": 1}')
+    assert (found.seed, found.samples) == (3, 1)
+    with pytest.raises(UserError, match=r"^--evaluation: seed is there twice; give it once$"):
+        evaluation("--evaluation", '{"seed": 3}', "--evaluation", '{"seed": 4}')
+
+
+def test_json_that_is_nested_too_deeply_is_no_json():
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(UserError, match=r"^--evaluation .*: must be a JSON object$"):
+        evaluation("--evaluation", f'{{"seed": {deep}}}')
+    assert evaluation("--evaluation.stop", deep).stop == [deep]
+
+
+def test_a_word_that_a_field_takes_is_told_beside_a_number():
+    with pytest.raises(UserError, match=r"= 'Auto': must be auto or a number, written as 100,"):
+        evaluation("--evaluation.concurrency", "Auto")
+
+
 @pytest.mark.parametrize("value", ["5", '"chat"', "[1]", "true"])
 def test_a_field_beside_its_section_that_is_no_object_is_one_line(value):
     with pytest.raises(UserError) as error:
