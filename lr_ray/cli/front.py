@@ -125,13 +125,11 @@ def run_command(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "--help-all"):
-        print(_help())
-        return 0 if argv else 2
+        return _said(_help(), 0 if argv else 2)
     if argv[0] == "--version":
         from importlib.metadata import version
 
-        print(f"lr_ray {version('lr_ray')}")
-        return 0
+        return _said(f"lr_ray {version('lr_ray')}", 0)
     name, *rest = argv
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -139,6 +137,16 @@ def _run(argv: Sequence[str]) -> int:
         print(f"error: no command {name!r}; {hint} (--help says what they do)", file=sys.stderr)
         return 2
     return guarded(lambda: _told(name, rest), resumes=name != "serve")
+
+
+def _said(text: str, code: int) -> int:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not _is_unwritten(error, ""):
+            raise
+        return 1
+    return code
 
 
 def _told(name: str, argv: Sequence[str]) -> int:
@@ -195,12 +203,28 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
         print(f"interrupted{going_on}", file=sys.stderr)
         return 130
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f"{error.filename}: " if error.filename else ""
-            going_on = " for the run; the same command goes on where it was" if resumes else ""
-            print(f"error: {where}{os.strerror(error.errno)}; make room{going_on}", file=sys.stderr)
+        if _is_unwritten(error, " for the run; the same command goes on where it was" * resumes):
             return 1
         with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
         print(f"error: {one_line(named(error))} (traceback: {log.name})", file=sys.stderr)
         return 1
+
+
+def _is_unwritten(error: Exception, going_on: str) -> bool:
+    """Whether it is of a full disk, which is told, or of output that nobody reads, as behind `| head -1`."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{os.strerror(error.errno)}; make room{going_on}", file=sys.stderr)
+        return True
+    return isinstance(error, BrokenPipeError) and _is_unread()
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads the output any more; what is still printed is dropped then."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

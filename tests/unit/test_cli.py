@@ -1,6 +1,7 @@
 """The commands' names, help and errors; nothing here starts Ray."""
 
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -238,3 +239,20 @@ def test_a_disk_that_is_full_is_one_line_whatever_was_written(capsys, error, lin
         assert guarded(work) == 1
     there = capsys.readouterr().err
     assert there == f"error: {line}; make room for the run; the same command goes on where it was\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["doctor", "--json"]])
+def test_output_that_nobody_reads_ends_in_silence(words):
+    end, unread = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "lr_ray", *words]
+    done = subprocess.run(command, cwd=ROOT, stdout=unread, stderr=subprocess.PIPE, text=True)
+    os.close(unread)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_help_that_finds_no_room_is_one_line():
+    command = [sys.executable, "-m", "lr_ray", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device; make room\n")
