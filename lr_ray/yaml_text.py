@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+_MAX_BYTES = 200_000
+
 
 class YamlError(ValueError):
     """One line: what is wrong with the text, and where."""
@@ -23,9 +25,11 @@ def read_text(path: Path) -> str:
 
     Raises OSError, and YamlError for other bytes and for what is no file on a disk.
     """
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never end
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a pipe may never end
         raise YamlError("a pipe or device; give a regular file")
+    if found.st_size > _MAX_BYTES:  # which PyYAML would read for minutes
+        raise YamlError(f"has {found.st_size} bytes; must have {_MAX_BYTES} at most")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

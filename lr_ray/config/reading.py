@@ -16,6 +16,7 @@ from lr_ray.errors import UserError
 from lr_ray.yaml_text import YamlError, load, read_text
 
 Kind = TypeVar("Kind", bound=Section)
+_MOST_ERRORS = 8  # in a line
 
 
 def preset_names() -> list[str]:
@@ -86,8 +87,9 @@ def resolve(tree: dict[str, Any], kind: type[Section] = Config, where: str = "co
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        said = (f"{where}: {_explain(e, kind)}" for e in error.errors())
-        raise UserError("; ".join(said)) from None
+        said = [f"{where}: {_explain(e, kind)}" for e in error.errors()[:_MOST_ERRORS]]
+        more = error.error_count() - len(said)
+        raise UserError("; ".join([*said, f"and {more} more"] if more else said)) from None
 
 
 def changed(config: Kind, values: Mapping[str, Any], where: str = "config") -> Kind:
@@ -107,6 +109,9 @@ def _explain(error: Any, kind: type[Section]) -> str:
     branches = () if unknown else (AUTO, NUMBER)
     path = [str(part)[:100] for part in error["loc"] if part not in branches]
     name = ".".join(path)
+    if unknown and fields_of(kind, name):  # as an option has it
+        above, _, last = name.rpartition(".")
+        return f"unknown key {name}; write {last} below {above}"
     if unknown:
         known = _keys_at(path[:-1], kind)
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)

@@ -131,6 +131,33 @@ def test_what_is_no_file_on_a_disk_is_refused_at_once(tmp_path):
             read_grid(str(tmp_path / f"{name}.yaml"), config)
 
 
+def test_a_file_that_is_no_config_by_its_size_is_refused_at_once(tmp_path):
+    with pytest.raises(
+        UserError, match=r"mine\.yaml: has 300\d{3} bytes; must have 200000 at most"
+    ):
+        config_of(tmp_path, "#" * 300_000)
+
+
+def test_a_line_names_the_first_few_of_many_errors(tmp_path):
+    said = refusal(tmp_path, f"evaluation: {{benchmarks: [{', '.join(['1'] * 100)}]}}")
+    assert said.count("must be") + said.count("should be") == 8
+    assert said.endswith("; and 92 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training.seed: 3", "unknown key training.seed; write seed below training"),
+        (
+            "training: {lora.rank: 3}",
+            "unknown key training.lora.rank; write rank below training.lora",
+        ),
+    ],
+)
+def test_a_key_as_an_option_has_it_is_told_its_place(tmp_path, text, said):
+    assert refusal(tmp_path, text).endswith(said)
+
+
 def test_a_link_to_a_file_is_the_file(tmp_path):
     (tmp_path / "link.yaml").symlink_to("mine.yaml")
     assert config_of(tmp_path, "data: {seed: 7}") == resolve(read_tree(str(tmp_path / "link.yaml")))
