@@ -97,7 +97,7 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 def _check_folder(to: str) -> Path:
     check_home(to, "--to")
     folder = Path(os.path.expanduser(to))
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder
 
@@ -130,7 +130,7 @@ def _check_repository(to: str, what: str, public: bool) -> None:
 @contextlib.contextmanager
 def _laid_out(folder: Path, name: str) -> Iterator[Path]:
     """A folder beside `folder`, or in one that is there and empty; what is put in it appears whole or not."""
-    beside = folder if folder.is_dir() else folder.parent
+    beside = folder if os.path.isdir(folder) else folder.parent
     try:
         if not beside.exists():
             beside.mkdir(parents=True)

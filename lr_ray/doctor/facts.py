@@ -194,7 +194,7 @@ def _torch() -> Torch | None:
 def _folder(path: str) -> Folder:
     """A file is tried where the folder is, or would be made."""
     there = Path(os.path.abspath(path))
-    while not there.exists() and there != there.parent:
+    while not os.path.exists(there) and there != there.parent:
         there = there.parent
     refuses = None
     try:

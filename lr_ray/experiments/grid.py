@@ -14,6 +14,7 @@ Exercised by `pytest tests/unit/test_grid.py`.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -190,7 +191,7 @@ def _value(where: str, field: str, given: Any, base: dict[str, Any]) -> Any:
 def _amateur(where: str, reference: str, folder: Path) -> str:
     """An absolute path for a directory in `folder`; embedded: and Hugging Face ids as they are."""
     inside = folder / reference
-    if inside.is_dir():
+    if os.path.isdir(inside):
         return str(inside.resolve())
     if not reference.startswith("embedded:") and "/" not in reference:
         raise UserError(

@@ -3,6 +3,7 @@
 Exercised by `pytest tests/unit/test_adapters.py`.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def is_adapter(path: str) -> bool:
     """Whether a directory holds an adapter in PEFT's form, and no model."""
-    return Path(path, CONFIG).is_file() and not Path(path, "config.json").is_file()
+    is_there = lambda name: os.path.isfile(os.path.join(path, name))  # noqa: E731
+    return is_there(CONFIG) and not is_there("config.json")
 
 
 def check_adapter(folder: Path, where: str) -> None:

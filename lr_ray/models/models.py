@@ -35,7 +35,7 @@ def resolve_model(reference: str, field: str) -> str:
             raise UserError(f"{field}: {reference} is not one of {', '.join(known)}")
         return str(known[reference]())
     path = Path(os.path.expanduser(reference))
-    if not path.is_dir():
+    if not os.path.isdir(path):  # not Path's, which raises for a name that is too long
         if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
             raise UserError(f"{field}: {reference}: no such directory (nor a Hugging Face id)")
         return _download(reference, field)
@@ -57,9 +57,9 @@ def _download(reference: str, field: str) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
-    cache = Path(HF_HUB_CACHE, repo_folder_name(repo_id=reference, repo_type="model"), "blobs")
     try:
-        with fetching(reference, cache):
+        folder = repo_folder_name(repo_id=reference, repo_type="model")
+        with fetching(reference, Path(HF_HUB_CACHE, folder, "blobs")):
             path = snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
         raise UserError(

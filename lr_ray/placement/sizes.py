@@ -116,11 +116,11 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
     embedded = reference.startswith("embedded:")
     folder = Path(os.path.expanduser(resolve_model(reference, field) if embedded else reference))
     file: Path | None = folder / "config.json"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # not Path's, which raises for a name that is too long
         if reference in _HUB:
             return describe(dict(zip(_FIELDS, _HUB[reference], strict=True), model_type="qwen2"))
         file = _fetched(reference) if fetch else None
-    if file is None or not file.is_file():
+    if file is None or not os.path.isfile(file):
         return f"{field}: {folder}/config.json is not here, and nothing is downloaded; left out of the plan"
     try:
         config = json.loads(file.read_text())

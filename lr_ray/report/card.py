@@ -126,7 +126,7 @@ def _folder(base: str) -> Path | None:
 
 def _on_hub(base: str) -> bool:
     """Whether a base model is named by its id on the hub, and not by a directory."""
-    return bool(SPACE.fullmatch(base)) and not Path(base).is_dir()
+    return bool(SPACE.fullmatch(base)) and not os.path.isdir(base)
 
 
 def _stated(card: Path | str) -> dict[str, str]:

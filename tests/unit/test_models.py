@@ -20,6 +20,7 @@ from lr_ray.models.models import (
     resolve_served,
     stop_token_ids,
 )
+from lr_ray.placement.sizes import find_model
 
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 MODELS = Models(expert="embedded:expert", amateur="embedded:amateur")
@@ -130,6 +131,13 @@ def test_amateur_that_cannot_score_is_named_with_the_reason(copy, name, fields, 
     match = rf"models\.amateur: embedded:amateur: {name} cannot score: .*{reason}"
     with pytest.raises(UserError, match=match):
         check_pair(EXPERT, str(copy), MODELS)
+
+
+@pytest.mark.parametrize("reference", ["x" * 300, "a/" + "x" * 300, "a/b@main", "a b/c", "a/-"])
+def test_a_name_that_is_neither_a_files_nor_the_hubs_is_no_directory(reference):
+    with pytest.raises(UserError, match=r"^models\.x: .*: no such directory"):
+        resolve_served(reference, "models.x")
+    assert "is not here" in find_model(reference, "models.x")
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "config.json", "model.safetensors"])
