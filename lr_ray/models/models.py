@@ -15,7 +15,7 @@ from lr_ray.config import Models, Sampling, Serving
 from lr_ray.console import fetching
 from lr_ray.errors import UserError, reason
 from lr_ray.models.adapters import check_adapter, is_adapter
-from lr_ray.models.architectures import check_scores
+from lr_ray.models.architectures import check_runs, check_scores
 from lr_ray.models.files import check_files, check_tokenizer, context_length, read_object
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
@@ -153,8 +153,11 @@ def fits_context(path: str, max_model_len: int, name: str) -> None:
 def fitting(serving: Serving, models: Mapping[str, str]) -> Serving:
     """`serving` with a max_model_len that these whole models, by name, read, where nobody has set one.
 
-    Raises UserError when the one that was set is more than a model reads.
+    Raises UserError when the one that was set is more than a model reads, and for a model that vLLM does
+    not run.
     """
+    for name, path in models.items():
+        check_runs(path, f"{name}: {path}")
     if "max_model_len" not in serving.model_fields_set:
         room = min(serving.max_model_len, *map(context_length, models.values()))
         return serving.model_copy(update={"max_model_len": room})

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from lr_ray.config import Config
 from lr_ray.evaluation.prompts import check_expert
+from lr_ray.models.architectures import check_runs
 from lr_ray.models.files import check_trainable
 from lr_ray.models.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.placement.site import Site
@@ -77,6 +78,8 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     if "training" in stages:
         check_trackers(config.training.trackers)
         check_trainable(expert, f"models.expert: {config.models.expert}")
+    if tuple(stages) != ("training",):  # which has no engine
+        check_runs(expert, f"models.expert: {config.models.expert}")
     check_expert(expert, config, stages)
     if "evaluation" in stages:
         fits_context(expert, config.serving.max_model_len, "the expert")

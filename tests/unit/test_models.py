@@ -9,6 +9,7 @@ from lr_ray.config import Models, Sampling, ServeConfig
 from lr_ray.config import resolve as checked
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
+from lr_ray.models.architectures import check_runs, check_scores
 from lr_ray.models.models import (
     check_pair,
     check_room,
@@ -131,6 +132,34 @@ def test_amateur_that_cannot_score_is_named_with_the_reason(copy, name, fields, 
     match = rf"models\.amateur: embedded:amateur: {name} cannot score: .*{reason}"
     with pytest.raises(UserError, match=match):
         check_pair(EXPERT, str(copy), MODELS)
+
+
+@pytest.mark.parametrize("check", [check_runs, check_scores])
+@pytest.mark.parametrize("kind", ["qwen99", 3, None])
+def test_a_model_type_that_no_engine_knows_is_named(copy, check, kind):
+    edit(copy / "config.json", lambda config: config.update(model_type=kind))
+    said = rf"^models\.x: y: config\.json: model_type = {kind!r}: is of no model that vLLM or"
+    with pytest.raises(UserError, match=said):
+        check(str(copy), "models.x: y")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Qwen2ForCausalLM", None),
+        ("Qwen2VLForConditionalGeneration", None),
+        ("MadeUpForCausalLM", None),  # which vLLM may run by way of transformers
+        ("ModernBertModel", "vLLM serves it for pooling only"),
+        ("MPTForCausalLM", "the installed vLLM has dropped it"),
+    ],
+)
+def test_a_model_that_cannot_generate_is_named_with_the_reason(copy, name, reason):
+    edit(copy / "config.json", lambda config: config.update(architectures=[name]))
+    if reason is None:
+        check_runs(str(copy), "models.x")
+    else:
+        with pytest.raises(UserError, match=rf"^models\.x: {name} cannot generate: {reason}"):
+            check_runs(str(copy), "models.x")
 
 
 @pytest.mark.parametrize("reference", ["x" * 300, "a/" + "x" * 300, "a/b@main", "a b/c", "a/-"])
