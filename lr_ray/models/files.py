@@ -7,6 +7,7 @@ import codecs
 import itertools
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.mo
 def read_object(file: Path, where: str) -> dict[str, Any]:
     """A file's JSON object. Raises UserError that begins with `where`."""
     try:
+        if file.is_fifo():  # which may never end
+            raise UserError(f"{where}: {file.name}: a pipe; give a regular file")
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: {file.name}: {error.strerror or error}") from None
@@ -130,7 +133,9 @@ def check_files(folder: Path, where: str) -> None:
     Of the weights, headers and sizes are read and compared with the index.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(f"{where}: no config.json; give a Hugging Face model directory")
+        adapter = (folder / "adapter_config.json").is_file()
+        what = ", but an adapter; give the model merged with it" if adapter else ""
+        raise UserError(f"{where}: no config.json{what or '; give a Hugging Face model directory'}")
     for read in (architecture, vocabulary_rows, context_length):
         read(str(folder), where)
     _fit(folder, where, check_weights(folder, where))
@@ -138,15 +143,15 @@ def check_files(folder: Path, where: str) -> None:
 
 
 def check_tokenizer(folder: Path, where: str) -> None:
-    """Raises UserError when no file holds the tokenizer, or one is only a pointer to it."""
+    """Raises UserError when no file holds the tokenizer, or one is not whole."""
     found = [file for pattern in _TOKENIZERS for file in sorted(folder.glob(pattern))]
     if not found:
         raise UserError(f"{where}: no tokenizer.json; put the model's tokenizer beside its weights")
     for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
-        if file.is_file() and _head(file).startswith(GIT_LFS):
+        if file.suffix == ".json":
+            read_object(file, where)
+        elif file.is_file() and _head(file).startswith(GIT_LFS):
             raise UserError(f"{where}: {file.name} {IS_POINTER}")
-        if file.suffix == ".json" and file.is_file() and _head(file).startswith(_MARKS):
-            raise UserError(f"{where}: {file.name} {_IS_MARKED}")
 
 
 Shapes = dict[str, list[int]]
@@ -240,7 +245,7 @@ def _widths(folder: Path, where: str) -> dict[str, int]:
 
 def check_weights(folder: Path, where: str) -> Shapes:
     """Shapes of all tensors. Raises UserError when a shard of the weights is missing or not whole."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("[!.]*.safetensors"))  # engines do not see hidden ones either
     if not files and not (folder / INDEX).is_file():
         raise UserError(f"{where}: no *.safetensors weights")
     tensors = {file.name: _shapes(file, where) for file in files}
@@ -292,6 +297,8 @@ def _shapes(file: Path, where: str) -> Shapes:
     """Of a file's tensors. Raises UserError when it does not hold them all."""
     from safetensors import SafetensorError, safe_open
 
+    if os.path.exists(file) and not os.path.isfile(file):  # a pipe may never end
+        raise UserError(f"{where}: {file.name} is no regular file; copy it again")
     try:
         if _head(file).startswith(GIT_LFS):
             raise UserError(f"{where}: {file.name} {IS_POINTER}")

@@ -16,7 +16,13 @@ from lr_ray.console import fetching
 from lr_ray.errors import UserError, reason
 from lr_ray.models.adapters import check_adapter, is_adapter
 from lr_ray.models.architectures import check_runs, check_scores
-from lr_ray.models.files import check_files, check_tokenizer, context_length, read_object
+from lr_ray.models.files import (
+    check_files,
+    check_tokenizer,
+    context_length,
+    read_object,
+    vocabulary_rows,
+)
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -72,25 +78,33 @@ def _download(reference: str, field: str) -> str:
 @cache
 def load_tokenizer(path: str) -> Any:
     """The Hugging Face tokenizer of a model directory. Raises UserError when it cannot be loaded."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     check_tokenizer(Path(path), path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        # Not None, at which transformers asks on the terminal whether a model's own code may run.
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("1+1")  # at which it fails where tokenizer_config.json has values of other kinds
+        return tokenizer
     except Exception as error:  # tokenizers and transformers raise bare ones
+        what = "config.json" if isinstance(error, StrictDataclassError) else "tokenizer"
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: tokenizer cannot be loaded: {said}") from None
+        raise UserError(f"{path}: {what} cannot be loaded: {said}") from None
 
 
 def stop_token_ids(path: str) -> list[int]:
-    """Ids that end a completion: the generation config's EOS tokens and the tokenizer's."""
+    """Ids that end a completion: the generation config's EOS tokens and the tokenizer's.
+
+    Raises UserError for a generation config that has something else.
+    """
     file = Path(path, "generation_config.json")
     eos = read_object(file, path).get("eos_token_id") if file.is_file() else None
     given = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
-    if not all(type(i) is int and i >= 0 for i in given):
-        raise UserError(
-            f"{path}: generation_config.json: eos_token_id = {eos!r}: must be token ids"
-        )
+    rows = vocabulary_rows(path)
+    if not all(type(i) is int and 0 <= i < rows for i in given):
+        said = f"eos_token_id = {eos!r:.100}: must be token ids, which are below {rows}"
+        raise UserError(f"{path}: generation_config.json: {said}")
     return sorted({*given, load_tokenizer(path).eos_token_id} - {None})
 
 

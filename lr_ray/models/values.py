@@ -4,6 +4,7 @@ Of the architectures of one form alone, whose values vLLM 0.29 restricts (`model
 `layers/rotary_embedding`). Exercised by `pytest tests/unit/test_model_files.py`.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ _OLD_ROPES = ("su", "mrope")  # which vLLM reads as others
 
 
 def check_values(config: dict[str, Any], where: str) -> None:
-    """Raises UserError, beginning with `where`, for a dtype, an activation or a rope type of another name."""
+    """Raises UserError, beginning with `where`, for a value that engines do not know."""
     for field in ("dtype", "torch_dtype"):
         if config.get(field) is not None and not _DTYPES.fullmatch(str(config[field])):
             said = f"{field} = {config[field]!r:.100}: must be as bfloat16, float16 or float32"
@@ -25,6 +26,12 @@ def check_values(config: dict[str, Any], where: str) -> None:
     if config.get("model_type") in _SILU and config.get("hidden_act", "silu") != "silu":
         said = f"hidden_act = {config['hidden_act']!r:.100}: vLLM runs this architecture with silu alone"
         raise UserError(f"{where}: config.json: {said}")
+    for field in ("rope_theta", "rms_norm_eps"):
+        value = config.get(field)
+        number = isinstance(value, int | float) and math.isfinite(value) and value > 0
+        if value is not None and (isinstance(value, bool) or not number):
+            said = f"{field} = {value!r:.100}: must be a number above 0"
+            raise UserError(f"{where}: config.json: {said}")
     for field, kind in _ropes(config):
         if kind not in (*_ROPES, *_OLD_ROPES):
             said = f"{field} = {kind!r:.100}: must be one of {', '.join(_ROPES)}"

@@ -1,6 +1,7 @@
 """Model directories that are not whole are named at once, by the file that is to blame."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
+from lr_ray.models.architectures import check_runs
 from lr_ray.models.files import INDEX, context_length, vocabulary_rows
 from lr_ray.models.models import load_tokenizer, resolve_model, stop_token_ids
 
@@ -86,6 +88,8 @@ def test_a_byte_order_mark_is_named(model, name, encoding):
     [
         ("dtype", "float99", "dtype = 'float99': must be as bfloat16"),
         ("torch_dtype", 16, "torch_dtype = 16: must be as bfloat16"),
+        ("rope_theta", "1e6", "rope_theta = '1e6': must be a number above 0"),
+        ("rms_norm_eps", float("nan"), "rms_norm_eps = nan: must be a number above 0"),
         ("hidden_act", "zzz", "hidden_act = 'zzz': vLLM runs this architecture with silu alone"),
         ("rope_scaling", {"type": "zzz"}, "rope_scaling.type = 'zzz': must be one of default, linear"),
         ("rope_parameters", {"rope_type": 5}, "rope_parameters.rope_type = 5: must be one of"),
@@ -312,11 +316,57 @@ def test_a_tokenizer_that_is_missing_or_a_pointer_is_named(model):
         load_tokenizer(str(model))
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["", "[]", '{"added_tokens": ['])
+def test_a_part_of_a_tokenizer_is_named_by_its_file(model, name, content):
+    (model / name).write_text(content)
+    assert f"{name}: " in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "said"),
+    [
+        ("tokenizer_config.json", "model_max_length", "x", "tokenizer cannot be loaded: "),
+        ("config.json", "tie_word_embeddings", "yes", "config.json cannot be loaded: "),
+    ],
+)
+def test_what_keeps_a_tokenizer_from_working_is_one_line(model, file, field, value, said):
+    content = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps(content | {field: value}))
+    with pytest.raises(UserError, match=said) as error:
+        load_tokenizer(str(model))
+    assert "\n" not in str(error.value)
+
+
+def test_a_models_own_code_is_neither_run_nor_asked_for(model, capsys):
+    edit(model, model_type="mine", auto_map={"AutoConfig": "mine.Config"})
+    (model / "mine.py").write_text("raise SystemExit(3)")
+    said = r"model_type = 'mine': is of no model .*; a model's own code \(auto_map\) is not run"
+    with pytest.raises(UserError, match=said):
+        check_runs(str(model), "models.expert: x")
+    load_tokenizer(str(model))
+    assert capsys.readouterr().out == ""
+
+
+def test_pipes_and_hidden_leftovers_are_not_read_as_weights(model):
+    (model / "._model.safetensors").write_bytes(b"x")
+    assert resolve_model(str(model), "models.expert") == str(model)
+    (model / "model.safetensors").unlink()
+    os.mkfifo(model / "model.safetensors")
+    assert "model.safetensors is no regular file; copy it again" in refusal(model)
+
+
+def test_an_adapter_in_place_of_a_model_is_named(model):
+    (model / "config.json").rename(model / "adapter_config.json")
+    assert "no config.json, but an adapter; give the model merged with it" in refusal(model)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"{",
         b'{"eos_token_id": "x"}',
+        b'{"eos_token_id": 590}',
         b'{"eos_token_id": [true]}',
         b'{"eos_token_id": [[1]]}',
         b'{"eos_token_id": {"a": 1}}',

@@ -46,6 +46,12 @@ def test_templates_that_render_are_taken(model):
     check(model, TURNS + LOOP + OPEN, evaluation={"protocol": "paper", "shots": [2]})
 
 
+def test_end_tokens_that_the_expert_has_not_are_named_before_its_engine_starts(model):
+    (model / "generation_config.json").write_text('{"eos_token_id": "<|im_end|>"}')
+    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id = '<\|im_end\|>'"):
+        check(model, LOOP + OPEN)
+
+
 def test_a_template_that_fills_the_context_alone_is_named(model):
     long = "{{ 'pens ' * 600 }}" + LOOP + OPEN
     with pytest.raises(
