@@ -9,6 +9,7 @@ Exercised by `pytest tests/unit/test_lock.py`.
 import contextlib
 import fcntl
 import os
+import shutil
 import socket
 import threading
 import time
@@ -79,17 +80,35 @@ def read_note(run: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _os_lock(run: Any, shared: bool) -> Iterator[None]:
-    with open(run.path(".lock"), "a") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _held(run, "") from None
-        except OSError as error:
-            raise UserError(
-                f"--run {run.location}: cannot be locked: {error.strerror}; give a directory on a "
-                "file system with locks"
-            ) from None
+    file = _locked(run, shared)
+    try:
         yield
+    except UserError:
+        if run.is_new and os.listdir(run.root) == [".lock"]:  # nothing was begun
+            shutil.rmtree(run.root)
+        raise
+    finally:
+        os.close(file)
+
+
+def _locked(run: Any, shared: bool) -> int:
+    """The descriptor of the lock file, whose end ends the lock."""
+    path, file = run.path(".lock"), -1
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(file), os.stat(path)):  # a refused driver removed it
+            raise BlockingIOError
+    except OSError as error:
+        if file >= 0:
+            os.close(file)
+        if isinstance(error, BlockingIOError):
+            raise _held(run, "") from None
+        raise UserError(
+            f"--run {run.location}: .lock in it cannot be locked: {error.strerror}; give a directory that "
+            "can be written, on a file system with locks"
+        ) from None
+    return file
 
 
 @contextlib.contextmanager

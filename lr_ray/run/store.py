@@ -47,6 +47,7 @@ class Run:
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if self.is_local:
             check_home(location, option)
+        self.is_new = False  # and to be removed again where nothing comes of it
         self.token: str | None = None  # of the driver that holds the run
 
     def path(self, name: str) -> str:
@@ -64,6 +65,7 @@ class Run:
                 "which Ray removes; give an absolute path or a URI"
             )
         try:
+            self.is_new = self.is_local and not os.path.lexists(self.root)
             self.fs.makedirs(self.root, exist_ok=True)
             if self.is_local and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError("Permission denied")

@@ -82,3 +82,43 @@ def test_note_in_an_object_store_is_renewed(monkeypatch):
             time.sleep(0.05)
         else:
             raise AssertionError("not renewed")
+
+
+def test_a_refused_run_leaves_no_folder_that_it_made(tmp_path):
+    def refuse(run: Run, write: str | None) -> None:
+        run.create()
+        with run.lock():
+            if write:
+                run.write_bytes(write, b"")
+            raise UserError("no")
+
+    def refused(name: str, write: str | None = None) -> list[str]:
+        with pytest.raises(UserError, match="no"):
+            refuse(Run(str(tmp_path / name)), write)
+        return sorted(os.listdir(tmp_path))
+
+    assert refused("new") == []
+    (tmp_path / "there").mkdir()
+    assert refused("there") == ["there"]
+    assert refused("begun", "logs/driver.log") == ["begun", "there"]
+
+
+def test_a_lock_that_a_refused_driver_removed_is_not_taken(tmp_path, monkeypatch):
+    run, lock_file = Run(str(tmp_path)), tmp_path / ".lock"
+
+    def flock(*_):  # as where the other one ends between the opening and the locking
+        lock_file.unlink()
+        lock_file.touch()
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    assert_refused(run, "another process")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_lock_file_is_neither_waited_for_nor_a_traceback(tmp_path, make):
+    make(tmp_path / ".lock")
+    if make is os.mkdir:
+        assert_refused(Run(str(tmp_path)), r"\.lock in it cannot be locked: Is a directory; give")
+    else:
+        with Run(str(tmp_path)).lock():
+            pass
