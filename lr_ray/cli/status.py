@@ -43,7 +43,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
-        type=number(float, "{} must be a number of seconds above 0"),
+        type=number(float, "{} must be a number of seconds above 0, a day at most", most=86400),
         help="say it again so often, until the run is finished and nobody works on it",
     )
     parser.add_argument("--json", action="store_true", help="the same as a JSON object on a line")

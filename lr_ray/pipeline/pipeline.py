@@ -138,6 +138,10 @@ def _check_before(run: Run, summary: dict[str, Any], todo: Sequence[str]) -> Non
             raise UserError(
                 f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
             )
+    if todo[:1] == ["training"] and not run.shards("supervision"):
+        raise UserError(
+            f"--run {run.location}: no supervision/part-*.parquet, which training needs"
+        )
 
 
 def _take(job: Job, source: Run, stages: Sequence[str]) -> None:

@@ -217,9 +217,16 @@ class Run:
             self.fs.rm(self.path(name), recursive=True)
 
     def log_path(self) -> str:
-        """Local file for the output of Ray, vLLM and DeepSpeed in this process."""
+        """Local file for the output of Ray, vLLM and DeepSpeed in this process.
+
+        Raises UserError where there is no folder for it, and none can be made.
+        """
         if self.is_local:
-            os.makedirs(self.path("logs"), exist_ok=True)
+            try:
+                os.makedirs(self.path("logs"), exist_ok=True)
+            except OSError as error:
+                said = f"{error.strerror}; must be a folder that can be written"
+                raise UserError(f"--run {self.location}: logs: {said}") from None
             return self.path("logs/driver.log")
         return tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
 
@@ -275,10 +282,12 @@ def read_asked(run: Run) -> dict[str, Any]:
     asked = run.read_json("run.json")
     if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")
-    models = asked.get("models", {})
+    models, versions = asked.get("models", {}), asked.get("versions", {})
+    wrong = None
     if not isinstance(models, dict) or not all(isinstance(m, dict) for m in models.values()):
-        said = (
-            f"models = {models!r:.100}: must be an object of objects; put the run's own file there"
-        )
-        raise UserError(f"{run.location}/run.json: {said}")
+        wrong = f"models = {models!r:.100}: must be an object of objects"
+    elif not isinstance(versions, dict):
+        wrong = f"versions = {versions!r:.100}: must be an object"
+    if wrong:
+        raise UserError(f"{run.location}/run.json: {wrong}; put the run's own file there")
     return asked

@@ -193,6 +193,13 @@ def test_a_finished_run_whose_summary_is_of_another_form_is_told_in_one_line(sam
     assert contents(sampled) == before
 
 
+def test_training_without_the_shards_of_a_finished_sampling_is_one_line(sampled):
+    sampled.write_json("summary.json", {"sampling": sampled.read_json("summary.json")["sampling"]})
+    sampled.remove("supervision")
+    with pytest.raises(UserError, match=r"no supervision/part-\*\.parquet, which training needs"):
+        execute(small(), sampled, ("training",), "demo")
+
+
 def test_labelling_alone_needs_all_scores(sampled):
     sampled.remove(sampled.shards("scores")[0])
     with pytest.raises(UserError, match="not all of its problems have scores; sample them first"):

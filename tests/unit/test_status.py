@@ -224,6 +224,7 @@ def test_wrong_options_are_told_in_one_line(job):
     for arguments, message in (
         ([], "required: --run"),
         (["--run", "x", "--watch", "0"], "0 must be a number of seconds above 0"),
+        (["--run", "x", "--watch", "1e20"], "1e20 must be a number of seconds above 0, a day at"),
         (["--run", "x", "--wach", "1"], "unknown option --wach; did you mean --watch?"),
     ):
         code, _, error = job(*arguments)

@@ -261,6 +261,20 @@ def test_models_of_another_form_in_run_json_are_one_line(run, models):
         read_asked(run)
 
 
+def test_versions_of_another_form_in_run_json_are_one_line(run):
+    run.write_json("run.json", {"schema_version": 1, "config": {}, "versions": ["0.1"]})
+    with pytest.raises(
+        UserError, match=r"/run\.json: versions = \['0\.1'\]: must be an object; put"
+    ):
+        read_asked(run)
+
+
+def test_a_file_in_place_of_the_logs_is_one_line(run):
+    run.write_bytes("logs", b"")
+    with pytest.raises(UserError, match=r"^--run .*: logs: File exists; must be a folder"):
+        run.log_path()
+
+
 @pytest.mark.parametrize("content", [None, b"", b"cut"])
 def test_answers_that_cannot_be_read_are_one_line(run, content):
     if content is not None:
