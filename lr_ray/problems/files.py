@@ -6,6 +6,7 @@ pytest tests/unit/test_problems_files.py
 import codecs
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -67,18 +68,26 @@ def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob")
         fs, path = fsspec.core.url_to_fs(location)
         paths = [path] if fs.isfile(path) else []
         if not paths and has_glob(path):
-            paths = sorted(found for found in fs.glob(path) if fs.isfile(found))
+            paths = sorted(found for found in fs.glob(path) if _is_meant(found, path, fs))
         elif not paths:
             _check_reached(fs, path)
     except Exception as error:  # each filesystem has exceptions of its own
         raise UserError(f"{option}: {location}: cannot be read: {why_not_read(error)}") from None
     if not paths:
-        what = "no file matches" if has_glob(path) else "no such file"
+        there = isinstance(fs, LocalFileSystem) and os.path.exists(path)
+        absent = "is no regular file" if there else "no such file"
+        what = "no file matches" if has_glob(path) else absent
         raise UserError(f"{option}: {location}: {what}; give {hint}")
     for found in paths:
         if not is_file_name(found):
             raise UserError(f"{option}: {location}: matches {found}; must match {KINDS} alone")
     return [File(fs, found) for found in paths]
+
+
+def _is_meant(found: str, pattern: str, fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether a match is a file, and hidden (as editors' leftovers are) only where the pattern says so."""
+    hidden = os.path.basename(found).startswith(".")
+    return bool(fs.isfile(found)) and (not hidden or os.path.basename(pattern).startswith("."))
 
 
 def _check_reached(fs: fsspec.AbstractFileSystem, path: str) -> None:

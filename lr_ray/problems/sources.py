@@ -27,6 +27,7 @@ from lr_ray.problems.rows import (
     Row,
     answer_text,
     identifier,
+    kind,
     listed,
     mapped,
     parse,
@@ -185,7 +186,7 @@ def check_source(config: Config) -> None:
         raise UserError(f"data.source: {data.source}: no rows; give one that has some")
     objects = [raw.value for raw in rows if isinstance(raw.value, dict)]
     if not objects and len(rows) < _PEEKED_ROWS:
-        reason = rows[0].error or "not a JSON object"
+        reason = rows[0].error or f"is {kind(rows[0].value)}; must be a JSON object"
         raise UserError(f"data.source: {rows[0].file}, row {rows[0].row}: {reason}")
     if not source.inputs or find_benchmark(data.source) or not objects:
         return

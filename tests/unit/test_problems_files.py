@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 
 import fsspec
@@ -83,6 +84,26 @@ def test_several_files_are_read_by_name(tmp_path):
     assert column(run, "problem") == [TEXTS[2], TEXTS[0], TEXTS[1]]
     names = [f"{tmp_path}/{name}" for name in ("a.jsonl", "b.jsonl", "c.jsonl.gz")]
     assert (column(run, "file"), column(run, "row")) == (names, [1, 1, 1])
+
+
+def test_hidden_leftovers_are_read_where_the_glob_says_so_alone(tmp_path):
+    for name in ("a.jsonl", ".#a.jsonl", "._a.jsonl", ".a.jsonl"):
+        jsonl(tmp_path / name, [ROWS[len(name) % 3]])
+    found = lambda pattern: [f.path for f in files.find(f"{tmp_path}/{pattern}", "data.source")]  # noqa: E731
+    assert found("*.jsonl") == [f"{tmp_path}/a.jsonl"]
+    assert found(".a*.jsonl") == [f"{tmp_path}/.a.jsonl"]
+
+
+def test_what_is_there_and_no_file_is_told_from_what_is_absent(tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name, said in {
+        "folder": "is no regular file",
+        "pipe": "is no regular file",
+        "x": "no such file",
+    }.items():
+        with pytest.raises(UserError, match=rf"/{name}\.jsonl: {said}; give a \.jsonl, "):
+            check_source(config_of(tmp_path / f"{name}.jsonl"))
 
 
 def test_remote_files_are_named_by_their_uri(tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lr_ray.errors import StageError, UserError
-from lr_ray.problems import PROBLEM, check_source
+from lr_ray.problems import PROBLEM, check_source, hub
 from tests.unit.problem_sources import config_of, count, jsonl, rejections, stage
 
 QUESTION = {"problem": "question"}
@@ -119,3 +119,24 @@ def test_a_hub_out_of_reach_fails_in_a_line_without_retries(tmp_path, source, sh
     assert line.startswith(f"Hugging Face hub: data set {shown} cannot be opened: ")
     assert "local copy" in line
     assert time.monotonic() - started < 60  # importing datasets is most of it
+
+
+def test_a_folder_of_far_too_many_files_is_named_at_once(tmp_path, parquet, monkeypatch):
+    monkeypatch.setattr(hub, "_MOST_FILES", 2)
+    check_source(config_of(parquet, fields=QUESTION))
+    (tmp_path / "set" / "more").mkdir()
+    with pytest.raises(
+        UserError, match=r"holds more than 2 files and folders; give the folder of the data"
+    ):
+        check_source(config_of(parquet, fields=QUESTION))
+
+
+def test_files_of_other_columns_are_told_in_a_line(tmp_path):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    jsonl(folder / "a.jsonl", [{"problem": "a"}])
+    jsonl(folder / "b.jsonl", [{"question": "a"}])
+    with pytest.raises(
+        StageError, match=r"read after row 1: its files have other columns or types"
+    ):
+        stage(tmp_path, folder)
