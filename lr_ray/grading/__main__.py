@@ -4,11 +4,13 @@ python -m lr_ray.grading FILE.jsonl
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from lr_ray import json_text
 from lr_ray.errors import StageError, UserError, one_line
 from lr_ray.grading.graders import find
 from lr_ray.grading.pool import Graders, Item
@@ -80,11 +82,8 @@ def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:
 
 
 def _lines(name: str) -> Iterator[bytes]:
-    if name == "-":
-        yield from sys.stdin.buffer
-        return
     try:
-        with open(name, "rb") as file:
+        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
             yield from file
     except OSError as error:
         raise UserError(f"{name}: {error.strerror}; give a file of JSON lines") from None
@@ -93,15 +92,9 @@ def _lines(name: str) -> Iterator[bytes]:
 def _row(line: bytes) -> dict[str, Any]:
     """The row of a line. Raises ValueError saying what is wrong and what would be right."""
     try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 text (byte {error.start + 1}); must be a JSON object"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}); must be a JSON object") from None
-    except RecursionError:
-        raise ValueError("nested too deeply; must be a JSON object of texts") from None
+        row = json_text.load(line)
+    except json_text.JsonError as error:
+        raise ValueError(f"{error}; a row must be a JSON object") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object; must have expected and completion")
     for name, kind in _FIELDS.items():

@@ -5,7 +5,6 @@ pytest tests/unit/test_problems_files.py
 
 import codecs
 import io
-import json
 import os
 import re
 import zlib
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from lr_ray import json_text
 from lr_ray.config import Fields
 from lr_ray.errors import GIT_LFS, IS_POINTER, StageError, UserError, why_not_read
 from lr_ray.problems.rows import Raw, listed
@@ -160,35 +160,10 @@ def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
 
 def _decoded(file: str, row: int, line: bytes) -> Raw:
     try:
-        value = json.loads(line.decode(), parse_constant=_no_constant, object_pairs_hook=_once)
-        return Raw(file, row, value)
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"
-    except _TwiceError as error:
-        reason = f"{error} is there twice; must be there once"
-    except json.JSONDecodeError as error:
-        reason = f"not JSON at character {error.pos + 1}: {error.msg}; must be one object a line"
-    except RecursionError:
-        reason = "not JSON: nested too deeply; must be one object a line"
-    except ValueError as error:
-        reason = f"not JSON: {why_not_read(error)}; must be one object a line"
-    return Raw(file, row, None, reason)
-
-
-class _TwiceError(Exception):
-    """A key of an object that has it already."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(listed(name for name in found if names.count(name) > 1))
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+        return Raw(file, row, json_text.load(line))
+    except json_text.JsonError as error:
+        hint = "; must be one object a line" if str(error).startswith("not JSON") else ""
+        return Raw(file, row, None, f"{error}{hint}")
 
 
 def _parquet(file: File, fields: Fields | None, section: str, whole: bool) -> Iterator[Raw]:

@@ -34,6 +34,12 @@ def test_rows_are_lines_whatever_their_ends(tmp_path):
     assert rejections(run) == []
 
 
+def test_a_byte_order_mark_in_the_middle_of_files_put_together_is_no_row(tmp_path):
+    path, (line, *_) = tmp_path / "rows.jsonl", [json.dumps(row).encode() for row in ROWS]
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\n\xef\xbb\xbf" + line.replace(b"0", b"7") + b"\n")
+    assert column(stage(tmp_path, path), "problem") == [TEXTS[0], TEXTS[0].replace("0", "7")]
+
+
 def test_invalid_utf8_costs_its_line_alone(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [ROWS[0], b'\xff{"problem": "a"}', ROWS[1]])
     run = stage(tmp_path, path)

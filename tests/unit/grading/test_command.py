@@ -69,8 +69,21 @@ def test_bytes_that_are_no_text_are_one_line_and_half_a_pair_is_printed(tmp_path
         assert done.returncode == 1
         assert [json.loads(line)["correct"] for line in done.stdout.splitlines()] == [True, True]
         assert done.stderr.decode() == (
-            f"{name}, row 2: not UTF-8 text (byte 34); must be a JSON object\n"
+            f"{name}, row 2: not UTF-8 at byte 34 of the line; must be UTF-8; a row must be a JSON object\n"
         )
+
+
+def test_rows_that_readers_take_differently_are_named(tmp_path):
+    good = '{"expected": "1", "completion": "1"'
+    number = f'{good}, "x": {"9" * 5000}}}'
+    rows = [f'{good}, "expected": "2"}}', f'{good}, "x": NaN}}', number, f"\ufeff{good}}}"]
+    done = run(tmp_path / "rows.jsonl", "\n".join(rows))
+    assert [json.loads(line)["correct"] for line in done.stdout.splitlines()] == [True]
+    first, second, third = done.stderr.splitlines()
+    assert "row 1: 'expected' is there twice; must be there once; a row must be" in first
+    assert "row 2: not JSON: NaN is not a JSON number; a row must be" in second
+    assert "row 3: not JSON: Exceeds the limit (4300 digits) for integer" in third
+    assert "sys." not in third
 
 
 def test_a_time_limit_that_is_none_is_one_line(tmp_path):
@@ -114,4 +127,4 @@ def test_the_package_imports_nothing_of_evaluation_ray_or_torch():
         "print(heavy, ours)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set() ['lr_ray.errors', 'lr_ray.plugins']"
+    assert done.stdout.strip() == "set() ['lr_ray.errors', 'lr_ray.plugins', 'lr_ray.json_text']"
