@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -76,13 +77,15 @@ def check_address() -> None:
             f"RAY_ADDRESS: {address}: a job runs on a node of the cluster; submit it (ray job submit), "
             "or give the head's host:6379"
         )
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():  # none, or "auto"
+    if address in ("", "auto", "local"):
         return
+    host, _, port = address.rpartition(":")
     try:
+        if not (host and re.fullmatch("[0-9]{1,5}", port)):
+            raise ValueError("must be HOST:PORT, as the head's, or auto")
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
-    except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
+    except (OSError, OverflowError, ValueError) as error:  # UnicodeError is a ValueError
+        said = getattr(error, "strerror", None) or reason(error)
         raise UserError(
             f"RAY_ADDRESS: {address}: {said}; start a cluster there, or unset it "
             "for one of the job's own"

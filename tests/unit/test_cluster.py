@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
-from lr_ray.runtime.cluster import cluster
+import pytest
+
+from lr_ray.errors import UserError
+from lr_ray.runtime.cluster import check_address, cluster
 
 READ = "from ray.serve._private.constants import PROXY_READY_CHECK_TIMEOUT_S as s; print(s)"
 
@@ -19,3 +22,20 @@ def test_serves_proxy_gets_a_minute_for_its_start_unless_somebody_says_otherwise
             assert logs == "logs"
             told = subprocess.run([sys.executable, "-c", READ], env=os.environ, capture_output=True, text=True, check=True).stdout  # fmt: skip
         assert told.strip() == seconds
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["foo", " ", ":", ":6379", "10.0.0.1", "127.0.0.1:1\n", "127.0.0.1:²", "127.0.0.1:999999", f"{'a' * 300}:1"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_named_in_a_line(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: ") as error:
+        check_address()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local"])
+def test_an_address_that_ray_finds_itself_is_left_to_it(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    check_address()
