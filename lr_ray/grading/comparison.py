@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lr_ray.grading.intervals import intervals
 from lr_ray.grading.latex import bracketed, key, matrix, split, unmarked
-from lr_ray.grading.numerals import number, same_number
+from lr_ray.grading.numerals import in_base, number, same_number
 
 Leaf = Callable[[str, str], bool]  # whether two formulas are equal: (expected, extracted)
 
@@ -31,8 +31,9 @@ _RELATED = re.compile(r"[<>]|\\[lgn]e(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d\d)(?::(\d\d))?)?\s*(?:([ap])\.? ?m\b)?\.?", re.IGNORECASE)
 _RATIO = re.compile(r"\d+(?:(?:\s*:\s*|\s+to\s+)\d+)+")
-_BASE = re.compile(
-    r"((?![A-Za-z]_)[0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IGNORECASE
+_NOTHING = re.compile(
+    r"\\emptyset|(?:there (?:is|are|exists?) )?no (?:real )?solutions?(?: exists?)?|the empty set",
+    re.IGNORECASE,
 )
 
 
@@ -49,7 +50,9 @@ class _Shape(NamedTuple):
 
 def same(expected: str, extracted: str, leaf: Leaf) -> bool:
     """Whether the two tidied answers are the same object. Raises what `leaf` raises."""
-    if key(expected) == key(extracted):
+    if key(expected) == key(extracted) or all(
+        _NOTHING.fullmatch(unmarked(text)) for text in (expected, extracted)
+    ):
         return True
     decided = _plain(expected, extracted)
     if decided is not None:
@@ -95,7 +98,7 @@ def _ratio(text: str) -> list[str] | None:
 
 def _same_in_base(expected: str, extracted: str) -> bool | None:
     """Decides numerals in a base, such as 204_5; an answer may leave out the base that was asked for."""
-    gold, answer = _in_base(expected), _in_base(extracted)
+    gold, answer = in_base(expected), in_base(extracted)
     if gold is None:
         decimal = number(expected) if answer else None
         return decimal.value == answer[1] if decimal and answer else None
@@ -103,16 +106,6 @@ def _same_in_base(expected: str, extracted: str) -> bool | None:
         digits = extracted.strip("()")
         return gold[0] == digits if digits.isalnum() else None
     return gold[1] == answer[1]
-
-
-def _in_base(text: str) -> tuple[str, int] | None:
-    """The digits and the value of a numeral in a base: 4210_5, (AB)_{16}, 4210 (base 5), but not a_{12}."""
-    found = _BASE.fullmatch(re.sub(r"[(){}]", "", text))
-    base = number(found[2]) if found else None
-    try:
-        return (found[1], int(found[1], int(base.value))) if found and base else None
-    except ValueError:
-        return None
 
 
 def _is_prose(text: str) -> bool:
@@ -132,6 +125,8 @@ def _words(text: str) -> str:
 
 def _same_scalar(expected: str, extracted: str, leaf: Leaf) -> bool:
     """Whether two formulas are equal, of which one may have the name or the computation before it."""
+    if r"\approx" in extracted:
+        return any(same(expected, side, leaf) for side in split(extracted, (r"\approx",)) if side)
     gold, answer = _named(expected), _named(extracted)
     if gold and answer:
         if key(gold["name"]) == key(answer["name"]):
@@ -241,8 +236,11 @@ def _shape(text: str) -> _Shape:
         return _listed(united[0])
     if _RELATED.search(text):
         return _Shape("scalar", (text,))
+    sides = split(text, ("=",)) if len(split(text)) == 1 else []
     if paired := _paired(text):
         return _Shape("list", paired, "()")
+    if len(sides) > 1 and all(map(bracketed, sides[-2:])):  # P = (x, y) = (1, 2)
+        return _shape(sides[-1])
     named = _named(text)
     if number(named["rest"].strip() if named else text):  # 12,345 and x = 12,345 are no lists
         return _Shape("scalar", (text,))

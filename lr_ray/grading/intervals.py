@@ -11,6 +11,7 @@ _REALS = r"(-\infty,\infty)"
 _MIRRORED = {">": "<", r"\ge": r"\le"}
 _RELATION = re.compile(r"(<|>|\\[lgn]e(?![A-Za-z]))")
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?")
+_ABSOLUTE = re.compile(rf"\|({_VARIABLE.pattern})\|\s*([<>]|\\[lg]e(?![A-Za-z]))\s*([^|<>=,]+)")
 # {x : x < 3}, {x \in R | x < 3}
 _BUILT = re.compile(
     rf"\\?\{{\s*{_VARIABLE.pattern}\s*(?:\\in\s*{re.escape(_REALS)})?\s*(?:\||:|\\mid(?![A-Za-z]))\s*(?P<what>.*?)\\?\}}"
@@ -55,6 +56,14 @@ def _described(text: str) -> list[str] | None:
         opening = "[" if outward["open"] == "[" else "("
         closing = "]" if outward["close"] == "]" else ")"
         return [f"{opening}{outward['low'].strip()},{outward['high'].strip()}{closing}"]
+    absolute = _ABSOLUTE.fullmatch(text)
+    if absolute:
+        name, relation, bound = absolute.groups()
+        if relation in _MIRRORED:
+            return intervals(
+                f"{name} {_MIRRORED[relation]} -({bound}) or {name} {relation} {bound}"
+            )
+        return intervals(f"-({bound}) {relation} {name} {relation} {bound}")
     apart = re.fullmatch(rf"{_VARIABLE.pattern}\s*\\ne\s*([^<>=,]+)", text)
     if apart:
         return [rf"(-\infty,{apart[1].strip()})", rf"({apart[1].strip()},\infty)"]

@@ -71,6 +71,14 @@ _REWRITES = [
         (r"(?<![\w}])\.(?=\d)", "0."),
         (r"^\s*\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", "-"),
         (r"(\d)\s+\x02?\s*factorial\s*\x03?", r"\1!"),
+        (r"\b(hours?|feet|foot|ft|pounds?|dollars?)\s*(\x03?)\s*\x02?and\b\s*\x03?\s*(?=\d+\s*\x02?\s*(?:minutes?|inch(?:es)?|in|ounces?|cents?)\b)",
+         r"\1\2 "),
+        (r"(\d)\s+\x02?\s*squared\s*\x03?$", r"\1^2"),
+        (r"^(-?[\d.,/]+)\s*=\s*(\\?[A-Za-z])$", r"\2=\1"),
+        (r"(?<=\d) x (?=\d)", r"\\times "),
+        (r"([A-Za-z])\s+squared\b", r"\1^2"),
+        (r"([A-Za-z])\s+cubed\b", r"\1^3"),
+        (r"(\d)\s+\x02?\s*cubed\s*\x03?$", r"\1^3"),
         # braces that TeX lets one leave out, or add
         (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*([A-Za-z0-9])", r"\1{\2}"),
@@ -101,7 +109,7 @@ _ANGLE = re.compile(
 )
 # What is said of the answer before it, and after it: \text{So the answer is } 5, 5 \text{ (since } x > 0).
 _LEADING = re.compile(
-    r"^(?:\\approx(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
+    r"^(?:\\(?:approx|therefore|Rightarrow|implies)(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
     r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*"
     # \text{Thus, }, \text{Domain: }, or the choice before its text
     r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}:\s*\x03"
@@ -110,7 +118,7 @@ _LEADING = re.compile(
 )
 _REMARK = re.compile(
     r"[\s,;]*(?:\x02\s*[(\[]?|[(\[]\s*\x02?)\s*(?:since|because|as|where|using|by|rounded|approx\w*|"
-    r"to the nearest|so|note|i\.e\.?)\b.*$",
+    r"to the nearest|for (?:all|any|every|each)|so|note|i\.e\.?)\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
 _REPEATING = re.compile(r"(\d{1,20})\.(\d{0,20})\\overline\s*(?:\{(\d{1,20})\}|(\d))")

@@ -24,7 +24,7 @@ _NUMBER = re.compile(
 )
 _SHORT_UNITS = """
     cm mm km nm kg mg gm ft yd mi lb oz hr ms ml mL cL kJ kW kV mW mV mA Hz Pa eV dB pc ly AU yr sq cu
-    cc st nd rd th in am pm kN mN mT pF nF kA mJ MJ GJ MW GW kΩ
+    cc Rs st nd rd th in am pm kN mN mT pF nF kA mJ MJ GJ MW GW kΩ
 """
 LETTER_UNITS = "mgshLlJNWVKCFAT"
 # Words that make another number of one: "5 less than the total", "2 thirds", "at least 5". They are no unit.
@@ -52,6 +52,18 @@ SCALE = re.compile(
     r"|(百(?!分)|千(?![米克瓦焦卡])|[十万亿]))",
     re.IGNORECASE,
 )
+_LETTER_SCALES = {"k": 10**3, "M": 10**6, "B": 10**9}  # without a space, which a unit has
+_PARTS = {
+    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10,
+}  # fmt: skip
+# 1.234,5, 1.234.567 and 12,34,567, but not 1,234, which is a whole number
+_COMMA = re.compile(
+    r"(?!\d{1,3}(?:,\d{3})+(?!\d))(\d{1,3}(?:[. ]\d{3})+(?=,)|\d{1,3}(?:\.\d{3}){2,}|"
+    r"\d{1,2}(?:,\d\d)+,\d{3}|\d+(?=,))(?:,(\d+))?(?![\d.,]*\d)"
+)
+_BASE = re.compile(
+    r"((?![A-Za-z]_)[0-9A-Za-z]+?)(?:_?(?:in)?base_?|_)(\d+|[a-z]{3,})", re.IGNORECASE
+)
 _PER = "second|minute|hour|day|week|month|year|person|mile|pound|gallon"  # what 5/day may end in
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 _NOT_BEFORE = "|".join([*_CHANGING.split(), *_WORDS, "square", "cube", "min", "max", "by"])
@@ -76,12 +88,15 @@ class Number:
 def number(text: str, letter_units: bool = False) -> Number | None:
     r"""The number that a tidied answer is, or None; a percent sign is kept, a unit dropped.
 
-    `letter_units`: one letter after a space, as in "5 m", is a unit too, not a variable, and words may
-    introduce the number.
+    `letter_units`: as answers write. One letter after a space, as in "5 m", is a unit too, not a variable,
+    words may introduce the number, and it may have a decimal comma, or end in k, M or B.
     """
     text = text.strip("\x02\x03 ")
     if letter_units:
         text = _INTRODUCED.sub("", text)
+        comma = _COMMA.match(text, len(text) - len(text.lstrip("+-")))
+        if comma:
+            text = text[: comma.start()] + _with_point(comma) + text[comma.end() :]
     text = _FRACTION.sub(r" \1/\2", _POWER.sub(_power, text)).lstrip()
     found = _NUMBER.match(text)
     if found is None:
@@ -89,6 +104,8 @@ def number(text: str, letter_units: bool = False) -> Number | None:
     rest, scale = text[len(found[0].rstrip()) :], 1
     while word := SCALE.match(rest):
         scale, rest = scale * _SCALES[(word[1] or word[2]).lower()], rest[word.end() :]
+    if letter_units and rest[:1] in _LETTER_SCALES and not rest[1:2].isalnum():
+        scale, rest = scale * _LETTER_SCALES[rest[0]], rest[1:]
     if not _is_unit(rest.removeprefix("\x03") if scale > 1 else rest, letter_units):
         return None
     if abs(int(found["exponent"] or 0)) > _MAX_EXPONENT or _decimal(found["under"] or "1") == 0:
@@ -99,13 +116,25 @@ def number(text: str, letter_units: bool = False) -> Number | None:
     return Number(sign * scale * value, step * scale if step else None, percent)
 
 
+def in_base(text: str) -> tuple[str, int] | None:
+    """The digits and the value of a numeral in a base: 4210_5, (AB)_{16}, 4210 (base 5), but not a_{12}."""
+    found = _BASE.fullmatch(re.sub(r"[(){}]", "", text))
+    base = number(found[2]) if found else None
+    try:
+        return (found[1], int(found[1], int(base.value))) if found and base else None
+    except ValueError:
+        return None
+
+
 def _spelled(text: str, with_unit: bool) -> Number | None:
     """The number that words spell, such as "twenty-one" or "minus two hundred and five"."""
     words = re.sub(r"[\x02\x03-]", " ", text).lower().split()
     sign = -1 if text.startswith("-") or words[:1] in (["minus"], ["negative"]) else 1
     words = words[1:] if words[:1] in (["minus"], ["negative"]) else words
-    if words[:1] == ["a"] and words[1:2] and words[1] in _SCALES:  # a dozen
+    if words[:1] == ["a"] and words[1:2] and words[1] in (*_SCALES, *_PARTS):  # a dozen
         words[0] = "one"
+    if words[:1] == ["half"]:
+        words.insert(0, "one")
     total = current = read = 0
     for word in words:
         if word in _WORDS:
@@ -117,10 +146,17 @@ def _spelled(text: str, with_unit: bool) -> Number | None:
         elif word != "and" or not read:
             break
         read += 1
+    value = Fraction(sign * (total + current))
+    part = words[read] if read < len(words) else ""
+    if read and (part if value == 1 else "half" if part == "halves" else part[:-1]) in _PARTS:
+        value, read = (
+            value / _PARTS["half" if part == "halves" else part.removesuffix("s")],
+            read + 1,
+        )
     unit = " ".join(words[read:])
     if not read or words[read - 1] == "and" or (unit and not (with_unit and _is_unit(unit, False))):
         return None
-    return Number(Fraction(sign * (total + current)))
+    return Number(value)
 
 
 def without_unit(text: str) -> str:
@@ -135,7 +171,7 @@ def same_number(expected: Number, extracted: Number) -> bool:
     r"""Whether they are the same number, or one the other's rounding.
 
     A decimal counts for a number that it is the rounding of, where that is within RELATIVE_TOLERANCE;
-    an integer that is expected is exact. A percent sign on one side alone may stand for a unit
+    an integer is exact. A percent sign on one side alone may stand for a unit
     (50\% = 50) or for hundredths (50\% = 0.5); the toolkit also takes 50 for 0.5.
     """
     values = [extracted.value]
@@ -149,12 +185,18 @@ def same_number(expected: Number, extracted: Number) -> bool:
 def _close(expected: Number, extracted: Number) -> bool:
     if expected.value == extracted.value:
         return True
-    if expected.step is None and (extracted.step is None or expected.value.denominator == 1):
+    if any(n.step is None and n.value.denominator == 1 for n in (expected, extracted)):
+        return False
+    if expected.step is None and extracted.step is None:
         return False
     steps = [n.step or Fraction(n.value.denominator == 1) for n in (expected, extracted)]
     difference = abs(expected.value - extracted.value)
     largest = max(abs(expected.value), abs(extracted.value))
     return difference <= max(steps) / 2 and difference <= RELATIVE_TOLERANCE * largest
+
+
+def _with_point(number: re.Match[str]) -> str:
+    return re.sub("[., ]", "", number[1]) + (f".{number[2]}" if number[2] else "")
 
 
 def _power(power: re.Match[str]) -> str:
