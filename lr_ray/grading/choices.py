@@ -5,10 +5,16 @@ pytest tests/unit/grading/test_kinds.py
 
 import re
 
+from lr_ray.grading.statements import CORRECTION
+
 _LOOKED_AT = 200  # letters, from the last one
 _NEAR = 80  # characters before and after a letter
 _GLUE = r"(?:[\s).:]*[,;&/]\s*|[\s).:,]*\b(?:and|or|nor)\s+)"  # of several options, as in "A and C"
 _ANOTHER = re.compile(rf"{_GLUE}\(?[A-J](?![A-Za-z0-9_'])")
+# "A or B", but not "B, and A is wrong"
+_ALSO = re.compile(
+    rf"{_ANOTHER.pattern}(?!(?:{_ANOTHER.pattern})*\)?\s+(?:is|are|was|would|cannot|can't|does|fails)\b)"
+)
 _CHOSEN = re.compile(r"\(?([A-Ja-j])(?:[).:,;!*\s\u3000-\u9fff]|$)")
 # The article "A" is none, nor is a letter of a word or formula, or the unit of 5 A.
 _LETTER = re.compile(
@@ -17,13 +23,15 @@ _LETTER = re.compile(
     r"(?![A-Za-z0-9_'\u2019])"
 )
 # A text that is a letter, or begins with one as a list does: "G", "(h)", "F. a force". I alone is a word.
-_ONLY = re.compile(r"\W*([A-Ja-j])(?:[.)]?\W*\Z|\)\s|(?<![Ii])[.:]\s)")
+_ONLY = re.compile(
+    r"\W*(?:(?:[Oo]ption|[Cc]hoice)\W+)?([A-Ja-j])(?:[.)]?\W*\Z|\)\s|(?<![Ii])[.:]\s)"
+)
 _MARK = re.compile(r"[).:]|\*\*")
 # Before a letter: "The answer to this question is most likely (", 故选
 _STATED = re.compile(
     r"(?:\b(?:answer|choice|option)\b(?:(?![\s(*][A-J][\s).:,*])[^.\n]){0,24}?(?:\s(?:is|be)\b|:)|\b(?:choose|pick|select|go\s+with)\b"
-    r"|答案|正确选项|选)"
-    r"(?:[\s:*_$({]|\\\(|\\text\w*|[是为择项]|(?:option|choice|letter|answer|therefore|thus|hence|simply|clearly|"
+    rf"|答案|选项(?=[是为])|选(?!项)|{CORRECTION})"
+    r"(?:[\s:*_$({\[<\"]|\\\(|\\text\w*|[是为择选项]|(?:option|choice|letter|answer|therefore|thus|hence|simply|clearly|"
     r"most|likely|probably|the)\b,?)*\Z",
     re.IGNORECASE,
 )
@@ -31,7 +39,7 @@ _STATED = re.compile(
 _SAID = r"(?:(?![\s(][A-J][).:])[^\n]){0,60}?\s*[-:]\s+(?:[Tt]his\s+is\s+)?"
 # After one: "is the only correct choice", "选项正确"
 _RIGHT = re.compile(
-    r"[.:*]*\s*(?:(?:is|must be|would be)\s+(?:\w+\s+){0,3}?(?:correct|right|true|answer|best|choice)\b"
+    r"[).:*]*\s*(?:(?:is|must be|would be)\s+(?:\w+\s+){0,3}?(?:correct|right|true|answer|best|choice)\b"
     r"|(?:right|correct|true|yes)\b|(?:选项)?是?(?:正确|对的))"
     rf"|{_SAID}[Cc]orrect\b"
 )
@@ -39,7 +47,7 @@ _RIGHT = re.compile(
 _DISMISSED = re.compile(
     rf"(?:{_ANOTHER.pattern}\)?)*[.:*\s]*(?:is|are|was|would|can|does|do|must)\s*(?:\w+\s+){{0,2}}?"
     r"(?:n't|not?\b|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b)"
-    r"|[.:*\s]*(?:wrong|incorrect|false|fails\b|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
+    r"|[).:*\s]*(?:wrong|incorrect|false|fails\b|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
     rf"|{_SAID}(?:[Ii]ncorrect|[Ww]rong|(?:not|Not)\s+correct)\b"
 )
 _NOT = re.compile(
@@ -67,13 +75,14 @@ def chosen(text: str, cut: bool) -> str | None:
     alone. A letter that is dismissed, or gives a reason, counts for none. `cut`: those last two do not
     count.
     """
+    text = re.sub(r"(?<!\w)'([A-Ja-j])'(?!\w)", r'"\1"', text)
     alone: list[re.Match[str]] = []
     for letter in list(_LETTER.finditer(text))[: -_LOOKED_AT - 1 : -1]:
         before = text[max(0, letter.start() - _NEAR) : letter.start()]
         after = text[letter.end() : letter.end() + _NEAR]
         if _NOT.search(before):
             continue
-        if _STATED.search(before) and not _ANOTHER.match(after):
+        if _STATED.search(before) and not _ALSO.match(after):
             return _name(letter)
         if _DISMISSED.match(after):
             continue

@@ -10,15 +10,24 @@ from lr_ray.grading.numerals import LETTER_UNITS, SCALE
 
 # A dollar before a digit may be money: a formula has no space before its last dollar unless one after
 # its first, and no digit after its last, so that "$12 and $15" holds none.
+_ALIGNED = r"\{(?:align|gather|equation|split|eqnarray|multline)(?:ed)?\*?\}"
 _BETWEEN = re.compile(
     r"\$\$((?:[^$\\]|\\.)+)\$\$"
-    r"|(?<!\\)\$(\s(?:[^$\\]|\\.)+|(?:[^$\\]|\\.)*(?:[^$\\\s]|\\\S))\$(?!\d)"
+    r"|(?<!\\)\$(?!(?<=\d\$)\s)(\s(?:[^$\\]|\\.)+|(?:[^$\\]|\\.)*(?:[^$\\\s]|\\\S))\$(?!\d)"
     r"|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)"
-    r"|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]",
+    r"|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]"
+    rf"|(\\begin{_ALIGNED}(?:[^\\]|\\(?!end\{{))*+\\end{_ALIGNED})",
     re.DOTALL,
 )
-_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d{1,3}(?: \d{3})+(?![\d,]*\d| \d|/)|\d+)"
-_NUMBER = rf"(?:{_INTEGER}(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
+_LINES = re.compile(rf"\\begin{_ALIGNED}(.*)\\end{_ALIGNED}", re.DOTALL)
+_INTEGER = (
+    r"(?:\d{1,2}(?:,\d\d)+,\d{3}(?![\d,]*\d)|\d{1,3}(?:,\d{3})+(?![\d,]*\d)"  # 12,34,567
+    r"|\d{1,3}(?: \d{3})+(?![\d,]*\d| \d|/)|\d+)"
+)
+_NUMBER = (
+    rf"(?:\d{{1,3}}(?:\.\d{{3}})+,\d+|(?<!\d,)\d+,\d+(?!,?\d)"  # 1.234,5 and 2,5
+    rf"|{_INTEGER}(?:\.\d+)?(?:[eE][+-]?\d+(?!\w))?|\.\d+)"
+)
 _CLOCK = r"(?:\d{1,2}:\d\d(?::\d\d)?(?!\d)(?:\s?[AaPp]\.?[Mm]\b\.?)?|\d{1,2}\s?[AaPp]\.[Mm]\b\.?)"
 _FUNCTION = (
     r"(?:(?:(?:sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])"
@@ -26,7 +35,9 @@ _FUNCTION = (
 )
 _SCRIPT, _FRACTION = "[⁰¹²³⁴-⁹⁺⁻ⁿ₀-₉]", "[¼-¾⅐-⅞]"
 _LETTER = r"[A-Za-zα-ωΓ-Ω∞ℝ](?!'[a-z]|[A-Za-z0-9])"
-_OPERATOR = r"(?:\*\*|[-+*/^_=<>|'×·÷±≤≥≠∪∩√∛°]|!(?![\s*]|\Z))"
+# "5! ways" and "4! = 24", but not "12! Great", "12!" at an end, or **12!**
+FACTORIAL = r"!(?=[^\s*]|[ \t]+(?:[a-z=×·]|[-+*/][ \t]*\d))"
+_OPERATOR = rf"(?:\*\*|[-+*/^_=<>|'×·÷±≤≥≠∪∩√∛°]|{FACTORIAL})"
 _VALUE = rf"(?:{_CLOCK}|{_NUMBER}(?:\s?\\?%)?|{_FUNCTION}|{_SCRIPT}+|{_FRACTION})"
 _ATOM = rf"(?:{_VALUE}|{_LETTER})"
 for _ in range(3):  # brackets within brackets
@@ -39,31 +50,58 @@ _GOES_ON = (
 _POWER = r"(?:\^\{?-?\d\}?|[²³])"
 _RUN = re.compile(
     rf"[A-Za-z]+\d[A-Za-z0-9]*|(?!{_FUNCTION})[A-Za-z]{{2,}}{_POWER}?(?:/[A-Za-z]+{_POWER}?)?"  # words
-    rf"|(?P<run>(?:(?:(?<![\w.)\]}}])[-+]|[√∛±]){{1,3}}(?=\S))?{_ATOM}(?:{_GOES_ON}{_ATOM})*+(?:!(?![\s*]|\Z)|['°|])*)"
+    rf"|(?P<run>(?:(?:(?<![\w.)\]}}])[-+]|[√∛±]){{1,3}}(?=\S))?{_ATOM}(?:{_GOES_ON}{_ATOM})*+(?:{FACTORIAL}|['°|])*)"
 )
 _TELLING = re.compile(rf"{_VALUE}|{_LETTER}.*[+*^=<>_≤≥].*{_LETTER}", re.DOTALL)
 _FORMAL = re.compile(rf"{_LETTER}|{_FUNCTION}|{_SCRIPT}|[\^√∛(\[{{]")  # more than a calculation
-_SCALES = re.compile(rf"(?:{SCALE.pattern})*+%?", re.IGNORECASE)
+_SCALES = re.compile(
+    rf"(?:{SCALE.pattern})*+(?:%|[ \t]+(?:factorial|squared|cubed)\b)?", re.IGNORECASE
+)
 _UNIT = re.compile(
-    rf"(?:[{LETTER_UNITS}]|[A-Za-zμ]{{2,3}}){_POWER}?(?:[/*·](?:[{LETTER_UNITS}]|[A-Za-z]{{2,3}}){_POWER}?)*"
+    rf"(?!(?:and|or|is|so|to)\b)(?:[{LETTER_UNITS}]|[A-Za-zμ]{{2,3}}){_POWER}?(?:[/*·](?:[{LETTER_UNITS}]|[A-Za-z]{{2,3}}){_POWER}?)*"
 )
 _PLUS = re.compile(r"(?<=[\d.)%])\s*[+-]\s*")
 _RATIO = re.compile(r"\b(?:ratio|odds)\b[^.\n]*?(\d+)\$?\s+to\s+\Z", re.IGNORECASE)
 _IN_BASE = re.compile(r"([0-9A-Z]+)\$?\s+(?:in\s+|\()?base\s+\Z")
 
+_MINUS = re.compile(  # of -$12, "negative 12" and "is minus 12", but not of "15 minus 12"
+    r"(?:(?<![\w.)\]}])-\\?\$|\b(?:negative|(?:is|are|be|equals|to|get)\s+minus)\s+)\Z",
+    re.IGNORECASE,
+)
 # Before a number that is none of the answer: "more than 5", "not 5", "half of 5".
 _OTHER_THAN = re.compile(
-    r"(?:\bnot|n't|\bthan(?:\s+or\s+equal\s+to)?|\btwice|\b(?:half|root)\s+of)\s+\Z", re.IGNORECASE
+    r"(?:不是|(?:\b|can)(?:not|never)(?:\s+be|\s+equal(?:\s+to)?)?|n't(?:\s+be)?|\bthan(?:\s+or\s+equal\s+to)?|\btwice|\b(?:half|root)\s+of)\s*\Z",
+    re.IGNORECASE,
+)
+_REJECTING = re.compile(
+    r"\b(?:reject|discard|exclud|eliminat)\w*\s+(?:the\s+(?:root|solution|value)\s+)?\Z",
+    re.IGNORECASE,
+)
+# And after one: "x = 5 fails", "-5 is rejected"
+_REJECTED = re.compile(
+    r"\)?,?\s+(?:which\s+)?(?:fails\b|(?:is|are|was|being)\s+(?:rejected|extraneous|invalid|impossible|discarded|"
+    r"excluded|wrong|not)\b|(?:does|do|can|would)\s*(?:n't|not)\b)",
+    re.IGNORECASE,
+)
+_BETWEEN_TWO = re.compile(
+    r"\bbetween\s+\$?[-+]?[\d.,/]+%?\$?(?:\s+\w+)?\s+(?:and|to)\s+\Z", re.IGNORECASE
 )
 # 5 hours and 30 minutes, 5 ft 4 in: between the numbers, and after both
 _LARGER = re.compile(
-    r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\.?\s+(?:and\s+)?\$?"
+    r"\s*(?:hours?|minutes?|days?|weeks?|years?|feet|foot|pounds?|dollars?|(?:hrs?|mins?|ft|lbs?)\.?)\s+(?:and\s+)?\$?"
 )
 _SMALLER = re.compile(
     r"\s*(?:days?|months?|hours?|hrs?|minutes?|mins?|seconds?|secs?|inch(?:es)?|in|ounces?|oz|cents?)\b"
 )
+_COMPARED = re.compile(r"[\d\s.,]+[<>≤≥][\d\s.,<>≤≥=]+")
+_RESULT = re.compile(r"=\s*\\?\$?[-\d.,]+\Z")
+_DETAILS = re.compile(
+    r"(?:[ \t]*+(?!(?:is|are|was|were|and|or|so|but|which|that|then|"
+    r"leav\w+|mak\w+|giv\w+|equals?|means?|times|plus|minus)\b)"
+    r"(?:[A-Za-z]['\w-]*+|\$?\d[\w.,-]*+))*+\s*[.!]?\s*"
+)
 # x of x = 3, x_1 = 3 and x < 3
-_OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:[=<>≤≥]|\\(?:[lg]e|lt|gt))")
+_OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:(=)|[<>≤≥]|\\(?:[lg]e|lt|gt))")
 GLUE = re.compile(  # between two answers
     r"(?:[\s,;&~和或及与]|\b(?:and|or|also|as\s+well\s+as)\b"
     r"|\\(?:quad|qquad|[,; ]|text\s*\{\s*,?\s*(?:and|or)\s*\}))+"
@@ -93,19 +131,23 @@ def formula_at_start(text: str) -> Formula | None:
 def runs(text: str) -> list[Formula]:
     """The formulas of a text that stand outside of dollars, in order."""
     found: list[Formula] = []
+    end = 0  # of the last formula with its unit
     for run in _RUN.finditer(text):
         content = run["run"]
+        if found and text[end : run.start()].isspace() and _UNIT.fullmatch(run[0]):
+            end = run.end()  # m, and s^2 after it, after 36
+            continue
         if content is None or not _TELLING.search(content):
             continue
-        if found and _UNIT.fullmatch(content) and text[found[-1].end : run.start()].isspace():
-            continue  # m^2 after 36
-        if not _FORMAL.search(content):
-            content = _PLUS.split(content.rpartition("=")[2].strip())[-1]  # 10+6=16, or 5-3
+        end = run.end()
+        content = plain = re.sub(r"(?<=[\d)]) x (?=[\d(.])", " * ", content)
+        if "=" in content:  # 3 * 4m = 12m
+            plain = re.sub(rf"(?<=\d)[{LETTER_UNITS}](?![\w^])", "", content)
+        if not _FORMAL.search(plain):
+            content = _PLUS.split(plain.rpartition("=")[2].strip())[-1]  # 10+6=16, or 5-3
         if re.fullmatch(rf"[\d.,]+[{LETTER_UNITS}]", content):
             content = f"{content[:-1]} {content[-1]}"
-        if re.search(
-            r"(?<![\w.)\]}])-\\?\$\Z", text[max(0, run.start() - 4) : run.start()]
-        ):  # -$12
+        if _MINUS.search(text[max(0, run.start() - 20) : run.start()]):
             content = f"-{content}"
         if content:
             found.append(Formula(run.start(), run.end(), content))
@@ -123,11 +165,22 @@ def last_formula(text: str) -> str | None:
         outside[span.start : span.end] = "\n" * (span.end - span.start)
     ends = {span.end for span in spans}
     between = [f for f in runs("".join(outside)) if not _is_unit_after(f, text, ends)]
+    ordered = sorted(spans + between)
+    rejected = {
+        f
+        for f in ordered
+        if _REJECTED.match(text, f.end) or _REJECTING.search(text, f.start - 30, f.start)
+    }
+    equations = {f.content for f in rejected if "=" in f.content}
     found = [
         f
-        for f in sorted(spans + between)
-        if "=" in text[f.start : f.end] or not _OTHER_THAN.search(text, f.start - 30, f.start)
+        for f in ordered
+        if ("=" in text[f.start : f.end] or not _OTHER_THAN.search(text, f.start - 30, f.start))
+        and f not in rejected
+        and f.content not in equations
+        and not _COMPARED.fullmatch(f.content)
     ]
+    found = _without_details(text, found)
     telling = [f for f in found if len(f.content) > 1 or f.content.isdigit()] or found
     if not telling:
         return None
@@ -140,13 +193,25 @@ def last_formula(text: str) -> str | None:
         return text[first.start : last.end]
     if len(telling) > 1 and (end := one_quantity(text, telling[-2], last)):
         return text[telling[-2].start : end]
-    ratio = _RATIO.search(text[max(0, last.start - 80) : last.start])
+    before_it = text[max(0, last.start - 80) : last.start]
+    if lower := _BETWEEN_TWO.search(before_it):
+        return lower[0] + last.content
+    ratio = _RATIO.search(before_it)
     if ratio and last.content.isdigit():
         return f"{ratio[1]}:{last.content}"
-    base = _IN_BASE.search(text[max(0, last.start - 80) : last.start])
+    base = _IN_BASE.search(before_it)
     if base and last.content.isdigit():
         return f"{base[1]}_{last.content}"
     return last.content + scale_after(text, last.end)
+
+
+def _without_details(text: str, found: list[Formula]) -> list[Formula]:
+    """The formulas but for numbers after a result that only say more of it: 3*4=12 in 5 days."""
+    for at in range(len(found))[:-4:-1]:
+        one = found[at]
+        if _RESULT.search(text[max(0, one.start - 4) : one.end]) and one.content[-1:].isdigit():
+            return found[: at + 1] if _DETAILS.fullmatch(text, one.end) else found
+    return found
 
 
 def is_glue(between: str) -> bool:
@@ -170,13 +235,18 @@ def scale_after(text: str, end: int) -> str:
 
 
 def _formula(span: re.Match[str]) -> Formula:
-    content = next(part for part in span.groups() if part is not None)
-    return Formula(span.start(), span.end(), content.strip())
+    content = next(part for part in span.groups() if part is not None).strip()
+    if aligned := _LINES.fullmatch(content):  # of a derivation the last line
+        written = [line for line in aligned[1].split(r"\\") if line.strip()]
+        content = written[-1].replace("&", "").strip() if written else ""
+    return Formula(span.start(), span.end(), content)
 
 
 def _is_one_list(text: str, one: Formula, next_one: Formula, ends: set[int]) -> bool:
     """Whether two formulas list values of one thing; outside of dollars it must be named before both."""
-    of, next_of = (found[1] if (found := _OF.match(f.content)) else "" for f in (one, next_one))
+    of, next_of = (
+        found.groups() if (found := _OF.match(f.content)) else "" for f in (one, next_one)
+    )
     between = text[one.end : next_one.start]
     of_one = of == next_of != "" or (not next_of and {one.end, next_one.end} <= ends)
     return of_one and "\n" not in between and is_glue(between)

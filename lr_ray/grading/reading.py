@@ -17,7 +17,7 @@ from lr_ray.grading.characters import clean
 from lr_ray.grading.choices import choice_letter, chosen
 from lr_ray.grading.formulas import Formula, is_glue, last_formula, runs
 from lr_ray.grading.latex import key, tidy
-from lr_ray.grading.statements import stated
+from lr_ray.grading.statements import asserted, corrected, stated
 
 KINDS = ("math", "choice", "exact", "number", "demo")
 _LOOKED_AT = 4_000  # characters from the end, for a formula that is neither boxed nor stated
@@ -30,7 +30,7 @@ _THINKING = r"(?:think(?:ing)?|thought|reasoning|analysis|reflection|scratchpad|
 _THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.IGNORECASE)
 _THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
 _TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁sentence)\|>")
-_ANOTHER = re.compile(r"\n[ \t*#]*(?:human|user|question|problem)(?: \d+)?\**:", re.IGNORECASE)
+_ANOTHER = re.compile(r"\n[ \t*#]*(?:human|user|question|problem|q)(?: \d+)?\**:", re.IGNORECASE)
 _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -99,12 +99,12 @@ def _math(text: str, cut: bool) -> str | None:
     if tagged and not (boxed and boxed[-1].start > tagged.end):
         return _of_tag(tagged.content)
     if boxed:
-        return _contents(text, boxed)
+        return corrected(text[boxed[-1].end :]) or _contents(text, boxed)
     plain = _unboxed(text, cut)
     answer = stated(plain)
     if answer or cut:
         return answer
-    return last_formula(plain[-_LOOKED_AT:])
+    return last_formula(asserted(plain[-_LOOKED_AT:]))
 
 
 def _exact(text: str, cut: bool) -> str | None:

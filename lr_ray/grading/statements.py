@@ -6,6 +6,7 @@ pytest tests/unit/grading/test_kinds.py
 import re
 
 from lr_ray.grading.formulas import (
+    FACTORIAL,
     GLUE,
     Formula,
     formula_at_start,
@@ -17,20 +18,33 @@ from lr_ray.grading.formulas import (
 
 _LOOKED_AT = 1_000  # characters after "is"
 _TRIED = 20  # statements, from the last one
-_NOT_SAID = r"(?<!\bif the )(?<!\bif my )(?<!\bif our )(?<!\bwhether the )(?<!\bsuppose the )"
 _IS = (
     r"(?:is|was|would be|will be|must be|should be|has to be|can only be|equals|becomes|"
     r"(?:comes|works|turns) out (?:to be|to|as)|comes to|are)"
 )
+# What is not said to be so: "if the answer is 12", "I don't think the answer is 12", "a wrong answer is 12"
+_SUPPOSED = re.compile(
+    r"(?:(?:\b(?:if|whether|suppose|assuming|doubt)|(?:n't|\b(?:not|might|may|would))\s+(?:think|believe|say|guess))\s+(?:that\s+)?"
+    rf"(?:the|my|our)\s+(?:\w+\s+)?answer|\b(?:wrong|incorrect)\s+answer)\s+{_IS}\b(?:[^.,;\n]|[.,]\d)*",
+    re.IGNORECASE,
+)
+# "Wait, that is wrong; it is 12", "No, it should be 12", "I meant 12", but not "Is it 13? No, it is 12"
+_WRONG = r"no|actually|sorry|oops|wrong|incorrect|mistaken?|error|not\s+(?:right|correct)"
+CORRECTION = (
+    rf"(?:(?<!\?\s)(?<!\bno\s)\b(?:(?:{_WRONG})[.,;:!\s-]*\b(?:it|that|this)(?:'s|\s+is)"
+    rf"|(?:{_WRONG}|wait|forgot|misread)\b[^?\n]{{0,60}}?\b(?:it|that|this)\s+(?:should|must)\s+(?:be|have\s+been))"
+    r"(?:\s+actually)?|\bI\s+meant|\bcorrection:)"
+)
+_CORRECTED = re.compile(rf"{CORRECTION}(?=[-+\s$*\\(]*\d|\s*[$\\])", re.IGNORECASE)
 _ABROAD = "respuesta|resposta|réponse|risposta|antwort|ответ|đáp án"  # answer
 _STATED = re.compile(
-    rf"{_NOT_SAID}(?<![A-Za-z])(?:answers?|final\s+(?:result|solution|value))[*_]*"
+    rf"(?<![A-Za-z])(?:answers?|final\s+(?:result|solution|value))[*_]*"
     r"(?:,?\s+(?:to|of|for|in|we|that|you|then|thus|therefore|hence|here|indeed)\b[^.\n$]{0,60}?)?,?\s+"
     rf"(?P<is>{_IS}\b)"
-    rf"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result|{_ABROAD})[*_]*\s*[:=]"
+    rf"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result|{_ABROAD})[*_\"]*\s*[:=]"
     r"|ans(?:\s*[:=]|\.(?=\s+\S)))"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[ \t*_#]*$)"
-    r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:是|为|應為|应为|は|은|는)?\s*:?)"
+    r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:(?:应该|应当|應該|应|應)?[是为為]|は|은|는)?\s*:?)"
     r"|^(?P<hashes>####)(?=\s*[-+$]?[\d.,/]+%?\s*$)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -39,8 +53,9 @@ _REVERSED = re.compile(
     re.IGNORECASE,
 )
 _FILLERS = re.compile(
-    r"(?:[\s:*_=#>`]|\*\*|(?:therefore|thus|hence|then|so|simply|just|exactly|approximately|about|roughly|"
-    r"equal to|given by|found to be|now|clearly|indeed|actually|the number|the value|that)\b[,:]?(?![-\w]))+",
+    r"(?:[\s:*_=#>`\"]|\*\*|(?:therefore|thus|hence|then|so|simply|just|exactly|approximately|about|roughly|"
+    r"equal to|either|given by|found to be|now|clearly|"
+    r"(?:most )?likely|probably|perhaps|maybe|indeed|actually|the number|the value|that)\b[,:]?(?![-\w]))+",
     re.IGNORECASE,
 )
 _BOLD = re.compile(r"(?<![\w)])\*\*(?!\s)([^*\n]+?)\*\*(?![\w(])")
@@ -50,7 +65,8 @@ _COMMENT = re.compile(
     r"(?:(?:also|indeed|clearly|thus|therefore|now|really|very|both|not|never|n't|still)\s+)*"
     r"(?:correct|incorrect|right|wrong|true(?=\s+(?:because|since|as|for|when)\b)|reasonable|plausible|valid|"
     r"verified|confirmed|consistent|checked|sensible|fine|good|in|as follows|below|above|shown|"
-    r"expected|found|obtained|computed|calculated|derived|based|simply the sum|unique|clear|obvious|"
+    r"expected|reached|arrived|found|obtained|computed|calculated|derived|based|simply the sum|unique|"
+    r"clear|obvious|"
     r"straightforward|an? (?:integer|number|fraction|whole number|positive)|what|to be|expressed|written|"
     r"given(?!\s+by)|boxed|not|n't)\b|[.?!]",
     re.IGNORECASE,
@@ -58,13 +74,13 @@ _COMMENT = re.compile(
 # A full stop ends the sentence where a space or the end follows, but not after "Mrs" or in "p.m.".
 _SENTENCE_END = re.compile(
     r"\n|。|(?<!\.[A-Za-z])(?<!\b[MR][rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)\.(?=\s|$|\*|[\"')])"
-    r"|\.(?=\s+[A-Z])(?<=\.m\.)|[?](?=\s|$)|!(?=\s|$|\*)|！|</"
+    rf"|\.(?=\s+[A-Z])(?<=\.m\.)|[?](?=\s|$)|(?!{FACTORIAL})!(?=\s|$|\*)|！|</"
 )
 # What goes on after an answer in words: "Monday, as day 3 is", "No (since yes would need 4)".
 _CLAUSE = re.compile(
-    r"[,;]?\s+\(?(?:because|since|as|so|which|where(?:as)?|when|if|but|not|rather than|given|due|assuming|"
-    r"provided|making|meaning|thus|hence|therefore|i\.e|that|with|for)\b|\s*[-—]+\s+(?=[A-Za-z]{2})|\s+\([A-Za-z]{2,}"
-    r"|,(?=[\u3040-\u9fff\uac00-\ud7a3])|(?:(?<=^no)|(?<=^yes))[,;:-]",
+    r"[,;]?\s+\(?(?:because|since|as|so|which|where(?:as)?|when|if|unless|but|not|rather than|given|due|"
+    r"assuming|provided|making|meaning|thus|hence|therefore|i\.e|that|with|for)\b|\s*[-—]+\s+(?=[A-Za-z]{2})|\s+\([A-Za-z]{2,}"
+    r"|[,，]?而不是|,(?=[\u3040-\u9fff\uac00-\ud7a3])|(?:(?<=^no)|(?<=^yes))[,;:-]",
     re.IGNORECASE,
 )
 # Words after a number that make another one of it.
@@ -90,6 +106,7 @@ _UNIT = re.compile(
 
 def stated(text: str) -> str | None:
     """The answer that a text states last, or None. A remark on an answer states none."""
+    text = asserted(text)
     found = sorted(
         [*_STATED.finditer(text), *_REVERSED.finditer(text)], key=lambda mark: mark.end()
     )
@@ -99,8 +116,19 @@ def stated(text: str) -> str | None:
         else:
             answer = _after(text[mark.end() : mark.end() + _LOOKED_AT], mark["is"] is None)
         if answer:
-            return answer
+            return corrected(text[mark.end() :]) or answer
     return None
+
+
+def asserted(text: str) -> str:
+    """The text without answers that it only supposes."""
+    return _SUPPOSED.sub(" ", text)
+
+
+def corrected(text: str) -> str | None:
+    """The answer that takes the place of one before the text, or None."""
+    marks = list(_CORRECTED.finditer(text))
+    return _after(text[marks[-1].end() :][:_LOOKED_AT], False) if marks else None
 
 
 def _before(text: str) -> str | None:
@@ -121,6 +149,8 @@ def _after(rest: str, line_only: bool) -> str | None:
     if _COMMENT.match(rest):
         return None
     rest = _MINUS.sub(r"\1-", rest)
+    if re.match(r"[^.,;?\n]{0,30}\?", rest):
+        return None
     first = formula_at_start(rest)
     if first and not _GOES_ON.match(rest, first.end):
         return _formulas(rest, first)

@@ -44,7 +44,7 @@ def test_more_answers_are_judged_as_a_careful_person_would():
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     wrong = []
     for row in rows:
-        extracted = extract_answer(row["completion"], row["kind"])
+        extracted = extract_answer(row["completion"], row["kind"], row.get("cut", False))
         if judge(row["expected"], extracted, row["kind"]).correct != row["right"]:
             wrong.append((row["expected"], row["completion"], extracted))
     assert len(rows) > 500

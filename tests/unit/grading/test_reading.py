@@ -142,7 +142,10 @@ def test_the_last_closed_box(text, content):
      "The answer is " + "thus, " * 20_000, "final answer is $x " * 6_000, "\n" * 100_000, " " * 100_000,
      "Answer: " + "\n" * 100_000, r"\boxed" * 20_000, r"\boxed{} " * 12_000, r"\boxed{1}, " * 12_000,
      "<answer>" * 12_000, "<think>" * 12_000, "√" * 100_000, "((1" * 30_000, "#" * 100_000, "a_" * 50_000,
-     "The answer is correct. " * 5_000, "B is wrong. " * 8_000, "A or B " * 14_000, "x\u2074" * 30_000],
+     "The answer is correct. " * 5_000, "B is wrong. " * 8_000, "A or B " * 14_000, "x\u2074" * 30_000,
+     "The answer is 1. No, wait, wrong, sorry: " * 4_000, "if the answer is 1, " * 8_000, "1 = 2 a b " * 15_000,
+     "The answer is 1? " * 8_000, "between 5 and " * 10_000, "x=1 is rejected " * 8_000, "1,23," * 30_000,
+     "5 m s kg " * 15_000, "1 x 2 = " * 15_000, "5! = " * 20_000, "is minus " * 15_000],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion(kind, text):
     started = time.perf_counter()
