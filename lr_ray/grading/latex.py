@@ -97,6 +97,7 @@ _GROUPED = re.compile(
     r"|(?<![\d.,])\d{1,3}(?:(?: \d{3}){2,}(?:\.\d+)?(?![\d.,]*\d| \d)| \d{3}(?:\.\d+)?(?![\d.,]*\d| \d|/))"
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+_SPACED = re.compile(r"\\mathbf\s*\{([-\d .,]+)\}")  # 12 of OlympiadBench's solutions: \mathbf{1 2}
 _SYSTEM = re.compile(r"\\\{\s*\\begin\s*\{array\}\s*\{[lcr]*\}(.*?)\\end\s*\{array\}", re.DOTALL)
 _ALIGNED = re.compile(
     r"\\begin\s*\{((?:aligned|align|gathered|gather|split|eqnarray|equation|multline|cases)\*?)\}(.*?)\\end\s*\{\1\}",
@@ -130,6 +131,7 @@ _OPENING, _CLOSING = ("(", "[", "{", r"\{", r"\langle"), (")", "]", "}", r"\}", 
 def tidy(text: str) -> str:
     r"""The answer in one way of writing; words of \text{} stay between the marks of WORDS."""
     text = latexed(clean(text)).strip()
+    text = _SPACED.sub(lambda bold: bold[1].replace(" ", ""), text)
     text = _SYSTEM.sub(r" \\begin{cases}\1\\end{cases}", text)
     text = _ALIGNED.sub(lambda block: _lines(block[2]), text)
     text = _COMMAND.sub(_renamed, _LAST_SPACE.sub("", text))
