@@ -38,6 +38,9 @@ SERVED_ENV = {
 }
 # The engine in the actor's own process: it dies with the actor, and logprobs cross no socket.
 COMMON_ENV = SERVED_ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+# Of engines of the CPU build that draw by a request's seed. Where a prompt is read in parts, vLLM takes a
+# draw back; generators of CPUs cannot, and the engine fails.
+WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 _WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 
 
@@ -126,6 +129,8 @@ def start(role: str, model: str, config: Config, context: int, journal: Any) -> 
         if config.sampling.method == "contrast":
             logprobs.install()
             options["max_logprobs"] = vocabulary_rows(model)
+        elif on_cpu():
+            options |= WHOLE_PROMPTS
     else:
         options = {
             "runner": "pooling",

@@ -11,7 +11,7 @@ from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.engines.vllm import SERVED_ENV, gpu_options, on_cpu
+from lr_ray.engines.vllm import SERVED_ENV, WHOLE_PROMPTS, gpu_options, on_cpu
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, whole_number
 from lr_ray.models.models import fitting, resolve_served
@@ -111,7 +111,7 @@ def model_options(
     if on_gpu:
         engine |= gpu_options(place)
     else:
-        engine |= {
+        engine |= WHOLE_PROMPTS | {
             "enforce_eager": True,
             "disable_log_stats": True,
             "kv_cache_memory_bytes": cpu_cache_bytes(path, serving),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from lr_ray.sampling import graph
 from lr_ray.sampling.sample import finish
 from tests.integration.conftest import AMATEUR, EXPERT, demo_config, sample_demo
 from tests.integration.supervision import assert_same
+from tests.unit.problem_sources import jsonl
 
 TOLERANCE = 1e-3
 
@@ -250,6 +252,25 @@ def test_a_share_of_a_batch_is_the_same_steps_for_three_engines_as_for_one(
     assert_same(three.run, one)
     scored, kept = (part[f"steps_{what}"] for what in ("scored", "kept"))
     assert abs(kept - scored / 10) <= 2  # a half a batch
+
+
+def test_solutions_are_drawn_whatever_the_prompts_of_a_batch_take(ray_cluster, tmp_path):
+    """More tokens of prompts than an engine reads at once: reading one in parts would end it."""
+    rows = [{"problem": f"{n} pens and {n} pens. " * 40, "answer": "1"} for n in range(48)]
+    data = {"source": jsonl(tmp_path / "long.jsonl", rows)}
+    drawn = {"samples": 4, "temperature": 1.0, "max_new_tokens": 8}
+    result = sample_demo(
+        tmp_path / "run",
+        data,
+        {"amateur": None},
+        method="rejection",
+        batch_size=48,
+        rejection=drawn,
+    )
+    assert (result.summary["samples_drawn"], result.summary["rejected"]) == (192, 0)
+    said = [file.read_text(errors="replace") for file in Path(ray_cluster).glob("worker-*.err")]
+    assert said
+    assert not any("CPU Generator" in text for text in said)
 
 
 def test_rejection_keeps_the_right_solutions(rejected):
