@@ -146,7 +146,7 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("domain", domain),
         # Held-out problems of another seed, so that no problem chooses the rate and is then asked.
         in_domain("domain-rates", "domain", lambda: HERE / "rates.yaml", 200, "--evaluation.seed=1"),
-        in_domain("domain-controls", "domain-rates", lambda: grid(out, "domain"), 300),
+        in_domain("domain-controls", "domain-rates", lambda: grid(out, "domain"), 200),
         compare("rules", "gsm8k", lambda: grid(out, "rules"), benchmarks, "gsm8k", few, "500"),
         Step("perturbed", perturbed),
     ]  # fmt: skip
@@ -209,7 +209,6 @@ def grid(out: Path, name: str) -> Path:
         "controls": {"lightreasoner": "seeds: [1]", **controls},
         "domain": ours
         | {"second-seed": f"{tuned}, seeds: [1]", **controls}
-        | {"sft": f"{tuned}, sampling.method: rejection"}
         | {"prefilled-expert": f"untrained: true, evaluation.prefill: '{DOMAIN_PREFILL}'"},
         "rules": {  # the best of the embedded pair beside the paper's
             "top-share": f"{tuned}, sampling.selection: 'top:0.1'",
