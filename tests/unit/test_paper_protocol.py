@@ -60,6 +60,7 @@ def model(tokenizer, tmp_path):
         said = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos}
         (folder / "tokenizer_config.json").write_text(json.dumps(said))
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        (folder / "config.json").write_text('{"vocab_size": 151936}')
         if template:
             (folder / "chat_template.jinja").write_text(template)
         return str(folder)
