@@ -362,15 +362,16 @@ def test_health_needs_no_key_and_names_the_models(url):
     assert '"improved":"ok"' in body
 
 
-async def ask_all(url, problems, retries):
+async def ask_all(url, problems, retries, **drawn):
     async with openai.AsyncOpenAI(
         base_url=url, api_key=KEY, max_retries=retries, timeout=120
     ) as client:
 
         async def one(index, problem):
             name = ("expert", "improved")[index % 2]
+            asked = {"temperature": 0, "max_tokens": NEW_TOKENS} | drawn
             response = await client.chat.completions.create(
-                model=name, messages=messages(problem), temperature=0, max_tokens=NEW_TOKENS
+                model=name, messages=messages(problem), **asked
             )
             return response.choices[0].message.content
 
@@ -386,6 +387,13 @@ def test_200_requests_at_once_are_all_answered(url, client, problems):
         chat(client, ("expert", "improved")[i % 2], many[i]).choices[0].message.content
         for i in range(4)
     ]
+
+
+def test_seeded_answers_are_drawn_whatever_the_prompts_take(url):
+    """More tokens of prompts at once than an engine of a CPU reads in a step."""
+    long = [f"{n} pens and {n} pens. " * 40 for n in range(48)]
+    drawn = {"temperature": 1, "seed": 3, "max_tokens": 8, "extra_body": {"min_tokens": 2}}
+    assert all(asyncio.run(ask_all(url, long, retries=0, **drawn)))
 
 
 def replica_of(served, name: str) -> psutil.Process:
