@@ -112,12 +112,16 @@ def _agree(gold: Any, answer: Any) -> bool | None:
     """Whether two expressions have the same value at every point tried, or None without values."""
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     rounds = gold.has(sympy.floor, sympy.ceiling) or answer.has(sympy.floor, sympy.ceiling)
-    for start in _INTEGERS if rounds else _POINTS:
+    points = _INTEGERS if rounds else _POINTS
+    if rounds and any(str(symbol) in "xyzt" for symbol in symbols):  # no integers by custom
+        points += _POINTS
+    for start in points:
         point = {
-            symbol: start + k if rounds else start * (k + 3) / (k + 2)
+            symbol: start + k if start.is_Integer else start * (k + 3) / (k + 2)
             for k, symbol in enumerate(symbols)
         }
-        zero = _is_zero(gold - answer, point)
+        difference = gold - answer
+        zero = _is_zero(difference.subs(point)) if rounds else _is_zero(difference, point)
         if zero is not True:
             return zero
     return True

@@ -160,6 +160,8 @@ def _last(text: str) -> str:
 def _with_scalar(gold: _Shape, answer: _Shape, expected: str, extracted: str, leaf: Leaf) -> bool:
     """One is a formula and the other is not."""
     scalar, other = (gold, answer) if gold.kind == "scalar" else (answer, gold)
+    if _NOTHING.fullmatch(scalar.parts[0]):
+        return False
     if other.kind not in ("list", "set"):
         return leaf(expected, extracted)  # such as a product with a matrix, or x^2 < 4
     if re.fullmatch(r"\d{1,3}(,\d{3})+", scalar.parts[0]):  # not thousands, then

@@ -27,7 +27,7 @@ _NAME = re.compile(r"^\\?[A-Za-z]\w{0,30}\s*=\s*")
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 # C = 5 says something of C and does not choose it; with a dash, C - 5 may choose.
 _OF_LETTER = re.compile(
-    r"[A-E]\s*(?:[=+*/^<>]|\\(?:[lgn]e|approx|equiv|cdot|times|pm|in)(?![A-Za-z]))"
+    r"[A-E]\s*(?:[=+*/^<>]|\\(?:[lgn]e|approx|equiv|cdot|times|pm|in|cup|cap|setminus|subset)(?![A-Za-z]))"
 )
 
 

@@ -43,6 +43,7 @@ _REWRITES = [
         (r"\\(?:text|f)?colou?r(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}", ""),
         (r"\\(?:[hv]space|[hv]?phantom|tag)\*?\s*\{[^{}]*\}|(?<!\\)\\[,;: ]|~", " "),
         *[(rf"\\(?:{_WRAPPERS})\s*\{{({_NESTED})\}}", r"\1")] * 2,  # one may hold another
+        (r"\\(?:mathbf|boldsymbol|bm|vec)\s+([A-Za-z0-9])(?![A-Za-z])", r"\1"),
         (r"\\begin\s*\{array\}\s*\{[clr|]*\}([^&\\]*)\\end\s*\{array\}", r"\1"),
         (r"\\\$|\$|\\!\s*|(?<!\\)\\[()\[\]]", ""),
         (r"\{,\}", ","),
@@ -51,7 +52,7 @@ _REWRITES = [
         # words, and degrees, which count in a sine and are a unit elsewhere
         (rf"\\(?:text(?:rm|it|sf|tt|normal)?|[mh]box|math(?:rm|sf|tt)|rm)\s*\{{({_NESTED})\}}",
          "\x02\\1\x03"),
-        (r"(?<=[\d)}\]])\s*[或和与及]\s*(?=[-\w({\[\\])", ", "),
+        (r"(?<=[\d)}\]])(?:\s*[或和与及]\s*|\s+(?:und|oder|et|ou)\s+)(?=[-\w({\[\\])", ", "),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))", _DEGREE),
         (r"\^\s*\{?\s*\x02?\s*(st|nd|rd|th)\s*\x03?\s*\}?(?![A-Za-z])", r"\1"),
         (r"\\([%&])", r"\1"),
@@ -76,8 +77,8 @@ _REWRITES = [
         (r"(\d)\s+\x02?\s*squared\s*\x03?$", r"\1^2"),
         (r"^(-?[\d.,/]+)\s*=\s*(\\?[A-Za-z])$", r"\2=\1"),
         (r"(?<=\d) x (?=\d)", r"\\times "),
-        (r"([A-Za-z])\s+squared\b", r"\1^2"),
-        (r"([A-Za-z])\s+cubed\b", r"\1^3"),
+        (r"([A-Za-z])\s+\x02?\s*squared\b\s*\x03?", r"\1^2"),
+        (r"([A-Za-z])\s+\x02?\s*cubed\b\s*\x03?", r"\1^3"),
         (r"(\d)\s+\x02?\s*cubed\s*\x03?$", r"\1^3"),
         # braces that TeX lets one leave out, or add
         (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
@@ -85,7 +86,7 @@ _REWRITES = [
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
         (r"^([+-]?)\s*\(\s*(\\frac\{\s*\d+\s*\}\{\s*\d+\s*\})\s*\)$", r"\1\2"),
-        (r"\\sqrt\s*([A-Za-z0-9])", r"\\sqrt{\1}"),
+        (r"\\(sqrt|pmod)\s*([A-Za-z0-9])", r"\\\1{\2}"),
         (r"(?<![\\A-Za-z])([A-Za-z])\{\(([^{}()]*)\)\}", r"\1(\2)"),
         (r"\s+", " "),
     )
@@ -113,7 +114,7 @@ _LEADING = re.compile(
     r"^(?:\\(?:approx|therefore|Rightarrow|implies)(?![A-Za-z])|[=:]|(?:\x02?\s*(?:so|thus|therefore|hence),?\s+)?\x02?\s*"
     r"(?:(?:the|our|my|final|correct)\s+)*(?:answer|ans\b)\s*\.?(?:[\s\x03:=]|is\b)*"
     # \text{Thus, }, \text{Domain: }, or the choice before its text
-    r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}:\s*\x03"
+    r"|\x02\s*(?:(?:so|thus|therefore|hence)\b[\s,:]*)?\x03|\x02[A-Za-z ]{3,40}(?::|\bis|\bare)\s*\x03"
     r"|\x02?\s*\([A-E]\)\s*\x03?\s*(?=[-\d]))\s*",
     re.IGNORECASE,
 )
