@@ -13,7 +13,7 @@ _GLUE = r"(?:[\s).:]*[,;&/]\s*|[\s).:,]*\b(?:and|or|nor)\s+)"  # of several opti
 _ANOTHER = re.compile(rf"{_GLUE}\(?[A-J](?![A-Za-z0-9_'])")
 # "A or B", but not "B, and A is wrong"
 _ALSO = re.compile(
-    rf"{_ANOTHER.pattern}(?!(?:{_ANOTHER.pattern})*\)?\s+(?:is|are|was|would|cannot|can't|does|fails)\b)"
+    rf"{_ANOTHER.pattern}(?!(?:{_ANOTHER.pattern})*\)?\s+(?:is|are|was|would|cannot|can't|does|fails|being)\b)"
 )
 _CHOSEN = re.compile(r"\(?([A-Ja-j])(?:[).:,;!*\s\u3000-\u9fff]|$)")
 # The article "A" is none, nor is a letter of a word or formula, or the unit of 5 A.
@@ -39,15 +39,16 @@ _STATED = re.compile(
 _SAID = r"(?:(?![\s(][A-J][).:])[^\n]){0,60}?\s*[-:]\s+(?:[Tt]his\s+is\s+)?"
 # After one: "is the only correct choice", "选项正确"
 _RIGHT = re.compile(
-    r"[).:*]*\s*(?:(?:is|must be|would be)\s+(?:\w+\s+){0,3}?(?:correct|right|true|answer|best|choice)\b"
-    r"|(?:right|correct|true|yes)\b|(?:选项)?是?(?:正确|对的))"
+    r"[).:*]*\s*(?:(?:is|must be|would be)\s+(?:(?!second|next|partly|partially|almost)\w+\s+){0,3}?"
+    r"(?:correct|right|true|answer|best|choice)\b(?!\s+if\b)"
+    r"|(?:right|correct|true|yes)\b|[✓✔✅]|(?:选项)?是?(?:正确|对的))"
     rf"|{_SAID}[Cc]orrect\b"
 )
 # After one that is dismissed, alone or with others ("and C are too large"), and before one.
 _DISMISSED = re.compile(
     rf"(?:{_ANOTHER.pattern}\)?)*[.:*\s]*(?:is|are|was|would|can|does|do|must)\s*(?:\w+\s+){{0,2}}?"
     r"(?:n't|not?\b|wrong|incorrect|false|impossible|invalid|too\b|ruled|eliminated|excluded|out\b)"
-    r"|[).:*\s]*(?:wrong|incorrect|false|fails\b|no\b|not\b|too\b|(?:选项)?是?(?:错|不))"
+    r"|[).:*\s]*(?:wrong|incorrect|false|fails\b|no\b|not\b|too\b|[✗✘❌]|(?:选项)?是?(?:错|不))"
     rf"|{_SAID}(?:[Ii]ncorrect|[Ww]rong|(?:not|Not)\s+correct)\b"
 )
 _NOT = re.compile(
