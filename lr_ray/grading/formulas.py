@@ -16,7 +16,7 @@ _BETWEEN = re.compile(
     r"|(?<!\\)\$(?!(?<=\d\$)\s)(\s(?:[^$\\]|\\.)+|(?:[^$\\]|\\.)*(?:[^$\\\s]|\\\S))\$(?!\d)"
     r"|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)"
     r"|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]"
-    rf"|(\\begin{_ALIGNED}(?:[^\\]|\\(?!end\{{))*+\\end{_ALIGNED})",
+    rf"|(\\begin{_ALIGNED}(?:[^\\]|\\(?!end{_ALIGNED}))*+\\end{_ALIGNED})",
     re.DOTALL,
 )
 _LINES = re.compile(rf"\\begin{_ALIGNED}(.*)\\end{_ALIGNED}", re.DOTALL)
@@ -37,7 +37,7 @@ _SCRIPT, _FRACTION = "[⁰¹²³⁴-⁹⁺⁻ⁿ₀-₉]", "[¼-¾⅐-⅞]"
 _LETTER = r"[A-Za-zα-ωΓ-Ω∞ℝ](?!'[a-z]|[A-Za-z0-9])"
 # "5! ways" and "4! = 24", but not "12! Great", "12!" at an end, or **12!**
 FACTORIAL = r"!(?=[^\s*]|[ \t]+(?:[a-z=×·]|[-+*/][ \t]*\d))"
-_OPERATOR = rf"(?:\*\*|[-+*/^_=<>|'×·÷±≤≥≠∪∩√∛°]|{FACTORIAL})"
+_OPERATOR = rf"(?:\*\*|[<>]=|[-+*/^_=<>|'×·÷±≤≥≠∪∩√∛°]|{FACTORIAL})"
 _VALUE = rf"(?:{_CLOCK}|{_NUMBER}(?:\s?\\?%)?|{_FUNCTION}|{_SCRIPT}+|{_FRACTION})"
 _ATOM = rf"(?:{_VALUE}|{_LETTER})"
 for _ in range(3):  # brackets within brackets
@@ -70,21 +70,26 @@ _MINUS = re.compile(  # of -$12, "negative 12" and "is minus 12", but not of "15
 )
 # Before a number that is none of the answer: "more than 5", "not 5", "half of 5".
 _OTHER_THAN = re.compile(
-    r"(?:不是|(?:\b|can)(?:not|never)(?:\s+be|\s+equal(?:\s+to)?)?|n't(?:\s+be)?|\bthan(?:\s+or\s+equal\s+to)?|\btwice|\b(?:half|root)\s+of)\s*\Z",
+    r"(?:不是|(?:\b|can)(?:not|never)(?:\s+be|\s+equal(?:\s+to)?)?|n't(?:\s+be)?|\bthan(?:\s+or\s+equal\s+to)?|\btwice|\b(?:half|root|instead)\s+of)\s*\\?\$?\Z",
     re.IGNORECASE,
 )
 _REJECTING = re.compile(
-    r"\b(?:reject|discard|exclud|eliminat)\w*\s+(?:the\s+(?:root|solution|value)\s+)?\Z",
+    r"\b(?:reject|discard|exclud|eliminat)\w*\s+(the\s+(?:root|solution|value)\s+)?\Z",
     re.IGNORECASE,
 )
-# And after one: "x = 5 fails", "-5 is rejected"
-_REJECTED = re.compile(
-    r"\)?,?\s+(?:which\s+)?(?:fails\b|(?:is|are|was|being)\s+(?:rejected|extraneous|invalid|impossible|discarded|"
-    r"excluded|wrong|not)\b|(?:does|do|can|would)\s*(?:n't|not)\b)",
+# And after one: "-5 is rejected", "7 is not enough", but not "12 do not swim", which counts them.
+_FAILS = re.compile(
+    r"\)?,?\s+(?:which\s+)?(?:fails\b|(?:is|was|being)\s+(?:rejected|extraneous|invalid|impossible|discarded|excluded)\b"
+    r"|(?:do(?:es)?|can?|would)\s*(?:n't|not)\s+(?:work|satisfy)\b)",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\)?\s+(?:(?:is|was)\s+(?:wrong|not)\b|does\s*(?:n't|not)\b|(?:can?|would)\s*(?:n't|not)\s+be\b)",
     re.IGNORECASE,
 )
 _BETWEEN_TWO = re.compile(
-    r"\bbetween\s+\$?[-+]?[\d.,/]+%?\$?(?:\s+\w+)?\s+(?:and|to)\s+\Z", re.IGNORECASE
+    r"(\A|\b(?:is|are|be|was|lies?|falls?)\s+(?:[a-z]+\s+)?)?(\bbetween\s+\$?[-+]?[\d.,/]+%?\$?(?:\s+\w+)?\s+(?:and|to)\s+)\Z",
+    re.IGNORECASE,
 )
 # 5 hours and 30 minutes, 5 ft 4 in: between the numbers, and after both
 _LARGER = re.compile(
@@ -95,15 +100,21 @@ _SMALLER = re.compile(
 )
 _COMPARED = re.compile(r"[\d\s.,]+[<>≤≥][\d\s.,<>≤≥=]+")
 _RESULT = re.compile(r"=\s*\\?\$?[-\d.,]+\Z")
+# "seats in 3 blocks", "dollars for the first 5 days", "hours to read 120 pages", but not "to get 30"
+_OF_DETAIL = (
+    r"(?:in|for(?:[ \t]+\w+ing)?|over|during|on|at|per|with|of|after|before|than|every|each"
+    r"|to[ \t]+(?!(?:get|make|find|give|have|reach|be|arrive|end|the|a|an)\b)[a-z]+)\b"
+)
+_WORD = rf"(?:[ \t]+(?!(?:and|or|so|but|to|total[ \t]+of|{_OF_DETAIL})\b)[A-Za-z]['\w-]*)"
 _DETAILS = re.compile(
-    r"(?:[ \t]*+(?!(?:is|are|was|were|and|or|so|but|which|that|then|"
-    r"leav\w+|mak\w+|giv\w+|equals?|means?|times|plus|minus)\b)"
-    r"(?:[A-Za-z]['\w-]*+|\$?\d[\w.,-]*+))*+\s*[.!]?\s*"
+    rf"(?:[ \t]+more)?(?:[ \t]+\$?\d[\w.,-]*(?=[ \t]+[A-Za-z]))?{_WORD}{{0,3}}"
+    rf"(?:[ \t]+{_OF_DETAIL}(?:[ \t]+(?:the|a|an|all|first|last|next|other|these|those|his|her|their)\b)*"
+    rf"(?:[ \t]+\$?\d[\w.,-]*+%?)?{_WORD}{{0,3}})*+\s*[.!]?\s*"
 )
 # x of x = 3, x_1 = 3 and x < 3
 _OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:(=)|[<>≤≥]|\\(?:[lg]e|lt|gt))")
 GLUE = re.compile(  # between two answers
-    r"(?:[\s,;&~和或及与]|\b(?:and|or|also|as\s+well\s+as)\b"
+    r"(?:[\s,;&~和或及与]|\b(?:and|or|also|as\s+well\s+as|und|oder|et|ou)\b"
     r"|\\(?:quad|qquad|[,; ]|text\s*\{\s*,?\s*(?:and|or)\s*\}))+"
 )
 
@@ -166,24 +177,16 @@ def last_formula(text: str) -> str | None:
     ends = {span.end for span in spans}
     between = [f for f in runs("".join(outside)) if not _is_unit_after(f, text, ends)]
     ordered = sorted(spans + between)
-    rejected = {
-        f
-        for f in ordered
-        if _REJECTED.match(text, f.end) or _REJECTING.search(text, f.start - 30, f.start)
-    }
-    equations = {f.content for f in rejected if "=" in f.content}
-    found = [
-        f
-        for f in ordered
-        if ("=" in text[f.start : f.end] or not _OTHER_THAN.search(text, f.start - 30, f.start))
-        and f not in rejected
-        and f.content not in equations
-        and not _COMPARED.fullmatch(f.content)
-    ]
+    found = _asserted(text, ordered)
     found = _without_details(text, found)
     telling = [f for f in found if len(f.content) > 1 or f.content.isdigit()] or found
     if not telling:
         return None
+    lower = _BETWEEN_TWO.search(text, telling[-1].start - 80, telling[-1].start)
+    if lower and lower[1] is not None:
+        return lower[2] + telling[-1].content
+    if lower and len(telling) > 2:  # 7 primes between 2 and 18
+        del telling[-2:]
     first = last = telling[-1]
     for before in telling[-2::-1]:
         if not _is_one_list(text, before, first, ends):
@@ -194,8 +197,6 @@ def last_formula(text: str) -> str | None:
     if len(telling) > 1 and (end := one_quantity(text, telling[-2], last)):
         return text[telling[-2].start : end]
     before_it = text[max(0, last.start - 80) : last.start]
-    if lower := _BETWEEN_TWO.search(before_it):
-        return lower[0] + last.content
     ratio = _RATIO.search(before_it)
     if ratio and last.content.isdigit():
         return f"{ratio[1]}:{last.content}"
@@ -203,6 +204,28 @@ def last_formula(text: str) -> str | None:
     if base and last.content.isdigit():
         return f"{base[1]}_{last.content}"
     return last.content + scale_after(text, last.end)
+
+
+def _asserted(text: str, formulas: list[Formula]) -> list[Formula]:
+    """The formulas but for those that are said to be wrong, and what they repeat."""
+    wrong: set[Formula] = set()
+    until: dict[str, int] = {}  # of what is wrong, where it was said so
+    for f in formulas:
+        verb, plain = _REJECTING.search(text, f.start - 30, f.start), f.content.replace(" ", "")
+        if _FAILS.match(text, f.end) or (verb and (verb[1] or "=" in plain or plain[:1] == "-")):
+            until |= {plain: f.end, plain.rpartition("=")[2]: f.end}
+        elif _DENIED.match(text, f.end):
+            wrong.add(f)
+            until |= {plain: f.end} if "=" in plain else {}
+    return [
+        f
+        for f in formulas
+        if ("=" in text[f.start : f.end] or not _OTHER_THAN.search(text, f.start - 30, f.start))
+        and f not in wrong
+        and f.end > until.get(f.content.replace(" ", ""), 0)
+        and f.end > until.get(f.content.rpartition("=")[2].strip(), 0)
+        and not _COMPARED.fullmatch(f.content)
+    ]
 
 
 def _without_details(text: str, found: list[Formula]) -> list[Formula]:
@@ -237,8 +260,10 @@ def scale_after(text: str, end: int) -> str:
 def _formula(span: re.Match[str]) -> Formula:
     content = next(part for part in span.groups() if part is not None).strip()
     if aligned := _LINES.fullmatch(content):  # of a derivation the last line
-        written = [line for line in aligned[1].split(r"\\") if line.strip()]
-        content = written[-1].replace("&", "").strip() if written else ""
+        *earlier, content = [line for line in aligned[1].split(r"\\") if line.strip()] or [""]
+        while earlier and content.count(r"\begin") < content.count(r"\end"):  # rows of a matrix
+            content = rf"{earlier.pop()}\\{content}"
+        content = re.sub(r"&\s*(?==)" if r"\begin" in content else "&", "", content).strip()
     return Formula(span.start(), span.end(), content)
 
 

@@ -35,10 +35,11 @@ _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PLACEHOLDER = re.compile(
-    r"(?:(?:the|your|my|final|numerical|correct)\s*)*(?:answer|result|solution|number|value|letter|choice)?"
+    r"(?:(?:the|your|my|final|numerical|correct)\s*)*(?:answer|result|solution|number|value|letter|choice|答案)?"
     r"(?:\s*(?:here|goes here))?|[\s.…?_*\\]*|\\?(?:[lc]?dots|square|cdot)",
     re.IGNORECASE,
 )
+_NOT = re.compile(r"(?:\b(?:not|rather\s+than|instead\s+of)|不是)[\s$(]*\Z", re.IGNORECASE)
 _NAME = re.compile(
     r"[\s$]*(?P<name>(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|[A-Za-z]\([\w, ]{1,8}\))\s*=)[\s$]*\Z"
 )
@@ -162,7 +163,7 @@ def _answering(text: str) -> list[Box]:
     for box in reversed(boxes(text)):
         if found and not _is_one_list(text, box, found[0]):
             break
-        if found or not _is_empty(box):
+        if found or not (_is_empty(box) or _NOT.search(text, box.start - 30, box.start)):
             found.insert(0, box)
     return found
 

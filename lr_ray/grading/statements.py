@@ -24,18 +24,17 @@ _IS = (
 )
 # What is not said to be so: "if the answer is 12", "I don't think the answer is 12", "a wrong answer is 12"
 _SUPPOSED = re.compile(
-    r"(?:(?:\b(?:if|whether|suppose|assuming|doubt)|(?:n't|\b(?:not|might|may|would))\s+(?:think|believe|say|guess))\s+(?:that\s+)?"
+    r"(?:(?:\b(?:if|whether|suppose|assuming|doubt)|(?:n't|\bnot|(?<!\bI\s)\b(?:might|may|would))\s+(?:think|believe|say|guess))\s+(?:that\s+)?"
     rf"(?:the|my|our)\s+(?:\w+\s+)?answer|\b(?:wrong|incorrect)\s+answer)\s+{_IS}\b(?:[^.,;\n]|[.,]\d)*",
     re.IGNORECASE,
 )
 # "Wait, that is wrong; it is 12", "No, it should be 12", "I meant 12", but not "Is it 13? No, it is 12"
-_WRONG = r"no|actually|sorry|oops|wrong|incorrect|mistaken?|error|not\s+(?:right|correct)"
+_WRONG = r"no|actually|sorry|oops|wrong|incorrect|mistaken?|not\s+(?:right|correct)"
 CORRECTION = (
-    rf"(?:(?<!\?\s)(?<!\bno\s)\b(?:(?:{_WRONG})[.,;:!\s-]*\b(?:it|that|this)(?:'s|\s+is)"
-    rf"|(?:{_WRONG}|wait|forgot|misread)\b[^?\n]{{0,60}}?\b(?:it|that|this)\s+(?:should|must)\s+(?:be|have\s+been))"
-    r"(?:\s+actually)?|\bI\s+meant|\bcorrection:)"
+    rf"(?:(?<!\?\s)(?<!\bno\s)(?<!\bnot\s)\b(?:(?:{_WRONG})(?:,?\s+wait)?[.,;:!\s-]*\b(?:it|that|this)(?:'s|\s+is)"
+    rf"|(?:{_WRONG}|error|wait|forgot|misread)\b[^?\n]{{0,60}}?(?<!maybe\s)(?<!perhaps\s)\b(?:it|that|this)\s+(?:should|must)\s+(?:be|have\s+been))"
+    r"(?:\s+actually)?|(?<![\w'\"]\s)\bI\s+meant|\bcorrection:|(?:不对|错了)[^。?\n]{0,10}。?应该?[是为])"
 )
-_CORRECTED = re.compile(rf"{CORRECTION}(?=[-+\s$*\\(]*\d|\s*[$\\])", re.IGNORECASE)
 _ABROAD = "respuesta|resposta|réponse|risposta|antwort|ответ|đáp án"  # answer
 _STATED = re.compile(
     rf"(?<![A-Za-z])(?:answers?|final\s+(?:result|solution|value))[*_]*"
@@ -44,7 +43,8 @@ _STATED = re.compile(
     rf"|(?P<colon>(?<![A-Za-z])(?:(?:answer|final\s+result|{_ABROAD})[*_\"]*\s*[:=]"
     r"|ans(?:\s*[:=]|\.(?=\s+\S)))"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[ \t*_#]*$)"
-    r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:(?:应该|应当|應該|应|應)?[是为為]|は|은|는)?\s*:?)"
+    r"|(?P<asian>(?:答案|答え|正解|答|정답|답)(?:(?:应该|应当|應該|应|應)?[是为為]|は|은|는)?\s*:?"
+    rf"|\b(?:{_ABROAD})\b[^.\n:]{{0,40}}?(?<!\bno)\s(?:es|est|ist|lautet|è|é)\b(?!\s+nicht)\s*:?)"
     r"|^(?P<hashes>####)(?=\s*[-+$]?[\d.,/]+%?\s*$)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -91,15 +91,19 @@ _CHANGED = (
 _GOES_ON = re.compile(
     rf"\s*(?:[=/^%_{{]|:(?=[\d$])|,?\\(?!\()[%!A-Za-z])|\s*\(?{_CHANGED}", re.IGNORECASE
 )
+_CORRECTED = re.compile(  # but not "actually, that is 3 times 4"
+    rf"{CORRECTION}(?=[-+\s$*\\(]*\d|\s*[$\\])(?![-+\s$*\\(]*[\d.,]+\$?\s+{_CHANGED})",
+    re.IGNORECASE,
+)
 _ITEM_GLUE = re.compile(r"\s*(?:,\s*(?:and|or)?|\band\b|\bor\b|[和或及与])\s*", re.IGNORECASE)
 # After a number that is no part of the answer: "12 apples, and 3 oranges remain".
 _NEWS = re.compile(
-    r"(?:\s+[A-Za-z]+){0,3}?\s+(?:is|are|was|were|will|would|has|have|had|remains?|remained)\b"
+    r"(?:\s+[A-Za-z]+){0,3}?\s+(?:is|are|was|were|will|would|has|have|had|remains?|remained|more|less|fewer|each)\b"
 )
 # Up to four words of a unit, ended by what is no part of one.
 _UNIT = re.compile(
     r"(?:\s*(?!(?:for|when|if|after|as|at|on|from|by|with|and|or|but|so|to|given|of|not|because|since|which|where|rather|than|instead|"
-    r"who|that|times|is|are|was|were|we|it|this|there|in(?=\s+[A-Za-z]))\b)[A-Za-zμ°€£]+\.?(?:\^\{?-?\d\}?|[²³])?"
+    r"who|that|times|und|nicht|et|is|are|was|were|we|it|this|there|in(?=\s+[A-Za-z]))\b)[A-Za-zμ°€£]+\.?(?:\^\{?-?\d\}?|[²³])?"
     r"(?:/[A-Za-z]+(?:\^\{?-?\d\}?)?)?){1,4}"
 )
 
@@ -154,6 +158,7 @@ def _after(rest: str, line_only: bool) -> str | None:
     first = formula_at_start(rest)
     if first and not _GOES_ON.match(rest, first.end):
         return _formulas(rest, first)
+    rest = re.sub(r"^\\?\$(?=\d)", "", rest)
     end = _SENTENCE_END.search(rest)
     sentence = (rest[: end.start()] if end else rest).strip("*`_ \t")
     found = runs(f"{sentence},")  # 5! is a factorial before a comma, not at an end

@@ -145,7 +145,10 @@ def test_the_last_closed_box(text, content):
      "The answer is correct. " * 5_000, "B is wrong. " * 8_000, "A or B " * 14_000, "x\u2074" * 30_000,
      "The answer is 1. No, wait, wrong, sorry: " * 4_000, "if the answer is 1, " * 8_000, "1 = 2 a b " * 15_000,
      "The answer is 1? " * 8_000, "between 5 and " * 10_000, "x=1 is rejected " * 8_000, "1,23," * 30_000,
-     "5 m s kg " * 15_000, "1 x 2 = " * 15_000, "5! = " * 20_000, "is minus " * 15_000],
+     "5 m s kg " * 15_000, "1 x 2 = " * 15_000, "5! = " * 20_000, "is minus " * 15_000,
+     "= 75 in the first " * 7_000, "= 2 for making all to read of 3 a b" + " in the" * 20_000, "la respuesta es " * 8_000,
+     "respuesta " * 12_000, "错了不对" * 30_000, "is between 5 and 6 " * 7_000, "reject x = -1, " * 8_000,
+     "not \\boxed{1} " * 8_000, "1 und 2 oder " * 9_000],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion(kind, text):
     started = time.perf_counter()
