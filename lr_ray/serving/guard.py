@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY_BYTES = 8 << 20
 _DISCARDED_BYTES = 8 * MAX_BODY_BYTES
 _DISCARDING_S = 10.0
+# A client that sends a part of its body and waits would keep its place among the requests.
+_BODY_S = 120.0
 
 
 @dataclass
@@ -28,8 +30,10 @@ class State:
 
 STATE = State()
 
+Refusal = tuple[int, str, str]  # status, message, OpenAI's type
 
-class _TooLargeError(Exception):
+
+class _RefusedBodyError(Exception):
     pass
 
 
@@ -39,7 +43,7 @@ def digest(key: str) -> str:
 
 
 class Guard:
-    """ASGI middleware. Answers 401, 413, 429 and, while draining, 503 in OpenAI's form of errors."""
+    """ASGI middleware. Answers 401, 408, 413, 415, 429 and, while draining, 503 in OpenAI's form."""
 
     def __init__(self, app: ASGIApp, key_digest: str | None, max_requests: int) -> None:
         self.app, self.key_digest, self.max_requests = app, key_digest, max_requests
@@ -56,23 +60,22 @@ class Guard:
         body = _Body(receive)
 
         async def send_unless_cut(message: Message) -> None:
-            if not body.too_large:  # else the application answers that it could not read it
+            if not body.refusal:  # else the application answers that it could not read it
                 await send(message)
 
         STATE.under_way += 1
         try:
             await self.app(scope, body.receive, send_unless_cut)
-        except _TooLargeError:
+        except _RefusedBodyError:
             pass
         finally:
             STATE.under_way -= 1
-        if body.too_large:
+        if body.refusal:
             if body.more:
                 await _discard(receive)
-            refused = error_response(413, _TOO_LARGE, "invalid_request_error")
-            await refused(scope, receive, send)
+            await error_response(*body.refusal)(scope, receive, send)
 
-    def _refusal(self, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+    def _refusal(self, headers: dict[bytes, bytes]) -> Refusal | None:
         if self.key_digest is not None:
             scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
             known = hmac.compare_digest(digest(key.strip()), self.key_digest)
@@ -86,26 +89,41 @@ class Guard:
             return 429, reason, "rate_limit_error"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            return 413, _TOO_LARGE, "invalid_request_error"
+            return _TOO_LARGE
+        if headers.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
+            reason = "Content-Encoding: send the body as it is, not compressed"
+            return 415, reason, "invalid_request_error"
         return None
 
 
-_TOO_LARGE = f"the request is too large; it may have {MAX_BODY_BYTES} bytes"
+_TOO_LARGE = (
+    413,
+    f"the request is too large; it may have {MAX_BODY_BYTES} bytes",
+    "invalid_request_error",
+)
 
 
 class _Body:
-    """Counts a body that came without its length."""
+    """A body within limits of size, which it may not have told, and of time."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._received, self.too_large, self.more = receive, 0, False, True
+        self._receive, self._received, self.more = receive, 0, True
+        self._deadline = asyncio.get_running_loop().time() + _BODY_S
+        self.refusal: Refusal | None = None
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline if self.more else None):
+                message = await self._receive()
+        except TimeoutError:
+            reason = f"the body did not arrive within {_BODY_S:g} s"
+            self.refusal = 408, reason, "invalid_request_error"
+            raise _RefusedBodyError from None
         self._received += len(message.get("body", b""))
         self.more = message.get("more_body", False)
         if self._received > MAX_BODY_BYTES:
-            self.too_large = True
-            raise _TooLargeError
+            self.refusal = _TOO_LARGE
+            raise _RefusedBodyError
         return message
 
 

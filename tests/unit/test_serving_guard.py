@@ -132,6 +132,59 @@ def test_a_client_that_sends_no_more_of_a_refused_body_is_answered(monkeypatch):
     assert sent[0]["status"] == 401
 
 
+def test_a_body_that_stops_half_way_loses_its_place(monkeypatch, state):
+    monkeypatch.setattr(guard, "_BODY_S", 0.05)
+    monkeypatch.setattr(guard, "_DISCARDING_S", 0.05)
+    sent, left = [], [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive():
+        if not left:
+            await asyncio.sleep(60)
+        return left.pop()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/models", "headers": []}
+    asyncio.run(Guard(echo, None, 9)(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert "did not arrive" in json.loads(sent[1]["body"])["error"]["message"]
+    assert state.under_way == 0
+
+
+def test_an_answer_may_take_longer_than_a_body(monkeypatch):
+    monkeypatch.setattr(guard, "_BODY_S", 0.05)
+
+    async def slow(scope, receive, send):
+        await receive()
+        await asyncio.wait([asyncio.create_task(receive())], timeout=0.2)  # for a disconnect
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario():
+        sent, left = [], [{"type": "http.request", "body": b"{}"}]
+
+        async def receive():
+            if not left:
+                await asyncio.sleep(60)
+            return left.pop()
+
+        async def send(message):
+            sent.append(message)
+
+        await Guard(slow, None, 9)(
+            {"type": "http", "path": "/v1/models", "headers": []}, receive, send
+        )
+        return sent[0]["status"]
+
+    assert asyncio.run(scenario()) == 200
+
+
+def test_a_compressed_body_is_not_read():
+    assert call(Guard(echo, None, 9), headers=[("content-encoding", "gzip")])[0] == 415
+    assert call(Guard(echo, None, 9), headers=[("content-encoding", "Identity")])[0] == 200
+
+
 def test_requests_beyond_the_limit_are_to_be_tried_again(state):
     async def scenario():
         gate = asyncio.Event()
