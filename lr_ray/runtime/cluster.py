@@ -30,6 +30,10 @@ def cluster() -> Iterator[str]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Serve kills its proxy after three of these, of 5 s each: where the disk or the cores are busy too soon.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    # Of Serve's proxies on a cluster of this process, which has this package.
+    os.environ.setdefault(
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "lr_ray.serving.guard.of_proxy"
+    )
     import ray
 
     if ray.is_initialized():

@@ -10,6 +10,7 @@ import hmac
 import json
 from dataclasses import dataclass
 
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -146,3 +147,31 @@ def error_response(status: int, message: str, kind: str) -> Response:
     error = {"message": message, "type": kind, "param": None, "code": status}
     headers = {"retry-after": "1"} if status in (429, 503) else None
     return Response(json.dumps({"error": error}), status, headers, "application/json")
+
+
+class ReadableHeaders:
+    """ASGI middleware of Serve's proxy, which reads some headers as UTF-8 and fails where they are not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sent)
+        except UnicodeDecodeError:
+            if begun or scope["type"] != "http":
+                raise
+            reason = "a header's value is not UTF-8 text"
+            await error_response(400, reason, "invalid_request_error")(scope, receive, send)
+
+
+def of_proxy() -> list[Middleware]:
+    """What RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names."""
+    return [Middleware(ReadableHeaders)]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lr_ray.serving import guard
-from lr_ray.serving.guard import MAX_BODY_BYTES, Guard, State, digest
+from lr_ray.serving.guard import MAX_BODY_BYTES, Guard, ReadableHeaders, State, digest
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +183,35 @@ def test_an_answer_may_take_longer_than_a_body(monkeypatch):
 def test_a_compressed_body_is_not_read():
     assert call(Guard(echo, None, 9), headers=[("content-encoding", "gzip")])[0] == 415
     assert call(Guard(echo, None, 9), headers=[("content-encoding", "Identity")])[0] == 200
+
+
+def test_a_header_that_serve_cannot_read_is_the_clients_mistake():
+    async def proxy(scope, receive, send):
+        dict(scope["headers"])[b"x-request-id"].decode()
+        await echo(scope, receive, send)
+
+    async def begun(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        b"\xff".decode()
+
+    async def scenario(app, value):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/", "headers": [(b"x-request-id", value)]}
+        await ReadableHeaders(app)(scope, receive, send)
+        return sent[0]["status"], sent[1]["body"]
+
+    assert asyncio.run(scenario(proxy, b"a")) == (200, b"0")
+    status, body = asyncio.run(scenario(proxy, b"\xff"))
+    assert (status, "UTF-8" in json.loads(body)["error"]["message"]) == (400, True)
+    with pytest.raises(UnicodeDecodeError):
+        asyncio.run(scenario(begun, b"a"))
 
 
 def test_requests_beyond_the_limit_are_to_be_tried_again(state):

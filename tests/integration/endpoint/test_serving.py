@@ -347,6 +347,17 @@ def test_a_body_that_is_none_is_told_why(url, body, said):
     assert said in json.load(caught.value)["error"]["message"]
 
 
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Session-Id", "X-Request-Timeout-Seconds"])
+def test_a_header_that_is_not_utf8_is_the_clients_mistake(url, name):
+    host, port = url.split("/")[2].split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection.request(
+        "GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}", name: b"caf\xe9"}
+    )
+    answer = connection.getresponse()
+    assert (answer.status, "UTF-8" in json.load(answer)["error"]["message"]) == (400, True)
+
+
 def health(url):
     try:
         with urllib.request.urlopen(url.replace("/v1", "/health"), timeout=30) as response:
