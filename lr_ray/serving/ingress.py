@@ -68,8 +68,9 @@ def _refused(value: Any, validate: Callable[[Any], Any]) -> Any:
 def _which(value: Any, validate: Callable[[Any], Any]) -> str:
     """The field that fails alone as well."""
     for field in set(value) & _FIELDS if isinstance(value, dict) else ():
+        choice = {"tool_choice": value.get("tool_choice")} if field == "tools" else {}
         try:
-            validate({"prompt": "1", field: value[field]})
+            validate({"prompt": "1", field: value[field]} | choice)
         except _UNREADABLE:
             return str(field)
         except Exception:  # another mistake
@@ -124,13 +125,13 @@ class Ingress(OpenAiIngress):
     async def _get_model_id(self, model: str | None) -> str:
         """Only served names: Ray would look for what follows a colon as an adapter."""
         known = ", ".join(self._names())
-        if model is None and self.hosts:
-            raise HTTPException(400, f"model: give one of {known}")
-        if model is not None and model not in self._names():
+        if model is None:
+            if len(self._names()) > 1:
+                raise HTTPException(400, f"model: give one of {known}")
+            return self._names()[0]
+        if model not in self._names():
             raise HTTPException(404, f"there is no model {model[:200]!r}; there are {known}")
-        if model is not None and model in self.hosts:
-            return model
-        return str(await super()._get_model_id(model))
+        return model
 
     def _get_configured_serve_handle(self, model_id: str) -> Any:
         """An adapter's engine has it from the start, so the request goes there as it is."""

@@ -101,20 +101,29 @@ def first_wrong(errors: Sequence[Any], of_list: str = "messages, tool_calls") ->
     """
 
     def tried(error: Any) -> tuple[Any, ...]:
-        place = error["loc"]
-        types = [at for at, part in enumerate(place) if _OF_A_TYPE.fullmatch(str(part))]
-        return tuple(place[: types[0] + 1] if types else place)
+        loc = error["loc"]
+        types = [at for at, part in enumerate(loc) if _OF_A_TYPE.fullmatch(str(part))]
+        return tuple(loc[: types[0] + 1] if types else loc)
+
+    def place(error: Any) -> list[str]:
+        return [str(part) for part in error["loc"] if not _OF_A_TYPE.fullmatch(str(part))]
+
+    def fits(error: Any) -> tuple[int, bool]:
+        """How far the value is of the type that was tried."""
+        return len(place(error)), not error["type"].endswith("_type")
 
     others = {tried(error) for error in errors if error["type"] == "literal_error"}
-    first = next((error for error in errors if tried(error) not in others), errors[0])
-    parts = [str(part) for part in first["loc"] if part != "body"]
+    left = [error for error in errors if tried(error) not in others] or errors
+    outer = place(left[0])
+    first = max((e for e in left if place(e)[: len(outer)] == outer), key=fits)
+    parts = [part for part in place(first) if part != "body"]
     if first["type"] == "json_invalid":
         return f"the body is not JSON, at character {int(parts[0]) + 1}"
     if not parts:
         if first["type"] in ("missing", "model_attributes_type"):
             return "the body is not a JSON object; send one, as Content-Type: application/json"
         return str(first["msg"]).removeprefix("Value error, ")
-    where = ".".join(part for part in parts if not _OF_A_TYPE.fullmatch(part))
+    where = ".".join(parts)
     if parts[0].isdigit():
         where = f"{of_list}.{where}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"

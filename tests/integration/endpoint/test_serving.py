@@ -287,6 +287,10 @@ def test_a_stream_that_cannot_begin_is_refused_as_its_answer_would_be(url, why):
         ({"stop": 5}, "stop: Input should be a valid string"),
         ({"response_format": 5}, "response_format: Input should be a valid dictionary"),
         ({"structured_outputs": {"json": {"$ref": "#"}}}, "grammar of structured_outputs"),
+        ({"stop": ["a"] * 1000}, "stop: List should have at most"),
+        ({"stop": ["a", None]}, "stop.1: Input should be a valid string"),
+        ({"tools": [None], "tool_choice": {"function": {"name": "f"}}}, "tools cannot be read"),
+        ({"model": None}, "model: give one of expert, improved"),
     ],
 )
 def test_a_refusal_names_the_field(url, fields, said):
