@@ -13,7 +13,7 @@ from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
 from lr_ray.engines.vllm import SERVED_ENV, WHOLE_PROMPTS, gpu_options, on_cpu
 from lr_ray.models.adapters import engine_options, with_adapters
-from lr_ray.models.files import text_config, whole_number
+from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_served
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
@@ -87,7 +87,12 @@ def build_application(
         )
     hosts = dict.fromkeys(adapters, next(iter(whole)))
     ingress = serve.deployment(
-        ingress_class(digest(key) if key else None, serving.max_requests, hosts),
+        ingress_class(
+            digest(key) if key else None,
+            serving.max_requests,
+            hosts,
+            {name: vocabulary_rows(path) for name, path in whole.items()},
+        ),
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=2 * serving.max_requests,  # the guard answers those beyond

@@ -23,6 +23,7 @@ from lr_ray.runtime.imports import uncollected
 from lr_ray.serving.guard import STATE, Guard, error_response
 from lr_ray.serving.refusals import (
     UNUSABLE_GRAMMAR,
+    beyond,
     constrained,
     empty_prompt,
     first_wrong,
@@ -85,10 +86,12 @@ Completion = Annotated[CompletionRequest, WrapValidator(_refused)]
 class Ingress(OpenAiIngress):
     """Chat, completions, list of models, health, and the end of service.
 
-    `hosts` are the models on whose engines adapters answer, by the adapters' names.
+    `hosts` are the models on whose engines adapters answer, by the adapters' names; `vocabularies` the
+    models' numbers of tokens.
     """
 
     hosts: Mapping[str, str] = {}
+    vocabularies: Mapping[str, int] = {}
 
     async def chat(self, body: Chat, request: Request) -> Response:
         """One chat completion, or a stream of its parts."""
@@ -142,8 +145,13 @@ class Ingress(OpenAiIngress):
     ) -> Response:
         """Refuses first what an engine would fail at, and then what fails before an answer has begun."""
         asked = json.loads(await raw_request.body()) if raw_request else {}
-        of_prompts = call_method == CallMethod.COMPLETIONS.value
-        wrong = wrong_value(asked) or (empty_prompt if of_prompts else misplaced)(asked)
+        model = body.model or self._names()[0]
+        wrong = wrong_value(asked)
+        if call_method == CallMethod.COMPLETIONS.value:
+            vocabulary = self.vocabularies.get(self.hosts.get(model, model))
+            wrong = wrong or empty_prompt(asked) or beyond(body.prompt, vocabulary)
+        else:
+            wrong = wrong or misplaced(asked)
         if wrong:
             raise HTTPException(400, wrong)
         try:
@@ -230,7 +238,12 @@ ENDPOINTS = {
 }
 
 
-def ingress_class(key_digest: str | None, max_requests: int, hosts: Mapping[str, str]) -> Any:
+def ingress_class(
+    key_digest: str | None,
+    max_requests: int,
+    hosts: Mapping[str, str],
+    vocabularies: Mapping[str, int],
+) -> Any:
     """The class to deploy, with its FastAPI application."""
     app = FastAPI(title="lr_ray", docs_url=None, redoc_url=None)
     app.add_exception_handler(HTTPException, _http_error)
@@ -244,7 +257,7 @@ def ingress_class(key_digest: str | None, max_requests: int, hosts: Mapping[str,
     app.add_exception_handler(Exception, _other_error)
     app.add_middleware(SetRequestIdMiddleware)
     app.add_middleware(Guard, key_digest=key_digest, max_requests=max_requests)  # the outermost
-    kind = type("Ingress", (Ingress,), {"hosts": hosts})
+    kind = type("Ingress", (Ingress,), {"hosts": hosts, "vocabularies": vocabularies})
     return make_fastapi_ingress(kind, endpoint_map=ENDPOINTS, app=app)
 
 

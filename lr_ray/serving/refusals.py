@@ -88,6 +88,15 @@ def misplaced(body: dict[str, Any]) -> str | None:
     return None
 
 
+def beyond(prompt: Any, vocabulary: int | None) -> str | None:
+    """Which token id of a completion's prompt the model lacks: vLLM's own check lets the first one pass."""
+    if vocabulary is None or not isinstance(prompt, list):
+        return None
+    lists = (ids for ids in [prompt, *prompt] if isinstance(ids, list) and ids)
+    last = max((max(ids) for ids in lists if isinstance(ids[0], int)), default=0)
+    return f"prompt: no token {last}; the last is {vocabulary - 1}" if last >= vocabulary else None
+
+
 def constrained(body: dict[str, Any]) -> bool:
     """Whether a request asks for answers by a grammar, which an engine finds unusable only as it answers."""
     return any(body.get(field) for field in ("structured_outputs", "response_format", "tools"))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lr_ray.serving.refusals import (
+    beyond,
     constrained,
     empty_prompt,
     first_wrong,
@@ -103,6 +104,17 @@ def test_a_mapping_in_the_place_of_a_list_is_named():
     for content in ("a", [], [{"type": "text", "text": "a"}], None):
         assert misplaced({"messages": [user | {"content": content}]}) is None
     assert misplaced({"messages": "a"}) is None
+
+
+@pytest.mark.parametrize("prompt", [[590], [0, 590, 1], [[1], [590]], [99999]])
+def test_the_first_token_beyond_the_vocabulary_is_named(prompt):
+    assert beyond(prompt, 590).endswith("the last is 589")
+
+
+@pytest.mark.parametrize("prompt", ["590", ["590"], [589], [[0], [589]], [], None])
+def test_tokens_of_the_vocabulary_are_a_prompt(prompt):
+    assert beyond(prompt, 590) is None
+    assert beyond([590], None) is None
 
 
 def test_a_body_that_would_take_long_to_check_is_refused():

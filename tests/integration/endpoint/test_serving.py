@@ -241,6 +241,7 @@ COMPLETION_REFUSED = {
     "an empty one of several": {"prompt": ["a", ""]},
     "no token ids": {"prompt": [[]]},
     "a token beyond the vocabulary": {"prompt": [99999]},
+    "the first token beyond the vocabulary": {"prompt": [[1], [590]]},
     "a token below 0": {"prompt": [-1]},
     "a prompt that is a number": {"prompt": 5},
     "embeddings that are none": {"prompt_embeds": "zzz"},
