@@ -33,6 +33,7 @@ from lr_ray.serving.refusals import (
     status_of,
     stream_start,
     too_many,
+    unheeded,
     why_no_json,
     wrong_value,
 )
@@ -146,7 +147,7 @@ class Ingress(OpenAiIngress):
         """Refuses first what an engine would fail at, and then what fails before an answer has begun."""
         asked = json.loads(await raw_request.body()) if raw_request else {}
         model = body.model or self._names()[0]
-        wrong = wrong_value(asked)
+        wrong = wrong_value(asked) or unheeded(asked)
         if call_method == CallMethod.COMPLETIONS.value:
             vocabulary = self.vocabularies.get(self.hosts.get(model, model))
             wrong = wrong or empty_prompt(asked) or beyond(body.prompt, vocabulary)

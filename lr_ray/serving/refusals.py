@@ -12,6 +12,19 @@ from typing import Any
 UNUSABLE_GRAMMAR = (
     "the engine cannot follow the grammar of structured_outputs, response_format or tools"
 )
+_SAYING = ("developer", "system", "tool", "user")  # an assistant may only call tools
+_UNHEEDED = ("audio", "function_call", "functions", "logits_processors", "web_search_options")
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_NOT_OF_BEAMS = (
+    "allowed_token_ids",
+    "bad_words",
+    "logit_bias",
+    "min_tokens",
+    "response_format",
+    "stop",
+    "stop_token_ids",
+    "structured_outputs",
+)
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _DEEPEST = 64
 # Pydantic checks a message in 60 microseconds, and meanwhile the endpoint answers nobody else.
@@ -79,11 +92,15 @@ def empty_prompt(body: dict[str, Any]) -> str | None:
 
 
 def misplaced(body: dict[str, Any]) -> str | None:
-    """Which part of a chat's messages is a mapping where a list is due: its keys would be read as one."""
+    """Which message of a chat has no content, or a mapping whose keys would be read as a list that is due."""
     messages = body.get("messages")
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        if not isinstance(message, dict):
+            continue
+        if "content" not in message and message.get("role") in _SAYING:
+            return f"messages.{index}.content: is missing"
         for field in ("content", "tool_calls"):
-            if isinstance(message, dict) and isinstance(message.get(field), dict):
+            if isinstance(message.get(field), dict):
                 return f"messages.{index}.{field}: is a mapping; give a list"
     return None
 
@@ -95,6 +112,25 @@ def beyond(prompt: Any, vocabulary: int | None) -> str | None:
     lists = (ids for ids in [prompt, *prompt] if isinstance(ids, list) and ids)
     last = max((max(ids) for ids in lists if isinstance(ids[0], int)), default=0)
     return f"prompt: no token {last}; the last is {vocabulary - 1}" if last >= vocabulary else None
+
+
+def unheeded(body: dict[str, Any]) -> str | None:
+    """Which field would change the answer but is none of the engine's, which would answer without it."""
+    for field in body:
+        if field.startswith("guided_") and body[field] is not None:
+            return f"{field}: is not supported; give structured_outputs"
+        if field in _UNHEEDED and body[field] is not None:
+            return f"{field}: is not supported"
+    if body.get("best_of") not in (None, body.get("n") or 1):
+        return "best_of: is not supported; give n alone"
+    if body.get("modalities") not in (None, ["text"]):
+        return "modalities: answers are text"
+    if not body.get("use_beam_search"):
+        return None
+    if any(isinstance(limit := body.get(name), int) and limit < 1 for name in _LIMITS):
+        return "max_tokens: must be at least 1"
+    left_out = next((field for field in _NOT_OF_BEAMS if body.get(field)), None)
+    return left_out and f"{left_out}: is not supported with use_beam_search"
 
 
 def constrained(body: dict[str, Any]) -> bool:

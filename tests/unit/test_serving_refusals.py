@@ -15,6 +15,7 @@ from lr_ray.serving.refusals import (
     status_of,
     stream_start,
     too_many,
+    unheeded,
     why_no_json,
     wrong_value,
 )
@@ -104,6 +105,39 @@ def test_a_mapping_in_the_place_of_a_list_is_named():
     for content in ("a", [], [{"type": "text", "text": "a"}], None):
         assert misplaced({"messages": [user | {"content": content}]}) is None
     assert misplaced({"messages": "a"}) is None
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
+def test_a_message_without_its_content_is_named(role):
+    user = {"role": "user", "content": "a"}
+    assert misplaced({"messages": [user, {"role": role}]}) == "messages.1.content: is missing"
+    assert misplaced({"messages": [user, {"role": "assistant"}, {"role": "documents"}]}) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"guided_json": {"type": "object"}}, "guided_json"), ({"guided_choice": []}, "guided_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"), ({"function_call": "auto"}, "function_call"),
+        ({"logits_processors": ["x"]}, "logits_processors"), ({"web_search_options": {}}, "web_search_options"),
+        ({"best_of": 3}, "best_of"), ({"best_of": 1, "n": 2}, "best_of"), ({"best_of": "x"}, "best_of"),
+        ({"modalities": ["text", "audio"]}, "modalities"), ({"audio": {"voice": "x"}}, "audio"),
+        ({"use_beam_search": True, "stop": "a"}, "stop"), ({"use_beam_search": True, "max_tokens": 0}, "max_tokens"),
+        ({"use_beam_search": True, "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)  # fmt: skip
+def test_a_field_that_an_engine_would_leave_out_is_named(body, field):
+    assert unheeded(body).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"stop": "a", "max_tokens": 0}, {"best_of": 1}, {"best_of": 2, "n": 2}, {"best_of": None, "functions": None},
+     {"modalities": ["text"], "audio": None, "guided_json": None}, {"store": True, "metadata": {}},
+     {"use_beam_search": True, "n": 2, "stop": [], "max_tokens": None, "max_completion_tokens": 5}],
+)  # fmt: skip
+def test_a_field_that_changes_no_answer_may_be_there(body):
+    assert unheeded(body) is None
 
 
 @pytest.mark.parametrize("prompt", [[590], [0, 590, 1], [[1], [590]], [99999]])

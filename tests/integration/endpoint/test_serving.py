@@ -234,6 +234,14 @@ CHAT_REFUSED = {
     "a list of no schemas": {"structured_outputs": []},
     "content that is a mapping": {"messages": messages({})},
     "messages beyond what can be checked": {"messages": messages("a") * 20_000},
+    "a message without content": {"messages": [{"role": "user"}]},
+    "a field of an older vLLM": {"guided_json": {"type": "object"}},
+    "functions of an older OpenAI": {"functions": [{"name": "f"}]},
+    "an answer as sound": {"modalities": ["audio"]},
+    "beams that end nowhere": {"use_beam_search": True, "max_tokens": 0},
+    "beams by a schema": {"use_beam_search": True, "response_format": {"type": "json_object"}},
+    "a tool that is a text": {"tools": ["f"], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    "more stops than can be": {"stop": [str(i) for i in range(1000)]},
 }  # fmt: skip
 COMPLETION_REFUSED = {
     "an empty prompt": {"prompt": ""},
@@ -242,6 +250,7 @@ COMPLETION_REFUSED = {
     "no token ids": {"prompt": [[]]},
     "a token beyond the vocabulary": {"prompt": [99999]},
     "the first token beyond the vocabulary": {"prompt": [[1], [590]]},
+    "the best of some": {"best_of": 3},
     "a token below 0": {"prompt": [-1]},
     "a prompt that is a number": {"prompt": 5},
     "embeddings that are none": {"prompt_embeds": "zzz"},
