@@ -29,6 +29,8 @@ _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _DEEPEST = 64
 # Pydantic checks a message in 60 microseconds, and meanwhile the endpoint answers nobody else.
 _MOST_MAPPINGS = 10_000
+# Of these it checks whatever takes a mapping's place against each of a dozen types.
+_OF_MAPPINGS = ("documents", "messages", "tools")
 # Parts of pydantic's places that name a type it tried instead of a field.
 _OF_A_TYPE = re.compile(r"[A-Z]\w*|str|int|float|bool|bytes|[\w-]+\[.*", re.DOTALL)
 _FOR_PROGRAMMERS = re.compile(
@@ -67,16 +69,18 @@ def wrong_value(value: Any, where: str = "", depth: int = 0) -> str | None:
 
 def too_many(body: Any) -> str | None:
     """That a body has more messages, parts and tools than can be checked in a second."""
-    left, found = [body], 0
+    fields = body.items() if isinstance(body, dict) else ()
+    left, found = [(value, field in _OF_MAPPINGS) for field, value in fields], 0
     while left:
-        value = left.pop()
+        value, counted = left.pop()
         if isinstance(value, dict):
             found += 1
-            if found > _MOST_MAPPINGS:
-                return f"more than {_MOST_MAPPINGS} messages, parts, tools and other mappings"
-            left += [item for item in value.values() if isinstance(item, dict | list)]
+            left += [(item, counted) for item in value.values() if isinstance(item, dict | list)]
         elif isinstance(value, list):
-            left += [item for item in value if isinstance(item, dict | list)]
+            found += sum(not isinstance(item, dict) for item in value) if counted else 0
+            left += [(item, counted) for item in value if isinstance(item, dict | list)]
+        if found > _MOST_MAPPINGS:
+            return f"more than {_MOST_MAPPINGS} messages, parts, tools and other mappings"
     return None
 
 

@@ -154,6 +154,14 @@ def test_tokens_of_the_vocabulary_are_a_prompt(prompt):
 def test_a_body_that_would_take_long_to_check_is_refused():
     assert "10000" in too_many({"messages": [{}] * 10_001})
     assert "10000" in too_many({"messages": [{"content": [{}] * 10_000}]})
+    for item in (1, "", None, [], [1, 2]):
+        assert "10000" in too_many({"messages": [item] * 10_001})
+        assert "10000" in too_many({"messages": [{"content": [item] * 10_001}]})
+        assert "10000" in too_many({"tools": [item] * 10_001})
+    assert (
+        too_many({"response_format": {"enum": [""] * 10_001}, "stop_token_ids": [1] * 10_001})
+        is None
+    )
     assert too_many({"messages": [{}] * 5000, "tools": [{}] * 4000}) is None
     assert too_many({"prompt": list(range(10**6))}) is None
     assert too_many("a") is None
