@@ -6,12 +6,12 @@ pytest tests/integration/endpoint/test_serving.py
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError, WrapValidator
+from pydantic import ValidationError
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException
@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lr_ray.errors import one_line
 from lr_ray.runtime.imports import uncollected
+from lr_ray.serving.bodies import Chat, Completion
 from lr_ray.serving.guard import STATE, Guard, error_response
 from lr_ray.serving.refusals import (
     UNUSABLE_GRAMMAR,
@@ -32,7 +33,6 @@ from lr_ray.serving.refusals import (
     readable,
     status_of,
     stream_start,
-    too_many,
     unheeded,
     why_no_json,
     wrong_value,
@@ -40,8 +40,6 @@ from lr_ray.serving.refusals import (
 
 with uncollected():
     from ray.llm._internal.serve.core.configs.openai_api_models import (
-        ChatCompletionRequest,
-        CompletionRequest,
         OpenAIHTTPException,
     )
     from ray.llm._internal.serve.core.ingress.ingress import CallMethod
@@ -51,37 +49,8 @@ with uncollected():
 
 _HEALTH_TIMEOUT_S = 5.0
 _STARTED = int(time.time())
-_UNREADABLE = (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError)
-_FIELDS = {*ChatCompletionRequest.model_fields, *CompletionRequest.model_fields}
 _ENGINES_ERROR = "InternalServerError"  # vLLM's type
 _AWAY = (RayActorError, BackPressureError, DeploymentUnavailableError)  # until a replica is back
-
-
-def _refused(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Refuses bodies that make vLLM's own checks fail, such as a list in the place of a mapping."""
-    if wrong := too_many(value):
-        raise ValueError(wrong)
-    try:
-        return validate(value)
-    except _UNREADABLE as error:
-        raise ValueError(f"{_which(value, validate)} cannot be read: {message_of(error)}") from None
-
-
-def _which(value: Any, validate: Callable[[Any], Any]) -> str:
-    """The field that fails alone as well."""
-    for field in set(value) & _FIELDS if isinstance(value, dict) else ():
-        choice = {"tool_choice": value.get("tool_choice")} if field == "tools" else {}
-        try:
-            validate({"prompt": "1", field: value[field]} | choice)
-        except _UNREADABLE:
-            return str(field)
-        except Exception:  # another mistake
-            continue
-    return "a field"
-
-
-Chat = Annotated[ChatCompletionRequest, WrapValidator(_refused)]
-Completion = Annotated[CompletionRequest, WrapValidator(_refused)]
 
 
 class Ingress(OpenAiIngress):

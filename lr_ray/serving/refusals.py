@@ -25,6 +25,7 @@ _NOT_OF_BEAMS = (
     "stop_token_ids",
     "structured_outputs",
 )
+MANY = 1000
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _DEEPEST = 64
 # Pydantic checks a message in 60 microseconds, and meanwhile the endpoint answers nobody else.
@@ -82,6 +83,15 @@ def too_many(body: Any) -> str | None:
         if found > _MOST_MAPPINGS:
             return f"more than {_MOST_MAPPINGS} messages, parts, tools and other mappings"
     return None
+
+
+def beginning(value: Any) -> Any:
+    """A value with the first thousand items of its lists: enough to see that they are of a wrong type."""
+    if isinstance(value, list):
+        return [beginning(item) for item in value[:MANY]]
+    if isinstance(value, dict):
+        return {key: beginning(item) for key, item in value.items()}
+    return value
 
 
 def empty_prompt(body: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lr_ray.serving.refusals import (
+    beginning,
     beyond,
     constrained,
     empty_prompt,
@@ -165,6 +166,11 @@ def test_a_body_that_would_take_long_to_check_is_refused():
     assert too_many({"messages": [{}] * 5000, "tools": [{}] * 4000}) is None
     assert too_many({"prompt": list(range(10**6))}) is None
     assert too_many("a") is None
+
+
+def test_the_beginning_of_a_body_has_the_first_items_of_its_lists():
+    body = {"a": [1] * 999, "b": {"c": [["x"] * 2000] * 1001}, "d": "x" * 2000}
+    assert beginning(body) == body | {"b": {"c": [["x"] * 1000] * 1000}}
 
 
 def test_which_requests_ask_for_a_grammar():

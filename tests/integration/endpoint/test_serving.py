@@ -236,6 +236,7 @@ CHAT_REFUSED = {
     "messages beyond what can be checked": {"messages": messages("a") * 20_000},
     "numbers in the place of messages": {"messages": [1] * 500_000},
     "texts in the place of parts": {"messages": messages([""] * 500_000)},
+    "numbers in the place of choices": {"structured_outputs": {"choice": [1] * 500_000}},
     "a message without content": {"messages": [{"role": "user"}]},
     "a field of an older vLLM": {"guided_json": {"type": "object"}},
     "functions of an older OpenAI": {"functions": [{"name": "f"}]},
