@@ -182,7 +182,8 @@ def _stage(
 def _files_of(source: Path, what: str, where: str) -> list[Path]:
     """What is given to others. Raises UserError for what is no file, and a product that is not whole."""
     from lr_ray.models.adapters import CONFIG
-    from lr_ray.models.files import check_files, check_weights, read_object
+    from lr_ray.models.files import check_weights, read_object
+    from lr_ray.models.whole import check_files
 
     found = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
     for file in found:

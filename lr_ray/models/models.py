@@ -16,13 +16,8 @@ from lr_ray.console import fetching
 from lr_ray.errors import UserError, reason
 from lr_ray.models.adapters import check_adapter, is_adapter
 from lr_ray.models.architectures import check_runs, check_scores
-from lr_ray.models.files import (
-    check_files,
-    check_tokenizer,
-    context_length,
-    read_object,
-    vocabulary_rows,
-)
+from lr_ray.models.files import context_length, read_object, vocabulary_rows
+from lr_ray.models.whole import check_files, check_tokenizer
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
