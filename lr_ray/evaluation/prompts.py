@@ -13,7 +13,7 @@ from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import turns as paper_turns
 from lr_ray.models.files import context_length, nested_in, read_object, vocabulary_rows
-from lr_ray.models.models import load_tokenizer, stop_token_ids
+from lr_ray.models.models import check_stops, load_tokenizer
 
 _PROBLEM = "How many are 60 pens and 7 pens?"
 _PAPER = "evaluation.protocol paper"
@@ -34,7 +34,7 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
         )
     variables = config.models.chat_template_kwargs
     if "sampling" in stages:
-        stop_token_ids(path)  # which its engine asks for
+        check_stops(path)
         turns = [{"role": "user", "content": _PROBLEM}]
         if config.sampling.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": config.sampling.system_prompt})

@@ -96,11 +96,18 @@ def stop_token_ids(path: str) -> list[int]:
     file = Path(path, "generation_config.json")
     eos = read_object(file, path).get("eos_token_id") if file.is_file() else None
     given = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
-    rows = vocabulary_rows(path)
-    if not all(type(i) is int and 0 <= i < rows for i in given):
-        said = f"eos_token_id = {eos!r:.100}: must be token ids, which are below {rows}"
+    if not all(type(i) is int and i >= 0 for i in given):
+        said = f"eos_token_id = {eos!r:.100}: must be token ids"
         raise UserError(f"{path}: generation_config.json: {said}")
     return sorted({*given, load_tokenizer(path).eos_token_id} - {None})
+
+
+def check_stops(path: str) -> None:
+    """Raises UserError where a completion is to end with a token that the model lacks."""
+    rows, last = vocabulary_rows(path), max(stop_token_ids(path), default=0)
+    if last >= rows:
+        said = f"eos_token_id = {last}: must be token ids, which are below {rows}"
+        raise UserError(f"{path}: generation_config.json: {said}")
 
 
 def turn_end_id(path: str) -> int | None:

@@ -13,7 +13,7 @@ from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
 from lr_ray.models.architectures import check_runs
 from lr_ray.models.files import INDEX, context_length, vocabulary_rows
-from lr_ray.models.models import load_tokenizer, resolve_model, stop_token_ids
+from lr_ray.models.models import check_stops, load_tokenizer, resolve_model
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 2214400\n"
 
@@ -375,4 +375,4 @@ def test_an_adapter_in_place_of_a_model_is_named(model):
 def test_a_generation_config_that_cannot_be_read_is_named(model, content):
     (model / "generation_config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"generation_config\.json"):
-        stop_token_ids(str(model))
+        check_stops(str(model))
