@@ -169,6 +169,10 @@ class Killed:
             death.rows.append(rows_of(self.folder))
             death.killed[victim.name] = job.kill(victim.title, victim.child)
         job.wait_until(lambda: ending.when(job, self.folder))
+        stuck = job.named(ending.stuck) if ending.stuck else []
+        for process in stuck:  # at once: steps take a twentieth of a second
+            process.suspend()
+        assert bool(stuck) == bool(ending.stuck)
         death.rows.append(rows_of(self.folder))
         self.end(job, death)
         self.deaths.append(death)
@@ -182,10 +186,6 @@ class Killed:
         number, running = death.ending.signal, job.marked()
         death.alive = len(running)
         death.told = [line for line in map(title, running) if SECRET in line]
-        stuck = [p for p in running if death.ending.stuck and death.ending.stuck in title(p)]
-        assert bool(stuck) == bool(death.ending.stuck)
-        for process in stuck:
-            process.suspend()
         began = time.monotonic()
         death.code = job.end(number, group=number == SIGINT)
         death.left = job.left(began + (ORPHANS_GONE_WITHIN if number == SIGKILL else GONE_WITHIN))
