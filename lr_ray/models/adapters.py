@@ -18,8 +18,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def is_adapter(path: str) -> bool:
     """Whether a directory holds an adapter in PEFT's form, and no model."""
-    is_there = lambda name: os.path.isfile(os.path.join(path, name))  # noqa: E731
-    return is_there(CONFIG) and not is_there("config.json")
+    adapter, model = (os.path.isfile(os.path.join(path, f)) for f in (CONFIG, "config.json"))
+    return adapter and not model
 
 
 def check_adapter(folder: Path, where: str) -> None:

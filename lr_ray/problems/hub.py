@@ -55,17 +55,10 @@ def _open(name: str, config: str | None, split: str) -> Any:
         path = os.path.abspath(name) if folder else name  # it takes the set's name from the path
         splits = datasets.load_dataset(path, config, streaming=True)
     except Exception as error:  # of datasets, huggingface_hub and the HTTP client
-        where, advice = (
-            "Hugging Face hub",
-            (
-                "give one that can be reached, or a local copy (of a benchmark in data_dir, else as a path)"
-            ),
-        )
+        where = "folder" if folder else "Hugging Face hub"
+        advice = "give one that can be reached, or a local copy (of a benchmark in data_dir, else as a path)"
         if folder:
-            where, advice = (
-                "folder",
-                "give one laid out like a data set of the hub, or a file of it",
-            )
+            advice = "give one laid out like a data set of the hub, or a file of it"
         raise StageError(
             f"{where}: data set {name}{f':{config}' if config else ''} cannot be opened: "
             f"{why_not_read(error)}; {advice}"
