@@ -1,4 +1,4 @@
-"""Everything that is to be measured on a GPU, in one command of less than ten minutes on an H100.
+"""Everything that is to be measured on a GPU, in one command of a quarter of an hour on an H100.
 
     python benchmarks/gpu.py --out gpu.json
     python benchmarks/gpu.py --rung training --size 7b       # one rung; --rung may be repeated
@@ -10,6 +10,7 @@ where something is not installed:
     training   random weights of the real shapes: packed step against one forward a kept step
     scoring    the amateur's log-probabilities at 256 tokens a step: transformers, and vLLM's scorer
     precision  bfloat16 against float32: KL, steps above the threshold, greedy tokens, labels
+    starts     an engine's start and decoding: compiled, graphs of decoding alone, eager
     sampling   expert and amateur engines: throughput, and the scorer against transformers in float32
     pipeline   jobs/full_pipeline.py: the demo, and the paper's preset at a small size
 

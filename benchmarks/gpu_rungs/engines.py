@@ -39,10 +39,17 @@ class Sampled:
 
 
 def apart(work: Callable[..., Any], *args: Any) -> Any:
-    """`work(*args)` in a fresh process."""
+    """`work(*args)` in a fresh process; what it raises comes as a RuntimeError that has its text."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        return process.submit(work, *args).result()
+        return process.submit(_told, work, args).result()
+
+
+def _told(work: Callable[..., Any], args: Sequence[Any]) -> Any:
+    try:
+        return work(*args)
+    except Exception as error:  # of which some cannot go to another process, pydantic's for one
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
 def configure(

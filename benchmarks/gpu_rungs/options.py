@@ -10,12 +10,20 @@ NEEDS = {
     "training": TORCH,
     "scoring": TORCH,
     "precision": TORCH,
+    "starts": (*TORCH, *ENGINES),
     "sampling": (*TORCH, *ENGINES),
     "pipeline": (*TORCH, *ENGINES, "ray", "deepspeed"),
 }
 RUNGS = tuple(NEEDS)
-# Seconds of ten minutes; the rest is for starting and ending the processes.
-SHARES = {"training": 75, "scoring": 95, "precision": 45, "sampling": 145, "pipeline": 220}
+# Seconds of a quarter of an hour; the rest is for starting and ending the processes.
+SHARES = {
+    "training": 75,
+    "scoring": 95,
+    "precision": 45,
+    "starts": 150,
+    "sampling": 145,
+    "pipeline": 220,
+}
 
 # Of expert and amateur; names of `SIZES` in benchmarks/training.py.
 SHAPES = {

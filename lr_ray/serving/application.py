@@ -11,7 +11,7 @@ from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.engines.vllm import SERVED_ENV, WHOLE_PROMPTS, gpu_options, on_cpu
+from lr_ray.engines.vllm import GRAPHS_ALONE, SERVED_ENV, WHOLE_PROMPTS, gpu_options, on_cpu
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_served
@@ -114,7 +114,7 @@ def model_options(
         engine["default_chat_template_kwargs"] = dict(variables)
     environment = dict(SERVED_ENV)
     if on_gpu:
-        engine |= gpu_options(place)
+        engine |= gpu_options(place) | GRAPHS_ALONE
     else:
         engine |= WHOLE_PROMPTS | {
             "enforce_eager": True,

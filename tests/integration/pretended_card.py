@@ -6,6 +6,7 @@ python tests/integration/pretended_card.py CARD EXPERT AMATEUR    # model direct
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from lr_ray.config import Config, merge, read_tree, resolve
@@ -65,17 +66,17 @@ def stop_after_configuration() -> None:
     EngineArgs.create_engine_config = resolve_only
 
 
-def engine_of(actor: type, model: str, config: Config, *rest: Any) -> dict[str, Any]:
-    """The configuration of the engine that `actor` would start."""
+def engine_of(start: Callable[[], Any]) -> dict[str, Any]:
+    """The configuration of the engine that `start` would start."""
     from vllm.config import set_current_vllm_config
     from vllm.v1.attention.selector import get_attn_backend
 
     try:
-        actor(model, config, *rest)
+        start()
     except ResolvedError as resolved:
         found = resolved.config
     else:
-        raise AssertionError(f"{actor.__name__} started no engine")
+        raise AssertionError("no engine was started")
     with set_current_vllm_config(found):
         attention = get_attn_backend(
             found.model_config.get_head_size(), found.model_config.dtype, "auto"
@@ -96,12 +97,25 @@ def engine_of(actor: type, model: str, config: Config, *rest: Any) -> dict[str, 
         "ranks": found.parallel_config.tensor_parallel_size,
         "executor": found.parallel_config.distributed_executor_backend,
         "eager": found.model_config.enforce_eager,
+        "compiled": found.compilation_config.mode.name,
         "graphs": found.compilation_config.cudagraph_mode.name,
         "graph_sizes": len(found.compilation_config.cudagraph_capture_sizes or []),
         "max_num_seqs": found.scheduler_config.max_num_seqs,
         "batched_tokens": found.scheduler_config.max_num_batched_tokens,
         "attention": attention.get_name(),
     }
+
+
+def serve(model: str, config: Config, **more: Any) -> None:
+    """As `ray.serve.llm` makes a replica's configuration of our options."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    from lr_ray.serving.application import model_options
+
+    options = model_options("expert", model, config.serving, config.resources.server)
+    arguments = AsyncEngineArgs(model=model, **options["engine_kwargs"], **more)
+    arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
 
 
 def main(card: str, expert: str, amateur: str) -> None:
@@ -115,12 +129,17 @@ def main(card: str, expert: str, amateur: str) -> None:
     from lr_ray.sampling.amateur import AmateurScorer
     from lr_ray.sampling.expert import ExpertSampler
 
-    places = {"resources": {"expert": {"gpus": 1}, "amateur": {"gpus": 0.5}}}
+    places = {
+        "resources": {"expert": {"gpus": 1}, "amateur": {"gpus": 0.5}, "server": {"gpus": 0.5}}
+    }
     config = resolve(merge(read_tree("qwen2.5-math-1.5b"), places))
     context = shared_context(expert, amateur)
+    adapters = {"enable_lora": True, "max_loras": 2, "max_lora_rank": 8}
     engines = {
-        "expert": engine_of(ExpertSampler, expert, config, context, None, None),
-        "amateur": engine_of(AmateurScorer, amateur, config, context, None),
+        "expert": engine_of(lambda: ExpertSampler(expert, config, context, None, None)),
+        "amateur": engine_of(lambda: AmateurScorer(amateur, config, context, None)),
+        "server": engine_of(lambda: serve(expert, config)),
+        "server of adapters": engine_of(lambda: serve(expert, config, **adapters)),
     }
     print(json.dumps(engines))
 

@@ -22,7 +22,7 @@ def find_spec(cls, name, path=None, target=None):
 
 PathFinder.find_spec = classmethod(find_spec)
 """
-RUNGS = ("training", "scoring", "precision", "sampling", "pipeline")
+RUNGS = ("training", "scoring", "precision", "starts", "sampling", "pipeline")
 
 
 def run(out: Path, *options: str, path: str = "") -> subprocess.CompletedProcess:
@@ -78,7 +78,8 @@ def test_without_ray_and_engines_the_others_are_measured_and_skipped_rungs_say_w
         RUNGS[:3], "done"
     ) | dict.fromkeys(RUNGS[3:], "skipped")
     assert rungs["scoring"]["skipped"] == ["the vLLM scorer: vllm, pyarrow, pydantic not installed"]
-    assert rungs["sampling"]["skipped"] == ["vllm, pyarrow, pydantic not installed"]
+    for name in ("starts", "sampling"):
+        assert rungs[name]["skipped"] == ["vllm, pyarrow, pydantic not installed"]
     assert rungs["pipeline"]["skipped"] == ["vllm, pyarrow, pydantic, ray, deepspeed not installed"]
     check_torch_rungs(rungs)
     assert found["extrapolated"] == []  # tiny shapes say nothing of the paper's
@@ -117,6 +118,9 @@ def test_with_engines_every_rung_is_measured(tmp_path):
     engine = {row["what"]: row for row in rungs["scoring"]["rows"]}["vLLM scorer, embedded amateur"]
     assert engine["trajectories"] == 16
     assert 0 < engine["gap_to_float32"] < 1e-3
+    [eager] = rungs["starts"]["rows"]  # CPU engines have no other form
+    assert min(eager[name] for name in ("import_seconds", "start_seconds", "first_seconds")) > 0
+    assert eager["seconds"] * eager["tokens_per_second"] == pytest.approx(4 * 128)
     sampling = {row["what"]: row for row in rungs["sampling"]["rows"]}
     whole = sampling["in turn"]
     assert whole["trajectories"] == 32

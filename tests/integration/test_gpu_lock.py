@@ -53,16 +53,17 @@ COMMON = {
     "executor": "uni",
     "seed": 0,
 }
+DECODING = {
+    **COMMON,
+    "architecture": "Qwen2ForCausalLM",
+    "runner": "generate",
+    "async_scheduling": True,
+    "eager": False,
+    "compiled": "NONE",  # which takes longer than a run's decoding
+    "graphs": "FULL_DECODE_ONLY",
+}
 EXPECTED = {
-    "expert": {
-        **COMMON,
-        "architecture": "Qwen2ForCausalLM",
-        "runner": "generate",
-        "max_logprobs": VOCABULARY,
-        "async_scheduling": True,
-        "eager": False,
-        "memory_share": 0.9,
-    },
+    "expert": {**DECODING, "max_logprobs": VOCABULARY, "memory_share": 0.9},
     "amateur": {
         **COMMON,
         "architecture": "LrRayScorerQwen2ForCausalLM",
@@ -70,6 +71,8 @@ EXPECTED = {
         "async_scheduling": False,
         "memory_share": 0.45,
     },
+    "server": {**DECODING, "memory_share": 0.45},
+    "server of adapters": {**DECODING, "memory_share": 0.45},
 }
 
 

@@ -98,6 +98,7 @@ def test_a_replica_with_a_part_of_a_gpu_asks_for_no_more(build, gpus, told):
     options = model_options("m", MODEL, Serving(), place)
     assert options["runtime_env"]["env_vars"].get("VLLM_RAY_PER_WORKER_GPUS") == told
     if build == "gpu":
+        assert options["engine_kwargs"]["compilation_config"]["mode"] == 0
         assert options["engine_kwargs"]["kv_cache_memory_bytes"] == 3_000_000_000
 
 
