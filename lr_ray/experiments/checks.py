@@ -30,8 +30,9 @@ def check_cells(run: Run, grid: Grid, plan: Plan) -> None:
             continue
         asked = read_asked(there)
         other = [str(change) for change in cell.config.changes(asked["config"])]
-        if asked["untrained"] != cell.variant.untrained:
-            other.append(f"untrained = {asked['untrained']} (now {cell.variant.untrained})")
+        untrained = asked.get("untrained", False)  # where `lr-ray train` made it
+        if untrained != cell.variant.untrained:
+            other.append(f"untrained = {untrained} (now {cell.variant.untrained})")
         if other:
             raise UserError(
                 f"--grid {grid.name}: variant {cell.variant.name}: {run.location}/{cell.folder} was made "
