@@ -68,8 +68,9 @@ def execute(
             source = None  # it was taken over when the run began
         if source is None:
             _check_before(run, summary, todo)
-        check_config(config, todo, run)
-        with site(config, todo) as there:
+        started_for = [] if LABELLING in stages else todo  # what needs a machine of its kind
+        check_config(config, started_for, run)
+        with site(config, started_for) as there:
             job = Job(config, run, *check(config, todo), _terminal(), summary, there)
             log = run.log_path()
             print(f"config     {name}\nrun        {run.location}\nlog        {log}")
@@ -104,7 +105,8 @@ def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run 
     begin(run, config, known)
     if source is not None:
         _take(job, source, shared)
-    if "sampling" in todo and "sampling" not in job.summary and label(job):
+    labels = "sampling" in todo or source is not None  # of the other run's scores
+    if labels and "sampling" not in job.summary and label(job):
         job.console.print("sampling   " + report.sampling_line(job.summary["sampling"]))
 
 

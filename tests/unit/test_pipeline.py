@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from lr_ray.cli.options import parse
-from lr_ray.config import Training, merge, preset_names, read_tree, resolve
+from lr_ray.config import Training, changed, merge, preset_names, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
+from lr_ray.pipeline import pipeline
 from lr_ray.pipeline.job import check, facts
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.run.asked import begin
@@ -177,6 +178,33 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
     assert both.exists("model")  # trained by the same settings
     with pytest.raises(UserError, match="is the run itself; give another --run"):
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
+
+
+def test_labels_are_made_where_no_engine_could_start(sampled, tmp_path):
+    asked = {f"resources.{role}.gpus": 1 for role in ("expert", "amateur")}
+    other = changed(small(kl_threshold=0.05), asked)
+    run = Run(str(tmp_path / "new"))
+    with pytest.raises(UserError):
+        execute(other, Run(str(tmp_path / "engines")), ("sampling",), "demo")
+    assert execute(other, run, ("labelling",), "demo", source=sampled) == 0
+    assert run.shards("supervision")
+
+
+def test_training_from_another_run_makes_its_own_labels_of_the_scores(
+    sampled, tmp_path, monkeypatch
+):
+    trained = []
+
+    def train(job, todo, started):
+        trained.append(todo)
+        job.summary["seconds_total"] = 0.0
+
+    monkeypatch.setattr(pipeline, "_run_stages", train)
+    run = Run(str(tmp_path / "new"))
+    assert execute(small(kl_threshold=0.05), run, ("training",), "demo", source=sampled) == 0
+    assert trained == [["training"]]
+    kept = [r.read_json("summary.json")["sampling"]["steps_kept"] for r in (sampled, run)]
+    assert 0 < kept[0] < kept[1]
 
 
 @pytest.mark.parametrize(
