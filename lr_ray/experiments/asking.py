@@ -97,7 +97,8 @@ def ask_all(
     all), `variables` are those of the chat templates. Raises StageError when the endpoint fails for good.
     """
     every = (q for a in pending for q in _all_of(questions_of(a, stop_token_ids)))
-    keep = keeping(store, {question.key for question in every}, on_progress)
+    keys = {question.key for question in every}
+    keep = keeping(store, keys, on_progress)
     for group in groups(pending, 1 if resources.evaluation == "apart" else 2, expert):
         todo = [asked for asked in group if answers_of(store, asked, stop_token_ids) is None]
         paths = dict.fromkeys(asked.path for asked in todo)
@@ -105,6 +106,8 @@ def ask_all(
             paths |= {expert: None}
         served = {path: f"model-{i}" for i, path in enumerate(paths)}
         with _endpoint(served, settings, resources, variables) as (url, starting):
+            # Once more, as the time left is of asking and not of starting.
+            on_progress(len(keys & store.answers.keys()), len(keys))
             for alike in _alike(todo):  # their engines work side by side
                 began = time.monotonic()
                 lists = [_all_of(questions_of(a, stop_token_ids, served[a.path])) for a in alike]
