@@ -157,7 +157,7 @@ async def _ask(
     on_left_out: Callable[[str, str], None],
 ) -> None:
     waiting, refused = iter(questions), 0
-    most_refused = max(_REFUSED_FEW, _REFUSED_SHARE * len(questions))
+    most = most_refused(len(questions))
     # What is asked of a model as a chat says nothing of its completions.
     known = {_way(question): KnownFields(question.model, on_left_out) for question in questions}
 
@@ -169,7 +169,7 @@ async def _ask(
                 refused += 1
             elif evaluation.prefill:
                 answer = replace(answer, completion=evaluation.prefill + answer.completion)
-            if refused > most_refused:
+            if refused > most:
                 raise StageError(
                     f"evaluation: {without_user(base_url)}: model {question.model} refused {refused} "
                     f"prompts, the last with: {answer.completion}{_advice(answer.completion, evaluation)}"
@@ -184,6 +184,11 @@ async def _ask(
                     group.create_task(worker(asking))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+
+
+def most_refused(questions: int) -> float:
+    """How many of so many questions a server may refuse."""
+    return max(_REFUSED_FEW, _REFUSED_SHARE * questions)
 
 
 def _way(question: Question) -> tuple[str, bool]:

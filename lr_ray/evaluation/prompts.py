@@ -9,9 +9,11 @@ from typing import Any
 
 from lr_ray.config import Config
 from lr_ray.errors import UserError
-from lr_ray.evaluation.client import request
+from lr_ray.evaluation.client import most_refused, request
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import turns as paper_turns
+from lr_ray.evaluation.results import LABELS
+from lr_ray.evaluation.tasks import Task
 from lr_ray.models.files import context_length, nested_in, read_object, vocabulary_rows
 from lr_ray.models.models import check_stops, load_tokenizer
 
@@ -55,6 +57,44 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
             _check_template(path, where, body["messages"], "evaluation", prefilled, variables)
         if evaluation.protocol != "same":
             _check_template(path, where, paper_turns(_PROBLEM), _PAPER, False, variables)
+
+
+def check_lengths(path: str, config: Config, tasks: Sequence[Task]) -> None:
+    """Raises UserError where more prompts than may be refused leave no room for an answer.
+
+    `path` is the expert's directory, and `tasks` are what the config's evaluation asks.
+    """
+    evaluation, tokenizer = config.evaluation, load_tokenizer(path)
+    room = config.serving.max_model_len - evaluation.max_new_tokens
+    longer, asked, longest, where = 0, 0, 0, ""
+    for task in tasks:
+        turns = (
+            paper_turns(_PROBLEM, task.examples)
+            if task.protocol == "paper"
+            else request(_PROBLEM, evaluation, (), task.examples)["messages"]
+        )
+        prefilled = turns[-1]["role"] == "assistant"
+        text = _render(tokenizer, turns, prefilled, config.models.chat_template_kwargs)
+        around = _tokens(tokenizer, [text])[0] - _tokens(tokenizer, [_PROBLEM])[0]
+        lengths = [around + n for n in _tokens(tokenizer, [row["problem"] for row in task.rows])]
+        longer, asked = longer + sum(n > room for n in lengths), asked + len(lengths)
+        if max(lengths, default=0) > longest:
+            longest, where = max(lengths), task.name
+    times = evaluation.samples * len(LABELS)
+    if times * longer > most_refused(times * asked):
+        raise UserError(
+            f"evaluation.max_new_tokens = {evaluation.max_new_tokens} leaves {room} of "
+            f"serving.max_model_len = {config.serving.max_model_len} tokens for a prompt, and {longer} "
+            f"of {asked} prompts are longer, up to {longest} in {where}; give a smaller one, fewer "
+            "evaluation.shots, or a larger serving.max_model_len"
+        )
+
+
+def _tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    """How many each text has."""
+    return [
+        len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ]
 
 
 def _check_template(

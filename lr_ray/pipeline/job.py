@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from lr_ray.config import Config
-from lr_ray.evaluation.prompts import check_expert
+from lr_ray.evaluation.prompts import check_expert, check_lengths
 from lr_ray.models.architectures import check_runs
 from lr_ray.models.files import check_trainable
 from lr_ray.models.models import check_pair, check_room, fingerprint, fits_context, resolve_model
@@ -70,7 +70,7 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
         from lr_ray.evaluation.tasks import load_tasks
         from lr_ray.serving import base_url, check_port
 
-        load_tasks(config.evaluation)
+        tasks = load_tasks(config.evaluation)
         check_port(config.serving)
         check_environment(base_url(config.serving))
     check_address()
@@ -83,6 +83,7 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     check_expert(expert, config, stages)
     if "evaluation" in stages:
         fits_context(expert, config.serving.max_model_len, "the expert")
+        check_lengths(expert, config, tasks)
     if "sampling" not in stages:
         return expert, None
     check_source(config)

@@ -10,7 +10,8 @@ import pytest
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import UserError
-from lr_ray.evaluation.prompts import check_expert
+from lr_ray.evaluation.prompts import check_expert, check_lengths
+from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.models.models import load_tokenizer, render_prompt
 from lr_ray.sampling.expert import Solver
 
@@ -152,3 +153,23 @@ def test_variables_of_the_template_reach_the_prompt_and_unknown_ones_are_named(m
         UserError, match=r"^models\.chat_template_kwargs: enable_thinking: the expert's"
     ):
         check_expert(str(expert_path()), config, ALL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"shots": [0, 2]}, None),
+        ({"shots": [0, 8]}, r"= 128 leaves 384 of serving\.max_model_len = 512 .* 40 of 80 prompts are longer, up to \d+ in demo-8-shot; give .* evaluation\.shots"),
+        ({"max_new_tokens": 480, "protocol": "paper"}, r"40 of 40 prompts .* in demo-paper"),
+        ({"max_new_tokens": 480}, r"leaves 32 .* 40 of 40 prompts"),
+        ({"max_new_tokens": 448}, None),  # two prompts are longer than 64 tokens; so few may be refused
+    ],
+)  # fmt: skip
+def test_prompts_that_leave_no_room_for_an_answer_are_counted(asked, told):
+    config = resolve(merge(read_tree("demo"), {"evaluation": {"max_problems": 40, **asked}}))
+    tasks = load_tasks(config.evaluation)
+    if told is None:
+        check_lengths(str(expert_path()), config, tasks)
+        return
+    with pytest.raises(UserError, match=told):
+        check_lengths(str(expert_path()), config, tasks)
