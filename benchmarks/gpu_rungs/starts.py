@@ -1,5 +1,6 @@
 """How long an engine of the expert takes to start, and how fast it then decodes, by how it runs its model."""
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,15 +15,6 @@ from .record import Record
 
 CACHE_GB = 8.0  # stated, so that nothing is measured
 SEQUENCES, PROMPT = {"cuda": 256, "cpu": 4}, 64  # prompts of so many tokens
-_DEFAULT: dict[str, Any] = {}
-_GRAPHS = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
-# CPU engines have no other form than the first.
-FORMS = {
-    "eager": {"enforce_eager": True},
-    "graphs of decoding alone, not compiled": _GRAPHS,
-    "compiled, nothing cached": _DEFAULT,
-    "compiled, from the cache": _DEFAULT,
-}
 
 
 @dataclass
@@ -34,6 +26,20 @@ class Started:
     tokens: int  # of each batch
 
 
+def forms(device: str) -> dict[str, dict[str, Any]]:
+    """Options by name, in the order in which they are measured."""
+    from lr_ray.engines.vllm import GRAPHS_ALONE
+
+    eager = {"eager": {"enforce_eager": True}}
+    if device == "cpu":  # whose engines have no other form
+        return eager
+    return eager | {
+        "graphs of decoding alone, not compiled": GRAPHS_ALONE,
+        "compiled, nothing cached": {},
+        "compiled, from the cache": {},
+    }
+
+
 def measure(record: Record, options: Options) -> None:
     reason = wrong_engines(options.device)
     if reason:
@@ -42,8 +48,7 @@ def measure(record: Record, options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
         pair = real_pair(options) or random_pair(options, folder)
         record.note(f"weights: {pair.name}, {options.dtype}; {SEQUENCES[options.device]} sequences")
-        forms = FORMS if options.device == "cuda" else {"eager": FORMS["eager"]}
-        for name, asked in forms.items():
+        for name, asked in forms(options.device).items():
             if record.left(0.9) < 0:
                 record.skip(f"{name}: no time left")
                 continue
@@ -66,8 +71,6 @@ def add_row(record: Record, options: Options, pair, folder: str, name: str, aske
 
 def start(path: str, dtype: str, device: str, folder: str, asked: dict[str, Any]) -> Started:
     """Starts an engine whose compiled code is cached under `folder`, and decodes two batches."""
-    import os
-
     # vLLM's, inductor's and Triton's caches of this machine would make a first start another's second.
     os.environ["VLLM_CACHE_ROOT"] = str(Path(folder, "vllm"))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "inductor"))
@@ -81,7 +84,7 @@ def start(path: str, dtype: str, device: str, folder: str, asked: dict[str, Any]
     os.environ.update(engine_env(place))
     from vllm import LLM, SamplingParams
 
-    assert LLM
+    assert LLM  # whose import is most of vLLM's
     imported = time.monotonic()
     size = SEQUENCES[device]
     room = min(context_length(path), 1024)
