@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
-DOMAIN = "domain-rates", "domain-controls"
+DOMAIN = "domain-rates", "domain-controls", "domain-rules"
 
 
 def results(out: Path) -> str:
@@ -17,7 +17,7 @@ def results(out: Path) -> str:
             _comparison(out / name)
             for name in ("rates", "gsm8k", "controls", "others", "math", "rules", *DOMAIN)
         ),
-        *(_run(out / name) for name in ("domain", "perturbed")),
+        *(_run(out / name) for name in ("domain", "perturbed", "domain-perturbed")),
         *(_training(out / name) for name in ("rates", "gsm8k", "controls", "rules", *DOMAIN)),
     ]
     parts += [_audits(out), _hours(out)]

@@ -106,19 +106,14 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         asked = "--data.source", DOMAIN, benchmarks, f"{DOMAIN}?size=200"
         return ["run", *bare(), *asked, *run("domain")]
 
-    def perturbed() -> list[str]:
-        """The model of the tuned rate, on GSM8K problems that were changed."""
-        best = "lightreasoner" if is_papers(rate(out)) else "tuned"
-        there = "--from", str(out / f"gsm8k/variants/{best}-0")
-        return [
-            "evaluate",
-            *run("perturbed"),
-            *there,
-            "--evaluation.perturbations",
-            PERTURBED,
-            few,
-            "100",
-        ]
+    def perturbed(name: str, source: Callable[[], str]) -> Step:
+        """The model of a run, on problems that were changed."""
+        asked = "--evaluation.perturbations", PERTURBED, few, "100"
+        return Step(name, lambda: ["evaluate", *run(name), "--from", str(out / source()), *asked])
+
+    def tuned() -> str:
+        """GSM8K's run of the tuned rate."""
+        return f"gsm8k/variants/{'lightreasoner' if is_papers(rate(out)) else 'tuned'}-0"
 
     pair = {role: f"{out}/pair/{role}" for role in ("expert", "amateur")}
     benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"
@@ -147,8 +142,10 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         # Held-out problems of another seed, so that no problem chooses the rate and is then asked.
         in_domain("domain-rates", "domain", lambda: HERE / "rates.yaml", 200, "--evaluation.seed=1"),
         in_domain("domain-controls", "domain-rates", lambda: grid(out, "domain"), 200),
+        in_domain("domain-rules", "domain-controls", lambda: grid(out, "domain-rules"), 200),
+        perturbed("domain-perturbed", lambda: "domain"),
         compare("rules", "gsm8k", lambda: grid(out, "rules"), benchmarks, "gsm8k", few, "500"),
-        Step("perturbed", perturbed),
+        perturbed("perturbed", tuned),
     ]  # fmt: skip
 
 
@@ -196,12 +193,16 @@ def grid(out: Path, name: str) -> Path:
     The controls, and a second seed, are a comparison of their own, so that the answer to the main question
     comes first.
     """
-    best = rate(out, "domain-rates" if name == "domain" else "rates")
+    best = rate(out, "domain-rates" if name.startswith("domain") else "rates")
     tuned = f"training.learning_rate: {best:g}"
     controls = {
         "random-steps": f"{tuned}, sampling.selection: random",
         "expert-labels": f"{tuned}, sampling.labels: expert",
         "paper-sft": _SFT,
+    }
+    rules = {  # the best of the embedded pair beside the paper's
+        "top-share": f"{tuned}, sampling.selection: 'top:0.1'",
+        "unsure-apart": f"{tuned}, sampling.selection: 'quadrant:unsure_apart'",
     }
     ours = {"lightreasoner": ""} | ({} if is_papers(best) else {"tuned": tuned})
     variants = {
@@ -210,10 +211,8 @@ def grid(out: Path, name: str) -> Path:
         "domain": ours
         | {"second-seed": f"{tuned}, seeds: [1]", **controls}
         | {"prefilled-expert": f"untrained: true, evaluation.prefill: '{DOMAIN_PREFILL}'"},
-        "rules": {  # the best of the embedded pair beside the paper's
-            "top-share": f"{tuned}, sampling.selection: 'top:0.1'",
-            "unsure-apart": f"{tuned}, sampling.selection: 'quadrant:unsure_apart'",
-        },
+        "rules": rules,
+        "domain-rules": rules,
     }[name]
     lines = [f"  {variant}: {{{fields}}}\n" for variant, fields in variants.items()]
     file = out / f"grid-{name}.yaml"
