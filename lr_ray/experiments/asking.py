@@ -6,7 +6,7 @@ that was killed asks what is missing. Exercised by `pytest tests/integration/tes
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,25 @@ def ask_all(
         for asked in group:
             if asked not in todo and (given := answers_of(store, asked, stop_token_ids)):
                 yield asked, Replies(given)
+
+
+def beside_expert(
+    replies: Iterable[tuple[Asked, Replies]], expert: Asked
+) -> Iterator[tuple[Asked, Replies, Answers]]:
+    """Each other model with its replies and the expert's answers, whichever come first.
+
+    The expert's are the later ones where it had answered all before, and another model had not.
+    """
+    answers, waiting = None, []
+    for asked, given in replies:
+        if asked is expert:
+            answers = given.answers
+        else:
+            waiting.append((asked, given))
+        if answers is not None:
+            for model, theirs in waiting:
+                yield model, theirs, answers
+            waiting.clear()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, take_answers
+from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, beside_expert, take_answers
 from lr_ray.experiments.checks import unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
@@ -206,12 +206,9 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
                 progress.update_of,
                 config.models.chat_template_kwargs,
             )
-            expert: Answers = {}
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends
-                for asked, given in replies:
-                    if asked is pending[0]:
-                        expert = given.answers
-                    elif asked.name in by_name:
+                for asked, given, expert in beside_expert(replies, pending[0]):
+                    if asked.name in by_name:
                         _finish(bench, by_name[asked.name], expert, given, asked.path)
 
 

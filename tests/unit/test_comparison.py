@@ -13,7 +13,14 @@ from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import Task
-from lr_ray.experiments.asking import Asked, answers_of, groups, questions_of
+from lr_ray.experiments.asking import (
+    Asked,
+    Replies,
+    answers_of,
+    beside_expert,
+    groups,
+    questions_of,
+)
 from lr_ray.experiments.checks import check_cells, check_kind, settle_sources, unfinished
 from lr_ray.experiments.grid import Grid, Variant, read_grid
 from lr_ray.experiments.plan import make_plan
@@ -167,6 +174,18 @@ def test_answers_are_found_when_all_are_there_under_any_name(tmp_path):
     assert answers_of(store, replace(amateur, identity="amateur 2"), [2]) is None
     prefilled = evaluation.model_copy(update={"prefill": "So."})
     assert answers_of(store, replace(amateur, evaluation=prefilled), [2]) is None
+
+
+def test_models_are_graded_beside_the_expert_whenever_its_answers_come():
+    expert, a, b, c = (Asked(n, n, n, DEMO.evaluation) for n in ("expert", "a", "b", "c"))
+    theirs = {
+        asked.name: Replies({"demo": [Answer(asked.name, "stop")]}) for asked in (expert, a, b, c)
+    }
+    for order in ([expert, a, b, c], [a, b, expert, c], [a, b, c, expert]):
+        found = list(beside_expert(((asked, theirs[asked.name]) for asked in order), expert))
+        assert found == [
+            (asked, theirs[asked.name], theirs["expert"].answers) for asked in (a, b, c)
+        ]
 
 
 def finished(run: Run, cell, right: list[int], kept_steps: int) -> None:
