@@ -68,9 +68,9 @@ def execute(
             source = None  # it was taken over when the run began
         if source is None:
             _check_before(run, summary, todo)
-        started_for = [] if LABELLING in stages else todo  # what needs a machine of its kind
-        check_config(config, started_for, run)
-        with site(config, started_for) as there:
+        placed = [] if LABELLING in stages else todo  # labels need no engine, and so no GPU
+        check_config(config, placed, run)
+        with site(config, placed) as there:
             job = Job(config, run, *check(config, todo), _terminal(), summary, there)
             log = run.log_path()
             print(f"config     {name}\nrun        {run.location}\nlog        {log}")

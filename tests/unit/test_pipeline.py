@@ -184,7 +184,7 @@ def test_labels_are_made_where_no_engine_could_start(sampled, tmp_path):
     asked = {f"resources.{role}.gpus": 1 for role in ("expert", "amateur")}
     other = changed(small(kl_threshold=0.05), asked)
     run = Run(str(tmp_path / "new"))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"^gpu: "):
         execute(other, Run(str(tmp_path / "engines")), ("sampling",), "demo")
     assert execute(other, run, ("labelling",), "demo", source=sampled) == 0
     assert run.shards("supervision")
