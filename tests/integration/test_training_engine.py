@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from lr_ray.training.data import Step
 from lr_ray.training.model import load_expert
 from lr_ray.training.schedule import learning_rate
 from tests.integration.conftest import EXPERT, demo_config
+from tests.ports import free_port
 
 BATCH = 16
 # ZeRO stage, micro-batches of one worker, whether activations are computed twice.
@@ -129,10 +129,7 @@ def full(rank: int, parts: list, folder: str) -> None:
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("engines")
     for workers in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        torch.multiprocessing.spawn(worker, (workers, port, str(made)), workers)
+        torch.multiprocessing.spawn(worker, (workers, free_port(), str(made)), workers)
     return made
 
 
