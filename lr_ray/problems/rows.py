@@ -57,6 +57,10 @@ class Rejected(NamedTuple):
     row: int
     reason: str
 
+    @property
+    def place(self) -> str:
+        return f"{self.file}, row {self.row}"
+
 
 class Found(NamedTuple):
     """What a row says; without an id, the text makes one."""

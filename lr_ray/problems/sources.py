@@ -188,14 +188,28 @@ def check_source(config: Config) -> None:
     if not objects and len(rows) < _PEEKED_ROWS:
         reason = rows[0].error or f"is {kind(rows[0].value)}; must be a JSON object"
         raise UserError(f"data.source: {rows[0].file}, row {rows[0].row}: {reason}")
-    if not source.inputs or find_benchmark(data.source) or not objects:
-        return
-    for option, name in data.fields:
-        if files.is_needed(option, name) and not any(name in row for row in objects):
-            raise UserError(
-                f"data.fields.{option}: no field {name!r} in the first {len(rows)} rows of "
-                f"{data.source}; there are {listed(objects[0])}"
-            )
+    if source.inputs and not find_benchmark(data.source) and objects:
+        for option, name in data.fields:
+            if files.is_needed(option, name) and not any(name in row for row in objects):
+                raise UserError(
+                    f"data.fields.{option}: no field {name!r} in the first {len(rows)} rows of "
+                    f"{data.source}; there are {listed(objects[0])}"
+                )
+    if len(rows) < _PEEKED_ROWS:  # these are all
+        items = [parse(raw, source.convert, source.id_prefix) for raw in rows]
+        bad = [item for item in items if isinstance(item, Rejected)]
+        problems = {item.problem_id for item in items if isinstance(item, Problem)}
+        if len(problems) <= (data.skip or 0):
+            raise UserError(unusable(data, len(bad), bad[0] if bad else None))
+
+
+def unusable(data: Data, rejected: int, first: Rejected | None) -> str:
+    """That the source has no usable problem; `first` of its rejected rows says why."""
+    said = f"data.source: {data.source}: no usable problem"
+    said += f" after the first {data.skip} (data.skip)" if data.skip else ""
+    if first:
+        return f"{said}; the first of {rejected} rejected rows: {first.place}: {first.reason}"
+    return said if data.skip else f"{said}; it has no rows"
 
 
 def _local(name: str, split: str, data_dir: str, section: str) -> files.File:

@@ -18,7 +18,7 @@ from lr_ray.grading.graders import find as find_grader
 from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.problems.order import Item, distinct, shuffled
 from lr_ray.problems.rows import PROBLEM, Problem, Rejected
-from lr_ray.problems.sources import ENDLESS, open_source
+from lr_ray.problems.sources import ENDLESS, open_source, unusable
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.stages import UNUSABLE
 from lr_ray.run.store import Run
@@ -41,10 +41,10 @@ def stage_problems(run: Run, config: Config) -> int:
     _clear(run)
     good = _Parts(run, _PROBLEMS, PROBLEM, ROWS_A_PART)
     bad = _Parts(run, f"{UNUSABLE}{{:05d}}.parquet", REJECTED, _REJECTED_ROWS_A_PART)
-    first: str | None = None
+    first: Rejected | None = None
     for item in _items(config):
         if isinstance(item, Rejected):
-            first = first or f"{item.file}, row {item.row}: {item.reason}"
+            first = first or item
             bad.add(item)
         else:
             good.add(item)
@@ -53,11 +53,10 @@ def stage_problems(run: Run, config: Config) -> int:
     good.write()
     bad.write()
     if not good.count:
-        why = f"; the first of {bad.count} rejected rows: {first}" if first else "; it has no rows"
-        why += f" after its first {config.data.skip} problems" if config.data.skip else ""
-        raise StageError(f"data.source: {config.data.source}: no usable problem{why}")
+        raise StageError(unusable(config.data, bad.count, first))
     index = {"problems": good.count, "rejected": bad.count, "rows_a_part": ROWS_A_PART}
-    run.write_json(INDEX, {**index, "first_rejected": first})
+    reason = first and f"{first.place}: {first.reason}"
+    run.write_json(INDEX, {**index, "first_rejected": reason})
     return good.count
 
 
