@@ -93,7 +93,8 @@ def _comparison(folder: Path) -> str:
 
 def _run(folder: Path) -> str:
     """The accuracies of a single run, before and after."""
-    found = (_read(folder / "summary.json") or {}).get("accuracy")
+    summary = _read(folder / "summary.json") or {}
+    found = summary.get("accuracy")
     if not found:
         return ""
     rows = [
@@ -105,7 +106,24 @@ def _run(folder: Path) -> str:
         for name, a in found.items()
     ]  # fmt: skip
     heads = ["benchmark", "problems", "expert", "improved", "difference [95 %]", "gained, lost"]
-    return f"## {folder.name}\n\n{_table(heads, rows)}"
+    text = f"## {folder.name}\n\n{_table(heads, rows)}"
+    return text + "".join(_perturbed(*item) for item in summary.get("perturbations", {}).items())
+
+
+def _perturbed(benchmark: str, found: Found) -> str:
+    """Each model's accuracy on the variants of a benchmark's problems."""
+    rows = []
+    for name, part in found.items():
+        rows += [
+            [
+                name, str(part["problems"]), model, _percent(a["original"]), _percent(a["accuracy"]),
+                f"{100 * a['difference']:+.1f} {_ends(a['difference_ci95'], '+')}",
+                _percent(a["survive"]),
+            ]
+            for model, a in part["models"].items()
+        ] or [[name, "0", *[""] * 5]]  # fmt: skip
+    heads = ["perturbation", "problems", "model", "as it stands", "perturbed", "difference [95 %]"]
+    return f"\n{benchmark}, perturbed:\n\n{_table([*heads, 'right answers kept'], rows)}"
 
 
 def _training(folder: Path) -> str:

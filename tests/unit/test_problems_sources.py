@@ -120,7 +120,9 @@ def test_some_bad_rows_at_the_start_do_not_fail_the_check(tmp_path):
 def test_few_rows_of_which_none_is_left_are_told_before_anything_starts(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [{"problem": ""}, {"problem": "a"}, {"problem": "a"}])
     check_source(config_of(path))
-    told = "data.source: {}: no usable problem{}; the first of {} rejected rows: {}, row 1: problem is"
+    told = (
+        "data.source: {}: no usable problem{}; the first of {} rejected rows: {}, row 1: problem is"
+    )
     with pytest.raises(UserError) as error:
         check_source(config_of(path, skip=1))
     assert str(error.value).startswith(told.format(path, " after the first 1 (data.skip)", 1, path))

@@ -143,9 +143,23 @@ def test_the_page_shows_a_single_run_by_benchmark(tmp_path):
         "difference_ci95": [0.05, 0.15],
         "differences": {"improved": {"gained": 21, "lost": 1}},
     }
-    (tmp_path / "domain/summary.json").write_text(json.dumps({"accuracy": {"families": accuracy}}))
-    row = "| families | 200 | 10.0 % | 20.0 % | +10.0 [+5.0, +15.0] | +21 -1 |"
-    assert row in page.results(tmp_path)
+    moved = {
+        "original": 0.1,
+        "accuracy": 0.05,
+        "survive": 0.25,
+        "difference": -0.05,
+        "difference_ci95": [-0.1, 0.0],
+    }
+    capitals = {"problems": 40, "models": {"expert": moved}}
+    summary = {
+        "accuracy": {"families": accuracy},
+        "perturbations": {"families": {"capitals": capitals, "typos": {"problems": 0, "models": {}}}},
+    }  # fmt: skip
+    (tmp_path / "domain/summary.json").write_text(json.dumps(summary))
+    text = page.results(tmp_path)
+    assert "| families | 200 | 10.0 % | 20.0 % | +10.0 [+5.0, +15.0] | +21 -1 |" in text
+    assert "| capitals | 40 | expert | 10.0 % | 5.0 % | -5.0 [-10.0, +0.0] | 25.0 % |" in text
+    assert "| typos | 0 |" in text
     (tmp_path / "domain/summary.json").write_text("{}")  # not evaluated yet
     assert "families" not in page.results(tmp_path)
 
