@@ -23,7 +23,7 @@ from in_process import Told, model_paths
 from sampling import configure
 
 from lr_ray.engines.engine import Generate
-from lr_ray.models.models import render_prompt, shared_context
+from lr_ray.models.models import engine_room, render_prompt
 from lr_ray.problems import read_problems, stage_problems
 from lr_ray.run.store import Run
 from lr_ray.sampling.expert import ExpertSampler
@@ -41,7 +41,9 @@ class Feeder:
             config = config.model_copy(update={"sampling": sampling})
         stage_problems(run, config)
         paths, self.told = model_paths(config), Told()
-        self.sampler = ExpertSampler(paths[0], config, shared_context(*paths), run, self.told)
+        self.sampler = ExpertSampler(
+            paths[0], config, engine_room(*paths, config.sampling), run, self.told
+        )
         self.size = config.sampling.batch_size
         texts = read_problems(run, np.arange(args.problems))["problem"].to_pylist()
         system = config.sampling.system_prompt

@@ -9,7 +9,7 @@ import pyarrow as pa
 from lr_ray.config import Config
 from lr_ray.labelling.label import Labelled, supervise
 from lr_ray.labelling.scores import score
-from lr_ray.models.models import render_prompt, resolve_model, shared_context
+from lr_ray.models.models import engine_room, render_prompt, resolve_model
 from lr_ray.problems import read_problems
 from lr_ray.run.schemas import lists
 from lr_ray.run.store import Run
@@ -40,7 +40,7 @@ class InProcess:
 
     def __init__(self, config: Config, run: Run) -> None:
         expert, amateur = model_paths(config)
-        room = shared_context(expert, amateur)
+        room = engine_room(expert, amateur, config.sampling)
         self.run, self.sampling = run, config.sampling
         self.sampler = ExpertSampler(expert, config, room, run, None)
         self.scorer = AmateurScorer(amateur, config, room, None)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -120,6 +121,12 @@ class Config(Tree):
             raise ValueError(
                 f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "
                 f"prompt in serving.max_model_len = {self.serving.max_model_len}"
+            )
+        field, tokens = self.sampling.limit
+        if tokens >= (self.sampling.max_model_len or math.inf):
+            raise ValueError(
+                f"{field} = {tokens} leaves no room for a prompt in sampling.max_model_len = "
+                f"{self.sampling.max_model_len}"
             )
         if self.serving.adapters and self.training.method != "lora":
             raise ValueError(

@@ -96,13 +96,25 @@ def gpu_options(place: Place) -> dict[str, Any]:
 
 
 def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:
-    """A `vllm.LLM` that takes and returns token ids only."""
+    """A `vllm.LLM` that takes and returns token ids only.
+
+    Raises ValueError that names the settings where its cache cannot hold one sequence of `max_model_len`.
+    """
     os.environ.update(engine_env(place))
     with uncollected():
         from vllm import LLM
 
     scorer_model.register()  # where lr_ray is on the path and not installed, vLLM does not find it
-    return LLM(**engine_options(model, pool, place, max_model_len, **options))
+    try:
+        return LLM(**engine_options(model, pool, place, max_model_len, **options))
+    except ValueError as error:
+        if "max seq len" not in str(error):
+            raise
+        more = "VLLM_CPU_KVCACHE_SPACE" if on_cpu() else "resources.*.cache_gb"
+        raise ValueError(
+            f"{model}: the cache has no room for one sequence of {max_model_len} tokens; give a smaller "
+            f"sampling.max_model_len, or a larger {more} ({str(error).partition(' Try ')[0]})"
+        ) from error
 
 
 def samples(config: Config) -> int:

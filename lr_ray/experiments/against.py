@@ -25,7 +25,7 @@ _SFT_PROBLEMS = 7473  # the paper's SFT samples all training problems of GSM8K
 # paper leaves open of its SFT.
 _FREE = re.compile(
     r"models\.(expert|amateur|special_tokens_may_differ)|.*\.(seed|data_dir|engine|backend)"
-    r"|.*\.fields\..*|.*\.grader(_check)?|sampling\.top_k|serving\.max_model_len"
+    r"|.*\.fields\..*|.*\.grader(_check)?|sampling\.top_k|(sampling|serving)\.max_model_len"
     r"|sampling\.rejection\.(temperature|max_new_tokens)"
     r"|evaluation\.(benchmarks|max_problems|shots|protocol)"
 )

@@ -148,13 +148,23 @@ def shared_context(expert: str, amateur: str) -> int:
     return min(context_length(expert), context_length(amateur))
 
 
+def engine_room(expert: str, amateur: str | None, sampling: Sampling) -> int:
+    """Tokens of prompt and completion that the engines of sampling have room for."""
+    return min(sampling.room, shared_context(expert, amateur or expert))
+
+
 def check_room(expert: str, amateur: str | None, sampling: Sampling) -> None:
-    """Raises UserError when a completion may be as long as the models' context."""
+    """Raises UserError when a completion, or sampling.max_model_len, is beyond the models' context."""
     room = shared_context(expert, amateur or expert)
     field, tokens = sampling.limit
+    who = "expert and amateur both read" if amateur else "the expert reads"
     if tokens >= room:
-        who = "expert and amateur both read" if amateur else "the expert reads"
         raise UserError(f"{field} = {tokens} leaves no room for a prompt; {who} {room} tokens")
+    if sampling.max_model_len and sampling.max_model_len > room:
+        raise UserError(
+            f"sampling.max_model_len = {sampling.max_model_len}: {who} {room} tokens; give at most "
+            f"{room}"
+        )
 
 
 def fits_context(path: str, max_model_len: int, name: str) -> None:

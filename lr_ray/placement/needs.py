@@ -123,7 +123,7 @@ def sampling(config: Config, models: Models) -> list[Processes]:
     asked = config.sampling
     rejection = asked.method == "rejection"
     contexts = [m.context for m in models.values() if m]
-    longest = min(contexts, default=0)
+    longest = min(asked.room, *contexts) if contexts else 0
     usual = min(PROMPT_TOKENS + asked.longest, longest)
     engines = []
     for role in ("expert",) if rejection else ("expert", "amateur"):

@@ -197,6 +197,11 @@ def warnings(config: Config, models: Models) -> list[str]:
     if contexts and tokens >= min(contexts):
         room = min(contexts)
         said.append(f"{field} = {tokens} leaves no room for a prompt in {room}")
+    own = config.sampling.max_model_len
+    if own and contexts and own > min(contexts):
+        said.append(
+            f"sampling.max_model_len = {own} exceeds the {min(contexts)} tokens that are read"
+        )
     if expert and served.max_model_len > expert.context:
         said.append(
             f"serving.max_model_len = {served.max_model_len} exceeds the {expert.context} tokens "

@@ -47,6 +47,8 @@ class Solver(ABC):
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.longest
+        more = "; a larger sampling.max_model_len has more" if context == self.sampling.room else ""
+        self.no_room = f"at most {self.room} leave room to answer{more}"
         self.engine, self.guard = start_guarded("expert", model, config, context, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -94,7 +96,7 @@ class Solver(ABC):
 
     def _unusable(self, prompt: list[int]) -> str | None:
         if len(prompt) > self.room:
-            return f"prompt has {len(prompt)} tokens; at most {self.room} leave room to answer"
+            return f"prompt has {len(prompt)} tokens; {self.no_room}"
         if max(prompt) >= self.vocabulary:
             return f"prompt has token {max(prompt)}; the expert has {self.vocabulary}"
         return None

@@ -17,7 +17,7 @@ from lr_ray.engines.vllm import engine_env, most_sequences, on_cpu, sequences
 from lr_ray.labelling.label import supervise
 from lr_ray.labelling.scores import score
 from lr_ray.labelling.shards import shard_name, write_shard
-from lr_ray.models.models import context_length, shared_context
+from lr_ray.models.models import engine_room
 from lr_ray.run.store import Run
 from lr_ray.runtime.cluster import start_helper
 from lr_ray.sampling import trajectories as kept_trajectories
@@ -69,7 +69,7 @@ def contrast(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by the amateur's scores of the expert's greedy trajectories."""
     config = work.config
     assert work.amateur is not None
-    room = shared_context(work.expert, work.amateur)
+    room = _room(work)
     scored = _on_engines(
         _trajectories(work, todo, room, journal),
         AmateurScorer,
@@ -94,9 +94,12 @@ def _trajectories(work: Work, todo: NDArray, room: int, journal: Any) -> Any:
 
 def decoding(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of how many trajectories of the expert were written, for the amateur to score later."""
-    room = shared_context(work.expert, str(work.amateur))
-    decoded = _solved(work, todo, room, journal, ExpertSampler)
+    decoded = _solved(work, todo, _room(work), journal, ExpertSampler)
     return _by_tasks(decoded, kept_trajectories.save_alone, (work.run, footer(work)), work.config)
+
+
+def _room(work: Work) -> int:
+    return engine_room(work.expert, work.amateur, work.config.sampling)
 
 
 def footer(work: Work) -> dict[str, Any]:
@@ -106,7 +109,8 @@ def footer(work: Work) -> dict[str, Any]:
 
 def rejection(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by grading the expert's sampled solutions."""
-    drawn = _solved(work, todo, context_length(work.expert), journal, SolutionSampler)
+    room = engine_room(work.expert, None, work.config.sampling)
+    drawn = _solved(work, todo, room, journal, SolutionSampler)
     arguments = (work.run, work.config, work.expert, work.exchange)
     return _by_tasks(drawn, write_right, arguments, work.config)
 

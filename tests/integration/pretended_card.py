@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.models.models import shared_context
+from lr_ray.models.models import engine_room
 
 # Compute capability, name as the driver has it, bytes of memory.
 CARDS = {
@@ -133,7 +133,7 @@ def main(card: str, expert: str, amateur: str) -> None:
         "resources": {"expert": {"gpus": 1}, "amateur": {"gpus": 0.5}, "server": {"gpus": 0.5}}
     }
     config = resolve(merge(read_tree("qwen2.5-math-1.5b"), places))
-    context = shared_context(expert, amateur)
+    context = engine_room(expert, amateur, config.sampling)
     adapters = {"enable_lora": True, "max_loras": 2, "max_lora_rank": 8}
     engines = {
         "expert": engine_of(lambda: ExpertSampler(expert, config, context, None, None)),

@@ -165,7 +165,9 @@ def test_bad_rows_of_a_file_are_rejected_by_row_and_the_others_sampled(ray_clust
         b'{"id": "e", "text": "  "}': "empty",
         good[1].encode(): "duplicate",
         json.dumps({"id": [1], "text": text}).encode(): "id",
-        json.dumps({"id": "l", "text": text * 40}).encode(): "leave room to answer",
+        json.dumps(
+            {"id": "l", "text": text * 40}
+        ).encode(): "at most 72 leave room to answer; a larger sampling.max_model_len",
     }
     lines, expected = [line.encode() for line in good], {}
     for place, (line, reason) in enumerate((*bad.items(), *bad.items())):
@@ -174,7 +176,9 @@ def test_bad_rows_of_a_file_are_rejected_by_row_and_the_others_sampled(ray_clust
     file = tmp_path / "problems.jsonl"
     file.write_bytes(b"\n".join(lines))
     data = {"source": str(file), "fields": {"id": "id", "problem": "text"}}
-    result = sample_demo(tmp_path / "run", data=data, max_problems=1000, max_rejected=0.2)
+    result = sample_demo(
+        tmp_path / "run", data=data, max_problems=1000, max_rejected=0.2, max_model_len=200
+    )
     table = result.run.read_tables(result.run.shards("rejected"), REJECTED)
     reasons = {row["row"]: row for row in table.to_pylist()}
     assert reasons.keys() == expected.keys()

@@ -5,7 +5,9 @@ Each model is asked through two engines: one that splits prompts over 64-token s
 """
 
 import gc
+import json
 import multiprocessing
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,8 +36,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from lr_ray.config import read_tree, resolve
-from lr_ray.embedded import amateur_path, generate
+from lr_ray.config import Place, Pool, read_tree, resolve
+from lr_ray.embedded import amateur_path, expert_path, generate
 from lr_ray.engines import score as score_alone
 from lr_ray.engines import vllm
 from lr_ray.errors import UserError
@@ -372,3 +374,15 @@ def test_every_accepted_architecture_has_a_class_that_computes_logits(elsewhere)
     print(f"\n{len(here)} of {len(scorable())} classes can be imported here")
     assert without == []
     assert len(here) > 100
+
+
+def test_a_cache_too_small_for_a_sequence_is_told_by_the_settings_names(elsewhere, tmp_path):
+    """A cache of 1 GiB on CPUs has room for 350 000 tokens of the embedded expert."""
+    tokens, model = 1_000_000, tmp_path / "model"
+    shutil.copytree(expert_path(), model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": tokens}))
+    start = elsewhere.submit(vllm.start_engine, str(model), Pool(), Place(gpus=0), tokens)
+    told = "one sequence of 1000000 tokens; give a smaller sampling.max_model_len, or a larger VLLM_CPU"
+    with pytest.raises(ValueError, match=told):
+        start.result()

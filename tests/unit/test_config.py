@@ -102,6 +102,8 @@ def test_presets_say_what_was_run(name):
         ({"resources": {"trainer": {"cpus": 1e-5}}}, "resources.trainer: CPU = 1e-05: must be 0, or at least 0.0001"),
         ({"resources": {"server": {"custom": {"a": 1e-9}}}}, "resources.server: a = 1e-09: must be 0, or at least 0.0001"),
         ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
+        ({"sampling": {"max_new_tokens": 64, "max_model_len": 64}}, "sampling.max_new_tokens = 64 leaves no room for a prompt in sampling.max_model_len = 64"),
+        ({"sampling": {"max_model_len": 8}}, "sampling.max_model_len = 8: "),
     ],
 )  # fmt: skip
 def test_bad_values_are_named(over, message):

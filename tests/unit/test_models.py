@@ -13,6 +13,7 @@ from lr_ray.models.architectures import check_runs, check_scores
 from lr_ray.models.models import (
     check_pair,
     check_room,
+    engine_room,
     fingerprint,
     fitting,
     load_tokenizer,
@@ -204,3 +205,20 @@ def test_completions_as_long_as_the_context_are_refused(copy):
     edit(copy / "config.json", lambda c: c.update(max_position_embeddings=64))
     with pytest.raises(UserError, match="both read 64 tokens"):
         check_room(EXPERT, str(copy), Sampling(max_new_tokens=100))
+
+
+def test_engines_have_room_for_what_is_sampled_and_not_for_all_that_models_read(copy):
+    assert engine_room(EXPERT, AMATEUR, Sampling()) == 512  # what both read
+    edit(copy / "config.json", lambda c: c.update(max_position_embeddings=131072))
+    model = str(copy)
+    assert engine_room(model, model, Sampling()) == 4096
+    assert engine_room(model, EXPERT, Sampling()) == 512
+    assert engine_room(model, None, Sampling(max_new_tokens=32768)) == 65536
+    assert engine_room(model, model, Sampling(max_model_len=9000)) == 9000
+    long = Sampling(method="rejection", rejection={"max_new_tokens": 3000})
+    assert engine_room(model, None, long) == 6000
+    check_room(model, model, Sampling(max_model_len=131072))
+    with pytest.raises(UserError) as error:
+        check_room(model, EXPERT, Sampling(max_model_len=513))
+    said = "sampling.max_model_len = 513: expert and amateur both read 512 tokens; give at most 512"
+    assert str(error.value) == said

@@ -48,6 +48,8 @@ def job(capsys):
 def test_lengths_beyond_the_context_are_told():
     lines = warned(configured("demo", "--sampling.max_new_tokens", "512"))
     assert lines == ["sampling.max_new_tokens = 512 leaves no room for a prompt in 512"]
+    lines = warned(configured("demo", "--sampling.max_model_len", "600"))
+    assert lines == ["sampling.max_model_len = 600 exceeds the 512 tokens that are read"]
     lines = warned(configured("demo", "--serving.max_model_len", "600"))
     assert lines == [
         "serving.max_model_len = 600 exceeds the 512 tokens that the expert reads"

@@ -10,6 +10,10 @@ from lr_ray.config.resources import AUTO
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import CONTRAST, REJECTION, Dtype, Fraction, Processes
 
+# Without a limit an engine's cache must have room for the longest sequence that its model reads, of Llama 3.2
+# 131 072 tokens.
+_ROOM = 4096
+
 
 class Pool(Section):
     min_engines: int = setting("speed", default=1, ge=1, le=1024)
@@ -75,6 +79,9 @@ class Sampling(Section):
     """Problems to solve, at most."""
     max_new_tokens: int = setting("trajectories", default=128, ge=1, le=32768)
     """Steps (generated tokens) of a trajectory, at most."""
+    max_model_len: int | None = setting(on("trajectories", if_set=True), default=None, ge=16)
+    """Tokens of prompt and trajectory that engines have room for; null is 4096, or twice a trajectory where
+    that is more, and no more than the models read."""
     system_prompt: str | None = setting("trajectories", default=None)
     """System turn of the prompt; null for none."""
     kl_threshold: float = setting(on("rows", CONTRAST), default=0.4, ge=0, le=100)
@@ -106,6 +113,11 @@ class Sampling(Section):
     def longest(self) -> int:
         """Tokens of a trajectory or solution, at most."""
         return self.limit[1]
+
+    @property
+    def room(self) -> int:
+        """Tokens of prompt and trajectory, at most, of models that read as many."""
+        return self.max_model_len or max(_ROOM, 2 * self.longest)
 
     @model_validator(mode="after")
     def _fits_a_column(self) -> Self:

@@ -1,5 +1,6 @@
 """What `auto` chooses: pure arithmetic on models' sizes and pretended GPUs; nothing starts."""
 
+import json
 import re
 import shlex
 
@@ -284,6 +285,35 @@ def test_memory_of_the_paper_pair():
     assert models["expert"] is not None
     assert needs.trained(config, models["expert"]) == lora == 1_089_536
     assert needs.processes(config, models, "training")[0].state == 16 * lora
+
+
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256,
+    "max_position_embeddings": 131072, "num_key_value_heads": 8, "intermediate_size": 8192,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def test_models_that_read_long_texts_take_no_more_than_is_sampled(tmp_path):
+    """With room for all that it reads, a cache of Llama 3.2 3B would take 15 GB."""
+    sizes = {
+        "expert": {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24},
+        "amateur": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32},
+    }
+    for role, size in sizes.items():
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "config.json").write_text(json.dumps(LLAMA | size))
+    pair = [f"--models.{role}={tmp_path / role}" for role in sizes]
+    config, models = placed(CARDS["one 24 GB"], "llama-3.2-3b-instruct", *pair)
+    expert, amateur = needs.processes(config, models, "sampling")
+    assert (config.resources.sampling, expert.sequence, amateur.sequence) == (
+        "together",
+        4096,
+        4096,
+    )
+    longer = ["--sampling.max_model_len=131072"]
+    with pytest.raises(UserError, match="sampling does not fit on 1 GPU of 24 GB"):
+        placed(CARDS["one 24 GB"], "llama-3.2-3b-instruct", *pair, *longer)
 
 
 def test_zero_stages_divide_state_and_weights():
