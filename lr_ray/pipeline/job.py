@@ -1,5 +1,7 @@
 """What every stage of a job needs, and what can be wrong and is cheap to find before one starts."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,7 @@ from lr_ray.models.files import check_trainable
 from lr_ray.models.models import check_pair, check_room, fingerprint, fits_context, resolve_model
 from lr_ray.placement.site import Site
 from lr_ray.problems import check_source
-from lr_ray.run.asked import difference
+from lr_ray.run.stages import begun
 from lr_ray.run.store import Run
 from lr_ray.run.versions import versions
 from lr_ray.runtime.cluster import check_address
@@ -40,11 +42,18 @@ def read_source(run: Run, config: Config) -> None:
     from lr_ray.problems import check_rows, stage_problems
     from lr_ray.sampling.rejection import check_answers
 
-    if not run.exists("run.json") or "decoding" in difference(run, config).affected:
-        run.remove("problems")  # of another source, and nothing is made of them
+    if not run.exists("run.json") or "decoding" not in begun(run):
+        run.remove("problems")  # maybe of another source, and nothing is made of them
     stage_problems(run, config)
     check_rows(run, config)
     check_answers(run, config)
+
+
+def check_problems(config: Config) -> None:
+    """Raises what `read_source` would, and touches no run; reasons that an error names stay in a folder."""
+    folder = tempfile.mkdtemp(prefix="lr_ray-")
+    read_source(Run(folder), config)
+    shutil.rmtree(folder)
 
 
 def improved(config: Config) -> str:

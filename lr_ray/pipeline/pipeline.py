@@ -16,11 +16,11 @@ from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
-from lr_ray.pipeline.job import Job, check, facts, read_source
+from lr_ray.pipeline.job import Job, check, check_problems, facts, read_source
 from lr_ray.pipeline.sharing import can_share, has_trajectories, share, void
 from lr_ray.pipeline.stages import add_drift, label, run_stage
 from lr_ray.placement.site import site
-from lr_ray.run.asked import Difference, begin, difference, fingerprints_of
+from lr_ray.run.asked import MODEL_BEHIND, Difference, begin, difference, fingerprints_of
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
@@ -51,7 +51,7 @@ def execute(
     run.create()
     with run.lock():
         commands = ["sampling" if stage == LABELLING else stage for stage in stages]
-        stale = _stale(run, config, commands, yes)
+        stale = _stale(run, config, stages, yes)
         summary = read_summary(run)
         for part in parts_from(stale.stale[0]) if stale else ():
             summary.pop(part, None)
@@ -74,17 +74,42 @@ def execute(
             job = Job(config, run, *check(config, todo), _terminal(), summary, there)
             log = run.log_path()
             print(f"config     {name}\nrun        {run.location}\nlog        {log}")
+            if run.exists("run.json"):
+                _check_again(job, stages, stale)
             _begin(job, todo, stale, source)
             todo = [stage for stage in todo if stage not in summary]
             _check_before(run, summary, todo)
             if LABELLING in stages and "sampling" in todo:
-                raise UserError(
-                    f"--run {run.location}: not all of its problems have scores; sample them first"
-                )
+                raise UserError(_unscored(run))
             with quiet_others(log) as job.console, recorded(run):
                 _run_stages(job, todo, started)
         report.print_summary(_terminal(), run, summary)
     return 0
+
+
+def _unscored(run: Run) -> str:
+    return f"--run {run.location}: not all of its problems have scores; sample them first"
+
+
+def _check_again(job: Job, stages: Sequence[str], stale: Difference | None) -> None:
+    """Raises UserError where the command would refuse later, before anything of the run is removed for it."""
+    run, config = job.run, job.config
+    known = fingerprints_of(facts(config, job.expert, job.amateur))
+    found, there = difference(run, config, known), stale.stale if stale else []
+    moved = [change for change in found.changes if change.name.startswith(MODEL_BEHIND)]
+    if moved and found.stale != there:
+        raise UserError(
+            f"--run {run.location}: holds a run with another {', '.join(map(str, moved))}; give another "
+            "--run, or the model that it was made with"
+        )
+    if not stale:
+        return
+    if LABELLING in stages:
+        scored = {name.rpartition("/")[2] for name in run.shards("scores")}
+        if any(name.rpartition("/")[2] not in scored for name in run.shards("supervision")):
+            raise UserError(_unscored(run))
+    elif "decoding" in stale.stale:
+        check_problems(config)
 
 
 def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run | None) -> None:
@@ -114,7 +139,7 @@ def _terminal() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def _stale(run: Run, config: Config, commands: Sequence[str], yes: bool) -> Difference | None:
+def _stale(run: Run, config: Config, stages: Sequence[str], yes: bool) -> Difference | None:
     """What a run was made with otherwise, if that leaves work of it stale.
 
     Raises UserError unless `yes`, and when the first stage that is stale is none of the command's.
@@ -125,7 +150,8 @@ def _stale(run: Run, config: Config, commands: Sequence[str], yes: bool) -> Diff
     if not yes:
         check_stale(run, found)
     first = found.stale[0]
-    if ("sampling" if first in SAMPLING else first) not in commands:
+    does = [name for stage in stages for name in (SAMPLING if stage == "sampling" else (stage,))]
+    if first not in does:
         raise UserError(
             f"--run {run.location}: {found} concerns {first}, which this command does not do; give "
             f"it to one that does, or --from {run.location} with another --run"

@@ -13,6 +13,8 @@ from lr_ray.errors import UserError, series
 from lr_ray.run.stages import STAGES, begun, digests, from_stage
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked
 
+MODEL_BEHIND = "model behind models."  # begins the name of a change that is no setting
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -39,7 +41,7 @@ def difference(
         before = value_at(there, f"models.{role}.fingerprint")
         if before != now:
             effect = next(s.effect for s in STAGES if s.model == role)
-            name = f"model behind models.{role}: its fingerprint"
+            name = f"{MODEL_BEHIND}{role}: its fingerprint"
             changes.append(Change(name, before, now, frozenset({effect})))
     first = next((s for s in STAGES if any(s.effect in c.effects for c in changes)), None)
     affected = [stage.name for stage in from_stage(first.name)] if first else []

@@ -1,17 +1,20 @@
 """The command line, the order of stages and the learning rate; nothing here starts Ray."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from lr_ray.cli.options import parse
-from lr_ray.config import Training, changed, merge, preset_names, read_tree, resolve
+from lr_ray.config import Config, Training, changed, merge, preset_names, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.pipeline import pipeline
-from lr_ray.pipeline.job import check, facts
+from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
+from lr_ray.problems import INDEX
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
@@ -230,8 +233,62 @@ def test_training_without_the_shards_of_a_finished_sampling_is_one_line(sampled)
 
 def test_labelling_alone_needs_all_scores(sampled):
     sampled.remove(sampled.shards("scores")[0])
+    before = contents(sampled)
     with pytest.raises(UserError, match="not all of its problems have scores; sample them first"):
         execute(small(kl_threshold=0.05), sampled, ("labelling",), "demo", yes=True)
+    with pytest.raises(UserError, match="concerns decoding, which this command does not do"):
+        execute(small(max_new_tokens=7), sampled, ("labelling",), "demo", yes=True)
+    assert contents(sampled) == before
+    assert sampled.exists("model")
+
+
+def of_file(path: Path, **sampling) -> Config:
+    return changed(small(**sampling), {"data.source": str(path)})
+
+
+def test_a_source_that_is_refused_costs_the_run_nothing(sampled, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"problem": ""}) + "\n" + json.dumps({"problem": "2 + 3"}) + "\n")
+    before, problems = contents(sampled), sampled.read_json(INDEX)
+    for asked, told in (
+        (
+            of_file(file, max_rejected=0.0),
+            r"1 of 2 rows cannot be used.*reasons: (\S*rejected\.jsonl)",
+        ),
+        (of_file(file, method="rejection"), "no problem has an answer"),
+    ):
+        with pytest.raises(UserError, match=told) as error:
+            execute(asked, sampled, ("sampling",), "demo", yes=True)
+        assert (contents(sampled), sampled.read_json(INDEX)) == (before, problems)
+        assert sampled.exists("model")
+        for reasons in re.findall(r"reasons: (\S+\.jsonl)", str(error.value)):
+            assert "problem is empty" in Path(reasons).read_text()
+
+
+def test_problems_of_a_refused_source_are_not_sampled_by_the_old_settings(tmp_path):
+    run = Run(str(tmp_path / "run"))
+    begin(run, small(), facts(small(), str(expert_path()), str(amateur_path())))
+    read_source(run, small())
+    problems = run.read_json(INDEX)
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"problem": "2 + 3"}) + "\n")
+    with pytest.raises(UserError, match="no problem has an answer"):
+        read_source(run, of_file(file, method="rejection"))
+    read_source(run, small())
+    assert run.read_json(INDEX) == problems
+
+
+def test_another_model_behind_the_name_is_told_before_anything_is_removed(sampled, tmp_path):
+    known = sampled.read_json("run.json")
+    known["models"]["expert"]["fingerprint"] = "0" * 16
+    sampled.write_json("run.json", known)
+    before = contents(sampled)
+    told = r"another model behind models\.expert: its fingerprint = 0+ .*; give another --run, or the"
+    for asked in (small(kl_threshold=0.05), small()):
+        with pytest.raises(UserError, match=told):
+            execute(asked, sampled, ("sampling", "training", "evaluation"), "demo", yes=True)
+    assert contents(sampled) == before
+    assert sampled.exists("model")
 
 
 def test_a_setting_of_a_stage_that_has_not_begun_may_change(sampled):
