@@ -54,6 +54,10 @@ def check_files(folder: Path, where: str) -> None:
         adapter = (folder / "adapter_config.json").is_file()
         what = ", but an adapter; give the model merged with it" if adapter else ""
         raise UserError(f"{where}: no config.json{what or '; give a Hugging Face model directory'}")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{where}: holds an adapter beside the model; give the merged model, or move adapter_* away"
+        )
     for read in (architecture, vocabulary_rows, context_length):
         read(str(folder), where)
     _fit(folder, where, check_weights(folder, where))

@@ -356,6 +356,13 @@ def test_pipes_and_hidden_leftovers_are_not_read_as_weights(model):
     assert "model.safetensors is no regular file; copy it again" in refusal(model)
 
 
+def test_an_adapter_beside_its_model_is_named(model):
+    (model / "adapter_config.json").write_text("{}")
+    assert "holds an adapter beside the model; give the merged model, or move adapter_* away" in (
+        refusal(model)
+    )
+
+
 def test_an_adapter_in_place_of_a_model_is_named(model):
     (model / "config.json").rename(model / "adapter_config.json")
     assert "no config.json, but an adapter; give the model merged with it" in refusal(model)
