@@ -13,6 +13,10 @@ from typing import Any
 from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
 
 INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_MISTRAL = (
+    "consolidated"  # begins the names of weights in Mistral's own form, which are a second copy
+)
 # Where configs of multimodal models keep that of the language model.
 _NESTED = ("text_config", "llm_config", "language_config")
 # As vLLM looks for it (`vllm.config.model`); models of before Llama have names of their own.
@@ -131,8 +135,43 @@ def check_weights(folder: Path, where: str) -> Shapes:
     if not any(tensors.values()):
         raise UserError(f"{where}: {', '.join(tensors)}: holds no tensor; copy the weights there")
     # What the index does not name is not loaded either.
-    loaded = [tensors[name] for name in tensors if not placed or name in expected]
+    loaded = [
+        tensors[name]
+        for name in tensors
+        if (name in expected if placed else not name.startswith(_MISTRAL))
+    ]
     return {name: shape for shapes in loaded for name, shape in shapes.items()}
+
+
+def check_same_files(folder: Path, where: str) -> None:
+    """Raises UserError where vLLM and transformers would not read the same files of a model's weights.
+
+    vLLM reads those that the index names, and all without one; transformers reads `_SINGLE` where that is
+    there, then those of the index, and knows no other name.
+    """
+    there = {file.name for file in folder.glob("[!.]*.safetensors")}
+    others = sorted(n for n in there - {_SINGLE} if not n.startswith(_MISTRAL))
+    if (folder / INDEX).is_file():
+        if _SINGLE in there and weight_files(folder, where) != [_SINGLE]:
+            raise UserError(
+                f"{where}: {_SINGLE} lies beside {INDEX}, which names other files: training would read the "
+                "one, and vLLM the others; move the one or the others away"
+            )
+    elif _SINGLE not in there:
+        found = (others or sorted(there))[0]
+        raise UserError(
+            f"{where}: no {_SINGLE}, the only name by which training finds the weights; rename {found}"
+        )
+    elif others:
+        raise UserError(
+            f"{where}: {others[0]} lies beside {_SINGLE}: vLLM would read both, and training the latter; "
+            "move one of them away"
+        )
+
+
+def weight_files(folder: Path, where: str) -> list[str]:
+    """Names of the files that hold a model's weights."""
+    return sorted(set(_placed(folder, where).values())) if (folder / INDEX).is_file() else [_SINGLE]
 
 
 def _placed(folder: Path, where: str) -> dict[str, str]:

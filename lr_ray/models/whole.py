@@ -13,6 +13,7 @@ from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
 from lr_ray.models.files import (
     Shapes,
     architecture,
+    check_same_files,
     check_weights,
     context_length,
     head,
@@ -60,7 +61,9 @@ def check_files(folder: Path, where: str) -> None:
         )
     for read in (architecture, vocabulary_rows, context_length):
         read(str(folder), where)
-    _fit(folder, where, check_weights(folder, where))
+    shapes = check_weights(folder, where)
+    check_same_files(folder, where)
+    _fit(folder, where, shapes)
     check_tokenizer(folder, where)
 
 

@@ -286,6 +286,43 @@ def test_weights_that_the_index_does_not_name_are_not_looked_at(model):
     assert resolve_model(str(model), "models.expert") == str(model)
 
 
+@pytest.mark.parametrize("name", ["weights", "model-00001-of-00001"])
+def test_weights_under_a_name_that_training_does_not_know_are_named(model, name):
+    (model / "model.safetensors").rename(model / f"{name}.safetensors")
+    said = "no model.safetensors, the only name by which training finds the weights; rename "
+    assert f"{said}{name}.safetensors" in refusal(model)
+
+
+@pytest.mark.parametrize("name", ["model_old", "model (1)", "adapter_model"])
+def test_other_weights_beside_a_models_are_named(model, name):
+    shutil.copyfile(model / "model.safetensors", model / f"{name}.safetensors")
+    assert f"{name}.safetensors lies beside model.safetensors: vLLM would read both" in refusal(
+        model
+    )
+
+
+def test_weights_in_one_file_beside_an_index_of_others_are_named(model):
+    whole = (model / "model.safetensors").read_bytes()
+    names = shard(model)
+    (model / "model.safetensors").write_bytes(whole)
+    assert f"model.safetensors lies beside {INDEX}, which names other files" in refusal(model)
+    placed = json.loads((model / INDEX).read_text())["weight_map"]
+    for name in names:
+        (model / name).unlink()
+    (model / INDEX).write_text(
+        json.dumps({"weight_map": dict.fromkeys(placed, "model.safetensors")})
+    )
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_second_copy_in_mistrals_own_form_may_lie_beside_the_weights(model, indexed):
+    if indexed:
+        shard(model)
+    save_file({"tok_embeddings.weight": np.zeros((2, 3))}, model / "consolidated.safetensors")
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", POINTER, b"\xff\xfe{}"])
 def test_a_config_that_is_no_json_object_is_named(model, content):
     (model / "config.json").write_bytes(content)
