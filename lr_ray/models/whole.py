@@ -23,6 +23,7 @@ from lr_ray.models.files import (
     vocabulary_rows,
     whole_number,
 )
+from lr_ray.models.tensors import check_tensors
 from lr_ray.models.values import check_values
 
 # Architectures of one form, and their model_type: all that a layer has is under the names below.
@@ -42,6 +43,7 @@ _ROWS = {
     "self_attn.k_proj": ("num_key_value_heads", "head_dim"),
     "mlp.gate_proj": ("intermediate_size",),
 }
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
 _OWN_CONFIG = "put the weights' own config.json beside them"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
 
@@ -100,6 +102,12 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
     _fit_layers(folder, where, shapes, plain)
     if plain:
         _fit_rows(folder, where, shapes)
+        check_tensors(folder, where, config, _widths(folder, where), shapes)
+    elif _lacks_output(config, shapes):
+        raise UserError(
+            f"{where}: the weights have no output layer, as lm_head.weight, and tie_word_embeddings is false; "
+            "set it to true if the embedding is that too, else copy all of the model's weights"
+        )
 
 
 def _is_plain(config: dict[str, Any], shapes: Shapes) -> bool:
@@ -110,7 +118,19 @@ def _is_plain(config: dict[str, Any], shapes: Shapes) -> bool:
         and config.get("model_type") == _PLAIN[name]
         # Layers that predict more tokens are counted apart, and quantised weights may be packed.
         and not any(re.search("nextn|mtp|quantization|compression", field) for field in config)
-        and all(shape and tensor.endswith((".weight", ".bias")) for tensor, shape in shapes.items())
+        and all(
+            shape and tensor.endswith((".weight", ".bias", ".inv_freq"))
+            for tensor, shape in shapes.items()
+        )
+    )
+
+
+def _lacks_output(config: dict[str, Any], shapes: Shapes) -> bool:
+    """Whether nothing turns hidden states into logits; false where that is not certain."""
+    return (
+        config.get("tie_word_embeddings") is False
+        and "model.embed_tokens.weight" in shapes
+        and not any(re.search("head|out|unembed|logit|score", name) for name in shapes)
     )
 
 
@@ -152,11 +172,11 @@ def _fit_rows(folder: Path, where: str, shapes: Shapes) -> None:
 
 
 def _widths(folder: Path, where: str) -> dict[str, int]:
-    """The fields of `_ROWS` that config.json has, and a head's size where it follows from others."""
+    """The fields of `_SIZES` and `_ROWS` that config.json has, and a head's size where others give it."""
     config = text_config(str(folder), where)
     known = {
         field: whole_number(str(folder), field, where=where)
-        for field in ("hidden_size", *itertools.chain(*_ROWS.values()))
+        for field in (*_SIZES, *itertools.chain(*_ROWS.values()))
         if config.get(field) is not None
     }
     from_others = {"hidden_size", "num_attention_heads"} <= known.keys()
