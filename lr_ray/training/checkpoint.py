@@ -5,6 +5,7 @@ Exercised by `pytest tests/unit/test_checkpoint.py tests/integration/test_kills.
 """
 
 import json
+import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from lr_ray.errors import StageError, reason
 from lr_ray.run.store import Run
 
 if TYPE_CHECKING:
@@ -53,19 +55,55 @@ def save(run: Run, progress: Progress) -> None:
 
 
 def newest(run: Run) -> str | None:
-    """The name of the last whole checkpoint."""
+    """The name of the last whole checkpoint; warns of each later one that is damaged."""
     there = (name for name in run.folders(FOLDER) if name.startswith(f"{FOLDER}/step-"))
-    whole = [n for n in there if all(run.exists(f"{n}/{file}") for file in (_WEIGHTS, _METRICS))]
-    return max(whole, key=lambda name: (len(name), name), default=None)
+    for name in sorted(there, key=lambda name: (len(name), name), reverse=True):
+        if not all(run.exists(f"{name}/{file}") for file in (_WEIGHTS, _METRICS)):
+            continue  # written or removed in part
+        damage = _damage(run, name)
+        if damage is None:
+            return name
+        said = "%s/%s; training goes on after the checkpoint before it"
+        logging.getLogger(__name__).warning(said, run.location, damage)
+    return None
+
+
+def _damage(run: Run, name: str) -> str | None:
+    """What is wrong with a checkpoint's files, None where nothing is; of the weights the header is read."""
+    file = f"{name}/{_WEIGHTS}"
+    try:
+        path, there = run.path(file), int(run.fs.info(run.path(file))["size"])
+        size = int.from_bytes(run.fs.cat_file(path, start=0, end=8), "little")
+        if size > there:
+            raise ValueError(f"cut or damaged at {there} bytes")
+        header = json.loads(run.fs.cat_file(path, start=8, end=8 + size))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        if there != 8 + size + max(ends, default=0):
+            raise ValueError(f"cut or damaged at {there} bytes")
+        file = f"{name}/{_METRICS}"
+        rows = json.loads(run.fs.cat_file(run.path(file)))
+        if not isinstance(rows, list) or len(rows) != int(name.rpartition("-")[2]):
+            raise ValueError("has not as many rows as the checkpoint has steps")
+    except FileNotFoundError:  # removed since by Ray Train
+        return f"{file}: is not there any more"
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"{file}: {reason(error)}"
+    return None
 
 
 def load(run: Run, name: str) -> Progress:
+    """Raises StageError naming the checkpoint when it cannot be read, as another attempt cannot either."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
         folder = run.local_folder(name, scratch)
-        rows = json.loads(Path(folder, _METRICS).read_text())
-        return Progress(rows, load_file(Path(folder, _WEIGHTS)))
+        try:
+            rows = json.loads(Path(folder, _METRICS).read_text())
+            return Progress(rows, load_file(Path(folder, _WEIGHTS)))
+        except (SafetensorError, ValueError) as error:
+            said = f"damaged: {reason(error)}; remove this folder and run again"
+            raise StageError(f"{run.location}/{name}: {said}") from None
 
 
 def file_system(run: Run) -> PyFileSystem | None:

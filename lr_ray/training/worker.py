@@ -136,7 +136,7 @@ def _resume(backend: Backend, run: Run, rank: int) -> Progress:
     from ray.train.collective import broadcast_from_rank_zero
 
     # Ray Train's register lags behind what is there, and each worker could see another newest one.
-    name = broadcast_from_rank_zero(checkpoint.newest(run))
+    name = broadcast_from_rank_zero(checkpoint.newest(run) if rank == 0 else None)
     if name is None:
         return Progress()
     progress = checkpoint.load(run, name)

@@ -1,11 +1,15 @@
 """Checkpoints of training in a run directory: which of them training goes on after."""
 
+import logging
+
 import pytest
 import torch
 
+from lr_ray.errors import StageError
 from lr_ray.run.store import Run
 from lr_ray.training import checkpoint
 from lr_ray.training.checkpoint import Progress
+from lr_ray.training.worker import _final
 
 
 def saved(run: Run, steps: int) -> Progress:
@@ -62,8 +66,43 @@ def interrupted(*_: object, **__: object) -> None:
 
 def test_the_newest_is_that_of_the_most_steps(run):
     for steps in (999_999, 1_000_000, 20):
-        name = f"checkpoints/step-{steps:06d}"
-        for file in ("state.safetensors", "metrics.json"):
-            run.write_bytes(f"{name}/{file}", b"[]")
+        checkpoint.save(run, Progress([{}] * steps, {"weight/a": torch.ones(1)}))
     run.write_json("checkpoints/training.json", {})
     assert checkpoint.newest(run) == "checkpoints/step-1000000"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("state.safetensors", lambda whole: whole[: len(whole) // 2], "cut or damaged at"),
+        ("state.safetensors", lambda whole: whole[:-1], "cut or damaged at"),
+        ("state.safetensors", lambda whole: b"", "Expecting value"),
+        ("state.safetensors", lambda whole: bytes(len(whole)), "Expecting value"),
+        ("state.safetensors", lambda whole: b"\xff" * len(whole), "cut or damaged at"),
+        ("metrics.json", lambda whole: whole[:-3], "Expecting"),
+        ("metrics.json", lambda whole: b"[{}]", "has not as many rows as the checkpoint has steps"),
+        ("metrics.json", lambda whole: b'["\xff"]', "codec can't decode"),
+        ("metrics.json", lambda whole: b"{}", "has not as many rows"),
+    ],
+)
+def test_a_damaged_one_is_passed_over_with_a_warning(run, file, damage, said, monkeypatch):
+    warned: list[str] = []
+    log = logging.getLogger(checkpoint.__name__)
+    monkeypatch.setattr(log, "warning", lambda text, *of: warned.append(text % of))
+    saved(run, 10)
+    path = f"{saved(run, 20).name}/{file}"
+    run.write_bytes(path, damage(run.fs.cat_file(run.path(path))))
+    assert checkpoint.newest(run) == "checkpoints/step-000010"
+    [line] = warned
+    assert line.startswith(f"{run.location}/{path}: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(("file", "content"), [("state.safetensors", b"x"), ("metrics.json", b"[")])
+def test_one_that_cannot_be_read_is_named_and_ends_the_training(run, file, content):
+    name = saved(run, 10).name
+    run.write_bytes(f"{name}/{file}", content)
+    with pytest.raises(StageError, match=r"damaged: .*; remove this folder and run again") as error:
+        checkpoint.load(run, name)
+    assert str(error.value).startswith(f"{run.location}/{name}: ")
+    assert _final(error.value, run) == str(error.value)
