@@ -20,6 +20,7 @@ from lr_ray.run.store import Run
 from lr_ray.run.versions import versions
 from lr_ray.runtime.cluster import check_address
 from lr_ray.runtime.connection import check_environment
+from lr_ray.training.targets import check_targets
 from lr_ray.training.trackers import check_trackers
 
 
@@ -87,6 +88,7 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
     if "training" in stages:
         check_trackers(config.training.trackers)
         check_trainable(expert, f"models.expert: {config.models.expert}")
+        check_targets(expert, config.training)
     if tuple(stages) != ("training",):  # which has no engine
         check_runs(expert, f"models.expert: {config.models.expert}")
     check_expert(expert, config, stages)
