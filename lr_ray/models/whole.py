@@ -105,8 +105,8 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
         check_tensors(folder, where, config, _widths(folder, where), shapes)
     elif _lacks_output(config, shapes):
         raise UserError(
-            f"{where}: the weights have no output layer, as lm_head.weight, and tie_word_embeddings is false; "
-            "set it to true if the embedding is that too, else copy all of the model's weights"
+            f"{where}: the weights have no output layer, as lm_head.weight, and tie_word_embeddings is "
+            "false; set it to true if the embedding is that too, else copy all of the model's weights"
         )
 
 
