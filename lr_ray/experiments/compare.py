@@ -4,14 +4,16 @@ Exercised by `lr-ray compare --config demo --run RUN` and
 `pytest tests/integration/test_compare.py`.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, named
 from lr_ray.evaluation.answers import AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import scores_of
@@ -154,11 +156,28 @@ def _work(
                     evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
             bench.tell("", failed)
             if len(failed) < len(plan.cells):
-                _write(bench, failed, time.monotonic() - started)
+                with _reasons_first(plan, failed):
+                    _write(bench, failed, time.monotonic() - started)
             console.print()
         if failed:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise StageError(f"{len(failed)} of {len(plan.cells)} runs failed: {reasons}")
+            raise StageError(_reasons(plan, failed))
+
+
+def _reasons(plan: Plan, failed: dict[str, str]) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return f"{len(failed)} of {len(plan.cells)} runs failed: {reasons}"
+
+
+@contextlib.contextmanager
+def _reasons_first(plan: Plan, failed: dict[str, str]) -> Iterator[None]:
+    """Raises StageError with why runs failed, where some did, in place of what is wrong within."""
+    try:
+        yield
+    except Exception as error:
+        if not failed:
+            raise
+        said = f"{_reasons(plan, failed)}; the table could not be written: {named(error)}"
+        raise StageError(said) from error
 
 
 def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
@@ -171,9 +190,9 @@ def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
         _add_gaps(bench, content)
     sweeps: dict[str, bytes] = {}
     if bench.grid.x:
-        from lr_ray.experiments.plot import draw
+        from lr_ray.experiments.plot import draw, drawable
 
-        for benchmark in benchmarks:
+        for benchmark in benchmarks if drawable(content) else ():
             drawn = draw(content, benchmark)
             sweeps[benchmark] = drawn["svg"]
             of = f"-{benchmark}" if len(benchmarks) > 1 else ""

@@ -27,12 +27,20 @@ class Axis:
         return "none" if self.ticks and not self.log else "-"
 
 
+def drawable(content: dict[str, Any]) -> dict[str, Any]:
+    """The trained variants that have accuracies; without one there is nothing to draw."""
+    return {n: r for n, r in content["variants"].items() if r["accuracy"] and not r["untrained"]}
+
+
 def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
-    """The picture as svg and png; `content` is that of comparison.json, of a grid with x."""
+    """The picture as svg and png; `content` is that of comparison.json, of a grid with x.
+
+    Some of its variants must be `drawable`.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = {n: r for n, r in content["variants"].items() if r["accuracy"] and not r["untrained"]}
+    rows = drawable(content)
     x = axis_of(content["grid"]["x"], rows)
     pictures = {}
     with matplotlib.rc_context({"svg.hashsalt": "lr_ray", "font.size": 10}):
