@@ -318,6 +318,15 @@ def test_trained(run):
     assert text["evaluation"] == "to come"
 
 
+def test_trained_weights_that_were_moved_away_are_told(run):
+    finished(run)
+    for folder in ("adapter", "model"):
+        run.remove(folder)
+    text = told(run)
+    assert text["training"].startswith("finished: 80 optimizer steps")
+    assert text["export"] == "neither adapter/ nor model/ is there any more"
+
+
 def test_half_evaluated(run):
     half_evaluated(trained(run))
     assert told(run)["evaluation"] == "7 of 20 answers"
