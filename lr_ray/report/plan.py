@@ -6,7 +6,7 @@ lr-ray plan --config qwen2.5-math-1.5b [--gpus 8] [--rates RUN]
 import itertools
 import math
 
-from lr_ray.config import STAGES, Config, uses_gpus
+from lr_ray.config import STAGES, Config, changed, uses_gpus
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import StageError, UserError, series
 from lr_ray.placement import arrange, find_models, needs
@@ -76,7 +76,8 @@ def lines(
         listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
         total = amount(sum(parts.values()))
         told.append(("disk", f"at most about {total} in the run directory: {listed}"))
-    told += durations(config, Run(rates, "--rates"), asked) if rates else [("duration", NO_RATES)]
+    whole = changed(config, {"sampling.max_problems": max(1, problems)})  # as many as are there
+    told += durations(whole, Run(rates, "--rates"), asked) if rates else [("duration", NO_RATES)]
     if config.rounds > 1:
         told.append(
             ("rounds", f"at most {config.rounds}, one after the other; all above is of each")

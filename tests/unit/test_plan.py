@@ -147,6 +147,15 @@ def test_rates_are_scaled(job, tmp_path):
     )  # fmt: skip
 
 
+def test_rates_are_scaled_by_the_rows_that_were_counted(job, tmp_path):
+    run, file = finished_run(tmp_path), tmp_path / "few.jsonl"
+    file.write_text("".join(json.dumps({"problem": f"{i} + 1?"}) + "\n" for i in range(30)))
+    few = ("--config", "demo", "--plan", "--rates", str(run), "--data.source", str(file))
+    assert "sampling 3 s, training" in job(*few).stdout  # 10 s * 30 / 100, of at most 500
+    fewer = job(*few, "--data.skip", "10", "--sampling.max_problems", "25")
+    assert "sampling 2 s, training" in fewer.stdout
+
+
 def test_a_run_that_has_only_sampled_gives_the_rate_of_that(job, tmp_path):
     run = finished_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())
