@@ -66,7 +66,7 @@ def _print(found: dict[str, Any], config: Config) -> None:
         ("KL", f"{_spread(figures['kl'])} nats"),
         ("labels", labels),
         ("accuracy", _accuracy(found["accuracy"])),
-        ("sampling", f"{cost['problems']} problems: at most {cost['sampling_s']:.0f} s"),
+        ("sampling", _sampling(cost)),
         *(
             [("evaluation", f"{cost['answers']} answers: about {cost['evaluation_s']:.0f} s")]
             if cost["evaluation_s"]
@@ -84,6 +84,12 @@ def _print(found: dict[str, Any], config: Config) -> None:
         line = f"{row['kl_threshold']:>12g} {row['steps_kept']:>7} {row['kept']:>7.1%}"
         share = row["disagreement"]
         print(line if share is None else f"{line} {share:>14.1%}")
+
+
+def _sampling(cost: dict[str, Any]) -> str:
+    if cost["sampling_s"] is None:
+        return "not measured: the scores were there"
+    return f"{cost['problems']} problems: at most {cost['sampling_s']:.0f} s"
 
 
 def _accuracy(found: dict[str, Any] | None) -> str:

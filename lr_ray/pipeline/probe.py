@@ -24,7 +24,7 @@ from lr_ray.report import plan
 from lr_ray.report import probe as figures_of
 from lr_ray.report.page import write_probe
 from lr_ray.report.pair import compatibility
-from lr_ray.report.rates import scaled, with_placement
+from lr_ray.report.rates import scaled, timed, with_placement
 from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 from lr_ray.runtime.cluster import cluster
@@ -44,19 +44,24 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     scores = run.shards("scores")
     execute(probed, run, ("sampling",), name, yes=yes)
     with run.lock():
-        seconds = read_summary(run)["sampling"]["seconds"]
+        sampled = read_summary(run)["sampling"]
+        measured = sampled["seconds"], timed(sampled)
         if before and run.shards("scores") == scores:  # labelled again at most
-            seconds = before["cost"]["probe_s"]
-        found = _look(run, config, probed, seconds, before)
+            measured = before["cost"]["probe_s"], before["cost"]["probe_problems"]
+        found = _look(run, config, probed, measured, before)
         write_probe(run, read_summary(run), found)
         run.write_json(FILE, found)
     return found
 
 
 def _look(
-    run: Run, config: Config, probed: Config, seconds: float, before: dict[str, Any] | None
+    run: Run,
+    config: Config,
+    probed: Config,
+    sampled: tuple[float, int],
+    before: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What is written. `seconds` of sampling; `before`: what the command before has written."""
+    """What is written. `sampled`: see `_cost`; `before`: what the command before has written."""
     scores = run.read_tables(run.shards("scores"), SCORES)
     if not scores.num_rows:
         raise StageError(
@@ -78,7 +83,7 @@ def _look(
         "pair": compatibility(paths["expert"], paths["amateur"]),
         "figures": figures,
         "accuracy": asked,
-        "cost": _cost(run, config, seconds, asked),
+        "cost": _cost(run, config, sampled, asked),
         "verdict": verdict,
         "why": why,
     }
@@ -134,14 +139,15 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
 
 
 def _cost(
-    run: Run, config: Config, measured_s: float, asked: dict[str, Any] | None
+    run: Run, config: Config, sampled: tuple[float, int], asked: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Seconds of the whole sampling and evaluation as `report.rates` scales the probe's, and device hours.
 
-    An upper bound of sampling: the start of the engines is scaled too.
+    `sampled`: seconds, and how many problems were sampled in them; None are the whole sampling's where
+    there was none. An upper bound of sampling: the start of the engines is scaled too.
     """
     summary = read_summary(run)
-    summary["sampling"]["seconds"] = measured_s
+    summary["sampling"] |= dict(zip(("seconds", "problems_timed"), sampled, strict=True))
     if asked:
         summary |= {"evaluation": asked, "serving": {"seconds": 0.0}}
     measured = with_placement(read_asked(run)["config"], summary)
@@ -159,13 +165,13 @@ def _cost(
         hours += seconds.get(stage, 0.0) * devices / 3600
     return {
         "problems": problems,
-        "sampling_s": seconds["sampling"],
+        "sampling_s": seconds.get("sampling"),
         "answers": wanted,
         "evaluation_s": seconds.get("evaluation"),
         "hours": hours,
         "hours_of": of,
-        "probe_problems": summary["sampling"]["problems"],
-        "probe_s": measured_s,
+        "probe_problems": sampled[1],
+        "probe_s": sampled[0],
     }
 
 

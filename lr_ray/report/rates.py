@@ -28,7 +28,7 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
 
     Sampling by problems / expert engines, training's loop by optimizer steps / workers, evaluation by
     answers / replicas; starting the endpoint and training's processes takes what it took.
-    Raises UserError for a run that has not even sampled, or of other models.
+    Raises UserError for a run that has not even sampled by itself, or of other models.
     """
     asked, summary = read_asked(run)["config"], run.read_json("summary.json")
     ours, where = config.model_dump(mode="json"), f"--rates {run.location}"
@@ -42,6 +42,11 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
         seconds = scaled(config, with_placement(asked, summary), summary, answers)
     except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{where}: no rates in run.json and summary.json: {error!r}") from None
+    if "sampling" not in seconds:
+        other = summary.get("shared", {}).get("decoding", "another one")
+        raise UserError(
+            f"{where}: its seconds are not those of sampling; give a run that sampled, {other}"
+        )
     text = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
     missing = [part for part in ("training", "evaluation") if part not in seconds]
     text += f"; {sum(seconds.values()):.0f} s"
@@ -66,12 +71,14 @@ def with_placement(asked: dict[str, Any], summary: dict[str, Any]) -> dict[str, 
 def scaled(
     config: Config, asked: dict[str, Any], summary: dict[str, Any], answers: int | None
 ) -> dict[str, float]:
-    """Seconds of the stages that the measured run has finished."""
+    """Seconds of the stages that the measured run has finished; without sampling where it was not timed."""
     was = resolve(asked)
     sampled = summary["sampling"]
     engines = was.sampling.expert.most / config.sampling.expert.most
     problems = config.sampling.max_problems / sampled["problems"]
-    seconds = {"sampling": sampled["seconds"] * problems * engines}
+    seconds = {}
+    if count := timed(sampled):
+        seconds["sampling"] = sampled["seconds"] * config.sampling.max_problems / count * engines
     if trained := summary.get("training"):
         made = trained["optimizer_steps"] - trained["resumed_at"]
         kept = (round(problems * sampled.get(part, 0)) for part in ("steps_kept", "trajectories"))
@@ -86,3 +93,11 @@ def scaled(
             share = answers / evaluated["answers"]
             seconds["evaluation"] = evaluated["seconds"] * share * replicas
     return seconds
+
+
+def timed(sampled: dict[str, Any]) -> int:
+    """How many problems both models worked on in the seconds of a summary's `sampling` part.
+
+    Older summaries do not say, and count as if it were all.
+    """
+    return 0 if "imported" in sampled else int(sampled.get("problems_timed", sampled["problems"]))

@@ -227,7 +227,10 @@ def _told_of_stages(found: Found, texts: dict[str, str]) -> list[tuple[str, str]
             if state == CURRENT and found["checkpoint"] is not None:
                 told[-1] = (name, f"{told[-1][1]}; last checkpoint of step {found['checkpoint']}")
             made = ", ".join(f"{folder}/" for folder in found["export"])
-            gone = {CURRENT: texts[LATER], FINISHED: "neither adapter/ nor model/ is there any more"}
+            gone = {
+                CURRENT: texts[LATER],
+                FINISHED: "neither adapter/ nor model/ is there any more",
+            }
             told.append(("export", made or {**texts, **gone}[state]))
     for name, part in found["accuracy"].items():
         told.append(("accuracy", f"{name}: {_accuracy(part)} on {part['problems']} problems"))

@@ -75,9 +75,10 @@ def sample(
 
     facts += unusable
     check(facts)
+    made = len(todo) if trajectories is None else 0  # of problems, by both models
     if len(todo):
         if _is_apart(work):
-            work = _decode_first(work, total, todo, on_activity, on_decoded)
+            work, made = _decode_first(work, total, todo, on_activity, on_decoded)
         build = graph.contrast if config.sampling.method == "contrast" else graph.rejection
         with closing(_rows(work, todo, build, on_activity)) as rows:
             for row in rows:
@@ -95,7 +96,8 @@ def sample(
         raise StageError(f"{missing} of {total} problems did not come back; run it again")
     if _is_apart(work) and not keep_trajectories:
         run.remove(kept_trajectories.FOLDER)
-    return part | {"seconds": time.monotonic() - started}
+    timed = part["problems"] - (total - made) if made else 0
+    return part | {"seconds": time.monotonic() - started, "problems_timed": timed}
 
 
 def finish(
@@ -104,7 +106,8 @@ def finish(
     """The `sampling` part of the summary of a run whose problems are all sampled, else None.
 
     Scores that have no supervision are labelled: another labelling of a run needs no engine. `exchange`
-    is what its shards say where it is None. Raises StageError when too many problems are rejected.
+    is what its shards say where it is None. `problems_timed` are those that were decoded and scored in
+    its `seconds`: none here. Raises StageError when too many problems are rejected.
     """
     started = time.monotonic()
     if not run.exists(INDEX):
@@ -118,7 +121,8 @@ def finish(
     remove_leftovers(run)
     write_rejections(run)
     exchange = exchange or exchange_of(run)
-    return {**asdict(facts), "seconds": time.monotonic() - started, "exchange": exchange}
+    spent = {"seconds": time.monotonic() - started, "problems_timed": 0}
+    return {**asdict(facts), **spent, "exchange": exchange}
 
 
 def _unusable(run: Run) -> Facts:
@@ -170,8 +174,11 @@ def _decode_first(
     todo: NDArray,
     on_activity: OnActivity,
     on_decoded: Callable[[int, int], None],
-) -> Work:
-    """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there."""
+) -> tuple[Work, int]:
+    """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there.
+
+    The number is of those that were not there before.
+    """
     there = kept_trajectories.decoded(work.run, graph.footer(work), total)
     missing = todo[~there[todo]]
     done = total - len(missing)
@@ -181,7 +188,7 @@ def _decode_first(
             for row in rows:
                 done += row["decoded"]
                 on_decoded(done, total)
-    return replace(work, trajectories=work.run)
+    return replace(work, trajectories=work.run), len(missing)
 
 
 def _exchange(config: Config, expert: str) -> dict[str, Any]:

@@ -156,6 +156,22 @@ def test_rates_are_scaled_by_the_rows_that_were_counted(job, tmp_path):
     assert "sampling 2 s, training" in fewer.stdout
 
 
+def test_rates_are_of_the_problems_that_were_sampled_in_the_seconds(job, tmp_path):
+    run = finished_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    plan_of = ("--config", "demo", "--plan", "--rates", str(run))
+    summary["sampling"] |= {"problems_timed": 25}  # the attempt that finished it
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert "sampling 200 s, training" in job(*plan_of).stdout
+    shared = {"shared": {"decoding": "runs/first", "scoring": "runs/first"}}
+    for nothing in ({"problems_timed": 0}, {"imported": ["samples.jsonl"]}):
+        part = {"problems": 100, "seconds": 0.6} | nothing
+        (run / "summary.json").write_text(json.dumps(summary | shared | {"sampling": part}))
+        done = job(*plan_of)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "not those of sampling; give a run that sampled, runs/first" in done.stderr
+
+
 def test_a_run_that_has_only_sampled_gives_the_rate_of_that(job, tmp_path):
     run = finished_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())

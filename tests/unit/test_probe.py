@@ -203,7 +203,7 @@ def test_bad_uses_are_one_line(capsys, tmp_path, arguments, message):
 def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys):
     asked = relabelling.config()
     run = relabelling.write(Run(str(tmp_path / "run")), asked)
-    part = finish(run, asked) | {"seconds": 6.0}
+    part = finish(run, asked) | {"seconds": 6.0, "problems_timed": relabelling.PROBLEMS}
     run.write_json("summary.json", {"sampling": part, "seconds_total": 7.0})
     for name in run.shards("problems"):  # no model is asked
         table = run.read_tables([name], PROBLEM)
@@ -222,5 +222,15 @@ def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys)
     assert told.splitlines()[-1] == f"verdict    {found['verdict']} ({found['why']})"
     assert "\naccuracy   not known, as no problem has an answer\n" in told
     assert "\nsampling   400 problems: at most 60 s\ncost       0.017 CPU hours" in told
+    run.write_json("summary.json", {"sampling": finish(run, asked), "seconds_total": 7.0})
+    again = ["probe", *given, "--sampling.max_problems", "400"]
+    assert run_command(again) == 0  # labelled again: the seconds of the probe before
+    assert "\nsampling   400 problems: at most 60 s\n" in capsys.readouterr().out
+    run.remove("probe.json")
+    assert run_command(again) == 0
+    assert "\nsampling   not measured: the scores were there\n" in capsys.readouterr().out
+    assert (
+        "hours, without sampling and training" in run.fs.cat_file(run.path("probe.html")).decode()
+    )
     assert run_command(["probe", "--run", run.location]) == 2
     assert "--config: give that of the run to come" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.shards import survey
 from lr_ray.pipeline.sharing import can_share, share, void
@@ -15,6 +16,7 @@ from lr_ray.problems import INDEX, stage_problems
 from lr_ray.run.schemas import REJECTED, SCORES, SUPERVISION, lists
 from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run
+from lr_ray.sampling import sample as sampling_stage
 from lr_ray.sampling.graph import write_contrast
 from lr_ray.sampling.sample import finish
 from tests.unit.test_label import K, batch
@@ -214,3 +216,27 @@ def test_imported_supervision_is_not_thrown_away(source):
     with pytest.raises(UserError, match="its supervision was imported"):
         void(source, "labelling", {})
     assert contents(source) == before
+
+
+def test_seconds_are_of_the_problems_that_this_attempt_sampled(source, monkeypatch):
+    def rows(work, todo, build, on_activity):
+        table = trajectories().take(pa.array(todo))
+        shard = write_contrast(table, work.run, work.config, EXCHANGE)
+        yield {name: value for name, (value,) in shard.items()}
+
+    monkeypatch.setattr(sampling_stage, "_rows", rows)
+
+    def timed(**given) -> int:
+        for folder in ("supervision", "rejected", "scores"):
+            for name in source.shards(folder):
+                if "-000000032-" in name:
+                    source.remove(name)
+        ask = (source, config(), str(expert_path()), None, lambda problems, facts: None)
+        return sampling_stage.sample(*ask, **given)["problems_timed"]
+
+    assert timed() == PROBLEMS - 32
+    assert timed(trajectories=source.child("other")) == 0
+    assert finish(source, config())["problems_timed"] == 0
+    for folder in ("supervision", "rejected", "scores"):
+        source.remove(folder)
+    assert timed() == PROBLEMS

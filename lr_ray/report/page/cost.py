@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from lr_ray.report.page.charts import BASE, GREY, NEW, WARM, chart
 from lr_ray.report.page.source import Source
+from lr_ray.report.rates import timed
 
 TITLE = "Lengths and cost"
 _STAGES = ("sampling", "training", "serving", "evaluation")
@@ -21,12 +22,15 @@ def section(source: Source) -> dict[str, Any] | None:
     ]
     if not seconds and not source.tables:
         return None
+    sampling = source.part("sampling", "problems", "steps_scored", "rejected", "seconds")
     return {
         "seconds": seconds,
         "total": source.summary.get("seconds_total"),
         "chart": _bar(seconds, source.summary.get("seconds_total")) if seconds else None,
         "lengths": [row for name in source.tables for row in _lengths(source, name)],
-        "sampling": source.part("sampling", "problems", "steps_scored", "rejected", "seconds"),
+        "sampling": sampling,
+        # A rate is known where the seconds are of all that was counted.
+        "whole": sampling and timed(sampling) == sampling["problems"],
         "cut": _cut(source),
         "training": source.part("training", "tokens_forward", "trained_steps"),
         "evaluation": source.part("evaluation", "answers", "seconds"),

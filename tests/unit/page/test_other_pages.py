@@ -202,3 +202,22 @@ def test_examples_of_a_benchmarks_part_are_of_the_benchmarks_kind():
         "math",
         "demo",
     ]
+
+
+def test_tokens_a_second_are_told_where_the_seconds_are_of_all_of_them(tmp_path):
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=4, trajectories=4)
+    for fields, told in (
+        ({}, ["decoded and scored", "tokens a second"]),
+        ({"problems_timed": 4}, ["decoded and scored", "tokens a second"]),
+        ({"problems_timed": 0}, ["decoded and scored"]),
+        ({"imported": ["samples.jsonl"]}, ["of imported steps"]),
+    ):
+        write_page(run, summary | {"sampling": summary["sampling"] | fields})
+        text = said_of_cost(tmp_path)
+        words = ("decoded and scored", "tokens a second", "of imported steps")
+        assert [word for word in words if word in text] == told
+
+
+def said_of_cost(folder) -> str:
+    return said(by_id(read((folder / page.PAGE).read_text()), "cost"))
