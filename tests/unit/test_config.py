@@ -103,6 +103,7 @@ def test_presets_say_what_was_run(name):
         ({"resources": {"server": {"custom": {"a": 1e-9}}}}, "resources.server: a = 1e-09: must be 0, or at least 0.0001"),
         ({"evaluation": {"max_new_tokens": 512}}, "leaves no room for a prompt in serving.max_model_len"),
         ({"sampling": {"max_new_tokens": 64, "max_model_len": 64}}, "sampling.max_new_tokens = 64 leaves no room for a prompt in sampling.max_model_len = 64"),
+        ({"evaluation": {"max_problems": 2**63}}, "evaluation.max_problems = 9223372036854775808: "),
         ({"sampling": {"max_model_len": 8}}, "sampling.max_model_len = 8: "),
     ],
 )  # fmt: skip

@@ -54,7 +54,7 @@ class Evaluation(Section):
     perturbations: list[Perturbation] = setting(on("answers", if_set=True), default=[])
     """Variants of each problem, asked beside it, whose right answer stays: irrelevant (a sentence), names,
     units, typos, shuffled (sentences), preamble, capitals."""
-    max_problems: int | None = setting("answers", default=None, ge=1)
+    max_problems: int | None = setting("answers", default=None, ge=1, le=1_000_000)
     """Problems of each benchmark, drawn by a hash of seed and id; null takes all."""
     max_new_tokens: int = setting("answers", default=2048, ge=1, le=32768)
     """Tokens of an answer, at most."""
