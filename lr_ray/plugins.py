@@ -226,7 +226,7 @@ def _import_installed() -> None:
     for entry in metadata.entry_points(group=GROUP):
         try:
             entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             owner = entry.dist.name if entry.dist else "an installed package"
             said = f"plugin {entry.name} of {owner}: cannot be imported: {error}"
             raise UserError(said) from None
@@ -237,4 +237,9 @@ def _import(module: str) -> Any:
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
-    return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except SystemExit:  # a script's; the command would end with its code
+        raise ImportError(
+            f"{module} ends the program; guard that by if __name__ == '__main__'"
+        ) from None

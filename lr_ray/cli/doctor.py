@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lr_ray import plugins
 from lr_ray.cli.front import Parser
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.config.reading import bare_name
@@ -31,6 +32,7 @@ Found = dict[str, tuple[Facts | None, list[Finding]]]  # by node; `here` is firs
 
 def main(argv: list[str]) -> int:
     options = _parse(argv)
+    plugins.load(name for text in options.plugins for name in text.split(","))
     found = examine(options.config, options.run)
     if options.json:
         print(as_json(found))
@@ -43,6 +45,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="lr-ray doctor", description=__doc__)
     parser.add_argument("--config", metavar="NAME_OR_PATH", help="preset or YAML file to judge by")
     parser.add_argument("--run", metavar="DIR_OR_URI", help="where it would run")
+    parser.add_argument(
+        "--plugins",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="modules that the config names",
+    )
     parser.add_argument("--json", action="store_true", help="the same as a JSON object on a line")
     return parser.parse_args(argv)
 

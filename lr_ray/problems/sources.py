@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lr_ray.config import Config, Data, Fields
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, named, one_line
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.plugins import sources
 from lr_ray.problems import files, hub
@@ -106,11 +106,14 @@ def registered(source: str, split: str, seed: int) -> Source:
     make: Rows = sources.get(name, "data.source")
 
     def rows() -> Iterator[Raw]:
+        row = 0
         try:
             for row, value in enumerate(make(parameter, split, seed), start=1):
                 yield Raw(source, row, value)
         except ValueError as error:
             raise StageError(f"{source}: {error}") from None
+        except Exception as error:  # whatever a user's module raises
+            raise StageError(f"{source}: after row {row}: {one_line(named(error))}") from None
 
     return Source(rows, _stated, f"{source}/")
 

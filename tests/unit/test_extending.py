@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from lr_ray import plugins
+from lr_ray.cli.front import run_command
 from lr_ray.cli.options import parse
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
@@ -98,6 +99,49 @@ def test_a_bad_parameter_of_a_source_is_told_in_one_line(tmp_path, options, mess
     with pytest.raises(UserError, match=message) as error:
         check_source(asked(tmp_path, *options).config)
     assert "\n" not in str(error.value)
+
+
+def unsorted(parameter: str, split: str, seed: int):
+    yield {"problem": "a"}
+    raise KeyError(parameter)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [(lambda parameter, split, seed: None, "after row 0: TypeError: "), (unsorted, "after row 1: KeyError: ''")],
+)  # fmt: skip
+def test_whatever_a_source_raises_is_told_with_its_row(tmp_path, source, told):
+    plugins.sources.register(name := f"raises {source.__name__}")(source)
+    with pytest.raises(UserError) as error:
+        check_source(asked(tmp_path, "--data.source", name).config)
+    assert str(error.value).startswith(f"data.source: {name}: {told}")
+
+
+def test_a_plugin_that_ends_the_program_is_told(tmp_path, monkeypatch):
+    (tmp_path / "a_script.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(plugins.VARIABLE, "a_script")
+    told = "--plugins a_script: cannot be imported: a_script ends the program; guard that by if __name__"
+    with pytest.raises(UserError, match=told):
+        plugins.load([])
+    monkeypatch.delenv(plugins.VARIABLE)
+    with pytest.raises(ValueError, match="a_script ends the program"):
+        plugins.selections.check("a_script:rule")
+
+
+def test_doctor_judges_by_a_config_that_names_what_a_plugin_has(tmp_path, monkeypatch, capsys):
+    (tmp_path / "of_doctor.py").write_text(
+        "import lr_ray.plugins as p\np.selections.register('by the doctor')(print)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(plugins.VARIABLE, "")  # as it was before, once the test is over
+    pair = "models: {expert: embedded:expert, amateur: embedded:amateur}"
+    (tmp_path / "mine.yaml").write_text(f"{pair}\nsampling: {{selection: by the doctor}}\n")
+    mine = ["doctor", "--config", str(tmp_path / "mine.yaml")]
+    assert run_command(mine) == 2
+    assert "a plugin's name needs --plugins MODULE" in capsys.readouterr().err
+    run_command([*mine, "--plugins", "of_doctor"])
+    assert capsys.readouterr().err == ""
 
 
 def test_rows_of_a_source_are_held_to_what_those_of_files_are(tmp_path):

@@ -283,7 +283,9 @@ def test_another_model_behind_the_name_is_told_before_anything_is_removed(sample
     known["models"]["expert"]["fingerprint"] = "0" * 16
     sampled.write_json("run.json", known)
     before = contents(sampled)
-    told = r"another model behind models\.expert: its fingerprint = 0+ .*; give another --run, or the"
+    told = (
+        r"another model behind models\.expert: its fingerprint = 0+ .*; give another --run, or the"
+    )
     for asked in (small(kl_threshold=0.05), small()):
         with pytest.raises(UserError, match=told):
             execute(asked, sampled, ("sampling", "training", "evaluation"), "demo", yes=True)
