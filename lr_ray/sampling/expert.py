@@ -47,8 +47,8 @@ class Solver(ABC):
         self.tokenizing = threading.Lock()  # a fast tokenizer raises when two threads use it
         self.vocabulary = vocabulary_rows(model)
         self.room = context - self.sampling.longest
-        more = "; a larger sampling.max_model_len has more" if context == self.sampling.room else ""
-        self.no_room = f"at most {self.room} leave room to answer{more}"
+        is_set = context == self.sampling.room
+        self.more = "; a larger sampling.max_model_len has more" if is_set else ""
         self.engine, self.guard = start_guarded("expert", model, config, context, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -96,7 +96,8 @@ class Solver(ABC):
 
     def _unusable(self, prompt: list[int]) -> str | None:
         if len(prompt) > self.room:
-            return f"prompt has {len(prompt)} tokens; {self.no_room}"
+            room = f"at most {self.room} leave room to answer{self.more}"
+            return f"prompt has {len(prompt)} tokens; {room}"
         if max(prompt) >= self.vocabulary:
             return f"prompt has token {max(prompt)}; the expert has {self.vocabulary}"
         return None

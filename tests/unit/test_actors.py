@@ -11,7 +11,7 @@ from lr_ray.sampling.expert import ExpertSampler, Trajectory, _replace
 
 
 def test_prompts_that_the_expert_cannot_read_are_named():
-    expert = SimpleNamespace(room=3, vocabulary=10)
+    expert = SimpleNamespace(room=3, vocabulary=10, more="")
     assert ExpertSampler._unusable(expert, [1, 2, 9]) is None
     assert "has 4 tokens; at most 3" in ExpertSampler._unusable(expert, [1, 2, 3, 4])
     assert ExpertSampler._unusable(expert, [1, 10]) == "prompt has token 10; the expert has 10"
