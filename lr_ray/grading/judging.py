@@ -86,9 +86,19 @@ def must_be(expected: str, kind: str) -> str | None:
         return "a letter A to J"
     if kind == "number" and number(_value(expected)) is None:
         return "a number"
+    if kind == "math" and _is_solution(expected):
+        return "the answer alone, without its solution"
     if kind == "demo" and not _INTEGER.fullmatch(expected.strip()):
         return "a whole number"
     return None
+
+
+def _is_solution(expected: str) -> bool:
+    """Whether it is a text that ends with its answer, as rows of GSM8K (####) and MATH (a box) do."""
+    lines = expected.strip().splitlines()
+    return any(line.lstrip().startswith("####") for line in lines) or (
+        len(lines) > 1 and r"\boxed" in expected
+    )
 
 
 def judge_by_algebra(expected: str, extracted: str, time_limit_s: int | None) -> Verdict:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from benchmarks.grading_forms import FORMS
-from lr_ray.grading.judging import is_correct, judge, judge_exactly
+from lr_ray.grading.judging import is_correct, judge, judge_exactly, must_be
 from lr_ray.grading.latex import tidy
 from lr_ray.grading.reading import extract_answer
 from lr_ray.problems.benchmarks import grader_of
@@ -165,3 +165,19 @@ def test_exact_rules_take_time_in_proportion(around, text):
     for expected in ("5", "(1,2)", "x<5", text + "1"):
         judge_exactly(expected, text, "math")
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("expected", "kind", "right"),
+    [
+        ("48 + 24 = <<48+24=72>>72 clips.\n#### 72", "math", "the answer alone, without its solution"),
+        ("#### 72", "math", "the answer alone, without its solution"),
+        ("So it is\n\\boxed{72}.", "math", "the answer alone, without its solution"),
+        ("48 + 24 = 72\n#### 72", "number", "a number"),
+        ("72\n#### 72", "exact", None),
+        ("\n\\boxed{72}\n", "math", None),
+        ("\\begin{pmatrix} 1 \\\\\n2 \\end{pmatrix}", "math", None),
+    ],
+)  # fmt: skip
+def test_a_whole_solution_is_no_answer_to_judge_by(expected, kind, right):
+    assert must_be(expected, kind) == right
