@@ -148,7 +148,8 @@ def _stale(run: Run, config: Config, stages: Sequence[str], yes: bool) -> Differ
     if found is None or not found.stale:
         return None
     if not yes:
-        check_stale(run, found)
+        both = f"--from {run.location} with another --run to keep both"
+        check_stale(run, found, f"give --yes for that, {both}")
     first = found.stale[0]
     does = [name for stage in stages for name in (SAMPLING if stage == "sampling" else (stage,))]
     if first not in does:

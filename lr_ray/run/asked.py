@@ -73,14 +73,13 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
     run.write_json("run.json", before | asked)
 
 
-def check(run: Run, found: Difference) -> None:
-    """Raises UserError when work of the run would be stale, saying what can be done."""
+def check(run: Run, found: Difference, advice: str = "give another --run") -> None:
+    """Raises UserError when work of the run would be stale, with the advice of the command."""
     if found.stale:
         stale = series(found.stale)
         raise UserError(
             f"--run {run.location}: holds a run with another {found}, and {stale} would be made again; "
-            f"give --yes for that, --from {run.location} with another --run to keep both, or the values "
-            "in its run.json"
+            f"{advice}, or the values in its run.json"
         )
 
 

@@ -120,6 +120,8 @@ def test_changed_config_is_refused_by_name(run):
         match=r"another sampling\.kl_threshold = 0\.1 \(now 0\.3\), and labelling would be made again",
     ):
         begin(run, config(kl_threshold=0.3), FACTS)
+    with pytest.raises(UserError, match="made again; give another --run, or the values in its run"):
+        begin(run, config(kl_threshold=0.3), FACTS)  # commands without --yes come here
     other = {"models": {"expert": {"fingerprint": "z"}, "amateur": {"fingerprint": "b"}}}
     with pytest.raises(UserError, match=r"model behind models\.expert"):
         begin(run, config(), other)
