@@ -20,11 +20,13 @@ from lr_ray.run.store import Run, read_asked, shaped
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
+    from lr_ray.experiments.grid import grid_names
+
     parser.add_argument(
         "--grid",
         metavar="NAME_OR_PATH",
-        help="ablations, threshold, plausibility, rollout, amateurs, gap, or a YAML file; without it, "
-        "that of an existing --run, else ablations",
+        help=f"{', '.join(grid_names())}, or a YAML file; without it, that of an existing --run, else "
+        "ablations",
     )
     parser.add_argument(
         "--amateurs",

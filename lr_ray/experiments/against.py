@@ -27,7 +27,7 @@ _FREE = re.compile(
     r"models\.(expert|amateur|special_tokens_may_differ)|.*\.(seed|data_dir|engine|backend)"
     r"|.*\.fields\..*|.*\.grader(_check)?|sampling\.top_k|(sampling|serving)\.max_model_len"
     r"|sampling\.rejection\.(temperature|max_new_tokens)"
-    r"|evaluation\.(benchmarks|max_problems|shots|protocol)"
+    r"|rounds|evaluation\.(benchmarks|max_problems|shots|protocol|perturbations)"
 )
 _SET_BY_PROTOCOL = ("evaluation.system_prompt", "evaluation.stop", "evaluation.prefill")
 

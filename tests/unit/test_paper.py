@@ -144,6 +144,7 @@ def test_an_untouched_base_model_needs_the_papers_prompt_and_a_trained_one_does_
          ["another amateur, Qwen2.5-3B: the paper has Qwen2.5-0.5B for Qwen2.5-Math-1.5B-Instruct"]),
         ({"training": {"seed": 3, "zero_stage": 3}, "sampling": {"top_k": 1024, "seed": 1},
           "models": {"expert": "models/Qwen2.5-Math-1.5B-Instruct/"}, "evaluation": {"seed": 4}}, [], []),
+        ({"rounds": 3, "evaluation": {"perturbations": ["typos"]}}, [], []),
     ],
 )  # fmt: skip
 def test_what_a_run_did_otherwise_is_named(tmp_path, over, expert, improved):
