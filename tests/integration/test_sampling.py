@@ -212,7 +212,9 @@ def test_kept_trajectories_scored_again_give_the_same_rows_without_an_expert(
     before = (tmp_path / there).stat().st_mtime_ns
     again = sample_demo(tmp_path, options={"trajectories": sampled.run})
     assert contents(again.run) == contents(sampled.run)
-    assert again.summary | {"seconds": 0} == sampled.summary | {"seconds": 0}
+    assert [made.summary["problems_timed"] for made in (sampled, again)] == [64, 0]
+    spent = {"seconds": 0, "problems_timed": 0}
+    assert again.summary | spent == sampled.summary | spent
     assert (tmp_path / there).stat().st_mtime_ns == before
 
 
@@ -224,7 +226,8 @@ def test_relabelled_scores_equal_the_rows_that_were_sampled(sampled, tmp_path):
     share(sampled.run, target, ["decoding", "scoring"])
     part = finish(target, sampled.config)
     assert contents(target) == contents(sampled.run)
-    counts = part.keys() - {"seconds"}
+    assert part["problems_timed"] == 0
+    counts = part.keys() - {"seconds", "problems_timed"}
     assert {k: part[k] for k in counts} == {k: sampled.summary[k] for k in counts}
 
 
@@ -240,6 +243,7 @@ def test_two_engines_of_each_that_decode_first_and_score_after_give_the_same_row
     )  # fmt: skip
     assert decoded[0] == (0, 64)
     assert decoded[-1] == (64, 64)
+    assert apart.summary["problems_timed"] == 64
     assert apart.run.shards("trajectories") == []  # nobody asked to keep them
     assert_same(apart.run, sampled.run)
 
