@@ -17,7 +17,7 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
 from lr_ray.pipeline.job import Job, check, check_problems, facts, read_source
-from lr_ray.pipeline.sharing import can_share, has_trajectories, share, void
+from lr_ray.pipeline.sharing import can_share, differing, has_trajectories, share, void
 from lr_ray.pipeline.stages import add_drift, label, run_stage
 from lr_ray.placement.site import site
 from lr_ray.run.asked import MODEL_BEHIND, Difference, begin, difference, fingerprints_of
@@ -76,7 +76,7 @@ def execute(
             print(f"config     {name}\nrun        {run.location}\nlog        {log}")
             if run.exists("run.json"):
                 _check_again(job, stages, stale)
-            _begin(job, todo, stale, source)
+            _begin(job, stages, todo, stale, source)
             todo = [stage for stage in todo if stage not in summary]
             _check_before(run, summary, todo)
             if LABELLING in stages and "sampling" in todo:
@@ -112,7 +112,13 @@ def _check_again(job: Job, stages: Sequence[str], stale: Difference | None) -> N
         check_problems(config)
 
 
-def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run | None) -> None:
+def _begin(
+    job: Job,
+    stages: Sequence[str],
+    todo: Sequence[str],
+    stale: Difference | None,
+    source: Run | None,
+) -> None:
     """Makes the run one of this config: what is stale is removed, what another run has is taken over."""
     run, config = job.run, job.config
     known = facts(config, job.expert, job.amateur)
@@ -122,6 +128,8 @@ def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run 
     shared: list[str] = []
     if source is not None:
         shared = can_share(source, config, fingerprints_of(known))
+        differs = differing(source, config, fingerprints_of(known), shared)
+        _check_enough(source, shared, differs, LABELLING if LABELLING in stages else todo[0])
         asked = read_asked(source)
         known["models"] = asked.get("models", {}) | known["models"]
         known["data"] = asked.get("data") if shared else known["data"]
@@ -130,6 +138,8 @@ def _begin(job: Job, todo: Sequence[str], stale: Difference | None, source: Run 
     begin(run, config, known)
     if source is not None:
         _take(job, source, shared)
+        if differs:
+            print(f"differs    {differs}")
     labels = "sampling" in todo or source is not None  # of the other run's scores
     if labels and "sampling" not in job.summary and label(job):
         job.console.print("sampling   " + report.sampling_line(job.summary["sampling"]))
@@ -170,6 +180,20 @@ def _check_before(run: Run, summary: dict[str, Any], todo: Sequence[str]) -> Non
     if todo[:1] == ["training"] and not run.shards("supervision"):
         raise UserError(
             f"--run {run.location}: no supervision/part-*.parquet, which training needs"
+        )
+
+
+_NEEDED = {LABELLING: "scoring", "training": "scoring", "evaluation": "training"}
+
+
+def _check_enough(source: Run, shared: Sequence[str], differs: str, stage: str) -> None:
+    """Raises UserError when another run lacks what a command's first stage needs of it."""
+    needed = _NEEDED.get(stage)
+    if needed is not None and needed not in shared:
+        lacks = f"was made with another {differs}" if differs else f"has not finished {needed}"
+        raise UserError(
+            f"--from {source.location}: {lacks}, and {stage} needs its {needed}; give the values "
+            "in its run.json, or do the stages before"
         )
 
 

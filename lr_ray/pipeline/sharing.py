@@ -12,7 +12,7 @@ from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
 from lr_ray.problems import INDEX
 from lr_ray.report.page import PAGE
-from lr_ray.run.asked import fingerprints_of
+from lr_ray.run.asked import difference, fingerprints_of
 from lr_ray.run.stages import SAMPLING, STAGES, UNUSABLE, digests, from_stage, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary
 
@@ -32,6 +32,15 @@ def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None
     ours = digests(config, {**before, **fingerprints})
     same = lambda s: theirs[s.name] == ours[s.name] and bool(set(there).intersection(s.parts))  # noqa: E731
     return [stage.name for stage in itertools.takewhile(same, STAGES)]
+
+
+def differing(
+    source: Run, config: Config, fingerprints: Mapping[str, str | None], shared: Sequence[str]
+) -> str:
+    """Which settings make the first stage that is not shared another than the source's, with both values."""
+    effects = {stage.effect for stage in STAGES[: len(shared) + 1]}
+    changes = difference(source, config, fingerprints).changes
+    return ", ".join(str(change) for change in changes if change.effects & effects)
 
 
 def share(source: Run, run: Run, stages: Sequence[str]) -> dict[str, Any]:

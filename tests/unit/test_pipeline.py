@@ -170,7 +170,9 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
     run = Run(str(tmp_path / "new"))
     other = small(kl_threshold=0.05)
     assert execute(other, run, ("sampling",), "demo", source=sampled) == 0
-    assert f"from       {sampled.location}: decoding, scoring\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"from       {sampled.location}: decoding, scoring\n" in told
+    assert "differs    sampling.kl_threshold = 0.3 (now 0.05)\n" in told
     assert contents(run).keys() == contents(sampled).keys()
     assert contents(run) != contents(sampled)
     assert not run.exists("model")
@@ -181,6 +183,18 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
     assert both.exists("model")  # trained by the same settings
     with pytest.raises(UserError, match="is the run itself; give another --run"):
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
+
+
+@pytest.mark.parametrize("stage", ["labelling", "training"])
+def test_another_run_that_is_of_no_use_is_told_with_what_differs(sampled, tmp_path, stage):
+    run = Run(str(tmp_path / "new"))
+    with pytest.raises(UserError, match=rf"^--from {sampled.location}: was made with another sampling\.max_new_tokens = \d+ \(now 7\), and {stage} needs its scoring; give the values in"):  # fmt: skip
+        execute(small(max_new_tokens=7), run, (stage,), "demo", source=sampled)
+    assert not run.exists("run.json")
+    sampled.remove("summary.json")
+    with pytest.raises(UserError, match=f"has not finished scoring, and {stage} needs its scoring"):
+        execute(small(), run, (stage,), "demo", source=sampled)
+    assert not run.exists("run.json")
 
 
 def test_labels_are_made_where_no_engine_could_start(sampled, tmp_path):
