@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
+LARGE = "large", "large-controls"
 DOMAIN = "domain-rates", "domain-controls", "domain-rules"
 
 
@@ -15,10 +16,13 @@ def results(out: Path) -> str:
         _probes(out),
         *(
             _comparison(out / name)
-            for name in ("rates", "gsm8k", "controls", "others", "math", "rules", *DOMAIN)
+            for name in ("rates", "gsm8k", "controls", "others", "math", "rules", *LARGE, *DOMAIN)
         ),
         *(_run(out / name) for name in ("domain", "perturbed", "domain-perturbed")),
-        *(_training(out / name) for name in ("rates", "gsm8k", "controls", "rules", *DOMAIN)),
+        *(
+            _training(out / name)
+            for name in ("rates", "gsm8k", "controls", "rules", *LARGE, *DOMAIN)
+        ),
     ]
     parts += [_audits(out), _hours(out)]
     return "# The real pair\n\n" + "\n".join(part for part in parts if part)

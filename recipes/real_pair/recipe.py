@@ -117,10 +117,13 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
 
     pair = {role: f"{out}/pair/{role}" for role in ("expert", "amateur")}
     benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"
+    asked = benchmarks, "gsm8k", few, "500"
     float32 = "--sampling.expert.dtype=float32", "--sampling.amateur.dtype=float32"
     swapped = f"--models.expert={pair['amateur']}", f"--models.amateur={pair['expert']}"
     # Under both protocols; the paper's as if the expert were a base model, so that its prompt can be seen.
     raw = "--evaluation.protocol=both", "--evaluation.paper.expert_prompt=completion"
+    # Five times as many problems, each trajectory trained once: near the paper's 16 000 trained steps.
+    large = "--sampling.max_problems=1000", "--training.optimizer_steps=250"
     return [
         embedded("embedded"),
         embedded("embedded-reversed", "--models.expert=embedded:amateur", "--models.amateur=embedded:expert"),
@@ -130,8 +133,8 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("probe-smollm2", smol),
         Step("sample", lambda: ["sample", *ours(), *run("sampled")]),
         Step("rates", rates),
-        compare("gsm8k", "rates", lambda: grid(out, "ours"), benchmarks, "gsm8k", few, "500"),
-        compare("controls", "gsm8k", lambda: grid(out, "controls"), benchmarks, "gsm8k", few, "500"),
+        compare("gsm8k", "rates", lambda: grid(out, "ours"), *asked),
+        compare("controls", "gsm8k", lambda: grid(out, "controls"), *asked),
         compare("others", "gsm8k", lambda: grid(out, "ours"), benchmarks, "svamp", "asdiv", few, "300"),
         compare("math", "gsm8k", lambda: grid(out, "ours"), benchmarks, "math500", few, "150", *raw),
         *audited("256"),
@@ -144,8 +147,11 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         in_domain("domain-controls", "domain-rates", lambda: grid(out, "domain"), 200),
         in_domain("domain-rules", "domain-controls", lambda: grid(out, "domain-rules"), 200),
         perturbed("domain-perturbed", lambda: "domain"),
-        compare("rules", "gsm8k", lambda: grid(out, "rules"), benchmarks, "gsm8k", few, "500"),
+        compare("rules", "gsm8k", lambda: grid(out, "rules"), *asked),
         perturbed("perturbed", tuned),
+        Step("large-sampled", lambda: ["sample", *ours(*large), *run("large-sampled")]),
+        compare("large", "large-sampled", lambda: grid(out, "large"), *large, *asked),
+        compare("large-controls", "large", lambda: grid(out, "large-controls"), *large, *asked),
     ]  # fmt: skip
 
 
@@ -200,6 +206,10 @@ def grid(out: Path, name: str) -> Path:
         "expert-labels": f"{tuned}, sampling.labels: expert",
         "paper-sft": _SFT,
     }
+    at_papers_rate = {
+        "random-steps": "sampling.selection: random",
+        "expert-labels": "sampling.labels: expert",
+    }
     rules = {  # the best of the embedded pair beside the paper's
         "top-share": f"{tuned}, sampling.selection: 'top:0.1'",
         "unsure-apart": f"{tuned}, sampling.selection: 'quadrant:unsure_apart'",
@@ -213,6 +223,8 @@ def grid(out: Path, name: str) -> Path:
         | {"prefilled-expert": f"untrained: true, evaluation.prefill: '{DOMAIN_PREFILL}'"},
         "rules": rules,
         "domain-rules": rules,
+        "large": {"lightreasoner": ""},
+        "large-controls": at_papers_rate,
     }[name]
     lines = [f"  {variant}: {{{fields}}}\n" for variant, fields in variants.items()]
     file = out / f"grid-{name}.yaml"

@@ -26,6 +26,7 @@ ALONE = [
     "sample-256",
     "sample-1024",
     "sample-float32",
+    "large-sampled",
 ]
 
 
@@ -74,6 +75,10 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
     assert (sft.sampling.method, sft.sampling.rejection.max_new_tokens) == ("rejection", 512)
     assert (sft.training.batch_size, sft.training.learning_rate) == (16, 5e-5)
     assert "lightreasoner: {seeds: [1]}" in (tmp_path / "grid-controls.yaml").read_text()
+    large = (read_grid(str(recipe.grid(tmp_path, f"large{n}")), config) for n in ("", "-controls"))
+    assert [(v.name, v.config.training.learning_rate) for g in large for v in g.variants] == [
+        ("lightreasoner", 5e-5), ("random-steps", 5e-5), ("expert-labels", 5e-5)
+    ]  # fmt: skip
     domain = read_grid(str(recipe.grid(tmp_path, "domain")), config).variants
     rates = {v.name: v.config.training.learning_rate for v in domain}
     assert rates["random-steps"] == 5e-5  # the domain has tuning problems of its own
