@@ -1,6 +1,8 @@
 """A finished training as files: PEFT adapter, and a merged model that stands alone."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from lr_ray.training.model import load_expert
 _TOLERANCE = 1e-3  # of the logits' standard deviation: what merging in float32 may move them
 _ROOM = 1.2  # of a GPU, times the weights in float32: those, and what forwards and copies need
 CPU = torch.device("cpu")
+# A fingerprint reads parts of large files, which may be the base's: this one is whole, and another for each.
+_TRAINED = "trained_weights.json"
 
 
 def export(
@@ -58,6 +62,8 @@ def export(
         for file in Path(expert_path).glob(pattern):
             if not file.name.endswith(".index.json") and file.name != "config.json":
                 shutil.copyfile(file, target / "model" / file.name)
+    said = json.dumps({"sha256": _digest(weights)}, indent=2) + "\n"
+    (target / "model" / _TRAINED).write_text(said)
     if not (moved <= _TOLERANCE and gap < float("inf")):  # NaN fails too
         raise StageError(f"merging moved the logits by {moved:.2g} of their standard deviation")
     if not whole:
@@ -89,6 +95,15 @@ def _probe(model: Any) -> Tensor:
     """Logits on a fixed input, float32."""
     ids = torch.arange(min(64, model.config.vocab_size), device=model.device)[None]
     return model(input_ids=ids).logits.float()
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """sha256 (hex) of names and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def place(weights: dict[str, Tensor], model: Any) -> None:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError
+from lr_ray.models import models
+from lr_ray.models.models import fingerprint
 from lr_ray.training import export as export_module
 from lr_ray.training.export import export
 from lr_ray.training.model import load_expert
@@ -51,6 +53,15 @@ def test_gap_is_that_of_rounding(tmp_path, dtype, least, most):
     assert merged[f"{name}.weight"].dtype == expected.dtype
     # One unit in the last place where the sum is near the middle of two bfloat16 numbers.
     assert torch.allclose(merged[f"{name}.weight"].float(), expected.float(), rtol=1e-2, atol=1e-5)
+
+
+def test_models_that_differ_where_no_fingerprint_looks_have_different_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_SAMPLED_BYTES", 16)
+    found = set()
+    for scale in (0.05, 0.06):
+        export(weights(scale), EXPERT, "embedded:expert", tmp_path, training("float32"))
+        found.add(fingerprint(str(tmp_path / "model")))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
