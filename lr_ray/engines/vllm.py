@@ -43,6 +43,9 @@ WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 # Of engines that decode on a GPU: graphs of decoding, nothing compiled. On an H100 that starts in 7 s, vLLM's
 # default in 27 s or from its cache in 12 s, and decodes as fast (docs/results.md, On an H100).
 GRAPHS_ALONE = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
+# Folders of Mistral hold a second copy, config and weights in a form of its own, which vLLM takes where it
+# finds it. Training reads this one.
+HF_FORM = {"load_format": "hf", "config_format": "hf"}
 _WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 
 
@@ -78,6 +81,7 @@ def engine_options(
         "max_model_len": max_model_len,
         "disable_log_stats": True,
         "seed": 0,
+        **HF_FORM,
         **device,
         **options,
     }

@@ -14,9 +14,8 @@ from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_MISTRAL = (
-    "consolidated"  # begins the names of weights in Mistral's own form, which are a second copy
-)
+# A second copy of a model's weights, in Mistral's own form.
+MISTRAL = "consolidated*.safetensors"
 # Where configs of multimodal models keep that of the language model.
 _NESTED = ("text_config", "llm_config", "language_config")
 # As vLLM looks for it (`vllm.config.model`); models of before Llama have names of their own.
@@ -135,22 +134,24 @@ def check_weights(folder: Path, where: str) -> Shapes:
     if not any(tensors.values()):
         raise UserError(f"{where}: {', '.join(tensors)}: holds no tensor; copy the weights there")
     # What the index does not name is not loaded either.
-    loaded = [
-        tensors[name]
-        for name in tensors
-        if (name in expected if placed else not name.startswith(_MISTRAL))
-    ]
-    return {name: shape for shapes in loaded for name, shape in shapes.items()}
+    loaded = sorted(set(placed.values())) or sorted(tensors)
+    for name in loaded:
+        if twice := next((t for t in tensors[name] if placed.get(t, name) != name), None):
+            raise UserError(
+                f"{where}: {twice} is in {name}, and also in {placed[twice]}, where {INDEX} places it; "
+                "copy weights and index of one model"
+            )
+    return {tensor: shape for name in loaded for tensor, shape in tensors[name].items()}
 
 
 def check_same_files(folder: Path, where: str) -> None:
     """Raises UserError where vLLM and transformers would not read the same files of a model's weights.
 
-    vLLM reads those that the index names, and all without one; transformers reads `_SINGLE` where that is
-    there, then those of the index, and knows no other name.
+    vLLM, as `engines` starts it, reads those that the index names, and all without one; transformers reads
+    `_SINGLE` where that is there, then those of the index, and knows no other name.
     """
     there = {file.name for file in folder.glob("[!.]*.safetensors")}
-    others = sorted(n for n in there - {_SINGLE} if not n.startswith(_MISTRAL))
+    others = sorted(there - {_SINGLE})
     if (folder / INDEX).is_file():
         if _SINGLE in there and weight_files(folder, where) != [_SINGLE]:
             raise UserError(
@@ -158,9 +159,8 @@ def check_same_files(folder: Path, where: str) -> None:
                 "one, and vLLM the others; move the one or the others away"
             )
     elif _SINGLE not in there:
-        found = (others or sorted(there))[0]
         raise UserError(
-            f"{where}: no {_SINGLE}, the only name by which training finds the weights; rename {found}"
+            f"{where}: no {_SINGLE}, the only name by which training finds the weights; rename {others[0]}"
         )
     elif others:
         raise UserError(

@@ -16,7 +16,7 @@ from lr_ray.console import fetching
 from lr_ray.errors import UserError, reason
 from lr_ray.models.adapters import check_adapter, is_adapter
 from lr_ray.models.architectures import check_runs, check_scores
-from lr_ray.models.files import context_length, read_object, vocabulary_rows
+from lr_ray.models.files import MISTRAL, context_length, read_object, vocabulary_rows
 from lr_ray.models.whole import check_files, check_tokenizer
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
@@ -61,7 +61,11 @@ def _download(reference: str, field: str) -> str:
     try:
         folder = repo_folder_name(repo_id=reference, repo_type="model")
         with fetching(reference, Path(HF_HUB_CACHE, folder, "blobs")):
-            path = snapshot_download(reference, allow_patterns=[*COMPANIONS, "*.safetensors"])
+            path = snapshot_download(
+                reference,
+                allow_patterns=[*COMPANIONS, "*.safetensors"],
+                ignore_patterns=MISTRAL,
+            )
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
         raise UserError(
             f"{field}: {reference}: no such directory, and not to be had from the hub: {reason(error)}"

@@ -7,11 +7,19 @@ pytest tests/integration/endpoint/test_serving.py
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.engines.vllm import GRAPHS_ALONE, SERVED_ENV, WHOLE_PROMPTS, gpu_options, on_cpu
+from lr_ray.engines.vllm import (
+    GRAPHS_ALONE,
+    HF_FORM,
+    SERVED_ENV,
+    WHOLE_PROMPTS,
+    gpu_options,
+    on_cpu,
+)
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_served
@@ -110,6 +118,9 @@ def model_options(
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
     on_gpu = not on_cpu()
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
+    engine |= HF_FORM
+    if next(Path(path).rglob("consolidated*.safetensors"), None):  # at which vLLM takes Mistral's
+        engine["tokenizer_mode"] = "hf"
     if variables:
         engine["default_chat_template_kwargs"] = dict(variables)
     environment = dict(SERVED_ENV)

@@ -1,6 +1,7 @@
 """What engines are started with, by the installed vLLM and by their share of GPUs; nothing here starts one."""
 
 import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -107,6 +108,20 @@ def test_variables_of_vllm_may_be_set_from_outside(monkeypatch):
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert engine.engine_env(Place()) == engine.COMMON_ENV | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
+
+
+def test_a_copy_in_mistrals_own_form_is_not_what_engines_read(tmp_path):
+    model = shutil.copytree(MODEL, tmp_path / "model")
+
+    def served() -> dict:
+        return model_options("m", str(model), Serving(), Place(gpus=0))["engine_kwargs"]
+
+    ours = {"load_format": "hf", "config_format": "hf"}
+    assert ours.items() <= engine.engine_options("m", Pool(), Place(gpus=0), 256).items()
+    assert ours.items() <= served().items()
+    assert "tokenizer_mode" not in served()
+    (model / "consolidated.safetensors").touch()
+    assert served()["tokenizer_mode"] == "hf"
 
 
 def test_variables_of_the_chat_template_are_the_endpoints_defaults():

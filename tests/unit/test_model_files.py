@@ -234,12 +234,19 @@ def test_shapes_of_other_architectures_are_left_to_the_engine(model, change):
     [
         {"head_dim": None, "num_key_value_heads": None},
         {"head_dim": 32},
-        {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "head_dim": None},
         {"intermediate_size": None, "num_attention_heads": None},
     ],
 )
 def test_fields_that_a_config_lacks_are_left_to_the_engine(model, change):
     edit(model, **change)
+    assert resolve_model(str(model), "models.expert") == str(model)
+
+
+def test_so_they_are_where_an_architecture_has_heads_of_its_own_width(model):
+    weights = load_file(model / "model.safetensors")  # Qwen2's, whose biases Gemma has not
+    plain = {name: weight for name, weight in weights.items() if not name.endswith(".bias")}
+    save_file(plain, model / "model.safetensors")
+    edit(model, architectures=["GemmaForCausalLM"], model_type="gemma", head_dim=None)
     assert resolve_model(str(model), "models.expert") == str(model)
 
 
@@ -312,12 +319,19 @@ def test_weights_in_one_file_beside_an_index_of_others_are_named(model):
     assert resolve_model(str(model), "models.expert") == str(model)
 
 
-@pytest.mark.parametrize("indexed", [True, False])
-def test_a_second_copy_in_mistrals_own_form_may_lie_beside_the_weights(model, indexed):
-    if indexed:
-        shard(model)
-    save_file({"tok_embeddings.weight": np.zeros((2, 3))}, model / "consolidated.safetensors")
+def test_a_second_copy_in_mistrals_own_form_may_lie_beside_the_weights_of_an_index(model):
+    copy = model / "consolidated.safetensors"
+    save_file({"tok_embeddings.weight": np.zeros((2, 3))}, copy)
+    assert f"{copy.name} lies beside model.safetensors: vLLM would read both" in refusal(model)
+    shard(model)
     assert resolve_model(str(model), "models.expert") == str(model)
+
+
+def test_a_tensor_of_two_shards_is_named(model):
+    first, second, _ = shard(model)
+    weights = load_file(model / first)
+    save_file(weights | load_file(model / second), model / second)
+    assert f" is in {second}, and also in {first}, where {INDEX} places it; copy" in refusal(model)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", POINTER, b"\xff\xfe{}"])
@@ -417,3 +431,24 @@ def test_a_generation_config_that_cannot_be_read_is_named(model, content):
     (model / "generation_config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"generation_config\.json"):
         check_stops(str(model))
+
+
+def test_a_download_leaves_a_copy_in_mistrals_own_form_out(monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
+    there = [
+        "config.json",
+        "model.safetensors",
+        "consolidated.safetensors",
+        "tokenizer.json",
+        "x.py",
+    ]
+    wanted = []
+
+    def download(reference: str, **patterns) -> str:
+        wanted.extend(filter_repo_objects(there, **patterns))
+        return str(expert_path())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert resolve_model("someone/model", "models.expert") == str(expert_path())
+    assert wanted == ["config.json", "model.safetensors", "tokenizer.json"]
