@@ -21,11 +21,14 @@ Sizes = tuple[int | None, ...]  # None where config.json does not say it
 def check_tensors(
     folder: Path, where: str, config: dict[str, Any], known: Mapping[str, int], shapes: Shapes
 ) -> None:
-    """Raises UserError for the first tensor that is missing, or has another shape than config.json says.
+    """Raises UserError for the first tensor that is missing, has another shape than config.json says, or
+    has no place in the model.
 
     `known` are the sizes that config.json gives, by field.
     """
-    for name, sizes in _expected(config, known):
+    places = {_HEAD}
+    for name, sizes in _expected(config, known):  # lazily: config.json may say any number of layers
+        places.add(name)
         if name not in shapes:
             raise UserError(f"{where}: the weights have no {name}{_why(name, config)}")
         found = shapes[name]
@@ -37,6 +40,13 @@ def check_tensors(
                 f"{where}: {name} is {' x '.join(map(str, found))}, and by config.json {said}; "
                 "copy weights and config.json of one model"
             )
+    # Both pass over what they have no place for: vLLM biases, transformers anything.
+    more = (n for n in shapes.keys() - places if n.startswith(("model.", "lm_head.")))
+    if extra := min((n for n in more if not n.endswith(".inv_freq")), default=None):
+        raise UserError(
+            f"{where}: the weights have {extra}, which {config['architectures'][0]} does not have by "
+            "config.json, and would run without; copy weights and config.json of one model"
+        )
     if is_tied(config) and _HEAD in shapes and not _same(folder, shapes):
         raise UserError(
             f"{where}: config.json ties {_HEAD} to {_EMBEDDING} (tie_word_embeddings), and the weights "

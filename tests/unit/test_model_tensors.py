@@ -183,6 +183,26 @@ def test_the_embedded_models_are_whole(path):
     assert resolve_model(str(path), "models.expert") == str(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.layers.1.self_attn.q_proj.bias", {"model_type": "mistral"}),
+        ("model.layers.0.self_attn.o_proj.bias", {"model_type": "qwen2"}),
+        ("model.layers.2.self_attn.q_norm.weight", {"model_type": "qwen2"}),
+        ("lm_head.bias", {"model_type": "qwen2"}),
+    ],
+)
+def test_a_tensor_that_would_not_be_read_is_named(model, name, kind):
+    architecture = f"{kind['model_type'].capitalize()}ForCausalLM"
+    edit(model, **kind, architectures=[architecture])
+    if kind["model_type"] != "qwen2":
+        change(model, without(".bias"))
+    assert resolve_model(str(model), "models.expert") == str(model)
+    change(model, lambda weights: weights | {name: np.ones(96, np.float32)})
+    said = f"the weights have {name}, which {architecture} does not have by config.json, and"
+    assert refusal(model).startswith(said)
+
+
 def test_buffers_of_older_files_do_not_hide_what_is_missing(model):
     change(
         model,
