@@ -181,7 +181,7 @@ def _stage(
 
 def _files_of(source: Path, what: str, where: str) -> list[Path]:
     """What is given to others. Raises UserError for what is no file, and a product that is not whole."""
-    from lr_ray.models.adapters import CONFIG
+    from lr_ray.models.adapters import CONFIG, check_adapter_weights
     from lr_ray.models.files import check_weights, read_object
     from lr_ray.models.whole import check_files
 
@@ -189,11 +189,11 @@ def _files_of(source: Path, what: str, where: str) -> list[Path]:
     for file in found:
         if not file.is_file():
             raise UserError(f"{where}: {file.name} is no file; move it elsewhere")
-    if what != "supervision":
-        check_weights(source, where)
     if what == "model":
+        check_weights(source, where)
         check_files(source, where)
     elif what == "adapter":
+        check_adapter_weights(source, where)
         read_object(source / CONFIG, where)
     elif not any(file.suffix == ".parquet" for file in found):
         raise UserError(f"{where}: no *.parquet shards; label the run again")

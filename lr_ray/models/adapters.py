@@ -11,7 +11,7 @@ from typing import Any
 from lr_ray.errors import UserError
 from lr_ray.models.files import check_weights, read_object
 
-CONFIG = "adapter_config.json"
+CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Ranks that vLLM has room for (`vllm.config.lora.MaxLoRARanks`).
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -31,7 +31,17 @@ def check_adapter(folder: Path, where: str) -> None:
     rank = config.get("r")
     if type(rank) is not int or not 1 <= rank <= _RANKS[-1]:
         raise UserError(f"{where}: {CONFIG}: r = {rank!r}: must be 1 to {_RANKS[-1]} to be served")
+    check_adapter_weights(folder, where)
+
+
+def check_adapter_weights(folder: Path, where: str) -> None:
+    """Raises UserError that begins with `where` unless its weights are whole and found by vLLM and PEFT."""
     check_weights(folder, where)
+    if not (folder / _WEIGHTS).is_file():
+        other = min(file.name for file in folder.glob("[!.]*.safetensors"))
+        raise UserError(
+            f"{where}: no {_WEIGHTS}, the only name by which vLLM and PEFT find an adapter; rename {other}"
+        )
 
 
 def with_adapters(models: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

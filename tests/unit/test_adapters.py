@@ -61,12 +61,17 @@ def test_the_engine_has_room_for_the_largest_rank_in_steps_that_vllm_knows(adapt
         ({"peft_type": "IA3"}, "peft_type = 'IA3': only LORA can be served"),
         ({"r": 1024}, "r = 1024: must be 1 to 512 to be served"),
         ({"r": None}, "r = None: must be 1 to 512 to be served"),
-        (None, r"no \*.safetensors weights"),
+        ("", r"no \*.safetensors weights"),
+        (
+            "b.safetensors",
+            r"no adapter_model\.safetensors, the only name .*; rename b\.safetensors",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_named(adapter, changed, message):
-    if changed is None:
-        (adapter / "adapter_model.safetensors").unlink()
+    if isinstance(changed, str):
+        weights = adapter / "adapter_model.safetensors"
+        weights.rename(adapter / (changed or "none"))
     else:
         config = json.loads((adapter / adapters.CONFIG).read_text())
         (adapter / adapters.CONFIG).write_text(json.dumps(config | changed))

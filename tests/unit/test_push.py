@@ -231,6 +231,7 @@ CONFIG_FILE = "adapter/adapter_config.json"
         ("adapter", lambda run: write(run, CONFIG_FILE, "{}"), "base_model_name_or_path = None: must name the base"),
         ("adapter", lambda run: write(run, "adapter/sub/x", ""), "adapter: sub is no file; move it elsewhere"),
         ("adapter", lambda run: run.remove("adapter/adapter_model.safetensors"), "adapter: no *.safetensors weights"),
+        ("adapter", lambda run: os.rename(run.path("adapter/adapter_model.safetensors"), run.path("adapter/x.safetensors")), "adapter: no adapter_model.safetensors, the only name"),
         ("model", lambda run: write(run, "model/model.safetensors", "cut"), "model: model.safetensors is cut or damaged"),
         ("model", lambda run: os.symlink("nowhere", run.path("model/x")), "model: x is no file"),
         ("adapter", lambda run: run.remove(CONFIG_FILE), "adapter: adapter_config.json: No such file"),
