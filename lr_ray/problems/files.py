@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -27,6 +28,12 @@ _BATCH_ROWS = 1024
 _JSONL = re.compile(r"\.jsonl?(\.gz)?$")
 _PARQUET = re.compile(r"\.parquet$")
 KINDS = ".jsonl, .jsonl.gz or .parquet"
+NARROW = {
+    "halffloat": np.float16,
+    "float16": np.float16,
+    "float": np.float32,
+    "float32": np.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -238,14 +245,20 @@ def _fits_json(dtype: pa.DataType) -> bool:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Python values; text as bytes, since it may not be UTF-8."""
+    """Python values; text as bytes, since it may not be UTF-8, and numbers as `shortest` has them."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if _is_text(column.type):
         column = column.cast(
             pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary()
         )
-    return list(column.to_pylist())
+    return [shortest(value, str(column.type)) for value in column.to_pylist()]
+
+
+def shortest(value: Any, dtype: str) -> Any:
+    """A number of a narrow type by its shortest decimal, 0.1 and not 0.10000000149; others as they are."""
+    narrow = NARROW.get(dtype)
+    return value if narrow is None or value is None else float(str(narrow(value)))
 
 
 def _row(file: str, row: int, values: dict[str, Any]) -> Raw:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lr_ray.config import Fields
 from lr_ray.errors import StageError, why_not_read
-from lr_ray.problems.files import is_needed
+from lr_ray.problems.files import NARROW, is_needed, shortest
 from lr_ray.problems.rows import Raw, listed
 
 _MOST_FILES = 10_000
@@ -27,9 +27,12 @@ def read(name: str, config: str | None, split: str, fields: Fields | None) -> It
     dataset = _open(name, config, split)
     if fields is not None and dataset.column_names is not None:
         dataset = dataset.select_columns(_columns(dataset.column_names, fields, label))
+    types = {name: getattr(of, "dtype", None) for name, of in (dataset.features or {}).items()}
+    narrow = {name: dtype for name, dtype in types.items() if dtype in NARROW}
     row = 0
     try:
         for row, value in enumerate(dataset, start=1):
+            value |= {name: shortest(value[name], dtype) for name, dtype in narrow.items()}
             yield Raw(label, row, value)
     except Exception as error:  # of datasets, and of the reader of each format
         from datasets.table import CastError

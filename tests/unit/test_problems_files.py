@@ -143,6 +143,17 @@ def test_parquet_in_every_kind_of_string(tmp_path, name):
     assert (bad["row"], bad["reason"]) == (4, "problem is null; must be a string")
 
 
+@pytest.mark.parametrize("dtype", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+def test_parquet_numbers_are_read_as_they_were_written(tmp_path, dtype):
+    written = [0.1, None, 7.0, 2.5, 1e-3]
+    answers = pa.array(written).cast(dtype)
+    pq.write_table(
+        pa.table({"problem": list("abcde"), "answer": answers}), tmp_path / "rows.parquet"
+    )
+    run = stage(tmp_path, tmp_path / "rows.parquet")
+    assert column(run, "answer") == ["0.1", None, "7", "2.5", "0.001"]
+
+
 def test_parquet_value_that_is_not_utf8_costs_its_row_alone(tmp_path):
     values = pa.array([b"a", b"b\xff", b"c"]).view(pa.string())
     path = tmp_path / "rows.parquet"

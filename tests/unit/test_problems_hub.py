@@ -41,6 +41,15 @@ def test_a_folder_is_read_like_a_hub_data_set(tmp_path, parquet):
     ]
 
 
+def test_its_numbers_are_read_as_they_were_written(tmp_path):
+    (folder := tmp_path / "set").mkdir()
+    answers = pa.array([0.1, None, 7.0], pa.float32())
+    pq.write_table(pa.table({"question": list("abc"), "answer": answers}), folder / "train.parquet")
+    run = stage(tmp_path, str(folder), fields=QUESTION)
+    rows = run.read_tables(run.shards("problems"), PROBLEM)
+    assert rows["answer"].to_pylist() == ["0.1", None, "7"]
+
+
 @pytest.mark.parametrize("source", [".", "../set", "~/set", "../set/"])
 def test_a_folder_may_be_named_from_here_or_from_home(tmp_path, parquet, monkeypatch, source):
     monkeypatch.setenv("HOME", str(tmp_path))
