@@ -12,7 +12,7 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
-from lr_ray.models.models import fingerprint, resolve_model
+from lr_ray.models.models import facts_of, resolve_model
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run, read_summary
 from lr_ray.run.versions import versions
@@ -54,7 +54,7 @@ def _import(command: Command[Config]) -> int:
         size = check_files(files, expert)
         remove_leftovers(run)
         models = {
-            "expert": {"path": config.models.expert, "fingerprint": fingerprint(model)},
+            "expert": facts_of(config.models.expert, model),
             # None: it was not looked at, and sampling into this run is refused.
             "amateur": {"path": config.models.amateur, "fingerprint": None},
         }

@@ -172,7 +172,7 @@ def _stage(
     inside.mkdir(exist_ok=True)
     for file in _files_of(source, what, where):
         if what == "adapter" and file.name == CONFIG:
-            _write_config(file, inside / file.name, where)
+            _write_config(run, file, inside / file.name, where)
         elif file.name != CARD:
             place(file.resolve(), inside / file.name)
     text = _card(run, summary, what, name, ask_hub=place is os.symlink)
@@ -212,10 +212,10 @@ def _card(run: Run, summary: dict[str, Any], what: str, name: str, ask_hub: bool
         raise UserError(f"--run {run.location}: no card: {said}") from None
 
 
-def _write_config(file: Path, target: Path, where: str) -> None:
+def _write_config(run: Run, file: Path, target: Path, where: str) -> None:
     """Without where the base model's files lay on this machine."""
     from lr_ray.models.files import read_object
-    from lr_ray.report.card import shown
+    from lr_ray.report.card import shown, unlike_id
 
     config = read_object(file, where)
     base = config.get("base_model_name_or_path")
@@ -223,7 +223,7 @@ def _write_config(file: Path, target: Path, where: str) -> None:
         raise UserError(
             f"{where}: {file.name}: base_model_name_or_path = {base!r}: must name the base model"
         )
-    config["base_model_name_or_path"] = shown(base)
+    config["base_model_name_or_path"] = shown(unlike_id(read_asked(run), base))
     target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -215,6 +215,14 @@ def check_pair(expert: str, amateur: str, models: Models) -> None:
         )
 
 
+def facts_of(reference: str, path: str) -> dict[str, Any]:
+    """What run.json says of the model of a reference, whose directory is `path`."""
+    found: dict[str, Any] = {"path": reference, "fingerprint": fingerprint(path)}
+    # From elsewhere a relative path reads like an id of the hub.
+    relative = os.path.isdir(reference) and not os.path.isabs(reference)
+    return found | {"directory": True} if relative else found
+
+
 def fingerprint(path: str) -> str:
     """sha256 (hex, first 16) over names, sizes and sampled blocks of a model directory's files."""
     digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from lr_ray.config import Config
 from lr_ray.evaluation.prompts import check_expert, check_lengths
 from lr_ray.models.architectures import check_runs
 from lr_ray.models.files import check_trainable
-from lr_ray.models.models import check_pair, check_room, fingerprint, fits_context, resolve_model
+from lr_ray.models.models import check_pair, check_room, facts_of, fits_context, resolve_model
 from lr_ray.placement.site import Site
 from lr_ray.problems import check_source
 from lr_ray.run.stages import begun
@@ -64,9 +64,9 @@ def improved(config: Config) -> str:
 
 def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
     """What run.json says beside the config. Without the amateur's directory, only the expert's model."""
-    models = {"expert": {"path": config.models.expert, "fingerprint": fingerprint(expert)}}
+    models = {"expert": facts_of(config.models.expert, expert)}
     if amateur:
-        models["amateur"] = {"path": config.models.amateur, "fingerprint": fingerprint(amateur)}
+        models["amateur"] = facts_of(config.models.amateur, amateur)
     data = config.data.model_dump() | {"max_problems": config.sampling.max_problems}
     return {"versions": versions(), "models": models, "data": data}
 

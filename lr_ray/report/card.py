@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray import embedded
-from lr_ray.config import Config, flatten, resolve
+from lr_ray.config import Config, changed, flatten, resolve
 from lr_ray.models.files import read_object
 from lr_ray.problems.benchmarks import find
 from lr_ray.report.page import templates
@@ -55,7 +55,8 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
     """
     asked = read_asked(run)
     config = resolve(asked["config"])
-    base = config.models.expert
+    base = unlike_id(asked, config.models.expert)
+    config = changed(config, {"models.expert": base})
     licence = _licence(base, ask_hub)
     environment = templates("lr_ray.report", autoescape=False)
     environment.filters["difference"] = difference_line
@@ -91,6 +92,12 @@ def _front(what: str, config: Config, licence: Mapping[str, str]) -> str:
     if hub := _data_set(config):
         known["datasets"] = [hub]
     return str(ModelCardData(**known).to_yaml())
+
+
+def unlike_id(asked: Mapping[str, Any], base: str) -> str:
+    """A run's base model, with ./ before a directory that would read like an id of the hub elsewhere."""
+    directory = asked.get("models", {}).get("expert", {}).get("directory")
+    return f"./{base}" if directory and SPACE.fullmatch(base) else base
 
 
 def shown(reference: str) -> str:

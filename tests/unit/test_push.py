@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from lr_ray.cli.front import run_command
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import expert_path
+from lr_ray.models.models import facts_of
 from lr_ray.report.card import _data_set, card, write_cards
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run, read_summary
@@ -131,6 +132,29 @@ def test_a_directory_that_reads_like_an_id_is_no_model_of_the_hub(made, tmp_path
     assert "base_model" not in text.split("---")[1]
     assert "from a directory; not known on the hub" in text
     assert "| mit, as the model states |" in text
+
+
+def test_it_is_none_from_elsewhere_either(made, tmp_path, capsys, monkeypatch):
+    shutil.copytree(expert_path(), tmp_path / "our/expert")
+    run = Run(shutil.copytree(made.root, tmp_path / "run"))
+    config = merge(run.read_json("run.json")["config"], {"models": {"expert": "our/expert"}})
+    monkeypatch.chdir(tmp_path)
+    models = {"expert": facts_of("our/expert", str(tmp_path / "our/expert"))}
+    assert models["expert"]["directory"]
+    assert "directory" not in facts_of(str(tmp_path / "our/expert"), str(expert_path()))
+    change(run, "run.json", config=config, models=models)
+    change(run, CONFIG_FILE, base_model_name_or_path="our/expert")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert push(capsys, "--run", run.root, "--to", "./out")[0] == 0
+    text = Path("out/README.md").read_text()
+    assert "base_model" not in text.split("---")[1]
+    assert "| `expert`, from a directory; not known on the hub |" in text
+    assert "our/expert" not in text
+    assert (
+        json.loads(Path("out/adapter_config.json").read_text())["base_model_name_or_path"]
+        == "expert"
+    )
 
 
 def test_a_base_model_and_problems_of_the_hub_are_linked(made):
