@@ -165,6 +165,8 @@ def _work(name: str, argv: Sequence[str]) -> int:
         return int(command.main(list(argv)))
     except SystemExit as ended:  # of the argument parser
         interrupts.again()  # Ray makes SystemExit(1) of one that comes within ray.get
+        if not isinstance(ended.code, int | None):  # of what a plugin runs
+            raise StageError(f"the program was ended: {ended.code}") from None
         return int(ended.code or 0)
 
 

@@ -98,6 +98,17 @@ def test_names_with_line_ends_in_them_make_no_second_line(said, words):
 
 
 @pytest.mark.parametrize(
+    ("code", "ends"),
+    [(None, (0, "", "")), (0, (0, "", "")), (3, (3, "", "")),
+     ("no\nlicence", (1, "", "error: the program was ended: no\\nlicence\n")),
+     (["a"], (1, "", "error: the program was ended: ['a']\n"))],
+)  # fmt: skip
+def test_whatever_ends_the_program_within_a_command_is_told(said, monkeypatch, code, ends):
+    monkeypatch.setattr("lr_ray.cli.status.main", lambda argv: sys.exit(code))
+    assert said("status") == ends
+
+
+@pytest.mark.parametrize(
     ("words", "option"),
     [
         (("run", "--config", "demo", "--run", ""), "--run"),
