@@ -42,12 +42,18 @@ class Registry:
     def register(self, name: str) -> Callable[[Value], Value]:
         """A decorator that makes a function, a class or an object known by a name.
 
-        Raises ValueError for a name that another object has, and for what cannot be called so.
+        Raises ValueError for a name that another object has, one of a form that nothing could ask for, and
+        for what cannot be called so.
         """
 
         def add(value: Value) -> Value:
             if name in self.built_in or self._registered.get(name, value) is not value:
                 raise ValueError(f"a {self.kind} {name!r} is there already")
+            if ":" in name and self.takes.startswith("parameter"):
+                word = name.partition(":")[0]
+                raise ValueError(
+                    f"a {self.kind} {name!r} has a colon, after which a parameter is given; give {word!r}"
+                )
             takes = "parameter" if ":" in name and self.takes else self.takes
             self._registered[name] = self._callable(name, value, takes)
             return value

@@ -188,7 +188,7 @@ def kind(value: Any) -> str:
 
 def listed(names: Iterable[str], at_most: int = 12) -> str:
     """Names in quotes, the first dozen of them."""
-    quoted = [repr(name[:60]) for name in names]
+    quoted = [repr(str(name)[:60]) for name in names]  # a plugin's may be anything
     rest = f" and {len(quoted) - at_most} more" if len(quoted) > at_most else ""
     return (", ".join(quoted[:at_most]) or "none") + rest
 

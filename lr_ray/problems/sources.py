@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lr_ray.config import Config, Data, Fields
-from lr_ray.errors import StageError, UserError, named, one_line
+from lr_ray.errors import StageError, UserError, named, one_line, reason
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.plugins import sources
 from lr_ray.problems import files, hub
@@ -25,6 +25,7 @@ from lr_ray.problems.rows import (
     Raw,
     Rejected,
     Row,
+    UnusableRowError,
     answer_text,
     identifier,
     kind,
@@ -121,12 +122,15 @@ def registered(source: str, split: str, seed: int) -> Source:
 def _stated(row: Row) -> Found:
     """What a registered source's row says."""
     more = {name: value for name, value in row.items() if name not in ("id", "problem", "answer")}
-    return Found(
-        text(row, "problem"),
-        answer_text(row.get("answer"), "answer"),
-        identifier(row, "id") if "id" in row else None,
-        json.dumps(more, default=str) if more else None,
-    )
+    found_id = identifier(row, "id") if "id" in row else None
+    found = Found(text(row, "problem"), answer_text(row.get("answer"), "answer"), found_id)
+    try:
+        return found._replace(metadata=json.dumps(more, default=str) if more else None)
+    except Exception as error:  # json's, and whatever a value's own str() raises
+        said = f"its other fields are not to be had as JSON: {reason(error)}"
+        raise UnusableRowError(
+            f"{said}; must be texts, numbers, lists and objects", found_id
+        ) from None
 
 
 def of_files(location: str, fields: Fields, id_prefix: str, section: str) -> Source:
@@ -148,9 +152,15 @@ def close_to(source: str) -> tuple[str, str]:
 def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Source:
     """One split of a benchmark or of a part of it, from `data_dir` or the hub.
 
-    Raises UserError naming the subject, `section`.split or `section`.data_dir.
+    Raises UserError naming the subject, `section`.split or `section`.data_dir, and for a name that a plugin
+    has taken too.
     """
     convert, name = part_of(name, _OPTIONS[section]), name.partition(":")[0]
+    if name in sources.names():
+        raise UserError(
+            f"{_OPTIONS[section]}: {name} is a benchmark, and a plugin registers a problem source of that "
+            "name too; rename the plugin's"
+        )
     known = BENCHMARKS[name]
     if data_dir is not None:
         found = (_local(name, split, data_dir, section),)

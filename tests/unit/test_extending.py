@@ -26,6 +26,7 @@ from lr_ray.grading.pool import Graders
 from lr_ray.problems import PROBLEM, check_source, stage_problems
 from lr_ray.run.store import Run
 from lr_ray.sampling.rejection import keep_right
+from tests.unit.problem_sources import rejections
 from tests.unit.test_label import APART, SAME, UNKNOWN, K, batch, label
 
 ROOT = Path(__file__).parents[2]
@@ -101,9 +102,55 @@ def test_a_bad_parameter_of_a_source_is_told_in_one_line(tmp_path, options, mess
     assert "\n" not in str(error.value)
 
 
+ITSELF: dict = {}
+ITSELF["itself"] = ITSELF
+
+
 def unsorted(parameter: str, split: str, seed: int):
     yield {"problem": "a"}
     raise KeyError(parameter)
+
+
+def test_a_source_that_nothing_could_ask_for_is_refused_where_it_is_registered():
+    with pytest.raises(
+        ValueError, match=r"'odd:SIZE' has a colon, .* parameter is given; give 'odd'"
+    ):
+        plugins.sources.register("odd:SIZE")(lambda parameter, split, seed: [])
+
+
+def test_a_source_of_a_benchmarks_name_is_told_where_it_is_asked_for(tmp_path, monkeypatch):
+    registered = dict(plugins.sources._registered)
+    monkeypatch.setattr(plugins.sources, "_registered", registered)
+    plugins.sources.register("gsm8k")(lambda parameter, split, seed: [{"problem": "a"}])
+    told = (
+        ": gsm8k is a benchmark, and a plugin registers a problem source of that name too; rename"
+    )
+    with pytest.raises(UserError, match=f"data.source{told}"):
+        check_source(asked(tmp_path, "--data.source", "gsm8k").config)
+    with pytest.raises(UserError, match=f"evaluation.benchmarks{told}"):
+        load_tasks(Evaluation(benchmarks=["gsm8k"]))
+    check_source(asked(tmp_path, "--data.source", "math").config)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [({("a", 1): 2}, "keys must be str, int"), ({"more": {("a", 1): 2}}, "keys must be str, int"),
+     ({"more": ITSELF}, "Circular reference detected")],
+)  # fmt: skip
+def test_a_row_whose_other_fields_are_no_json_is_rejected(tmp_path, row, said):
+    rows = [{"problem": "a"}, {"id": "b", "problem": "b"} | row, row]
+    plugins.sources.register(name := f"no json {said} {len(str(row))}")(
+        lambda parameter, split, seed: rows
+    )
+    config = asked(tmp_path, "--data.source", name).config
+    check_source(config)
+    run = Run(str(tmp_path / "staged"))
+    run.create()
+    assert stage_problems(run, config) == 1
+    bad, other = rejections(run)
+    assert bad["problem_id"] == "b"
+    assert f"its other fields are not to be had as JSON: {said}" in bad["reason"]
+    assert other["reason"].startswith("no field 'problem'; there are ")
 
 
 @pytest.mark.parametrize(
