@@ -94,7 +94,7 @@ def _sampling(cost: dict[str, Any]) -> str:
 
 def _accuracy(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "not known, as no problem has an answer"
+        return "not known, as no problem has an answer that can be graded"
     models = found["models"]
     said = [
         f"{label} {figures['accuracy']:.1%}{_interval(figures['accuracy_ci95'])}"

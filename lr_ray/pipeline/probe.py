@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lr_ray.config import Config, changed, resolve
+from lr_ray.config import Config, Data, changed, resolve
 from lr_ray.console import quiet_others
 from lr_ray.errors import StageError
+from lr_ray.grading.graders import find as find_grader
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import Job
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.pipeline.stages import ask_models, serving_of
 from lr_ray.placement.site import site
 from lr_ray.problems import PROBLEM
-from lr_ray.problems.benchmarks import grader_of
+from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.report import plan
 from lr_ray.report import probe as figures_of
 from lr_ray.report.page import write_probe
@@ -61,7 +62,7 @@ def _look(
     sampled: tuple[float, int],
     before: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What is written. `sampled`: see `_cost`; `before`: what the command before has written."""
+    """What is written. `sampled`: see `_cost`; `before`: of the command before."""
     scores = run.read_tables(run.shards("scores"), SCORES)
     if not scores.num_rows:
         raise StageError(
@@ -90,12 +91,11 @@ def _look(
 
 
 def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | None:
-    """Accuracies of both models and their gap, asked as `evaluation` says; None: no answer is known.
+    """Accuracies of both models and their gap, asked as `evaluation` says; None: no answer can be graded.
 
     `there` keeps what they say.
     """
-    rows = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
-    known = [row for row in rows if row["answer"] is not None]
+    known, grader = _gradable(run, probed.data)
     if not known:
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -105,10 +105,9 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
             | {"id": r["problem_id"], "problem": r["problem"], "answer": r["answer"]}
             for r in known
         ]
-        data, metadata = probed.data, [row["metadata"] for row in known]
         file.write_text("".join(json.dumps(row) + "\n" for row in texts))
         over = {
-            "benchmarks": [str(file)], "grader": grader_of(data.source, data.grader, metadata),
+            "benchmarks": [str(file)], "grader": grader,
             "fields": {"id": "id", "problem": "problem", "answer": "answer"},
             "max_problems": None, "shots": [0], "samples": 1, "temperature": 0.0, "grader_check": [],
             "perturbations": [], "protocol": "same",  # the same prompt for both
@@ -136,6 +135,23 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
         "answers": evaluated["answers"],
         "seconds": evaluated["seconds"],
     }
+
+
+def _gradable(run: Run, data: Data) -> tuple[list[dict[str, Any]], str]:
+    """The staged problems of which an answer can be right, and their grader.
+
+    The others are no error, as a probe samples problems without an answer too. Raises UserError where
+    rows name a grader that there is not.
+    """
+    rows = run.read_tables(run.shards("problems"), PROBLEM).to_pylist()
+    known = [row for row in rows if row["answer"] is not None]
+    grader = str(grader_of(data.source, data.grader, [row["metadata"] for row in known]))
+    find_grader(grader, "data.grader")
+    return [
+        row
+        for row in known
+        if unjudged(row["answer"], grader, json.loads(row["metadata"] or "{}")) is None
+    ], grader
 
 
 def _cost(

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.cli.front import run_command
-from lr_ray.config import Sampling
+from lr_ray.config import Data, Sampling
 from lr_ray.embedded import amateur_path, expert_path
+from lr_ray.errors import UserError
 from lr_ray.labelling.scores import score
+from lr_ray.pipeline.probe import _gradable
 from lr_ray.problems import PROBLEM
 from lr_ray.report import pair, probe
 from lr_ray.run.schemas import SCORES
@@ -200,27 +202,33 @@ def test_bad_uses_are_one_line(capsys, tmp_path, arguments, message):
     assert not run.exists()
 
 
-def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys):
+def sampled(run: Run, answers: list[str | None]) -> list[str]:
+    """A run that is sampled, of problems with these answers again and again; a probe's arguments for it."""
     asked = relabelling.config()
-    run = relabelling.write(Run(str(tmp_path / "run")), asked)
+    relabelling.write(run, asked)
     part = finish(run, asked) | {"seconds": 6.0, "problems_timed": relabelling.PROBLEMS}
     run.write_json("summary.json", {"sampling": part, "seconds_total": 7.0})
-    for name in run.shards("problems"):  # no model is asked
+    for name in run.shards("problems"):
         table = run.read_tables([name], PROBLEM)
         place = table.schema.get_field_index("answer")
-        run.write_table(
-            name, table.set_column(place, PROBLEM.field(place), pa.nulls(len(table), pa.string()))
-        )
+        column = pa.array([answers[i % len(answers)] for i in range(len(table))], pa.string())
+        run.write_table(name, table.set_column(place, PROBLEM.field(place), column))
     given = ["--config", "demo", "--run", run.location, "--problems", str(relabelling.PROBLEMS)]
     for name in ("top_k", "kl_threshold", "max_rejected"):
         given += [f"--sampling.{name}", str(getattr(asked.sampling, name))]
+    return given
+
+
+def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys):
+    asked, run = relabelling.config(), Run(str(tmp_path / "run"))
+    given = sampled(run, [None])  # no model is asked
     assert run_command(["probe", *given, "--sampling.max_problems", "400"]) == 0
     told = capsys.readouterr().out
     found = run.read_json("probe.json")
     scores = run.read_tables(run.shards("scores"), SCORES)
     assert found["figures"] == probe.figures(scores, asked.sampling)
     assert told.splitlines()[-1] == f"verdict    {found['verdict']} ({found['why']})"
-    assert "\naccuracy   not known, as no problem has an answer\n" in told
+    assert "\naccuracy   not known, as no problem has an answer that can be graded\n" in told
     assert "\nsampling   400 problems: at most 60 s\ncost       0.017 CPU hours" in told
     run.write_json("summary.json", {"sampling": finish(run, asked), "seconds_total": 7.0})
     again = ["probe", *given, "--sampling.max_problems", "400"]
@@ -234,3 +242,23 @@ def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys)
     )
     assert run_command(["probe", "--run", run.location]) == 2
     assert "--config: give that of the run to come" in capsys.readouterr().err
+
+
+def test_answers_that_nothing_can_equal_are_not_asked_for(tmp_path, capsys):
+    run = Run(str(tmp_path / "run"))
+    given = sampled(run, ["twelve", "1/2"])  # of the demo, whose answers are whole numbers
+    assert run_command(["probe", *given]) == 0
+    assert (
+        "\naccuracy   not known, as no problem has an answer that can be" in capsys.readouterr().out
+    )
+    sampled(run, ["twelve", "12", None, "7"])
+    known, grader = _gradable(run, relabelling.config().data)
+    assert (grader, {row["answer"] for row in known}) == ("demo", {"12", "7"})
+
+
+def test_a_grader_that_only_rows_name_and_is_none_is_of_the_data(tmp_path):
+    run = Run(str(tmp_path))
+    row = {"problem_id": "a", "problem": "?", "answer": "1", "metadata": '{"grader": "mine"}'}
+    run.write_table("problems/part-0.parquet", pa.Table.from_pylist([row], PROBLEM))
+    with pytest.raises(UserError, match=r"^data\.grader: no grader 'mine'"):
+        _gradable(run, Data(source="x.jsonl"))
