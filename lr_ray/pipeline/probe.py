@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lr_ray.config import Config, Data, changed, resolve
 from lr_ray.console import quiet_others
@@ -27,7 +27,7 @@ from lr_ray.report.page import write_probe
 from lr_ray.report.pair import compatibility
 from lr_ray.report.rates import scaled, timed, with_placement
 from lr_ray.run.schemas import SCORES
-from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
+from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
 from lr_ray.runtime.cluster import cluster
 
 FILE, ASKED = "probe.json", "asked"
@@ -41,26 +41,40 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     """
     few = min(problems, config.sampling.max_problems)
     probed = changed(config, {"sampling.max_problems": few})
-    before = run.read_json(FILE) if run.exists(FILE) else None
+    before = _before(run)
     scores = run.shards("scores")
     execute(probed, run, ("sampling",), name, yes=yes)
     with run.lock():
         sampled = read_summary(run)["sampling"]
         measured = sampled["seconds"], timed(sampled)
         if before and run.shards("scores") == scores:  # labelled again at most
-            measured = before["cost"]["probe_s"], before["cost"]["probe_problems"]
+            measured = before.sampled
         found = _look(run, config, probed, measured, before)
         write_probe(run, read_summary(run), found)
         run.write_json(FILE, found)
     return found
 
 
+class _Before(NamedTuple):
+    """What an earlier command measured: see `_cost`, and the seconds of its answers, None without any."""
+
+    sampled: tuple[float, int]
+    asked_s: float | None
+
+
+def _before(run: Run) -> _Before | None:
+    """Of the probe.json that is there. Raises UserError where it is of another form."""
+    if not run.exists(FILE):
+        return None
+    there = run.read_json(FILE)
+    with shaped(run.location, FILE):
+        cost, asked = there["cost"], there["accuracy"]
+        sampled = float(cost["probe_s"]), int(cost["probe_problems"])
+        return _Before(sampled, float(asked["seconds"]) if asked else None)
+
+
 def _look(
-    run: Run,
-    config: Config,
-    probed: Config,
-    sampled: tuple[float, int],
-    before: dict[str, Any] | None,
+    run: Run, config: Config, probed: Config, sampled: tuple[float, int], before: _Before | None
 ) -> dict[str, Any]:
     """What is written. `sampled`: see `_cost`; `before`: of the command before."""
     scores = run.read_tables(run.shards("scores"), SCORES)
@@ -75,8 +89,8 @@ def _look(
     there = run.child(ASKED)  # of its own: answers do not depend on labels, which may be made again
     answers = there.shards("answers")
     asked = _ask(run, there, probed, paths)
-    if asked and before and before["accuracy"] and there.shards("answers") == answers:
-        asked["seconds"] = before["accuracy"]["seconds"]  # nothing was asked
+    if asked and before and before.asked_s is not None and there.shards("answers") == answers:
+        asked["seconds"] = before.asked_s  # nothing was asked
     figures = figures_of.figures(scores, probed.sampling)
     verdict, why = figures_of.verdict(figures, asked)
     return {

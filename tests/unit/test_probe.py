@@ -262,3 +262,22 @@ def test_a_grader_that_only_rows_name_and_is_none_is_of_the_data(tmp_path):
     run.write_table("problems/part-0.parquet", pa.Table.from_pylist([row], PROBLEM))
     with pytest.raises(UserError, match=r"^data\.grader: no grader 'mine'"):
         _gradable(run, Data(source="x.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"cost": 3, "accuracy": None},
+        {"cost": {"probe_s": "x", "probe_problems": 1}, "accuracy": None},
+        {"cost": {"probe_s": 1.0, "probe_problems": 1}, "accuracy": {"gap": 0.1}},
+    ],
+)
+def test_a_probe_json_of_another_form_is_named_in_one_line(tmp_path, capsys, content):
+    run = Run(str(tmp_path / "run"))
+    given = sampled(run, [None])
+    run.write_json("probe.json", content)
+    assert run_command(["probe", *given]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{run.location}/probe.json: holds something else than lr_ray writes there" in said
