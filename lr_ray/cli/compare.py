@@ -4,8 +4,9 @@ lr-ray compare --config demo --run runs/compare [--grid threshold] [--training.o
 
 lr-ray compare --against paper --run RUN [--json]
 
-Writes <run>/comparison.md and comparison.json, a sweep also comparison.svg and .png; each variant and
-seed is a run of its own under <run>/variants/. The same command goes on after an interruption.
+Writes <run>/comparison.md and comparison.json, a sweep also comparison.svg and .png, with several
+benchmarks comparison-BENCHMARK.svg and .png; each variant and seed is a run of its own under
+<run>/variants/. The same command goes on after an interruption.
 --against paper puts a finished run's accuracies beside the paper's, and writes and starts nothing.
 """
 

@@ -39,7 +39,7 @@ from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.placement.site import site
 from lr_ray.report.page import COMPARISON, write_comparison
 from lr_ray.run.asked import begin
-from lr_ray.run.store import SCHEMA_VERSION, Run
+from lr_ray.run.store import SCHEMA_VERSION, Run, shaped
 from lr_ray.runtime.cluster import cluster
 from lr_ray.runtime.progress import recorded
 
@@ -76,11 +76,11 @@ def compare(
             checks.check_cells(run, grid, plan)
         if not checks.unfinished(run, plan) and not _stale(run, config, grid, plan):
             print(f"{run.location}: {grid.name} finished before; nothing to do\n")
-            _show(run, grid)
+            _show(run, grid, config)
             return 0
         plan = checks.settle_sources(run, grid, plan)
         _work(config, run, name, grid, plan, asked)
-        _show(run, grid)
+        _show(run, grid, config)
     return 0
 
 
@@ -104,9 +104,10 @@ def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
     if not run.exists(TABLE):
         return True
     there = run.read_json(TABLE)
-    cells = [r["folder"] for row in there["variants"].values() for r in row["runs"]]
     wanted = {"name": grid.name, "seeds": grid.seeds, "x": grid.x}
-    return bool(there["grid"] != wanted or cells != [cell.folder for cell in plan.cells])
+    with shaped(run.location, TABLE):
+        cells = [r["folder"] for row in there["variants"].values() for r in row["runs"]]
+        return bool(there["grid"] != wanted or cells != [cell.folder for cell in plan.cells])
 
 
 def _work(
@@ -114,7 +115,7 @@ def _work(
 ) -> None:
     check_config(config, STAGES, run)
     with site(config, STAGES) as there:
-        started = time.monotonic()
+        started, before = time.monotonic(), _seconds_before(run)
         cells = checks.unfinished(run, plan)
         expert, amateur = check(config, STAGES)
         amateurs = checks.check_sources(plan, expert)
@@ -157,10 +158,19 @@ def _work(
             bench.tell("", failed)
             if len(failed) < len(plan.cells):
                 with _reasons_first(plan, failed):
-                    _write(bench, failed, time.monotonic() - started)
+                    _write(bench, failed, before + time.monotonic() - started)
             console.print()
         if failed:
             raise StageError(_reasons(plan, failed))
+
+
+def _seconds_before(run: Run) -> float:
+    """Of the commands that have written a table."""
+    if not run.exists(TABLE):
+        return 0.0
+    there = run.read_json(TABLE)
+    with shaped(run.location, TABLE):
+        return float(there["seconds_total"])
 
 
 def _reasons(plan: Plan, failed: dict[str, str]) -> str:
@@ -181,26 +191,33 @@ def _reasons_first(plan: Plan, failed: dict[str, str]) -> Iterator[None]:
 
 
 def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
-    """The table, and a sweep's pictures. The table comes last, as it says that all is there."""
-    run, benchmarks = bench.run, task_names(bench.config.evaluation)
-    before = run.read_json(TABLE)["seconds_total"] if run.exists(TABLE) else 0.0
+    """The table, and a sweep's pictures. The table comes last, as it says that all is there.
+
+    `seconds`: of all commands.
+    """
+    run = bench.run
     content = collect(run, bench.config, bench.grid, bench.plan, failed)
-    content["seconds_total"] = before + seconds
+    content["seconds_total"] = seconds
     if bench.grid.x == AMATEURS:
         _add_gaps(bench, content)
     sweeps: dict[str, bytes] = {}
     if bench.grid.x:
         from lr_ray.experiments.plot import draw, drawable
 
-        for benchmark in benchmarks if drawable(content) else ():
+        for benchmark, name in _pictures(bench.config).items() if drawable(content) else ():
             drawn = draw(content, benchmark)
             sweeps[benchmark] = drawn["svg"]
-            of = f"-{benchmark}" if len(benchmarks) > 1 else ""
             for kind, picture in drawn.items():
-                run.write_bytes(f"comparison{of}.{kind}", picture)
+                run.write_bytes(f"{name}.{kind}", picture)
     write_comparison(run, content, sweeps)
     run.write_bytes(PAGE, render(content).encode())
     run.write_json(TABLE, content)
+
+
+def _pictures(config: Config) -> dict[str, str]:
+    """Names of a sweep's pictures, without what they end with, by benchmark."""
+    benchmarks = task_names(config.evaluation)
+    return {b: f"comparison-{b}" if len(benchmarks) > 1 else "comparison" for b in benchmarks}
 
 
 def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
@@ -219,8 +236,15 @@ def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
             row["amateur_gap"] = content["expert"][task.name]["accuracy"] - row["amateur_accuracy"]
 
 
-def _show(run: Run, grid: Grid) -> None:
+def _show(run: Run, grid: Grid, config: Config) -> None:
+    if not run.exists(PAGE):  # removed since
+        there = run.read_json(TABLE)
+        with shaped(run.location, TABLE):
+            page = render(there)
+        run.write_bytes(PAGE, page.encode())
     print(run.fs.cat_file(run.path(PAGE)).decode())
     if run.exists(COMPARISON):
         print(f"page       {run.location}/{COMPARISON}")
-    print(f"output     {run.location}/{PAGE}, {TABLE}{', comparison.svg' if grid.x else ''}")
+    pictures = [f"{name}.svg" for name in _pictures(config).values() if grid.x]
+    files = [PAGE, TABLE, *filter(run.exists, pictures)]
+    print(f"output     {run.location}/{', '.join(files)}")

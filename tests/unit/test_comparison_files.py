@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from lr_ray.experiments import compare
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import make_plan
 from lr_ray.run.store import Run
-from tests.unit.test_comparison import DEMO, finished, variant
+from tests.unit.test_comparison import DEMO, config_with, finished, variant
 
 
 def bench(run: Run, grid: Grid, config=DEMO) -> SimpleNamespace:
@@ -44,3 +44,59 @@ def test_reasons_are_told_where_the_table_cannot_be_written(untrained_alone):
         raise ValueError("no")
     with pytest.raises(ValueError, match="no"), compare._reasons_first(there.plan, {}):
         raise ValueError("no")
+
+
+def settled(there: SimpleNamespace) -> None:
+    """Tells of a comparison that was finished before."""
+    assert not compare._stale(there.run, there.config, there.grid, there.plan)
+    compare._show(there.run, there.grid, there.config)
+
+
+def test_a_finished_comparison_is_told_without_its_page_and_names_the_files_that_are_there(
+    untrained_alone, capsys
+):
+    there, failed = untrained_alone
+    compare._write(there, failed, 1.0)
+    page = there.run.fs.cat_file(there.run.path("comparison.md")).decode()
+    there.run.remove("comparison.md")
+    settled(there)
+    told = capsys.readouterr().out
+    assert told.startswith(page)
+    files = f"{there.run.location}/comparison.md, comparison.json"
+    assert told.splitlines()[-1] == f"output     {files}"  # no trained variant, and so no picture
+    assert there.run.fs.cat_file(there.run.path("comparison.md")).decode() == page
+    for name in ("comparison.svg", "comparison-demo.svg", "comparison-more.svg"):
+        there.run.write_bytes(name, b"<svg/>")
+    settled(there)
+    assert capsys.readouterr().out.splitlines()[-1] == f"output     {files}, comparison.svg"
+    there.config = config_with(evaluation={"benchmarks": ["demo", "more.jsonl", "gsm8k"]})
+    settled(there)
+    said = f"output     {files}, comparison-demo.svg, comparison-more.svg"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("variants", []),
+        ("variants", {"low": {"runs": 3}}),
+        ("seconds_total", "x"),
+        ("seconds_total", None),
+    ],
+)
+def test_a_comparison_json_of_another_form_is_named_in_one_line(untrained_alone, part, value):
+    there, failed = untrained_alone
+    compare._write(there, failed, 1.0)
+    content = there.run.read_json("comparison.json")
+    there.run.write_json("comparison.json", content | {part: value})
+    said = rf"^{there.run.location}/comparison\.json: holds something else than lr_ray writes there"
+    of_variants = (there.config, there.grid, there.plan)
+    with pytest.raises(UserError, match=said):
+        compare._stale(there.run, *of_variants) or compare._seconds_before(there.run)
+
+
+def test_the_table_has_the_seconds_of_all_commands(untrained_alone):
+    there, failed = untrained_alone
+    assert compare._seconds_before(there.run) == 0
+    compare._write(there, failed, 1.5)
+    assert compare._seconds_before(there.run) == 1.5
