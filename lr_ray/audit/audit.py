@@ -17,7 +17,7 @@ import torch
 from lr_ray.audit.exact import recompute
 from lr_ray.audit.figures import BOUNDS, Figure, figures
 from lr_ray.config import Config
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.method.oracle import load
 from lr_ray.run.schemas import SUPERVISION
@@ -52,8 +52,14 @@ def audit(
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> Audit:
-    """Recomputes `count` rows (0: all) drawn by `seed`. Raises StageError for a malformed row."""
+    """Recomputes `count` rows (0: all) drawn by `seed`.
+
+    Raises UserError where there is no row, StageError for a malformed one.
+    """
     places = row_places(run)
+    if not places:
+        said = "no supervision rows to recompute; rejected.jsonl has why no problem gave one"
+        raise UserError(f"--run {run.location}: {said}")
     drawn = draw(places, count, seed)
     on_progress(0, len(drawn))
     facts, sampling = recorded(run), config.sampling

@@ -16,7 +16,7 @@ from lr_ray.audit.audit import audit, draw, row_places
 from lr_ray.audit.figures import LACKED, LUMPED_KL
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from lr_ray.method import oracle
 from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.pipeline.job import facts
@@ -108,6 +108,13 @@ def selected(rows) -> list[dict]:
 @pytest.fixture
 def rows(everything) -> list[dict]:
     return selected(everything)
+
+
+def test_a_run_without_a_row_is_refused_before_the_models_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("lr_ray.audit.audit.load", None)
+    run = write_run(tmp_path, [], shards=1)
+    with pytest.raises(UserError, match=f"^--run {run.location}: no supervision rows to recompute"):
+        audit_of(run)
 
 
 def test_rows_of_the_oracle_have_nothing_to_find(tmp_path, rows):
