@@ -97,7 +97,7 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 def _check_folder(to: str) -> Path:
     check_home(to, "--to")
     folder = Path(os.path.expanduser(to))
-    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder
 

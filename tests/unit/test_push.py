@@ -214,6 +214,7 @@ def test_a_run_keeps_a_card_beside_what_it_has_trained(made):
         (["--to=or g/name"], "--to: must be org/name"),
         (["--to=org/name"], "no token of the Hugging Face hub"),
         (["--to=FULL"], "is there and not an empty folder"),
+        (["--to=FULL/link"], "is there and not an empty folder"),
         (["--to=FULL/file/x"], "Not a directory"),
         (["--to=~nosuchuser/x"], "--to ~nosuchuser/x: no such directory"),
         (["--to=./x", "--run=none"], "none/run.json: cannot be read"),
@@ -227,6 +228,7 @@ def test_what_cannot_be_pushed_is_one_line(made, argv, message, tmp_path, capsys
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("")
+    (tmp_path / "full/link").symlink_to("nowhere")
     if "--run=SAMPLED" in argv:
         sampled(Run(str(tmp_path / "sampled")))
     given = [a.replace("FULL", str(tmp_path / "full")).replace("SAMPLED", str(tmp_path / "sampled")) for a in argv]  # fmt: skip
