@@ -6,10 +6,12 @@ import numpy as np
 
 from lr_ray.report.page.charts import BASE, GREY, NEW, WARM, chart, thinned
 from lr_ray.report.page.source import Source
+from lr_ray.run.store import shaped
 
 TITLE = "Training"
 _MEAN_OF = 20  # optimizer steps that the loss is averaged over
-# Of metrics.jsonl: field, what the axis says.
+_METRICS = "metrics.jsonl"
+# Of each of its lines: field, what the axis says.
 _CURVES = (
     ("support_probability", "probability on the labels' tokens"),
     ("grad_norm", "gradient norm, before clipping"),
@@ -22,7 +24,13 @@ def section(source: Source) -> dict[str, Any] | None:
     part = source.part("training", "optimizer_steps", "distinct_steps", "trained_steps", "seconds")
     if part is None:
         return None
-    rows = source.run.read_lines("metrics.jsonl")  # one for each optimizer step
+    with shaped(source.run.location, _METRICS):
+        drawn = _drawn(source.run.read_lines(_METRICS))
+    return {"training": part, "config": source.config.get("training", {}), **drawn}
+
+
+def _drawn(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is shown of the metrics, a row for each optimizer step."""
     columns = {
         name: np.array([row[name] for row in rows], float) for name in (rows[0] if rows else ())
     }
@@ -33,8 +41,6 @@ def section(source: Source) -> dict[str, Any] | None:
     drawn += [_curve(columns[n], resumed, n, said) for n, said in _CURVES if n in columns]
     ends = (slice(None, _MEAN_OF), slice(-_MEAN_OF, None))
     return {
-        "training": part,
-        "config": source.config.get("training", {}),
         "charts": drawn,
         "resumed": resumed,
         "loss": [_mean(columns, at) for at in ends] if rows else None,

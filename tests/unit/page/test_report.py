@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lr_ray.errors import UserError
 from lr_ray.report import write_page
 from lr_ray.report.page import answers
 from lr_ray.report.page.source import Source
 from lr_ray.run.schemas import SCORES, SUPERVISION
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, shaped
 from tests.made_up import OPENING, THRESHOLD, made_up
 from tests.unit.page.dom import answers_in, by_id, of_class, read, said, table
 
@@ -167,6 +168,29 @@ def test_training_says_where_it_was_resumed_and_a_mean_of_the_loss(root):
     text = said(by_id(root, "training"))
     assert "resumed after optimizer step 25" in text
     assert "Mean loss of the first 20 batches 0.8" in text
+
+
+def spoilt(field: str, value) -> bytes:
+    """A line of metrics.jsonl with one other value."""
+    fields = ("loss", "label_entropy", "kept_steps", "tokens", "seconds", "resumed_at")
+    return json.dumps(dict.fromkeys(fields, 1) | {field: value}).encode()
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"loss": 0.5\n', b"[1]\n", b"3", b"\xff", b"{}", spoilt("loss", "x"), spoilt("kept_steps", 0)]
+)  # fmt: skip
+def test_metrics_of_another_form_are_named_in_one_line(tmp_path, content):
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=4, trajectories=3)
+    run.write_bytes("metrics.jsonl", content)
+    said = rf"^{run.location}/metrics\.jsonl: "
+    with pytest.raises(UserError, match=said) as error, shaped(run.location, "summary.json"):
+        write_page(run, summary)
+    assert "\n" not in str(error.value)
+    run.write_bytes("metrics.jsonl", spoilt("loss", 0.5))
+    write_page(run, summary)
+    run.remove("metrics.jsonl")
+    write_page(run, summary)
 
 
 def test_all_answers_are_in_the_page_and_a_lost_one_is_shown_without_the_script(root, made):
