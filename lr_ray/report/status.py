@@ -24,7 +24,7 @@ Found = dict[str, Any]
 PIPELINE, ENDPOINT, COMPARISON = "pipeline run", "evaluation of an endpoint", "comparison"
 FINISHED, CURRENT, LATER, LEFT_OUT = "finished", "current", "later", "left out"  # of a stage
 _PARTS_OF = {"serving": "evaluation", "grading": "evaluation", "importing": "sampling"}
-_TABLE, _TABLE_PAGE = "comparison.json", "comparison.md"
+_GRID, _TABLE, _TABLE_PAGE = "grid.json", "comparison.json", "comparison.md"  # of a comparison
 
 
 def look(run: Run) -> Found:
@@ -41,9 +41,10 @@ def look(run: Run) -> Found:
     work, asked = at_work(run), _asked(run)
     record = run.read_json(progress.FILE) if run.exists(progress.FILE) else None
     found: Found = {"run": run.location, "asked": asked, "work": work, "progress": record}
-    if record and "variants" in record:
+    variants = (record or {}).get("variants")
+    if variants is not None or run.exists(_GRID):
         with shaped(run.location, progress.FILE):
-            return found | {"kind": COMPARISON, "finished": _compared(run, record["variants"])}
+            return found | {"kind": COMPARISON, "finished": _compared(run, variants)}
     with shaped(run.location, "summary.json"):
         return _looked(run, found, read_summary(run))
 
@@ -142,11 +143,12 @@ def _checkpoint(run: Run) -> int | None:
     return max((int(match[1]) for match in saved if match), default=None)
 
 
-def _compared(run: Run, variants: Found) -> Found | None:
-    if variants["done"] < variants["total"] or not run.exists(_TABLE):
-        return None
-    page = f"{run.location}/{_TABLE_PAGE}"
-    return {"seconds": run.read_json(_TABLE).get("seconds_total"), "page": page}
+def _compared(run: Run, variants: Found | None) -> Found | None:
+    """How it ended, None where it has not; the table alone tells where no record has `variants`."""
+    there = run.read_json(_TABLE) if run.exists(_TABLE) else {}
+    lacking = there.get("failed") if variants is None else variants["done"] < variants["total"]
+    ended = {"seconds": there.get("seconds_total"), "page": f"{run.location}/{_TABLE_PAGE}"}
+    return None if lacking or not there else ended
 
 
 def lines(found: Found) -> list[tuple[str, str]]:
@@ -280,8 +282,9 @@ def _accuracy(part: Found) -> str:
 
 
 def _variant_lines(found: Found) -> list[tuple[str, str]]:
-    record = found["progress"]
-    variants = record["variants"]
+    record = found["progress"] or {}
+    if (variants := record.get("variants")) is None:  # lost, or its driver ended before it told
+        return []
     told = [("variants", f"{variants['done']} of {variants['total']} finished")]
     told += [("failed", f"{name}: {reason}") for name, reason in variants["failed"].items()]
     if record["state"] != progress.FINISHED and "stage" in record:

@@ -483,6 +483,23 @@ def test_comparison_says_how_many_variants_are_finished_and_where_it_is(run):
     assert text["finished"] == f"3.0 s in all; {run.location}/comparison.md"
 
 
+def test_a_comparison_is_known_without_a_record_of_its_variants(run):
+    begin(run, CONFIG, FACTS)
+    run.write_json("grid.json", {"grid": "ablations"})
+    with recorded(run):  # ended before it came to a variant
+        pass
+    for _ in range(2):
+        text = told(run)
+        assert text["run"] == f"{run.location} (comparison)"
+        assert text["work"] == "nobody is working on it"
+        assert not {"sampling", "variants", "finished"} & set(text)
+        run.remove("progress.json")
+    run.write_json("comparison.json", {"seconds_total": 3.0, "failed": {"c-0": "no room"}})
+    assert look(run)["finished"] is None
+    run.write_json("comparison.json", {"seconds_total": 3.0, "failed": {}})
+    assert told(run)["finished"] == f"3.0 s in all; {run.location}/comparison.md"
+
+
 def test_untrained_variant_has_nothing_to_sample(run):
     begin(run, CONFIG, FACTS | {"untrained": True})
     assert told(half_evaluated(run))["evaluation"] == "7 of 20 answers"
