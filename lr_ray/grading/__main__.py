@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from lr_ray import json_text
 from lr_ray.errors import StageError, UserError, one_line
 from lr_ray.grading.graders import find
+from lr_ray.grading.judging import must_be
 from lr_ray.grading.pool import Graders, Item
 from lr_ray.grading.reading import KINDS
 
@@ -20,7 +21,7 @@ _DESCRIPTION = f"""Reads the answer off each completion and judges it. A row is 
 `completion`, `kind` ({", ".join(KINDS)}, or module:object of a grader of your own; math where it is left
 out) and `cut` (whether the limit on tokens ended the completion; false where it is left out); what else it
 has is handed on, and a grader of your own sees it. For each row a line with `extracted`, `correct` and
-`why` is printed."""
+`why` is printed; one that no answer could be right for is told on stderr, as other bad rows are."""
 
 _MAX_TIME_LIMIT_S = 3600
 _FIELDS = {"expected": str, "completion": str, "kind": str, "cut": bool}
@@ -73,10 +74,14 @@ def _grade_file(name: str, time_limit_s: float) -> int:
 
 
 def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:
+    """Raises ValueError where no answer could be right, and UserError where there is no such grader."""
     kind = row.get("kind", "math")
     rest = {name: value for name, value in row.items() if name not in _FIELDS}
     item = Item(row["expected"], row["completion"], row.get("cut", False), rest)
-    [graded] = graders.grade_all(find(kind, "kind") or kind, [item])
+    grader = find(kind, "kind") or kind
+    if right := must_be(row["expected"], kind):
+        raise ValueError(f"expected is {row['expected'][:60]!r}; must be {right} (kind {kind})")
+    [graded] = graders.grade_all(grader, [item])
     said = {"extracted": graded.extracted, "correct": graded.verdict.correct}
     return row | said | {"why": graded.verdict.how}
 

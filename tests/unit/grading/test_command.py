@@ -59,6 +59,22 @@ def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
         assert said in error
 
 
+def test_an_expected_answer_that_no_answer_can_equal_is_a_bad_row(tmp_path):
+    asked = [("choice", "7", "A"), ("number", "many", "7"), ("math", "3+4=7\n#### 7", "7"), ("demo", "1/2", "1/2")]  # fmt: skip
+    rows = [{"kind": k, "expected": e, "completion": rf"\boxed{{{c}}}"} for k, e, c in asked]
+    good = {"kind": "exact", "expected": "seven", "completion": "seven"}
+    path = tmp_path / "rows.jsonl"
+    done = run(path, "\n".join(map(json.dumps, [*rows, good])))
+    assert done.returncode == 1
+    assert [json.loads(line)["expected"] for line in done.stdout.splitlines()] == ["seven"]
+    assert done.stderr.splitlines() == [
+        f"{path}, row 1: expected is '7'; must be a letter A to J (kind choice)",
+        f"{path}, row 2: expected is 'many'; must be a number (kind number)",
+        f"{path}, row 3: expected is '3+4=7\\n#### 7'; must be the answer alone, without its solution (kind math)",
+        f"{path}, row 4: expected is '1/2'; must be a whole number (kind demo)",
+    ]
+
+
 def test_bytes_that_are_no_text_are_one_line_and_half_a_pair_is_printed(tmp_path):
     path = tmp_path / "rows.jsonl"
     row = b'{"expected": "1", "completion": "%s 1"}\n'
