@@ -3,8 +3,9 @@
 lr-ray push --run RUN --to org/name [--what adapter|model|supervision] [--public]
 lr-ray push --run RUN --to ./FOLDER [--what adapter|model|supervision]
 
-The card (README.md) is made of the run. A repository is private unless --public is given, and needs a token
-of the hub that may write (`hf auth login`, or HF_TOKEN). A later push replaces what the one before brought.
+Of several rounds, adapter and model are the result's. The card (README.md) is made of the run. A repository
+is private unless --public is given, and needs a token of the hub that may write (`hf auth login`, or
+HF_TOKEN). A later push replaces what the one before brought.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 from lr_ray.cli.front import Parser
 from lr_ray.config import value_at
 from lr_ray.errors import StageError, UserError, named, reason
+from lr_ray.run.rounds import result_of
 from lr_ray.run.store import Run, check_home, read_asked, read_summary
 
 # Of a push before, where files had other names.
@@ -30,18 +32,21 @@ def main(argv: list[str]) -> int:
     options = _parse(argv)
     run, what, to = Run(options.run), options.what, options.to
     hub = _is_hub(to)
-    summary = _check(run, what)
+    made = run if what == "supervision" else result_of(run)
+    summary = _check(made, what)
     folder = None if hub else _check_folder(to)
     if hub:
         _check_repository(to, what, options.public)
     with (
-        run.lock(shared=True),
+        made.lock(shared=True),
         tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch,
         _laid_out(folder or Path(scratch, "staged"), to) as target,
     ):
-        _stage(run, summary, what, to, target, os.symlink if hub else shutil.copyfile, scratch)
+        _stage(made, summary, what, to, target, os.symlink if hub else shutil.copyfile, scratch)
         files = sorted(str(p.relative_to(target)) for p in target.rglob("*") if not p.is_dir())
         where = _upload(target, to, what, options.public) if hub else f"{to}, not pushed"
+    if made is not run:
+        print(f"round      {made.location}, the result of all rounds")
     print(f"{what:<10} {len(files)} files: {', '.join(files[:8])}{', ...' * (len(files) > 8)}")
     print(f"output     {where}")
     return 0

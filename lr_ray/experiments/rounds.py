@@ -208,8 +208,8 @@ def _stopped(row: Found) -> str | None:
         return f"no step was kept in round {row['round']}"
     if row["from_before"]["difference_ci95"][1] >= 0:
         return None
-    fall = points(row["from_before"])
-    return f"accuracy fell in round {row['round']}, {fall} points against the round before"
+    before = "the round before" if row["round"] > 1 else "the untouched expert"
+    return f"accuracy fell in round {row['round']}, {points(row['from_before'])} points against {before}"
 
 
 def render(found: Found) -> str:
@@ -230,10 +230,18 @@ def render(found: Found) -> str:
         + ", ".join(f"{percent(rows[0]['accuracy'][task]['expert'])} % on {task}" for task in tasks)
         + ". All are asked the same held-out problems; intervals of differences are paired.",
         "",
-        f"Result: the improved expert of round {found['result']}"
-        + (f", as {found['stopped']}." if found["stopped"] else "."),
+        f"Result: the improved expert of round {found['result']}" + _why(found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _why(found: Found) -> str:
+    """The end of the sentence that names the result."""
+    if not found["stopped"]:
+        return "."
+    if found["result"] == len(found["rounds"]):  # no round before it has a model
+        return f", the only one, and worse than the untouched expert: {found['stopped']}."
+    return f", as {found['stopped']}."
 
 
 def _cells(row: Found, tasks: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from lr_ray.models.files import read_object
 from lr_ray.problems.benchmarks import find
 from lr_ray.report.page import templates
 from lr_ray.report.terminal import difference_line
+from lr_ray.run.rounds import place_of
 from lr_ray.run.store import Run, read_asked
 
 CARD = "README.md"
@@ -55,13 +56,14 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
     """
     asked = read_asked(run)
     config = resolve(asked["config"])
+    of, number = place_of(run, config.models.expert)
     base = unlike_id(asked, config.models.expert)
     config = changed(config, {"models.expert": base})
     licence = _licence(base, ask_hub)
     environment = templates("lr_ray.report", autoescape=False)
     environment.filters["difference"] = difference_line
     text = environment.get_template("card.md.j2").render(
-        what=what, name=name, title=f"{_name_of(run)}: {what}", config=config, summary=summary,
+        what=what, name=name, of=of, number=number, config=config, summary=summary,
         base=shown(base), base_on_hub=_on_hub(base),
         embedded=base.startswith("embedded:"), amateur=shown(config.models.amateur),
         licence=licence, data=_data_set(config), source=shown(config.data.source),
@@ -167,7 +169,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_value, value)) or "none"
     return "none" if value is None else shown(str(value)).replace("|", "\\|").replace("\n", " ")
-
-
-def _name_of(run: Run) -> str:
-    return run.location.rstrip("/").rpartition("/")[2]

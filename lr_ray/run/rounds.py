@@ -10,6 +10,7 @@ from lr_ray.run.store import Run, read_summary
 
 FOLDER = "rounds"
 _LATER = re.compile("[2-9]|[1-9][0-9]+")
+_PLACE = re.compile(rf"(.+)/{FOLDER}/({_LATER.pattern})")
 
 
 def round_of(run: Run, number: int) -> Run:
@@ -27,3 +28,16 @@ def later_rounds(run: Run) -> list[Run]:
 def result_of(run: Run) -> Run:
     """The round whose improved expert came out of all rounds; a run of one round itself."""
     return round_of(run, value_at(read_summary(run), "rounds.result") or 1)
+
+
+def place_of(run: Run, expert: str) -> tuple[str, int]:
+    """The name of the run that a round with this expert is of, and the round's number.
+
+    A run that only lies in a folder of that name has another expert than the round before made.
+    """
+    here = run.location.rstrip("/")
+    if found := _PLACE.fullmatch(here):
+        first, number = found[1], int(found[2])
+        if round_of(Run(first), number - 1).path("model") == expert:
+            return first.rpartition("/")[2], number
+    return here.rpartition("/")[2], 1

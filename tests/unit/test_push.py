@@ -285,6 +285,35 @@ def test_what_is_not_whole_is_one_line_and_leaves_nothing(made, tmp_path, capsys
     assert {f.name for f in tmp_path.iterdir()} == {"run", *(["out"] if there else [])}
 
 
+def test_of_several_rounds_the_results_model_is_given_with_a_card_of_that_round(
+    made, tmp_path, capsys
+):
+    run = Run(shutil.copytree(made.root, tmp_path / "run"))
+    second = Run(shutil.copytree(made.root, tmp_path / "run/rounds/2"))
+    config = merge(
+        second.read_json("run.json")["config"], {"models": {"expert": run.path("model")}}
+    )
+    change(second, "run.json", config=config)
+    change(run, "summary.json", rounds={"asked": 2, "rounds": [], "stopped": None, "result": 2})
+    for folder, what in ((second, "model"), (second, "adapter"), (run, "supervision")):
+        write(folder, f"{what}/notes", "of it")
+        code, out, error = push(
+            capsys, "--run", run.root, "--what", what, "--to", str(tmp_path / what)
+        )
+        assert (code, error) == (0, "")
+        assert (f"round      {second.location}, the result of all rounds" in out) is (
+            folder is second
+        )
+        assert [*(tmp_path / what).rglob("notes")]
+    text = (tmp_path / "adapter/README.md").read_text()
+    assert "# run, round 2: adapter\n" in text
+    assert (
+        "`model`, from a directory; not known on the hub: the improved expert of round 1 of `run` |"
+        in text
+    )
+    assert "# run: supervision\n" in (tmp_path / "supervision/README.md").read_text()
+
+
 def test_a_section_of_the_config_that_is_null_is_none(made, tmp_path, capsys):
     run = Run(shutil.copytree(made.root, tmp_path / "run"))
     change(run, "run.json", config=run.read_json("run.json")["config"] | {"training": None})

@@ -18,7 +18,7 @@ from lr_ray.pipeline.sharing import share
 from lr_ray.problems import INDEX, PROBLEM, count_problems, stage_problems
 from lr_ray.report.status import lines, look
 from lr_ray.run.asked import begin
-from lr_ray.run.rounds import result_of, round_of
+from lr_ray.run.rounds import place_of, result_of, round_of
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
@@ -194,6 +194,22 @@ def test_rounds_end_where_one_falls_or_keeps_nothing_and_the_result_is_that_befo
     told = lines(look(run))
     assert ("stopped", reason) in told
     assert f"Result: the improved expert of round 1, as {reason}.\n" in rounds.render(found)
+
+
+def test_a_first_round_that_falls_is_told_as_the_only_result_there_is(run):
+    found = played(run, config(), 1, (150, 100))
+    reason = "accuracy fell in round 1, -25.0 [-31.0, -19.0] points against the untouched expert"
+    assert (found["stopped"], found["result"]) == (reason, 1)
+    told = f"Result: the improved expert of round 1, the only one, and worse than the untouched expert: {reason}.\n"
+    assert told in rounds.render(found)
+
+
+def test_a_place_names_the_round_only_where_the_expert_is_the_round_befores(run):
+    second, third = round_of(run, 2), round_of(run, 3)
+    assert place_of(run, run.path("model")) == ("run", 1)
+    assert place_of(second, run.path("model")) == ("run", 2)
+    assert place_of(third, second.path("model")) == ("run", 3)
+    assert place_of(third, run.path("model")) == ("3", 1)
 
 
 def test_status_tells_of_each_round_and_is_over_with_the_last(run):
