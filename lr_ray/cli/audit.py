@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import check_contrast
-from lr_ray.config import Config, value_at
+from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
-from lr_ray.run.asked import check_made
+from lr_ray.run.asked import check_made, is_imported
 from lr_ray.run.store import SCHEMA_VERSION, read_asked
 from lr_ray.run.versions import versions
 
@@ -52,7 +52,7 @@ def _audit(command: Command[Config]) -> int:
     there = read_asked(run)
     if not run.shards("supervision"):
         raise UserError(f"--run {run.location}: no supervision; sample first (lr-ray sample)")
-    if value_at(there, "data.source") == "imported":
+    if is_imported(there):
         raise UserError(f"--run {run.location}: was imported, without the steps to audit it by")
     check_contrast(config.sampling, "an audit can recompute")
     expert = resolve_model(config.models.expert, "models.expert")

@@ -13,7 +13,7 @@ from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
 from lr_ray.models.models import facts_of, resolve_model
-from lr_ray.run.asked import begin
+from lr_ray.run.asked import IMPORTED, begin
 from lr_ray.run.store import Run, read_summary
 from lr_ray.run.versions import versions
 from lr_ray.runtime.progress import recorded
@@ -61,7 +61,7 @@ def _import(command: Command[Config]) -> int:
         begin(
             run,
             config,
-            {"versions": versions(), "models": models, "data": {"source": "imported"}},
+            {"versions": versions(), "models": models, "data": IMPORTED},
         )
         log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")

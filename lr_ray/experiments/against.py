@@ -14,6 +14,7 @@ from lr_ray.experiments import checks
 from lr_ray.experiments.grid import read_grid
 from lr_ray.experiments.paper import paper
 from lr_ray.experiments.table import markdown, percent
+from lr_ray.run.asked import is_imported
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary
 
 INSIDE, OUTSIDE, NOT_COMPARABLE = "inside", "outside", "not comparable"
@@ -46,10 +47,15 @@ def look(run: Run) -> Found:
     asked, summary = read_asked(run), read_summary(run)
     if not summary.get("accuracy"):
         raise UserError(f"--run {run.location}: evaluation is not finished")
-    config = resolve(asked["config"])
-    trained = "training" in summary
+    config, imported = resolve(asked["config"]), is_imported(asked)
+    lacks = [] if "training" in summary else ["nothing was trained"]
+    if imported:
+        config = _without_sampling(config)
+        lacks.append(
+            "the supervision was imported: how it was made, and by which amateur, is not known"
+        )
     rows = [
-        _row(config, task, label, part, trained)
+        _row(config, task, label, part, lacks)
         for task, part in summary["accuracy"].items()
         for label in LABELS
     ]
@@ -57,7 +63,7 @@ def look(run: Run) -> Found:
         "schema_version": SCHEMA_VERSION,
         "run": run.location,
         "expert": config.models.expert,
-        "amateur": config.models.amateur if config.sampling.method == "contrast" else None,
+        "amateur": None if imported or _method(config) == "SFT" else config.models.amateur,
         "method": _method(config),
         "rows": rows,
     }
@@ -66,7 +72,8 @@ def look(run: Run) -> Found:
 def lines(found: Found) -> list[str]:
     """The same as a table for people, and why rows are not comparable."""
     reasons = list(dict.fromkeys(reason for row in found["rows"] for reason in row["because"]))
-    amateur = found["amateur"] or "none, by method rejection"
+    none = "none, by method rejection" if found["method"] == "SFT" else "not known"
+    amateur = found["amateur"] or none
     told = [("expert", found["expert"]), ("amateur", amateur)]
     told += [
         (f"table {number}", f"{table.title}; {table.source}")
@@ -96,12 +103,12 @@ def _cells(row: Found, reasons: list[str]) -> list[str]:
     ]
 
 
-def _row(config: Config, task: str, label: str, part: Found, trained: bool) -> Found:
+def _row(config: Config, task: str, label: str, part: Found, lacks: list[str]) -> Found:
     ours = part["models"][label]
     table, figure, because = _figure(config, task, label)
     if figure is not None:
         because += _reasons(config, task, label, part["problems"])
-        because += [] if trained or label == EXPERT else ["nothing was trained"]
+        because += [] if label == EXPERT else lacks
     low, high = ours["accuracy_ci95"]
     verdict = NOT_COMPARABLE
     if figure is not None and not because:
@@ -170,14 +177,29 @@ def _reasons(config: Config, task: str, label: str, problems: int) -> list[str]:
 
 def _changes(config: Config) -> list[Change]:
     """The settings that matter and are not the paper's, which are those of the expert's preset."""
-    expert = _name(config.models.expert)
-    trees = map(read_tree, preset_names())
-    reference = resolve(next(t for t in trees if _name(t["models"]["expert"]) == expert))
+    reference = _preset_of(config)
+    assert reference  # as the paper has a figure of the expert
     if _method(config) == "SFT":
         variants = {v.name: v.config for v in read_grid("ablations", reference).variants}
         reference = changed(variants["paper_sft"], {"sampling.max_problems": _SFT_PROBLEMS})
     changes = config.changes(reference.model_dump(mode="json"))
     return [c for c in changes if c.effects and not _FREE.fullmatch(c.name)]
+
+
+def _preset_of(config: Config) -> Config | None:
+    """The preset of the run's expert, where it is one of the paper's."""
+    expert = _name(config.models.expert)
+    trees = map(read_tree, preset_names())
+    return next((resolve(t) for t in trees if _name(t["models"]["expert"]) == expert), None)
+
+
+def _without_sampling(config: Config) -> Config:
+    """The config of an imported run with its preset's sampling, as its own was never used."""
+    if (preset := _preset_of(config)) is None:
+        return config
+    models = config.models.model_copy(update={"amateur": preset.models.amateur})
+    over = {"models": models, "data": preset.data, "sampling": preset.sampling}
+    return config.model_copy(update=over)
 
 
 def _method(config: Config) -> str:

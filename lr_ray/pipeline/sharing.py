@@ -12,7 +12,7 @@ from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
 from lr_ray.problems import INDEX
 from lr_ray.report.page import PAGE
-from lr_ray.run.asked import difference, fingerprints_of
+from lr_ray.run.asked import difference, fingerprints_of, is_imported
 from lr_ray.run.stages import SAMPLING, STAGES, UNUSABLE, digests, from_stage, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary
 
@@ -78,7 +78,7 @@ def void(run: Run, stage: str, summary: dict[str, Any]) -> None:
     Scores stay where labels alone go. Raises UserError where that would need sampling again from data
     that the run does not know.
     """
-    if stage in SAMPLING and read_asked(run).get("data") == {"source": "imported"}:
+    if stage in SAMPLING and is_imported(read_asked(run)):
         raise UserError(f"--run {run.location}: its supervision was imported; give another --run")
     if stage == "labelling" and not run.shards("scores"):
         stage = "decoding"

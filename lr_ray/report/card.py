@@ -17,6 +17,7 @@ from lr_ray.models.files import read_object
 from lr_ray.problems.benchmarks import find
 from lr_ray.report.page import templates
 from lr_ray.report.terminal import difference_line
+from lr_ray.run.asked import is_imported, used_by_imported
 from lr_ray.run.rounds import place_of
 from lr_ray.run.store import Run, read_asked
 
@@ -57,6 +58,7 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
     asked = read_asked(run)
     config = resolve(asked["config"])
     of, number = place_of(run, config.models.expert)
+    imported = is_imported(asked)
     base = unlike_id(asked, config.models.expert)
     config = changed(config, {"models.expert": base})
     licence = _licence(base, ask_hub)
@@ -67,20 +69,22 @@ def card(run: Run, summary: Mapping[str, Any], what: str, name: str, ask_hub: bo
         base=shown(base), base_on_hub=_on_hub(base),
         embedded=base.startswith("embedded:"), amateur=shown(config.models.amateur),
         licence=licence, data=_data_set(config), source=shown(config.data.source),
-        settings=_settings(config, PRODUCTS[what].effects), versions=asked.get("versions", {}),
+        imported=imported, files=[shown(f"./{f}") for f in summary.get("sampling", {}).get("imported", [])],
+        settings=_settings(config, PRODUCTS[what].effects, imported), versions=asked.get("versions", {}),
         models=asked.get("models", {}),
     )  # fmt: skip
     # Without the blank lines that the template's conditions leave behind.
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
-    return f"---\n{_front(what, config, licence)}\n---\n\n{text}\n"
+    return f"---\n{_front(what, config, licence, imported)}\n---\n\n{text}\n"
 
 
-def _front(what: str, config: Config, licence: Mapping[str, str]) -> str:
+def _front(what: str, config: Config, licence: Mapping[str, str], imported: bool) -> str:
     """The YAML that the hub reads."""
     from huggingface_hub import DatasetCardData, ModelCardData
 
     lora = ["lora"] if what == "adapter" else []
-    tags = ["lightreasoner", "lr_ray", "arxiv:2510.07962", config.sampling.method, *lora]
+    method = "imported" if imported else config.sampling.method
+    tags = ["lightreasoner", "lr_ray", "arxiv:2510.07962", method, *lora]
     known: dict[str, Any] = {"license": "unknown", **licence, "tags": tags}
     if PRODUCTS[what].repo_type == "dataset":
         files = [{"config_name": "default", "data_files": "data/*.parquet"}]
@@ -91,7 +95,7 @@ def _front(what: str, config: Config, licence: Mapping[str, str]) -> str:
     if _on_hub(config.models.expert):
         relation = "adapter" if what == "adapter" else "finetune"
         known |= {"base_model": config.models.expert, "base_model_relation": relation}
-    if hub := _data_set(config):
+    if not imported and (hub := _data_set(config)):
         known["datasets"] = [hub]
     return str(ModelCardData(**known).to_yaml())
 
@@ -158,10 +162,11 @@ def _data_set(config: Config) -> str | None:
     return name if SPACE.fullmatch(name) and "." not in name.rpartition("/")[2] else None
 
 
-def _settings(config: Config, effects: tuple[str, ...]) -> list[tuple[str, str]]:
+def _settings(config: Config, effects: tuple[str, ...], imported: bool) -> list[tuple[str, str]]:
     """Name and value of every setting that the product depends on, without where files were."""
     asked = flatten(config.model_dump(mode="json"))
-    named = [name for name in asked if name in config.inputs(*effects)]
+    depends = {n for n in config.inputs(*effects) if not imported or used_by_imported(n)}
+    named = [name for name in asked if name in depends]
     return [(name, _value(asked[name])) for name in named]
 
 

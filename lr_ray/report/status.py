@@ -15,6 +15,7 @@ from lr_ray.evaluation.results import MEANS
 from lr_ray.report.page import PAGE
 from lr_ray.report.terminal import difference_line, prompt_line, sampling_line, training_line
 from lr_ray.run import lock
+from lr_ray.run.asked import is_imported
 from lr_ray.run.rounds import later_rounds
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
 from lr_ray.runtime import progress
@@ -178,6 +179,8 @@ def _config(asked: Found) -> str:
     if "endpoint" in config:
         return f"{config['endpoint']}, models {', '.join(config['models'])}; {asks}"
     models, sampling = config["models"], config["sampling"]
+    if is_imported(asked):
+        return f"expert {models['expert']}; supervision imported; {asks}"
     amateur = f", amateur {models['amateur']}" if sampling["method"] == "contrast" else ""
     source = value_at(asked, "data.source") or value_at(config, "data.source")
     most = f"at most {sampling['max_problems']} problems of {source}"

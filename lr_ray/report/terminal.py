@@ -17,6 +17,11 @@ _SHOWN = 3
 
 
 def sampling_line(part: dict[str, Any]) -> str:
+    if "imported" in part:  # of whose files no other steps are known
+        return (
+            f"imported: {part['trajectories']} trajectories, {part['rejected']} lines rejected, "
+            f"{part['steps_kept']} kept steps, {part['seconds']:.1f} s"
+        )
     share = part["steps_kept"] / max(1, part["steps_scored"])
     drawn = part.get("samples_drawn")  # by method rejection
     right = f"{part['samples_right']} of {drawn} samples right, " if drawn else ""

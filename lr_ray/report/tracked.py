@@ -59,7 +59,7 @@ def _metrics(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
             if isinstance(value, int | float):
                 yield f"{stage}/{name}", value
     sampling = summary.get("sampling", {})
-    if sampling.get("steps_scored"):
+    if sampling.get("steps_scored") and "imported" not in sampling:
         yield "sampling/kept_share", sampling["steps_kept"] / sampling["steps_scored"]
     for task, part in summary.get("accuracy", {}).items():
         for label, model in part["models"].items():

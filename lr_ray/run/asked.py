@@ -13,6 +13,11 @@ from lr_ray.errors import UserError, series
 from lr_ray.run.stages import STAGES, begun, digests, from_stage
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked
 
+IMPORTED = {
+    "source": "imported"
+}  # `data` of a run whose supervision came from files of other tools
+# What importing reads of the sections that are about sampling.
+_READ_BY_IMPORT = ("models.expert", "models.chat_template_kwargs", "sampling.system_prompt")
 MODEL_BEHIND = "model behind models."  # begins the name of a change that is no setting
 
 
@@ -94,6 +99,17 @@ def check_made(run: Run, config: Config, stage: str, facts: dict[str, Any]) -> N
 
 def _roles(config: Config) -> set[str]:
     return {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
+
+
+def is_imported(asked: Mapping[str, Any]) -> bool:
+    """Whether what the config says of problems, amateur and thresholds is not of the run's rows."""
+    return asked.get("data") == IMPORTED
+
+
+def used_by_imported(name: str) -> bool:
+    """Whether the setting of a dotted name has anything to do with a run whose rows were imported."""
+    about_sampling = name.startswith(("data.", "models.", "sampling."))
+    return not about_sampling or name.startswith(_READ_BY_IMPORT)
 
 
 def fingerprints_of(asked: dict[str, Any]) -> dict[str, str | None]:

@@ -215,6 +215,21 @@ def test_a_run_that_trained_nothing_or_did_not_finish_is_told(tmp_path):
         look(run)
 
 
+def test_a_run_of_imported_supervision_is_not_held_to_a_sampling_that_never_was(tmp_path):
+    over = {
+        "data": {"source": "math"},
+        "sampling": {"kl_threshold": 0.1},
+        "models": {"amateur": "x"},
+    }
+    run = run_of(tmp_path, INSTRUCT, whole("gsm8k"), **over)
+    run.write_json("run.json", run.read_json("run.json") | {"data": {"source": "imported"}})
+    assert because(run, "expert") == []
+    reason = "the supervision was imported: how it was made, and by which amateur, is not known"
+    assert because(run) == [reason]
+    assert look(run)["amateur"] is None
+    assert "amateur       not known" in lines(look(run))
+
+
 def test_the_command_prints_a_table_or_json_and_writes_nothing(tmp_path, capsys):
     run = run_of(tmp_path, "qwen2.5-math-1.5b", whole("svamp"))
     before = sorted(tmp_path.rglob("*"))

@@ -168,6 +168,37 @@ def test_a_base_model_and_problems_of_the_hub_are_linked(made):
 
 
 @pytest.mark.parametrize("what", ["adapter", "model", "supervision"])
+def test_the_card_of_an_imported_run_says_nothing_of_a_sampling_that_never_was(
+    made, tmp_path, what
+):
+    run = Run(shutil.copytree(made.root, str(tmp_path / "run")))
+    models = run.read_json("run.json")["models"]
+    models["amateur"] = {"path": "embedded:amateur", "fingerprint": None}
+    over = {"data": {"source": "gsm8k"}, "sampling": {"kl_threshold": 0.125}}
+    config = merge(run.read_json("run.json")["config"], over)
+    change(run, "run.json", data={"source": "imported"}, models=models, config=config)
+    sampling = read_summary(run)["sampling"] | {"imported": ["far/samples.jsonl"], "steps_kept": 7}
+    text = card(run, read_summary(run) | {"sampling": sampling}, what, ".")
+    assert "The supervision was imported from `samples.jsonl`: " in text
+    assert "| problems | not known: those of `samples.jsonl` |" in text
+    assert "| kept | 7 steps; such files hold no others |" in text
+    for never in (
+        "gsm8k",
+        "0.125",
+        "embedded:amateur",
+        "far/",
+        "None",
+        "solved problems greedily",
+        "of at most",
+    ):
+        assert never not in text, never
+    for setting in ("models.expert", "sampling.system_prompt"):
+        assert f"| `{setting}` |" in text
+    assert ("| `training.lora.rank` |" in text) is (what != "supervision")
+    assert "- imported\n" in text.split("---")[1]
+
+
+@pytest.mark.parametrize("what", ["adapter", "model", "supervision"])
 @pytest.mark.parametrize(
     ("sections", "says"),
     [

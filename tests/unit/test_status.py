@@ -526,3 +526,15 @@ def test_object_store_tells_by_the_age_of_the_note():
     half_evaluated(trained(run))
     assert told(run)["evaluation"] == "7 of 20 answers"
     assert told(finished(run))["finished"].startswith("18.5 s in all")
+
+
+def test_an_imported_run_says_nothing_of_a_sampling_that_never_was(run):
+    sampled(run)
+    run.write_json("run.json", run.read_json("run.json") | {"data": {"source": "imported"}})
+    part = run.read_json("summary.json")["sampling"]
+    add(run, sampling=part | {"imported": ["a.jsonl"]})
+    told = dict(lines(look(run)))
+    assert told["config"] == "expert embedded:expert; supervision imported; asks demo"
+    assert told["sampling"].startswith(
+        "finished: 2 shards, imported: 3 trajectories, 1 lines rejected, "
+    )

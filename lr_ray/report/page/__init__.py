@@ -92,6 +92,7 @@ def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, 
         title=title,
         sections=sections,
         config=source.config,
+        imported=source.imported,
         plausibility=sampling.get("plausibility"),
         kinds=answers.KINDS,
     )

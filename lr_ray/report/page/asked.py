@@ -44,7 +44,7 @@ def section(source: Source) -> dict[str, Any] | None:
     return {
         "conditions": conditions,
         "prompts": prompts,
-        "sampling": source.config.get("sampling") if "sampling" in source.summary else None,
+        "sampling": _limits(source),
         "left_out": evaluation.get("left_out", {}),
         "repeated": evaluation.get("repeated_rows", {}),
         "template": source.words is not None,
@@ -57,6 +57,12 @@ def _text(name: str, value: Any, words: Words | None) -> str:
     if name == "stop_token_ids":
         return ", ".join(words.alone(i) if words else f"token {i}" for i in value)
     return ", ".join(map(repr, value)) if isinstance(value, list) else str(value)
+
+
+def _limits(source: Source) -> dict[str, Any] | None:
+    """The settings of sampling, where it was done by them."""
+    sampled = "sampling" in source.summary and not source.imported
+    return source.config.get("sampling") if sampled else None
 
 
 def _sampled(source: Source) -> list[dict[str, str]]:

@@ -4,8 +4,9 @@ import json
 import shlex
 from typing import Any
 
-from lr_ray.config import Config, flatten, preset_names, read_tree, resolve
+from lr_ray.config import Change, Config, flatten, preset_names, read_tree, resolve
 from lr_ray.report.page.source import Source
+from lr_ray.run.asked import used_by_imported
 
 TITLE = "Reproduce"
 
@@ -30,16 +31,40 @@ def section(source: Source) -> dict[str, Any] | None:
         parts = ["evaluate", "--endpoint", source.config["endpoint"], "--models", models]
         return found | {"command": _line(parts, run, asked)}
     preset, changes = _nearest(resolve(source.config))
+    if source.imported:
+        return found | _imported(source, found, preset, changes)
     commands = {"variants": "compare", "verdict": "probe"}
     name = next((command for part, command in commands.items() if part in source.found), "run")
     values = [(change.name, change.now) for change in changes]
     more = _grid(source) if name == "compare" else []
-    rows = [(c.name, _value(c.before), _value(c.now)) for c in changes]
     command = _line([name, "--config", preset, *more], run, values)
-    return found | {"command": command, "preset": preset, "changes": rows}
+    return found | {"command": command, "preset": preset, "changes": _rows(changes)}
 
 
-def _nearest(config: Config) -> tuple[str, list[Any]]:
+def _imported(
+    source: Source, found: dict[str, Any], preset: str, changes: list[Change]
+) -> dict[str, Any]:
+    """What is otherwise of a run whose rows came from files: nothing was sampled, by no amateur."""
+    run, used = source.run.location, [c for c in changes if used_by_imported(c.name)]
+    files = source.summary.get("sampling", {}).get("imported", [])
+    asked = ["import", "--config", preset, "--samples", *files]
+    later = {"training": "train", "evaluation": "evaluate"}
+    commands = [_line(asked, run, [(c.name, c.now) for c in used])]
+    commands += [_line([later[s]], run, []) for s in later if s in source.summary]
+    return {
+        "command": "\n".join(commands),
+        "preset": preset,
+        "changes": _rows(used),
+        "models": {role: m for role, m in found["models"].items() if role == "expert"},
+        "seeds": {name: seed for name, seed in found["seeds"].items() if used_by_imported(name)},
+    }
+
+
+def _rows(changes: list[Change]) -> list[tuple[str, str, str]]:
+    return [(c.name, _value(c.before), _value(c.now)) for c in changes]
+
+
+def _nearest(config: Config) -> tuple[str, list[Change]]:
     """The preset with the fewest settings of another value, and those settings."""
     presets: dict[str, Any] = {
         name: resolve(read_tree(name)).model_dump(mode="json") for name in preset_names()

@@ -21,6 +21,7 @@ from lr_ray.method.rules import Steps
 from lr_ray.models.models import resolve_model
 from lr_ray.problems import PROBLEM
 from lr_ray.report.page.words import Words
+from lr_ray.run.asked import is_imported
 from lr_ray.run.schemas import SCORES, SUPERVISION
 from lr_ray.run.store import Run
 
@@ -60,6 +61,10 @@ class Source:
     @property
     def config(self) -> dict[str, Any]:
         return dict(self.asked.get("config", {}))
+
+    @property
+    def imported(self) -> bool:
+        return is_imported(self.asked)
 
     def part(self, name: str, *fields: str) -> dict[str, Any] | None:
         """A part of the summary with these fields; None where there is none, or an older version's."""

@@ -219,5 +219,33 @@ def test_tokens_a_second_are_told_where_the_seconds_are_of_all_of_them(tmp_path)
         assert [word for word in words if word in text] == told
 
 
+def test_the_page_of_an_imported_run_says_nothing_of_a_sampling_that_never_was(tmp_path):
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=4, trajectories=4)
+    run.remove("scores")
+    asked = run.read_json("run.json") | {"data": {"source": "imported"}}
+    over = {"data": {"source": "gsm8k"}, "training": {"seed": 5}}
+    models = {
+        "expert": {"path": "e", "fingerprint": "f"},
+        "amateur": {"path": "a", "fingerprint": None},
+    }
+    run.write_json("run.json", asked | {"config": merge(asked["config"], over), "models": models})
+    files = {"imported": ["a.jsonl", "b c.jsonl"]}
+    write_page(run, summary | {"sampling": summary["sampling"] | files})
+    text = (tmp_path / page.PAGE).read_text()
+    root = read(text)
+    assert "embedded:amateur" not in text
+    assert "supervision imported" in said(root.find("body/header"))
+    assert "Limits while sampling" not in said(by_id(root, "asked"))
+    reproduce = by_id(root, "reproduce")
+    assert "".join(next(reproduce.iter("pre")).itertext()).splitlines() == [
+        f"lr-ray import --config demo --samples a.jsonl 'b c.jsonl' --run {run.location} --training.seed 5",
+        f"lr-ray train --run {run.location}",
+        f"lr-ray evaluate --run {run.location}",
+    ]
+    for never in ("data.", "sampling.", "amateur", "gsm8k"):
+        assert never not in said(reproduce)
+
+
 def said_of_cost(folder) -> str:
     return said(by_id(read((folder / page.PAGE).read_text()), "cost"))
