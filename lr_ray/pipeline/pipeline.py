@@ -38,12 +38,13 @@ def execute(
     *,
     source: Run | None = None,
     yes: bool = False,
+    has_from: bool = True,
 ) -> int:
     """Runs the stages that are not finished yet. Returns the exit code.
 
     `name`: of the config. `source`: a run whose finished stages of the same settings and models are taken
     over into a new one. `yes`: what of the run was made with other settings is made again; without it
-    that is a UserError.
+    that is a UserError. `has_from`: whether the command has --from, which is advised then.
     """
     started = time.monotonic()
     if source is not None and source.location == run.location:
@@ -51,7 +52,7 @@ def execute(
     run.create()
     with run.lock():
         commands = ["sampling" if stage == LABELLING else stage for stage in stages]
-        stale = _stale(run, config, stages, yes)
+        stale = _stale(run, config, stages, yes, has_from)
         summary = read_summary(run)
         for part in parts_from(stale.stale[0]) if stale else ():
             summary.pop(part, None)
@@ -149,7 +150,9 @@ def _terminal() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def _stale(run: Run, config: Config, stages: Sequence[str], yes: bool) -> Difference | None:
+def _stale(
+    run: Run, config: Config, stages: Sequence[str], yes: bool, has_from: bool
+) -> Difference | None:
     """What a run was made with otherwise, if that leaves work of it stale.
 
     Raises UserError unless `yes`, and when the first stage that is stale is none of the command's.
@@ -157,15 +160,15 @@ def _stale(run: Run, config: Config, stages: Sequence[str], yes: bool) -> Differ
     found = difference(run, config) if run.exists("run.json") else None
     if found is None or not found.stale:
         return None
+    other = f"--from {run.location} with another --run" if has_from else "another --run"
     if not yes:
-        both = f"--from {run.location} with another --run to keep both"
-        check_stale(run, found, f"give --yes for that, {both}")
+        check_stale(run, found, f"give --yes for that, {other} to keep both")
     first = found.stale[0]
     does = [name for stage in stages for name in (SAMPLING if stage == "sampling" else (stage,))]
     if first not in does:
         raise UserError(
             f"--run {run.location}: {found} concerns {first}, which this command does not do; give "
-            f"it to one that does, or --from {run.location} with another --run"
+            f"it to one that does, or {other}"
         )
     return found
 

@@ -43,7 +43,7 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     probed = changed(config, {"sampling.max_problems": few})
     before = _before(run)
     scores = run.shards("scores")
-    execute(probed, run, ("sampling",), name, yes=yes)
+    execute(probed, run, ("sampling",), name, yes=yes, has_from=False)
     with run.lock():
         sampled = read_summary(run)["sampling"]
         measured = sampled["seconds"], timed(sampled)

@@ -281,3 +281,30 @@ def test_a_probe_json_of_another_form_is_named_in_one_line(tmp_path, capsys, con
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{run.location}/probe.json: holds something else than lr_ray writes there" in said
+
+
+def test_what_a_changed_setting_makes_stale_is_refused_without_naming_another_commands_option(
+    tmp_path, capsys
+):
+    asked = relabelling.config()
+    run = relabelling.write(Run(str(tmp_path / "run")), asked)
+    run.write_json("summary.json", {"sampling": finish(run, asked), "seconds_total": 7.0})
+    given = [
+        "probe",
+        "--config",
+        "demo",
+        "--run",
+        run.location,
+        "--problems",
+        str(relabelling.PROBLEMS),
+    ]
+    for name in ("top_k", "kl_threshold", "max_rejected"):
+        given += [f"--sampling.{name}", str(getattr(asked.sampling, name))]
+    assert run_command([*given, "--sampling.kl_threshold", "0.9"]) == 2
+    said = capsys.readouterr().err
+    assert "give --yes for that, another --run to keep both, or the values in its run.json" in said
+    run.write_bytes("checkpoints/x", b"")
+    assert run_command([*given, "--training.seed", "7", "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert "which this command does not do; give it to one that does, or another --run" in said
+    assert "--from" not in said
