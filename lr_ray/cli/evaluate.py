@@ -11,9 +11,8 @@ import argparse
 
 from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import EVALUATION, add_stage_options, run_stages
-from lr_ray.config import Config, EndpointConfig, read_tree
+from lr_ray.config import ENDPOINT_PRESET, Config, EndpointConfig, read_tree
 
-_PAPER = "qwen2.5-math-1.5b"
 _PROG = "lr-ray evaluate"
 
 
@@ -35,6 +34,6 @@ def main(argv: list[str]) -> int:
         return run_stages(command, ["evaluation"])
     from lr_ray.pipeline.evaluation import evaluate_endpoint
 
-    defaults = {"evaluation": read_tree(_PAPER)["evaluation"]}
+    defaults = {"evaluation": read_tree(ENDPOINT_PRESET)["evaluation"]}
     asked = parse(__doc__, argv, kind=EndpointConfig, defaults=defaults, prog=_PROG)
     return evaluate_endpoint(asked.config, asked.run)

@@ -4,7 +4,14 @@ Importing this package loads neither torch nor ray nor vllm, so that `--help` an
 immediate. `lr-ray run --help-all` lists every field.
 """
 
-from lr_ray.config.reading import changed, merge, preset_names, read_tree, resolve
+from lr_ray.config.reading import (
+    ENDPOINT_PRESET,
+    changed,
+    merge,
+    preset_names,
+    read_tree,
+    resolve,
+)
 from lr_ray.config.resources import ROLES, Place, Resources
 from lr_ray.config.sections import (
     Data,

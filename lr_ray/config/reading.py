@@ -16,6 +16,7 @@ from lr_ray.errors import UserError
 from lr_ray.yaml_text import YamlError, load, read_text
 
 Kind = TypeVar("Kind", bound=Section)
+ENDPOINT_PRESET = "qwen2.5-math-1.5b"  # whose evaluation an endpoint is asked without --config
 _MOST_ERRORS = 8  # in a line
 
 

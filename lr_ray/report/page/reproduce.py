@@ -4,11 +4,24 @@ import json
 import shlex
 from typing import Any
 
-from lr_ray.config import Change, Config, flatten, preset_names, read_tree, resolve
+from lr_ray.config import (
+    ENDPOINT_PRESET,
+    Change,
+    Config,
+    EndpointConfig,
+    Tree,
+    flatten,
+    preset_names,
+    read_tree,
+    resolve,
+    value_at,
+)
+from lr_ray.config.section import walk
 from lr_ray.report.page.source import Source
 from lr_ray.run.asked import used_by_imported
 
 TITLE = "Reproduce"
+_FIELDS = dict(walk(Config))
 
 
 def section(source: Source) -> dict[str, Any] | None:
@@ -24,33 +37,38 @@ def section(source: Source) -> dict[str, Any] | None:
         "preset": None,
         "changes": [],
     }
-    run = source.run.location
     if "endpoint" in source.config:
-        models = ",".join(source.config["models"])
-        asked = [("evaluation.benchmarks", flat["evaluation.benchmarks"])]
-        parts = ["evaluate", "--endpoint", source.config["endpoint"], "--models", models]
-        return found | {"command": _line(parts, run, asked)}
-    preset, changes = _nearest(resolve(source.config))
+        return found | _endpoint(source)
+    config = resolve(source.config)
+    preset, changes = _nearest(config)
     if source.imported:
         return found | _imported(source, found, preset, changes)
     commands = {"variants": "compare", "verdict": "probe"}
     name = next((command for part, command in commands.items() if part in source.found), "run")
-    values = [(change.name, change.now) for change in changes]
     more = _grid(source) if name == "compare" else []
-    command = _line([name, "--config", preset, *more], run, values)
+    command = _line([name, "--config", preset, *more], source, _options(config, changes))
     return found | {"command": command, "preset": preset, "changes": _rows(changes)}
+
+
+def _endpoint(source: Source) -> dict[str, Any]:
+    config = resolve(source.config, EndpointConfig)
+    usual = {"evaluation": resolve(read_tree(ENDPOINT_PRESET)).evaluation.model_dump(mode="json")}
+    changes = config.changes(source.config | usual)
+    asked = ["evaluate", "--endpoint", config.endpoint, "--models", ",".join(config.models)]
+    command = _line(asked, source, _options(config, changes))
+    return {"command": command, "preset": ENDPOINT_PRESET, "changes": _rows(changes)}
 
 
 def _imported(
     source: Source, found: dict[str, Any], preset: str, changes: list[Change]
 ) -> dict[str, Any]:
     """What is otherwise of a run whose rows came from files: nothing was sampled, by no amateur."""
-    run, used = source.run.location, [c for c in changes if used_by_imported(c.name)]
+    used = [c for c in changes if used_by_imported(c.name)]
     files = source.summary.get("sampling", {}).get("imported", [])
     asked = ["import", "--config", preset, "--samples", *files]
     later = {"training": "train", "evaluation": "evaluate"}
-    commands = [_line(asked, run, [(c.name, c.now) for c in used])]
-    commands += [_line([later[s]], run, []) for s in later if s in source.summary]
+    commands = [_line(asked, source, _options(resolve(source.config), used))]
+    commands += [_line([later[s]], source, {}) for s in later if s in source.summary]
     return {
         "command": "\n".join(commands),
         "preset": preset,
@@ -70,7 +88,14 @@ def _nearest(config: Config) -> tuple[str, list[Change]]:
         name: resolve(read_tree(name)).model_dump(mode="json") for name in preset_names()
     }
     changes = {name: config.changes(tree) for name, tree in presets.items()}
-    name = min(changes, key=lambda name: len(changes[name]))
+    # An entry of a preset's mapping cannot be taken away on the command line.
+    entries = {
+        n
+        for n, found in changes.items()
+        for c in found
+        if c.now is None and c.name != _option(c.name)
+    }
+    name = min(changes, key=lambda name: (name in entries, len(changes[name])))
     return name, changes[name]
 
 
@@ -80,9 +105,23 @@ def _grid(source: Source) -> list[str]:
     return [part for option, value in given if value for part in (option, value)]
 
 
-def _line(command: list[str], run: str, values: list[tuple[str, Any]]) -> str:
-    settings = [part for name, value in values for part in (f"--{name}", _value(value))]
-    return shlex.join(["lr-ray", *command, "--run", run, *settings])
+def _options(config: Tree, changes: list[Change]) -> dict[str, Any]:
+    """The settings as options, those within a mapping as one, with their values."""
+    tree = config.model_dump(mode="json")
+    return {name: value_at(tree, name) for name in (_option(c.name) for c in changes)}
+
+
+def _option(name: str) -> str:
+    """The field that a dotted name is, or is an entry of."""
+    return name if name in _FIELDS else _option(name.rpartition(".")[0])
+
+
+def _line(command: list[str], source: Source, values: dict[str, Any]) -> str:
+    settings = []
+    for name, value in values.items():
+        typed = "None" if value is None else _value(value)
+        settings += [f"--{name}={typed}"] if typed.startswith("-") else [f"--{name}", typed]
+    return shlex.join(["lr-ray", *command, "--run", source.run.location, *settings])
 
 
 def _value(value: Any) -> str:
