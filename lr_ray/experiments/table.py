@@ -75,12 +75,13 @@ def _cost(run: Run, plan: Plan, cells: Sequence[Cell], summaries: Sequence[Row])
     """Means over the seeds, null where there is nothing to count.
 
     Sampling's seconds are those of the source, and of the source whose trajectories it took over;
-    `sampling_shared` tells that other variants are made of it too.
+    `sampling_shared` tells that some of them were spent for other variants too.
     """
     sampled = [s["sampling"] for s in summaries if "sampling" in s]
     trained = [s["training"] for s in summaries if "training" in s]
     folders = [cell.source for cell in cells if cell.source]
-    users = {cell.variant.name for cell in plan.cells if cell.source in folders}
+    needed = {part for folder in folders for part in _chain(plan, folder)}
+    users = {c.variant.name for c in plan.cells if needed.intersection(_chain(plan, c.source))}
     scored = sum(part["steps_scored"] for part in sampled)
     figures = ("optimizer_steps", "distinct_steps", "trained_steps", "tokens_forward")
     return {
@@ -88,7 +89,7 @@ def _cost(run: Run, plan: Plan, cells: Sequence[Cell], summaries: Sequence[Row])
         "steps_kept": _mean([part["steps_kept"] for part in sampled]),
         "steps_kept_share": sum(p["steps_kept"] for p in sampled) / scored if scored else None,
         **{name: _mean([part[name] for part in trained]) for name in figures},
-        "sampling_seconds": _mean([_seconds(run, plan, folder) for folder in folders]),
+        "sampling_seconds": _mean([_seconds(run, _chain(plan, folder)) for folder in folders]),
         "sampling_shared": len(users) > 1,
         "training_seconds": _mean([part["seconds"] for part in trained]),
     }
@@ -98,10 +99,14 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _seconds(run: Run, plan: Plan, folder: str) -> float:
-    before = plan.source(folder).trajectories_of
-    own = run.child(folder).read_json("summary.json")["sampling"]["seconds"]
-    return float(own) + (_seconds(run, plan, before) if before else 0)
+def _chain(plan: Plan, folder: str | None) -> list[str]:
+    """A source, and the one whose trajectories it took over; nothing of an untrained variant."""
+    return [folder, *_chain(plan, plan.source(folder).trajectories_of)] if folder else []
+
+
+def _seconds(run: Run, folders: Sequence[str]) -> float:
+    parts = [run.child(folder).read_json("summary.json")["sampling"] for folder in folders]
+    return sum(float(part["seconds"]) for part in parts)
 
 
 def render(content: Row) -> str:
@@ -131,7 +136,8 @@ def render(content: Row) -> str:
         "models would move on other problems, and nothing of other seeds. Other columns are means over "
         "the seeds. Steps kept are those that have a label (of all that were scored), distinct trained "
         "those of them that training came to, trained steps count repetitions, tokens forward are those "
-        "that training computed. Seconds of sampling marked * were spent once for several variants.",
+        "that training computed. Seconds of sampling marked * were spent once for several variants, all "
+        "or some of them.",
     ]
     lines += _manner(content, benchmarks[0])
     if content["failed"]:

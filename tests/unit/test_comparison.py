@@ -254,7 +254,7 @@ def test_accuracies_and_costs_are_those_of_the_runs(compared):
     assert high["accuracy"]["demo"]["difference_ci95"] == [0.0, 0.0]
     assert high["settings"] == {"sampling.kl_threshold": 1.6}
     # The trajectories of the base were needed too.
-    assert (equal["cost"]["sampling_seconds"], equal["cost"]["sampling_shared"]) == (15.0, False)
+    assert (equal["cost"]["sampling_seconds"], equal["cost"]["sampling_shared"]) == (15.0, True)
     assert [run["failed"] for run in equal["runs"]] == [None, "loss is nan at step 3"]
     assert equal["accuracy"]["demo"]["seeds"] == 1
     assert len(prefilled["runs"]) == 1
@@ -273,7 +273,7 @@ def test_the_page_can_be_read_as_it_is(compared):
     assert table["low"]["minus expert [95 %]"].startswith("+37.5 [+")
     assert table["low"]["steps kept"] == "10 (25.0 %)"
     assert table["low"]["sampling s"] == "10.0*"
-    assert table["equal"]["sampling s"] == "15.0"
+    assert table["equal"]["sampling s"] == "15.0*"  # ten of them for the others too
     assert table["high"]["steps kept"] == "nothing kept"
     assert table["prefilled"]["training s"] == "-"
     assert "- equal-1: loss is nan at step 3" in page
@@ -281,6 +281,19 @@ def test_the_page_can_be_read_as_it_is(compared):
     assert len(set(lengths[:second])) == len(set(lengths[second:])) == 1  # aligned
     assert rows[second] == ["variant", "characters", "cut"]
     assert ["low", "16", "0.0%"] in rows[second:]
+
+
+def test_sampling_that_no_other_variant_needs_is_its_own(tmp_path):
+    fewer = variant("fewer", sampling={"max_problems": 3})
+    grid, run = Grid("mine", [0], [variant("low"), fewer]), Run(str(tmp_path))
+    plan = make_plan(DEMO, grid)
+    for source, seconds in zip(plan.sources, (10.0, 5.0), strict=True):
+        run.child(source.folder).write_json("summary.json", {"sampling": {"seconds": seconds}})
+    for cell in plan.cells:
+        finished(run, cell, [0], 10)
+    costs = [row["cost"] for row in collect(run, DEMO, grid, plan, {})["variants"].values()]
+    told = [(cost["sampling_seconds"], cost["sampling_shared"]) for cost in costs]
+    assert told == [(10.0, False), (5.0, False)]
 
 
 def test_the_page_has_figures_of_drift_where_they_were_measured(compared):
