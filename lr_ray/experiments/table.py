@@ -14,6 +14,7 @@ from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.evaluation.tasks import task_names
 from lr_ray.experiments.grid import Grid, Variant
 from lr_ray.experiments.plan import Cell, Plan
+from lr_ray.report.page.comparison import seeds
 from lr_ray.run.store import SCHEMA_VERSION, Run
 
 Row = dict[str, Any]
@@ -114,7 +115,6 @@ def render(content: Row) -> str:
     grid, config = content["grid"], content["config"]
     benchmarks = list(content["expert"])
     problems = ", ".join(f"{content['expert'][b]['problems']} problems of {b}" for b in benchmarks)
-    seeds = len(grid["seeds"])
     heads = [f"accuracy{' ' + b if len(benchmarks) > 1 else ''}" for b in benchmarks]
     head = ["variant"]
     for name in heads:
@@ -127,7 +127,7 @@ def render(content: Row) -> str:
         f"# Comparison: {grid['name']}",
         "",
         f"Expert {config['models']['expert']}, amateur {config['models']['amateur']}; asked {problems}, "
-        f"greedily; {seeds} seed{'s' * (seeds > 1)} ({', '.join(map(str, grid['seeds']))}).",
+        f"{_asked(config['evaluation'])}; {seeds(content)}.",
         "",
         *markdown(head, rows),
         "",
@@ -144,6 +144,13 @@ def render(content: Row) -> str:
         lines += ["", "Failed:", ""]
         lines += [f"- {name}: {reason}" for name, reason in content["failed"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _asked(evaluation: Row) -> str:
+    if not evaluation["temperature"]:
+        return "greedily"
+    times = f"{evaluation['samples']} times each " if evaluation["samples"] > 1 else ""
+    return f"{times}at temperature {evaluation['temperature']:g}"
 
 
 def _manner(content: Row, benchmark: str) -> list[str]:

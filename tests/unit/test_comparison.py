@@ -296,6 +296,26 @@ def test_sampling_that_no_other_variant_needs_is_its_own(tmp_path):
     assert told == [(10.0, False), (5.0, False)]
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "own", "said"),
+    [
+        ({}, {}, "4 problems of demo, greedily; 2 seeds (0, 1)."),
+        ({"temperature": 0.7}, {}, "demo, at temperature 0.7; 2 seeds (0, 1)."),
+        ({"temperature": 1.0, "samples": 4}, {}, "demo, 4 times each at temperature 1; 2 seeds"),
+        ({}, {"low": [4]}, "greedily; 2 seeds (0, 1); 1 seed (4) of low."),
+        ({}, {"low": [4], "equal": [4], "high": [5, 6]}, "; 1 seed (4) of low, equal; 2 seeds (5, 6) of high."),
+        ({}, {name: [0, 1, 2] for name in ("low", "high", "equal")}, "greedily; 3 seeds (0, 1, 2)."),
+    ],
+)  # fmt: skip
+def test_the_page_says_how_models_were_asked_and_by_which_seeds(compared, evaluation, own, said):
+    content = copy.deepcopy(compared[2])
+    content["config"]["evaluation"] |= evaluation
+    for name, seeds in own.items():
+        runs = content["variants"][name]["runs"]
+        content["variants"][name]["runs"] = [runs[0] | {"seed": seed} for seed in seeds]
+    assert said in render(content)
+
+
 def test_the_page_has_figures_of_drift_where_they_were_measured(compared):
     content = copy.deepcopy(compared[2])
     expert = {

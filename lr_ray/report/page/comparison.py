@@ -38,10 +38,27 @@ def section(source: Source) -> dict[str, Any] | None:
             if source.run.exists(page := f"{run['folder']}/report.html")
         ],
         "grid": content["grid"],
+        "seeds": seeds(content),
         "models": content["config"]["models"],
         "failed": content["failed"],
         "seconds_total": content.get("seconds_total"),
     }
+
+
+def seeds(content: dict[str, Any]) -> str:
+    """Those of the trained variants: `2 seeds (0, 1)`, and `; 1 seed (4) of wide` where one has its own."""
+    rows = content["variants"]
+    trained = {name: row for name, row in rows.items() if not row["untrained"]} or rows
+    of: dict[str, list[str]] = {}
+    for name, row in trained.items():
+        of.setdefault(_listed([run["seed"] for run in row["runs"]]), []).append(name)
+    grid = _listed(content["grid"]["seeds"])
+    said = [t if t == grid or len(of) == 1 else f"{t} of {', '.join(of[t])}" for t in of]
+    return "; ".join(sorted(said, key=lambda text: text != grid))
+
+
+def _listed(numbers: list[int]) -> str:
+    return f"{len(numbers)} seed{'s' * (len(numbers) > 1)} ({', '.join(map(str, numbers))})"
 
 
 def _seconds(cost: dict[str, Any]) -> float | None:

@@ -40,6 +40,8 @@ def test_a_comparison_has_a_row_and_an_interval_for_each_variant(comparison):
     rows = {name[2:]: row for name, row in rows.items()}
     assert rows["low"][:2] == ["62.5%", "75.0% 50.0%"]
     assert rows["low"][2].startswith("+37.5 [+")
+    lead = said(of_class(comparison, "lead")[0])
+    assert lead.startswith("Grid mine, 4 variants, 2 seeds (0, 1); 4 problems of demo, ")
     assert rows["low"][-1] == "14"  # 10 s of sampling, 3.5 s of training
     (forest,) = [
         svg
