@@ -1,6 +1,7 @@
 """Scored trajectories to supervision rows, and what a shard says of them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from lr_ray.run.schemas import STEP, SUPERVISION, flat, rejected
 
 NO_LABEL = "a step's plausible tokens are all unknown to the amateur"
 _SUM_TOLERANCE = 1e-3  # of a label's float32 weights
+_MOST_ID = np.iinfo(np.int32).max  # the expert's own bound is told where its supervision is read
 
 
 @dataclass
@@ -125,17 +127,50 @@ def _labelled(steps: Steps, keep_N: NDArray[np.bool_], name: str) -> Labels:
     """Labels of a label rule. Raises StageError when they are none of the kept steps."""
     rule: LabelRule = labels.get(name, "sampling.labels")
     found = rule(steps, keep_N)
-    wrong = None
-    if not keep_N[found.steps].all() or (np.diff(found.steps) <= 0).any():
-        wrong = "labels of steps that are not kept, or not in order"
-    elif len(found.offsets) != len(found.steps) + 1 or (np.diff(found.offsets) <= 0).any():
-        wrong = "a label without a token"
-    elif len(found.steps):
-        sums = np.add.reduceat(found.weights, found.offsets[:-1])
-        wrong = None if np.abs(sums - 1).max() < _SUM_TOLERANCE else "weights that do not sum to 1"
+    if not (wrong := _no_labels(found)):
+        steps_L, offsets = found.steps.astype(np.int64), found.offsets.astype(np.int64)
+        found = replace(
+            found, steps=steps_L, offsets=offsets, weights=found.weights.astype(np.float32)
+        )
+        wrong = _wrong(found, keep_N)
     if wrong:
         raise StageError(f"sampling.labels = {name}: the rule gave {wrong}")
-    return found
+    return replace(found, token_ids=found.token_ids.astype(np.int32))
+
+
+def _no_labels(found: Any) -> str | None:
+    """What is wrong with the form of what a rule gave, if anything."""
+    if not isinstance(found, Labels):
+        return f"{found!r:.100}; must be Labels of lr_ray.method.contrast"
+    for name, array in vars(found).items():
+        kind = "f" if name == "weights" else "iu"
+        if getattr(array, "ndim", None) != 1 or array.dtype.kind not in kind:
+            what = "floats" if name == "weights" else "integers"
+            return f"{name} = {array!r:.100}; must be a NumPy array [N] of {what}"
+    return None
+
+
+def _wrong(found: Labels, keep_N: NDArray[np.bool_]) -> str | None:
+    """What is wrong with the values of labels, if anything."""
+    ids, sizes, count = found.token_ids, np.diff(found.offsets), len(found.token_ids)
+    if not np.isin(found.steps, np.flatnonzero(keep_N)).all() or (np.diff(found.steps) <= 0).any():
+        return "labels of steps that are not kept, or not in order"
+    if len(found.offsets) != len(found.steps) + 1 or (sizes <= 0).any():
+        return "a label without a token"
+    if found.offsets[0] != 0 or found.offsets[-1] != count or len(found.weights) != count:
+        return (
+            f"{count} token ids and {len(found.weights)} weights for offsets to {found.offsets[-1]}"
+        )
+    if not count:
+        return None
+    if not 0 <= ids.min() <= ids.max() <= _MOST_ID:
+        return f"token ids from {ids.min()} to {ids.max()}; must be from 0 to {_MOST_ID}"
+    if len(np.unique((np.repeat(found.steps, sizes) << 32) + ids.astype(np.int64))) != count:
+        return "a label with a token twice"
+    if not found.weights.min() >= 0:
+        return f"the weight {found.weights.min():.4g}; must be from 0"
+    sums = np.add.reduceat(found.weights, found.offsets[:-1])
+    return None if np.abs(sums - 1).max() < _SUM_TOLERANCE else "weights that do not sum to 1"
 
 
 def _supervision(scores: pa.Table, lengths: NDArray, labels: Labels) -> pa.Table:

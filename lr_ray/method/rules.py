@@ -144,7 +144,7 @@ def contrast(steps: Steps, keep_N: NDArray[np.bool_], temperature: float = 1) ->
 
 def tempered(parameter: str) -> LabelRule:
     """p/q to the power of 1 / temperature: below 1 sharper than the paper's, above 1 softer."""
-    temperature = _number(parameter, "TEMPERATURE", 100, "0.5")
+    temperature = _number(parameter, "TEMPERATURE", 100, "0.5", least=1e-3)
     return lambda steps, keep_N: contrast(steps, keep_N, temperature)
 
 
@@ -158,14 +158,15 @@ def greedy(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
     return greedy_labels(steps.completion, keep_N)
 
 
-def _number(text: str, name: str, most: float, example: str) -> float:
-    """A parameter above 0 and at most `most`."""
+def _number(text: str, name: str, most: float, example: str, least: float = 0) -> float:
+    """A parameter above 0, at least `least` and at most `most`."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= most:
-        raise ValueError(f"{name} must be above 0 and at most {most}, such as {example}")
+    if not (0 < value <= most and value >= least):
+        low = f"above 0, at least {least}" if least else "above 0"
+        raise ValueError(f"{name} must be {low} and at most {most}, such as {example}")
     return value
 
 

@@ -16,13 +16,14 @@ import pytest
 from lr_ray import plugins
 from lr_ray.cli.front import run_command
 from lr_ray.cli.options import parse
-from lr_ray.config import Evaluation
+from lr_ray.config import Evaluation, Sampling
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.grading.pool import Graders
+from lr_ray.method.contrast import Labels
 from lr_ray.problems import PROBLEM, check_source, stage_problems
 from lr_ray.run.store import Run
 from lr_ray.sampling.rejection import keep_right
@@ -249,11 +250,55 @@ def test_a_rule_that_gives_something_else_is_named(tmp_path):
             label(batch([[SAME, APART]]), asked(tmp_path, *options).config.sampling, K)
 
 
+GREEDY = {"steps": [1], "offsets": [0, 1], "token_ids": [7], "weights": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (None, "None; must be Labels of lr_ray.method.contrast"),
+        ({"weights": None}, "weights = None; must be a NumPy array [N] of floats"),
+        ({"weights": np.array([1])}, "weights = array([1]); must be a NumPy array [N] of floats"),
+        ({"token_ids": np.array([7.0])}, "token_ids = array([7.]); must be a NumPy array [N] of integers"),
+        ({"token_ids": np.array([[7]])}, "token_ids = array([[7]]); must be"),
+        ({"steps": np.array([9])}, "labels of steps that are not kept"),
+        ({"offsets": np.array([], int)}, "a label without a token"),
+        ({"offsets": np.array([1, 0], np.uint32)}, "a label without a token"),
+        ({"offsets": np.array([0, 2])}, "1 token ids and 1 weights for offsets to 2"),
+        ({"weights": np.array([0.5, 0.5])}, "1 token ids and 2 weights for offsets to 1"),
+        ({"token_ids": np.array([-1])}, "token ids from -1 to -1; must be from 0 to 2147483647"),
+        ({"token_ids": np.array([1 << 31])}, "token ids from 2147483648 to 2147483648; must be"),
+        ({"token_ids": np.array([7, 7]), "offsets": np.array([0, 2]), "weights": np.array([0.5, 0.5])},
+         "a label with a token twice"),
+        ({"token_ids": np.array([7, 8]), "offsets": np.array([0, 2]), "weights": np.array([1.5, -0.5])},
+         "the weight -0.5; must be from 0"),
+        ({"weights": np.array([np.nan])}, "the weight nan; must be from 0"),
+        ({"weights": np.array([2.0])}, "weights that do not sum to 1"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_none_are_told_in_one_line(tmp_path, changed, message):
+    fields = {name: np.array(value) for name, value in GREEDY.items()}
+    found = None if changed is None else Labels(**fields | changed)
+    plugins.labels.register(name := f"none {id(changed)}")(lambda steps, keep: found)
+    sampling = Sampling(kl_threshold=0.1, labels=name)
+    with pytest.raises(StageError) as error:
+        label(batch([[SAME, APART]]), sampling, K)
+    assert f"the rule gave {message}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_wider_types_are_taken(tmp_path):
+    wide = Labels(*(np.array(GREEDY[name], np.uint64) for name in ("steps", "offsets", "token_ids")),
+                  np.array(GREEDY["weights"]))  # fmt: skip
+    plugins.labels.register("wide")(lambda steps, keep: wide)
+    sampling = Sampling(kl_threshold=0.1, labels="wide")
+    [row] = label(batch([[SAME, APART]]), sampling, K).good.to_pylist()
+    assert row["steps"] == [{"position": 1, "token_ids": [7], "weights": [1.0]}]
+
+
 def test_steps_say_where_they_are_and_how_sure_the_expert_was():
     seen = []
     plugins.selections.register("seen")(lambda steps: seen.append(steps) or steps.kl > 9)
-    from lr_ray.config import Sampling
-
     label(batch([[APART, SAME], [SAME]]), Sampling(selection="seen"), K)
     [steps] = seen
     assert steps.position.tolist() == [0, 1, 0]
@@ -328,6 +373,7 @@ class LastWord:
         ("sampling.selection", "window:64-16", "selection rule 'window:64-16', window:FIRST-LAST: must be the first and the last step"),
         ("sampling.selection", "first:0", "selection rule 'first:0', first:STEPS: STEPS must be a whole number above 0, such as 64"),
         ("sampling.selection", "random:3", "selection rule 'random' takes no parameter; leave it out"),
+        ("sampling.labels", "contrast:1e-320", "label rule 'contrast:1e-320', contrast:TEMPERATURE: TEMPERATURE must be above 0, at least 0.001 and at most 100, such as 0.5"),
         ("sampling.labels", "contrast:nan", "label rule 'contrast:nan', contrast:TEMPERATURE: TEMPERATURE must be above 0"),
         ("sampling.labels", "contrst", "no label rule 'contrst'; did you mean contrast? Known: "),
         ("sampling.labels", "guided:x", "label rule 'guided:x', guided:WEIGHT: could not convert string to float: 'x'"),
