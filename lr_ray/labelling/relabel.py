@@ -13,7 +13,7 @@ from lr_ray.config import Sampling
 from lr_ray.labelling.label import NO_LABEL, supervise
 from lr_ray.labelling.shards import FOLDERS, footers, write_shard
 from lr_ray.run.schemas import REJECTED, SCORES
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, shaped
 
 
 def label_scores(run: Run, sampling: Sampling) -> int:
@@ -29,7 +29,9 @@ def label_scores(run: Run, sampling: Sampling) -> int:
     labelled = 0
     for name in missing:
         said = run.read_facts(name)
-        if said["plausibility"] > sampling.plausibility:
+        with shaped(run.location, name):
+            lacks = said["plausibility"] > sampling.plausibility
+        if lacks:
             run.remove(name)
             continue
         file, rejected = name.rsplit("/", 1)[1], _beside(name, "rejected")

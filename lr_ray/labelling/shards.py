@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lr_ray.errors import StageError
 from lr_ray.labelling.label import Facts, Labelled
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, shaped
 
 FOLDERS = ("supervision", "rejected")
 BESIDE = ("trajectories", "scores")  # of no account without one of the above
@@ -32,20 +32,21 @@ def shard_name(index: NDArray[np.int64]) -> str:
 def survey(run: Run, total: int) -> tuple[NDArray[np.bool_], Facts]:
     """Which of the run's problems a shard holds, and the facts of all shards, from their footers.
 
-    Raises StageError when two shards hold the same problem.
+    Raises StageError when two shards hold the same problem, and UserError for a footer of another form.
     """
     finished, facts = np.zeros(total, bool), Facts()
     for name, said in checked_footers(run, *FOLDERS).items():
         if "problems" not in said:
             continue  # of rows that were no problem
-        index = np.array(said["problems"], int)
+        with shaped(run.location, name):
+            index = np.array(said["problems"], int)
+            facts += Facts(**said["facts"])
         if index.max(initial=0) >= total:
             raise StageError(
                 f"{run.location}/{name}: is of problem {index.max()}, and the run has {total}; "
                 "remove this file"
             )
         finished[index] = True
-        facts += Facts(**said["facts"])
     return finished, facts
 
 

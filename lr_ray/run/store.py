@@ -132,9 +132,10 @@ class Run:
         self.write_bytes(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """What `write_lines` wrote; empty where there is no file."""
+        """What `write_lines` wrote; empty where there is no file. Raises UserError for something else."""
         lines = self.fs.cat_file(self.path(name)).splitlines() if self.exists(name) else []
-        return [json.loads(line) for line in lines]
+        with shaped(self.location, name):
+            return [dict(json.loads(line)) for line in lines]
 
     def answers(self, task: str, columns: list[str] | None = None) -> pa.Table:
         """The graded answers of an evaluation's task; of `columns`, where they are given.
@@ -168,12 +169,15 @@ class Run:
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_facts(self, name: str) -> dict[str, Any]:
-        """What a Parquet file's footer says of it. Raises StageError when it cannot be read."""
+        """What a Parquet file's footer says of it. Raises StageError when it cannot be read, and UserError
+        for something else in it.
+        """
         try:
             metadata = pq.read_schema(self.path(name), filesystem=self.fs).metadata or {}
         except (OSError, pa.ArrowException) as error:
             raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason(error)}") from None
-        return dict(json.loads(metadata.get(_FACTS, b"{}")))
+        with shaped(self.location, name):
+            return dict(json.loads(metadata.get(_FACTS, b"{}")))
 
     def put_folder(self, local: str, name: str) -> None:
         """Copies a local folder in. The name appears when it is complete on local runs only."""

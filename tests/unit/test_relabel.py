@@ -10,6 +10,7 @@ import pytest
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError, UserError
+from lr_ray.labelling.relabel import label_scores
 from lr_ray.labelling.shards import survey
 from lr_ray.pipeline.sharing import can_share, share, void
 from lr_ray.problems import INDEX, stage_problems
@@ -201,6 +202,14 @@ def test_scores_that_were_cut_are_no_finished_run(source):
     source.write_table(name, source.read_tables([name], SCORES).slice(1), source.read_facts(name))
     void(source, "labelling", {})
     assert finish(source, config()) is None
+
+
+def test_scores_whose_footer_another_tool_has_dropped_are_named(source):
+    name = source.shards("scores")[0]
+    source.write_table(name, source.read_tables([name], SCORES), {})
+    source.remove("supervision")
+    with pytest.raises(UserError, match=f"{name}: holds something else than .* 'plausibility'"):
+        label_scores(source, config().sampling)
 
 
 def test_too_many_trajectories_without_a_label_fail(source, tmp_path):

@@ -11,6 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.interop.writing import check_out
+from lr_ray.labelling.shards import survey
 from lr_ray.run.asked import begin
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.store import Run, read_asked, read_summary
@@ -242,6 +243,39 @@ def test_facts_of_a_shard_are_read_without_its_rows(tmp_path):
     (tmp_path / "rejected/part-3.parquet").write_bytes(b"PAR1")
     with pytest.raises(StageError, match=r"part-3\.parquet: not a whole shard"):
         run.read_facts("rejected/part-3.parquet")
+
+
+@pytest.mark.parametrize("footer", [b"{", b"7", b"[3]", b"\xff"])
+def test_a_footer_that_is_not_ours_is_named(tmp_path, footer):
+    run = Run(str(tmp_path))
+    run.write_table(
+        "rejected/part-1.parquet", rejected("x").replace_schema_metadata({b"lr_ray": footer})
+    )
+    with pytest.raises(
+        UserError, match=r"part-1\.parquet: holds something else than lr_ray writes"
+    ) as e:
+        run.read_facts("rejected/part-1.parquet")
+    assert "\n" not in str(e.value)
+    for facts in (
+        {"problems": "x", "facts": {}},
+        {"problems": [0], "facts": {"of": 1}},
+        {"problems": [0]},
+    ):
+        run.write_table("rejected/part-1.parquet", rejected("x"), facts)
+        with pytest.raises(
+            UserError, match=r"part-1\.parquet: holds something else than lr_ray writes"
+        ):
+            survey(run, 2)
+
+
+@pytest.mark.parametrize("lines", [b'{"step": 1}\n{"st', b"7\n", b"[7]\n", b"\xff\n"])
+def test_lines_that_are_not_ours_are_named(tmp_path, lines):
+    run = Run(str(tmp_path))
+    run.write_bytes("metrics.jsonl", lines)
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl: holds something else than lr_ray writes there: "
+    ):
+        run.read_lines("metrics.jsonl")
 
 
 @pytest.mark.parametrize("location", ["memory://bucket/run", "memory://bucket/run/"])
