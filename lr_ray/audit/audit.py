@@ -20,7 +20,7 @@ from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.method.oracle import load
-from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.schemas import SUPERVISION, first_null
 from lr_ray.run.store import Run
 
 _SMALL = 10_000_000  # parameters
@@ -105,7 +105,7 @@ def row_places(run: Run) -> list[Place]:
     return sorted(
         (problem_id, name, index)
         for name in run.shards("supervision")
-        for index, problem_id in enumerate(run.read_tables([name], ids)["problem_id"].to_pylist())
+        for index, problem_id in enumerate(_read(run, name, ids)["problem_id"].to_pylist())
     )
 
 
@@ -119,8 +119,16 @@ def draw(places: list[Place], count: int, seed: int) -> list[Place]:
 def read_rows(run: Run, places: list[Place]) -> Iterator[dict[str, Any]]:
     """The rows at `places`, one shard in memory at a time."""
     for name, group in groupby(places, key=lambda place: place[1]):
-        table = run.read_tables([name], SUPERVISION)
+        table = _read(run, name, SUPERVISION)
         yield from table.take([index for _, _, index in group]).to_pylist()
+
+
+def _read(run: Run, name: str, schema: pa.Schema) -> pa.Table:
+    """A shard. Raises StageError naming its first null."""
+    table = run.read_tables([name], schema)
+    if null := first_null(table):
+        raise StageError(f"{run.location}/{name}: row {null[0] + 1}: a null in {null[1]}")
+    return table
 
 
 def recorded(run: Run) -> dict[str, Any]:
@@ -164,5 +172,7 @@ def check_row(row: dict[str, Any], vocabulary: int) -> None:
         wrong = "a label has a token twice"
     elif not np.isfinite(kl + weights).all():
         wrong = "a KL or a weight is not a finite number"
+    elif min(weights, default=0) < 0:
+        wrong = "a label has a weight below 0"
     if wrong:
         raise StageError(f"supervision row {row['problem_id']}: {wrong}")

@@ -20,6 +20,7 @@ from lr_ray.interop.form import Expert
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run, atomic, check_home
+from lr_ray.training.data import check_rows
 
 _CHUNK = 20_000  # rows in memory; each chunk is one pass over the shards, which are in no order
 _MARK = "[[problem]]"
@@ -48,11 +49,12 @@ def export(run: Run, expert: Expert, out: str) -> Counter[str]:
     `trajectories`, `steps`; `prompts_unread`: trajectories whose prompt is not the template over a
     problem's text, so that prompt_id is the problem_id; `steps_retokenized`: whose prefix tokenizes
     otherwise than it was generated; `steps_beyond`: whose label has tokens that the published
-    training drops. Raises StageError when there is no kept step; the file appears whole or not at all.
+    training drops. Raises StageError when there is no kept step, or a row that cannot be used; the file
+    appears whole or not at all.
     """
     counts: Counter[str] = Counter()
     with _atomic(out) as stream:
-        for table in _sorted_rows(run):
+        for table in _sorted_rows(run, expert.rows):
             for record in table.to_pylist():
                 for line in _lines(record, expert, counts):
                     stream.write(json.dumps(line, allow_nan=False).encode() + b"\n")
@@ -61,11 +63,14 @@ def export(run: Run, expert: Expert, out: str) -> Counter[str]:
     return counts
 
 
-def _sorted_rows(run: Run) -> Iterator[pa.Table]:
+def _sorted_rows(run: Run, vocabulary: int) -> Iterator[pa.Table]:
     names = list(checked_footers(run, "supervision"))
     ids: list[str] = []
     for name in names:
-        ids += run.read_tables([name], SUPERVISION)["problem_id"].to_pylist()
+        table = run.read_tables([name], SUPERVISION).combine_chunks()
+        for batch in table.to_batches():
+            check_rows(batch, f"{run.location}/{name}", vocabulary)
+        ids += table["problem_id"].to_pylist()
     ids.sort()
     for start in range(0, len(ids), _CHUNK):
         wanted = pa.array(ids[start : start + _CHUNK], pa.string())

@@ -1,10 +1,11 @@
 """Arrow schemas of what flows between the sampling actors and of the shards that they write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.run.store import SCHEMA_VERSION
@@ -96,6 +97,26 @@ def rejected(rows: pa.Table, which: Any, reasons: Any) -> pa.Table:
     """Columns of REJECTED for those rows of a table of problems that the mask `which` has."""
     columns = [*(rows[name] for name in ("problem_id", "file", "row")), reasons]
     return pa.table(columns, schema=REJECTED).filter(which)
+
+
+def first_null(table: pa.Table | pa.RecordBatch) -> tuple[int, str] | None:
+    """Row and column of a null of supervision, which a finish reason alone may be; None without one."""
+    rows = np.arange(table.num_rows)
+    named = ((name, table[name]) for name in table.schema.names if name != "finish_reason")
+    arrays = ((n, c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c) for n, c in named)
+    return next((at for name, column in arrays for at in _nulls(column, rows, name)), None)
+
+
+def _nulls(column: pa.Array, rows: NDArray, name: str) -> Iterator[tuple[int, str]]:
+    """The first null of a column and of what is nested in it; `rows` says where each value stands."""
+    if column.null_count:
+        yield int(rows[column.is_null().to_numpy(zero_copy_only=False)][0]), name
+    if pa.types.is_list(column.type):
+        parents = pc.list_parent_indices(column).to_numpy()
+        yield from _nulls(column.flatten(), rows[parents], name)
+    elif pa.types.is_struct(column.type):
+        for field in column.type:
+            yield from _nulls(column.field(field.name), rows, f"{name}.{field.name}")
 
 
 def flat(column: pa.ChunkedArray) -> NDArray:

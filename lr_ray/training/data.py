@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lr_ray.errors import StageError
-from lr_ray.run.schemas import SUPERVISION
+from lr_ray.run.schemas import SUPERVISION, first_null
 from lr_ray.run.store import Run
 from lr_ray.training.batches import Step, Trajectory
 
@@ -42,7 +42,7 @@ class Supervision:
             for name in names:
                 table = run.read_tables([name], _COLUMNS).combine_chunks()
                 for batch in table.to_batches():
-                    _check_rows(batch, f"{run.location}/{name}", vocabulary)
+                    check_rows(batch, f"{run.location}/{name}", vocabulary)
                 self.trajectories += table.num_rows
                 sink.write_table(table)
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -77,8 +77,12 @@ class Supervision:
         return Trajectory(np.concatenate([prompt, completion]), steps, int(i))
 
 
-def _check_rows(batch: pa.RecordBatch, where: str, vocabulary: int) -> None:
-    """Raises StageError naming the first row that cannot be trained on: ids, positions, weights."""
+def check_rows(batch: pa.RecordBatch, where: str, vocabulary: int) -> None:
+    """Raises StageError naming the first row that cannot be used: nulls, ids, positions, weights, KL.
+
+    `batch` has columns of `schemas.SUPERVISION`; without `kl`, which training does not read, it is not looked
+    at.
+    """
 
     def refuse(bad: NDArray, rows: NDArray, said: Callable[[int], str]) -> None:
         """At the first of what is bad, whose row `rows` tells."""
@@ -94,9 +98,17 @@ def _check_rows(batch: pa.RecordBatch, where: str, vocabulary: int) -> None:
         known = f"but the expert has ids 0 to {vocabulary - 1}"
         refuse((ids < 0) | (ids >= vocabulary), rows, lambda i: f"{name} id {ids[i]}, {known}")
 
+    if null := first_null(batch):
+        refuse(np.ones(1, bool), np.array(null[:1]), lambda _: f"a null in {null[1]}")
     for name in ("prompt", "completion"):
         column = batch[f"{name}_token_ids"]
         check_ids(name, column.flatten().to_numpy(), pc.list_parent_indices(column).to_numpy())
+    if "kl" in batch.schema.names:
+        kl_N, length_N = (
+            pc.list_value_length(batch[n]).to_numpy() for n in ("kl", "completion_token_ids")
+        )
+        said = lambda i: f"{kl_N[i]} KL values for {length_N[i]} completion tokens"  # noqa: E731
+        refuse(kl_N != length_N, np.arange(len(kl_N)), said)
     flat = batch["steps"].flatten()
     if not len(flat):
         return
@@ -109,11 +121,23 @@ def _check_rows(batch: pa.RecordBatch, where: str, vocabulary: int) -> None:
     outside_S = (position_S < 0) | (position_S >= length_S) | (prompt_S + position_S < 1)
     place = lambda i: f"step at position {position_S[i]} of {length_S[i]} completion tokens"  # noqa: E731
     refuse(outside_S, row_S, place)
+    refuse(_again(row_S, position_S), row_S, lambda i: f"two steps at position {position_S[i]}")
     ids, weights = flat.field("token_ids"), flat.field("weights")
-    if not pc.list_value_length(ids).equals(pc.list_value_length(weights)):
-        raise StageError(f"{where}: a step has another number of label ids than of weights")
+    sizes, theirs = (pc.list_value_length(column).to_numpy() for column in (ids, weights))
+    count = lambda i: f"a step with {sizes[i]} label ids and {theirs[i]} weights"  # noqa: E731
+    refuse(sizes != theirs, row_S, count)
     step_L = pc.list_parent_indices(ids).to_numpy()
-    check_ids("label", ids.flatten().to_numpy(), row_S[step_L])
-    sum_S = np.bincount(step_L, weights.flatten().to_numpy(), minlength=len(flat))
+    id_L, weight_L = ids.flatten().to_numpy(), weights.flatten().to_numpy()
+    check_ids("label", id_L, row_S[step_L])
+    refuse(_again(step_L, id_L), row_S[step_L], lambda i: f"a label has id {id_L[i]} twice")
+    refuse(weight_L < 0, row_S[step_L], lambda i: f"a label has the weight {weight_L[i]:.4g}")
+    sum_S = np.bincount(step_L, weight_L, minlength=len(flat))
     wrong_S = ~(np.abs(sum_S - 1) < _ONE)  # NaN is wrong too
     refuse(wrong_S, row_S, lambda i: f"a label's weights sum to {sum_S[i]:.4g} instead of 1")
+
+
+def _again(group_N: NDArray, value_N: NDArray) -> NDArray[np.bool_]:
+    """Where a value, from 0, has stood in its group before."""
+    again_N = np.ones(len(value_N), bool)
+    again_N[np.unique((group_N.astype(np.int64) << 32) + value_N, return_index=True)[1]] = False
+    return again_N

@@ -324,6 +324,17 @@ def test_sample_is_drawn_by_the_seed_and_not_by_the_shards(tmp_path, rows):
 
 
 @pytest.mark.parametrize(
+    ("changed", "column"),
+    [({"problem_id": None}, "problem_id"), ({"kl": None}, "kl"), ({"steps": [None]}, "steps"),
+     ({"steps": [{"position": 0, "token_ids": [7], "weights": None}]}, "steps.weights")],
+)  # fmt: skip
+def test_a_null_is_named_by_its_shard_and_row(tmp_path, rows, changed, column):
+    rows[1] |= changed
+    with pytest.raises(StageError, match=rf"supervision/.*\.parquet: row 2: a null in {column}$"):
+        audit_of(write_run(tmp_path, rows, shards=1))
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda row: row["kl"].pop(), "KL values for"),
@@ -331,6 +342,10 @@ def test_sample_is_drawn_by_the_seed_and_not_by_the_shards(tmp_path, rows):
         (lambda row: row["completion_token_ids"].__setitem__(0, 590), "not among the 590"),
         (lambda row: row["steps"][0].update(position=len(row["kl"])), "do not ascend"),
         (lambda row: row["steps"][0]["weights"].append(0.0), "not one weight a token"),
+        (
+            lambda row: row["steps"][0].update(token_ids=[7, 8], weights=[1.5, -0.5]),
+            "a weight below 0",
+        ),
         (lambda row: row.update(kl=[], completion_token_ids=[], steps=[]), "no completion"),
     ],
 )

@@ -366,6 +366,24 @@ def test_export_replaces_a_file_only_when_asked_and_never_leaves_part_of_one(sam
     assert out.read_text().startswith('{"prompt_id"')
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"steps": None}, "a null in steps"), ({"kl": [0.5]}, "1 KL values for "),
+     ({"steps": [{"position": 0, "token_ids": [7, 8], "weights": [1.5, -0.5]}]}, "the weight -0.5")],
+)  # fmt: skip
+def test_a_row_that_cannot_be_used_is_not_exported(sampled, tmp_path, changed, said):
+    first, *others = rows_of(sampled)
+    run, out = Run(str(tmp_path / "run")), tmp_path / "out.jsonl"
+    run.write_table(
+        "supervision/part-0.parquet", pa.Table.from_pylist([*others, first | changed], SUPERVISION)
+    )
+    with pytest.raises(
+        StageError, match=rf"part-0\.parquet: row {len(others) + 1} \(problem .*{said}"
+    ):
+        export(run, EXPERT, str(out))
+    assert not out.exists()
+
+
 def test_uris_work_like_paths(exported, sampled, tmp_path):
     uri = "memory://interchange/samples.jsonl"
     with pytest.raises(StageError):
