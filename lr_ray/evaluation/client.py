@@ -4,8 +4,10 @@ pytest tests/integration/endpoint/test_evaluation.py
 """
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +148,32 @@ def ask(
     a request fails for good, or one in twenty is refused, and UserError for a key that no header can
     carry. The key is read from OPENAI_API_KEY.
     """
-    asyncio.run(_ask(base_url, questions, evaluation, on_answer, on_left_out))
+    _to_its_end(_ask(base_url, questions, evaluation, on_answer, on_left_out))
+
+
+def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Runs it here, or in a thread where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def told() -> None:
+        if task := asyncio.current_task():
+            begun.set_result((asyncio.get_running_loop(), task))
+        await work
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(asyncio.run, told())
+        try:
+            done.result()
+        except BaseException:  # an interruption, or the work's own
+            loop, task = begun.result()
+            with contextlib.suppress(RuntimeError):  # that the loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def _ask(

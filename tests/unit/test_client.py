@@ -1,8 +1,10 @@
 """Retries, limits and refusals against a small HTTP server that misbehaves as it is told."""
 
+import asyncio
 import contextlib
 import json
 import re
+import signal
 import threading
 import time
 from collections import Counter
@@ -131,6 +133,38 @@ def test_passing_faults_are_tried_again(endpoint):
     found = answers(endpoint, [f"p{i}" for i in range(6)])
     assert [a.completion for a in found] == [f"a says p{i}" for i in range(6)]
     assert endpoint.asked == {"p0": 2, "p1": 3, "p2": 2, "p3": 1, "p4": 1, "p5": 1}
+
+
+def in_a_loop(work):
+    """What `work` returns or raises where an event loop runs already, as in a notebook's cell."""
+
+    async def cell():
+        return work()
+
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(cell())
+    finally:
+        loop.close()
+
+
+def test_it_asks_where_an_event_loop_runs_already(endpoint):
+    (found,) = in_a_loop(lambda: answers(endpoint, ["p"]))
+    assert found.completion == "a says p"
+    endpoint.faults = {"q": [404]}
+    with pytest.raises(StageError, match=r"model a: .*404"):
+        in_a_loop(lambda: answers(endpoint, ["q"]))
+
+
+def test_an_interruption_there_ends_the_asking(endpoint):
+    endpoint.faults = {str(i): [0] for i in range(100)}
+    started = time.monotonic()
+    main = threading.main_thread().ident
+    threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        in_a_loop(lambda: answers(endpoint, [str(i) for i in range(100)], concurrency=1))
+    assert time.monotonic() - started < 60  # all of them hang for five minutes
+    assert endpoint.asked.total() < 10
 
 
 def test_a_request_that_hangs_is_tried_again(endpoint):
