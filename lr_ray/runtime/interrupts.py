@@ -24,7 +24,9 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def install() -> None:
-    """Puts the handlers in place (main thread only). Call again after a library took them."""
+    """Puts the handlers in place; call again after a library took them. In another thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # where Python takes none
     for number in EXIT_CODES:
         signal.signal(number, _interrupt)
 

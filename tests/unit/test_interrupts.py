@@ -7,9 +7,12 @@ call of a sleep, Python hears when the sleep is over.
 import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
+
+from lr_ray.runtime import interrupts
 
 ORDERLY = """
 import time
@@ -155,3 +158,19 @@ def test_another_exit_code_made_of_the_interruption_is_the_interruptions():
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 143
+
+
+def test_another_thread_than_the_main_one_installs_nothing():
+    before, failed = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        try:
+            interrupts.install()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failed == []
+    assert signal.getsignal(signal.SIGINT) is before
