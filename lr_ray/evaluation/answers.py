@@ -6,6 +6,7 @@ Exercised by `pytest tests/unit/test_answers.py` and `tests/integration/endpoint
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -22,6 +23,10 @@ _SCHEMA = pa.schema(
 )
 
 
+# What servers call an answer that the limit on tokens cut, in lower case: length is OpenAI's and vLLM's.
+_CUT = ("length", "max_length", "max_output_tokens", "max_tokens", "model_length", "token_limit")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model said, the prefill included.
@@ -32,6 +37,25 @@ class Answer:
 
     completion: str
     finish_reason: str
+
+
+def answer_of(choice: Any, raw: bool) -> Answer:
+    """The answer in a reply's choice: a raw completion's or a chat's, whose content may be in parts.
+
+    Raises AttributeError, KeyError, TypeError or ValueError for what is neither.
+    """
+    said = choice.text if raw else choice.message.content or ""
+    if isinstance(said, list):  # of which only text is the answer, as thinking is not
+        said = "".join(part["text"] for part in said if part["type"] == "text")
+    if not isinstance(said, str):
+        raise ValueError("an answer without text")
+    reason = str(choice.finish_reason or "stop")
+    return Answer(storable(said), "length" if reason.lower() in _CUT else reason)
+
+
+def storable(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can escape and no file of ours can hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 @dataclass(frozen=True)

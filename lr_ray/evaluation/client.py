@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
-from lr_ray.evaluation.answers import Answer, Question
+from lr_ray.evaluation.answers import Answer, Question, answer_of, storable
 from lr_ray.evaluation.examples import Example
 from lr_ray.evaluation.known_fields import KnownFields
 from lr_ray.runtime.connection import (
@@ -234,11 +234,7 @@ async def _one(
         body = known.of(question.body)
         try:
             asked: Any = asking.completions if raw else asking.chat.completions
-            choice = (await asked.create(**body)).choices[0]
-            said = choice.text if raw else choice.message.content or ""
-            if said is None:
-                raise ValueError("a completion without text")
-            answer = Answer(said, choice.finish_reason or "stop")
+            answer = answer_of((await asked.create(**body)).choices[0], raw)
         except OpenAIError as error:
             said = _line(error)
             if not isinstance(error, APIStatusError) or error.status_code not in (400, 413, 422):
@@ -264,4 +260,4 @@ def _line(error: Exception) -> str:
     said = getattr(getattr(error, "response", None), "text", "")
     cause = error.__cause__ if str(error).rstrip(".") in _SAYS_NOTHING else None
     parts = [str(error), said[:300] if said not in str(error) else "", str(cause or "")]
-    return " ".join(" ".join(parts).split())[:500]
+    return storable(" ".join(" ".join(parts).split())[:500])

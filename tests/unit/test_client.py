@@ -293,6 +293,42 @@ def test_an_answer_of_another_kind_is_one_line(endpoint, reply):
         answers(endpoint, ["p"])
 
 
+def chat(content, finish_reason="stop"):
+    message = {"role": "assistant", "content": content}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "completion", "finish_reason"),
+    [
+        (chat("4", "max_tokens"), "4", "length"),
+        (chat("4", "MAX_TOKENS"), "4", "length"),
+        (chat("4", "model_length"), "4", "length"),
+        (chat("4", "length"), "4", "length"),
+        (chat("4", "eos"), "4", "eos"),
+        (chat("4", None), "4", "stop"),
+        (chat(None, "content_filter"), "", "content_filter"),
+        (chat("half \ud83d"), "half \ufffd", "stop"),
+        (chat([{"type": "thinking", "thinking": [{"type": "text", "text": "5?"}]},
+               {"type": "text", "text": "It is "}, {"type": "text", "text": "4"}]), "It is 4", "stop"),
+    ],
+)  # fmt: skip
+def test_answers_as_other_servers_give_them(endpoint, tmp_path, reply, completion, finish_reason):
+    endpoint.reply = reply
+    (found,) = answers(endpoint, ["p"])
+    assert (found.completion, found.finish_reason) == (completion, finish_reason)
+    with AnswerStore(Run(str(tmp_path))) as store:
+        store.add("p", found)
+    assert AnswerStore(Run(str(tmp_path))).answers == {"p": found}
+
+
+@pytest.mark.parametrize("content", [5, {"text": "4"}, ["4"], [{"type": "text"}]])
+def test_content_that_is_no_text_is_one_line(endpoint, content):
+    endpoint.reply = chat(content)
+    with pytest.raises(StageError, match=r"model a: what it answers is no chat completion"):
+        answers(endpoint, ["p"])
+
+
 EVERY_FIELD = {
     "temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "n": 1, "seed": 0, "max_tokens": 2048,
     "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0,
