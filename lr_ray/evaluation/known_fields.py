@@ -9,13 +9,19 @@ from typing import Any
 
 # Left out alone where the endpoint names them, those in front together where it names none.
 _EXTENSIONS = ("top_k", "min_p", "repetition_penalty")
-_OPTIONAL = (*_EXTENSIONS, "seed", "top_p", "presence_penalty", "frequency_penalty", "temperature")
+_NEUTRAL = (*_EXTENSIONS, "seed", "top_p", "presence_penalty", "frequency_penalty", "n")
+_OPTIONAL = (*_NEUTRAL, "temperature")
 _NOT_KNOWN = re.compile(
     r"(unknown|unrecogni[sz]ed|unexpected|unsupported|extra|additional|undefined|invalid)\W+"
     r"(\w+\W+){0,3}?(field|parameter|argument|propert|input|key|attribute)"
     r"|(field|parameter|argument|propert|input|key|attribute)\w*\W+(\S+\W+){0,6}?"
     r"(not|isn't|is un|are un)\W*(permitted|allowed|supported|recogni[sz]ed|known|expected)"
-    r"|does not support",
+    r"|does not support|unknown name",
+    re.IGNORECASE,
+)
+# What is said of values: a neutral one may be out of an endpoint's range, or not go with another field.
+_NOT_TAKEN = re.compile(
+    r"must|should|can ?not|can't|valid|range|between|at (least|most)|(less|greater) than|only",
     re.IGNORECASE,
 )
 
@@ -39,7 +45,7 @@ class KnownFields:
         return known
 
     def leave_out(self, body: dict[str, Any], said: str) -> bool:
-        """Whether to ask again: the error `said` of `body` names a field that the endpoint does not know."""
+        """Whether to ask again: the error `said` of `body` names a field that the endpoint does not take."""
         sent = {**body, **body["extra_body"]}
         if any(name in sent for name in self.left_out):
             return True  # learned since this request was sent
@@ -54,7 +60,9 @@ class KnownFields:
     def _blamed(self, sent: dict[str, Any], said: str) -> list[str]:
         if "max_tokens" in sent and "max_completion_tokens" in said:
             return ["max_tokens"]  # given by the other name
-        if not _NOT_KNOWN.search(said):
+        unknown = _NOT_KNOWN.search(said)
+        if not unknown and not _NOT_TAKEN.search(said):
             return []
-        named = [n for n in _OPTIONAL if n in sent and re.search(rf"(?<![\w-]){n}(?![\w-])", said)]
-        return named or [name for name in _EXTENSIONS if name in sent]
+        may = _OPTIONAL if unknown else _NEUTRAL
+        named = [n for n in may if n in sent and re.search(rf"(?<![\w\\-]){n}(?![\w-])", said)]
+        return named or [name for name in _EXTENSIONS if unknown and name in sent]

@@ -90,7 +90,7 @@ def run_evaluation(
 class _Told:
     """What an evaluation says while models start, are asked and graded.
 
-    `starting`: seconds until models answered; `left_out`: fields that an endpoint does not know, by model.
+    `starting`: seconds until models answered; `left_out`: fields that an endpoint does not take, by model.
     """
 
     def __init__(self, console: Console, asking: StageProgress) -> None:
@@ -119,7 +119,7 @@ class _Told:
         if field not in self.left_out.setdefault(model, []):
             self.left_out[model].append(field)
             self.console.print(
-                f"evaluation {model}: asked without {field}, which its endpoint does not know"
+                f"evaluation {model}: asked without {field}, which its endpoint does not take"
             )
 
 

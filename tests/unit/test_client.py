@@ -359,6 +359,11 @@ OPENAI = "Unrecognized request argument supplied: {}"
         (["temperature"], 400, "Unsupported value: '{}' does not support 0 with this model"),
         (["top_p", "presence_penalty"], 400, "Unsupported parameter: {}"),
         (["frequency_penalty"], 422, 'json: unknown field "{}"'),
+        (["top_k"], 400, 'Invalid JSON payload received. Unknown name \\"{}\\": Cannot find field.'),
+        (["n"], 400, "property '{}' is unsupported"),
+        (["top_p"], 422, "Input validation error: `{}` must be > 0.0 and < 1.0"),
+        (["top_k"], 400, "{} must be >= 0"),
+        (["top_p"], 400, "`temperature` and `{}` cannot both be specified for this model."),
     ],
 )  # fmt: skip
 def test_a_field_that_an_endpoint_does_not_know_is_left_out_and_told_once(
@@ -372,6 +377,14 @@ def test_a_field_that_an_endpoint_does_not_know_is_left_out_and_told_once(
     answered = [b for b in endpoint.bodies if not set(unknown) & b.keys()]
     assert len(answered) == 20
     assert all(EVERY_FIELD.keys() - set(unknown) <= b.keys() for b in answered)
+
+
+def test_a_temperature_that_an_endpoint_refuses_is_not_left_out():
+    known = KnownFields("a", lambda model, field: None)
+    body = request("q", Evaluation(temperature=1.5))
+    assert not known.leave_out(body, "temperature must be between 0 and 1")
+    assert not known.leave_out(body, "the prompt must have at most 100 tokens\n")
+    assert known.left_out == []
 
 
 def test_extensions_are_left_out_together_where_none_is_named(endpoint):
