@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _RETRIES = 18
 _REFUSED_SHARE = 0.05  # of the questions; with more of them something else is wrong
 _REFUSED_FEW = 5
+_UNREADABLE_TRIES = 3  # of a question whose answer is none, such as a gateway's page
+_PAUSE_S = 0.5
+_MOVED = (301, 302, 303)  # by which a POST becomes a GET
 _SAYS_NOTHING = ("Connection error", "Request timed out")
 # Every field that changes what is sampled, as if it were not there: neither a server's default nor a
 # model's generation config answers. The second are extensions of vLLM's that others share.
@@ -99,8 +102,14 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
     limits: dict[str, Any] = {"max_retries": 1, "timeout": Timeout(20, connect=5)}
     try:
         with client(base_url, read_key(OPENAI_KEY), **limits) as asking:
-            served = {model.id: model for model in asking.models.list()}
-    except AuthenticationError:
+            listed = asking.models.with_raw_response.list()
+            past = listed.http_response.history
+            _check_stays(shown, listed.http_response, any(r.status_code in _MOVED for r in past))
+            served = {model.id: model for model in listed.parse()}
+    except AuthenticationError as error:
+        _check_stays(
+            shown, error.response, bool(error.response.history)
+        )  # with which a key is not sent
         raise UserError(
             f"--endpoint {shown}: the key is not accepted; put the right one into {OPENAI_KEY}"
         ) from None
@@ -132,6 +141,13 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
             )
 
 
+def _check_stays(shown: str, response: Any, moved: bool) -> None:
+    """Raises UserError when the endpoint has `moved`, with its address as the last response has it."""
+    if moved:
+        there = without_user(str(response.url)).removesuffix("/models")
+        raise UserError(f"--endpoint {shown}: redirects to {there}; give --endpoint {there}")
+
+
 def ask(
     base_url: str,
     questions: Sequence[Question],
@@ -142,11 +158,11 @@ def ask(
     """Asks all questions, and hands over each answer as it comes.
 
     At most `evaluation.concurrency` requests are under way. Connection errors, timeouts, 408, 409,
-    429 and 5xx are retried with back-off for about two minutes. A sampling field that the endpoint does
-    not know is left out of all requests to that model, and told once by `on_left_out`. A prompt that the
-    endpoint refuses (400, 413, 422) is an answer of its own, which is never right. Raises StageError when
-    a request fails for good, or one in twenty is refused, and UserError for a key that no header can
-    carry. The key is read from OPENAI_API_KEY.
+    429 and 5xx are retried with back-off for about two minutes, answers that are no completion twice. A
+    sampling field that the endpoint does not take is left out of all requests to that model, and told once
+    by `on_left_out`. A prompt that the endpoint refuses (400, 413, 422) is an answer of its own, which is
+    never right. Raises StageError when a request fails for good, or one in twenty is refused, and UserError
+    for a key that no header can carry. The key is read from OPENAI_API_KEY.
     """
     _to_its_end(_ask(base_url, questions, evaluation, on_answer, on_left_out))
 
@@ -229,21 +245,27 @@ async def _one(
     from openai import APIStatusError, OpenAIError
 
     where = f"evaluation: {without_user(base_url)}: model {question.model}"
-    _, raw = _way(question)
+    (_, raw), unreadable = _way(question), 0
     while True:
-        body = known.of(question.body)
+        body, reply = known.of(question.body), None
         try:
             asked: Any = asking.completions if raw else asking.chat.completions
-            answer = answer_of((await asked.create(**body)).choices[0], raw)
+            reply = await asked.create(**body)
+            answer = answer_of(reply.choices[0], raw)
         except OpenAIError as error:
             said = _line(error)
             if not isinstance(error, APIStatusError) or error.status_code not in (400, 413, 422):
                 raise StageError(f"{where}: {said}{via(base_url)}") from None
             if not known.leave_out(body, said):
                 return Answer(said, "refused")
-        except (AttributeError, TypeError, LookupError, ValueError):
-            kind = "completion" if raw else "chat completion"
-            raise StageError(f"{where}: what it answers is no {kind}") from None
+        except (AttributeError, TypeError, LookupError, ValueError) as error:
+            unreadable += 1
+            if unreadable == _UNREADABLE_TRIES:
+                found = getattr(error, "doc", None) or getattr(reply, "error", None) or reply
+                kind = "completion" if raw else "chat completion"
+                shown = storable(" ".join(str(found).split())[:300])
+                raise StageError(f"{where}: what it answers is no {kind}: {shown}") from None
+            await asyncio.sleep(_PAUSE_S * unreadable)
         else:
             known.settled = True
             return answer

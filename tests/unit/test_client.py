@@ -14,6 +14,7 @@ import pytest
 
 from lr_ray.config import Evaluation
 from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation import client
 from lr_ray.evaluation.answers import AnswerStore, question
 from lr_ray.evaluation.client import ask, check_endpoint, request
 from lr_ray.evaluation.evaluate import ServedModel, evaluate
@@ -43,6 +44,8 @@ class Endpoint(ThreadingHTTPServer):
             "data": [{"id": "a", "object": "model", "max_model_len": 512}],
         }
         self.reply = None
+        self.refused_key: str | None = "none of them"
+        self.moved: tuple[int, str] | None = None  # status and place
         self.bodies: list[dict] = []
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -52,9 +55,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.keys.add(self.headers["Authorization"])
-        if self.path != "/v1/models":
+        if self.server.moved:
+            self.send_response(self.server.moved[0])
+            self.send_header("Location", self.server.moved[1])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif self.path != "/v1/models":
             self.say(404, {"error": "nothing here"})
-        elif self.headers["Authorization"] == "Bearer wrong":
+        elif self.headers["Authorization"] in ("Bearer wrong", self.server.refused_key):
             self.say(401, {"error": {"message": "no"}})
         else:
             self.say(200, self.server.models)
@@ -110,14 +118,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def endpoint():
+@contextlib.contextmanager
+def started():
     server = Endpoint()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     thread.join()
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    monkeypatch.setattr(client, "_PAUSE_S", 0.0)
+    with started() as server:
+        yield server
 
 
 def answers(endpoint, problems, on_left_out=lambda model, field: None, **evaluation):
@@ -291,6 +306,44 @@ def test_an_answer_of_another_kind_is_one_line(endpoint, reply):
     endpoint.reply = reply
     with pytest.raises(StageError, match=r"model a: what it answers is no chat completion"):
         answers(endpoint, ["p"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown"),
+    [
+        ({"error": {"message": "Provider returned error"}, "choices": None}, r"Provider returned error"),
+        ("a gateway's page", r"a gateway's page"),
+    ],
+)  # fmt: skip
+def test_what_is_no_completion_is_asked_twice_again_and_then_shown(endpoint, reply, shown):
+    endpoint.reply = reply
+    with pytest.raises(
+        StageError, match=rf"model a: what it answers is no chat completion: .*{shown}"
+    ):
+        answers(endpoint, ["p"])
+    assert endpoint.asked["p"] == 3
+
+
+@pytest.mark.parametrize("status", [301, 302])
+def test_an_endpoint_that_has_moved_is_told_by_its_new_address(endpoint, status):
+    with started() as new:
+        endpoint.moved = (status, f"{new.url}/models")
+        with pytest.raises(
+            UserError,
+            match=rf"^--endpoint {endpoint.url}: redirects to {new.url}; give --endpoint {new.url}$",
+        ):
+            check_endpoint(endpoint.url, ["a"])
+        endpoint.moved = (308, f"{new.url}/models")  # which keeps a POST what it is
+        check_endpoint(endpoint.url, ["a"])
+
+
+def test_a_key_that_a_redirect_drops_is_not_blamed(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with started() as new:
+        new.refused_key = None  # that there is none
+        endpoint.moved = (308, f"http://localhost:{new.server_port}/v1/models")
+        with pytest.raises(UserError, match=r": redirects to http://localhost:.*/v1; give"):
+            check_endpoint(endpoint.url, ["a"])
 
 
 def chat(content, finish_reason="stop"):
