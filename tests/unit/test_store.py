@@ -153,6 +153,12 @@ def test_unusable_locations_are_one_line(tmp_path):
         Run("nosuch://bucket/run")
 
 
+def test_no_location_is_not_the_current_folder():
+    for location in ("", " "):
+        with pytest.raises(UserError, match=r"^--run: is empty; give a directory or URI$"):
+            Run(location)
+
+
 @pytest.mark.parametrize(
     "location",
     ["zip://x", "github://x", "reference://x", "ftp://127.0.0.1:1/x", "dir://x", "cached://x", "git://x", "nosuch://x"],
