@@ -8,10 +8,12 @@ prompt. The key is read from OPENAI_API_KEY. The same command goes on after an i
 """
 
 import argparse
+import re
 
 from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import EVALUATION, add_stage_options, run_stages
-from lr_ray.config import ENDPOINT_PRESET, Config, EndpointConfig, read_tree
+from lr_ray.config import Config, EndpointConfig, endpoint_tree
+from lr_ray.errors import UserError
 
 _PROG = "lr-ray evaluate"
 
@@ -30,10 +32,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     if not any(argument.split("=")[0] == "--endpoint" for argument in argv):
+        if re.search(r"--models[= ](?!\s*\{)", " ".join(argv)):
+            raise UserError(
+                "--models: names what an --endpoint serves; give --endpoint URL too, or leave it out"
+            )
         command: Command[Config] = parse(__doc__, argv, _add_options, prog=_PROG, shown=EVALUATION)
         return run_stages(command, ["evaluation"])
     from lr_ray.pipeline.evaluation import evaluate_endpoint
 
-    defaults = {"evaluation": read_tree(ENDPOINT_PRESET)["evaluation"]}
+    defaults = {"evaluation": endpoint_tree()["evaluation"]}
     asked = parse(__doc__, argv, kind=EndpointConfig, defaults=defaults, prog=_PROG)
     return evaluate_endpoint(asked.config, asked.run)

@@ -7,6 +7,7 @@ immediate. `lr-ray run --help-all` lists every field.
 from lr_ray.config.reading import (
     ENDPOINT_PRESET,
     changed,
+    endpoint_tree,
     merge,
     preset_names,
     read_tree,

@@ -39,6 +39,17 @@ def read_tree(name_or_path: str) -> dict[str, Any]:
     return dict(load(preset.read_text(encoding="utf-8")))
 
 
+def endpoint_tree() -> dict[str, Any]:
+    """The preset by whose evaluation an endpoint is asked without --config.
+
+    Without what it says of the paper's protocol: nobody knows whether an endpoint's first model is a base
+    model.
+    """
+    tree = read_tree(ENDPOINT_PRESET)
+    del tree["evaluation"]["paper"]
+    return tree
+
+
 def bare_name(name_or_path: str) -> str:
     """What a preset or YAML file is called, without its folder and the end of its name."""
     return os.path.basename(name_or_path).removesuffix(".yaml").removesuffix(".yml")

@@ -195,6 +195,22 @@ def test_endpoints_and_directories_are_in_the_help(said):
     assert "--from" not in shown
 
 
+def test_names_of_an_endpoints_models_need_the_endpoint(said, tmp_path):
+    for given in (["--models", "a,b"], ["--models=a,b"]):
+        code, _, error = said("evaluate", "--run", str(tmp_path), *given)
+        assert (code, error) == (2, "error: --models: names what an --endpoint serves; give --endpoint URL too, or leave it out\n")  # fmt: skip
+
+
+def test_what_an_endpoints_first_model_is_has_no_default(said, tmp_path):
+    asked = ["--endpoint", "http://127.0.0.1:9/v1", "--models", "a", "--run", str(tmp_path / "run")]
+    code, _, error = said("evaluate", *asked, "--evaluation.protocol", "paper")
+    assert code == 2
+    assert "evaluation.paper.expert_prompt = auto: " in error
+    assert error.endswith("give completion or chat\n")
+    code, _, error = said("evaluate", *asked, "--evaluation.protocol", "paper", "--config", "qwen2.5-math-1.5b")  # fmt: skip
+    assert "does not answer" in error
+
+
 @pytest.mark.parametrize("name", OF_THE_CONFIG)
 def test_a_setting_that_help_leaves_out_is_known_all_the_same(said, name, tmp_path):
     required = {"import": ["--samples", "x"], "export": ["--out", "x"]}.get(name, [])

@@ -10,6 +10,7 @@ from lr_ray.config import (
     Config,
     EndpointConfig,
     Tree,
+    endpoint_tree,
     flatten,
     preset_names,
     read_tree,
@@ -52,7 +53,7 @@ def section(source: Source) -> dict[str, Any] | None:
 
 def _endpoint(source: Source) -> dict[str, Any]:
     config = resolve(source.config, EndpointConfig)
-    usual = {"evaluation": resolve(read_tree(ENDPOINT_PRESET)).evaluation.model_dump(mode="json")}
+    usual = {"evaluation": resolve(endpoint_tree()).evaluation.model_dump(mode="json")}
     changes = config.changes(source.config | usual)
     asked = ["evaluate", "--endpoint", config.endpoint, "--models", ",".join(config.models)]
     command = _line(asked, source, _options(config, changes))
