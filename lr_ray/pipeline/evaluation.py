@@ -15,7 +15,7 @@ from rich.console import Console
 from lr_ray import report
 from lr_ray.config import EndpointConfig, Evaluation
 from lr_ray.console import StageProgress, quiet_others, rate
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation import answers
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
@@ -30,6 +30,7 @@ from lr_ray.evaluation.results import (
     survival,
 )
 from lr_ray.evaluation.tasks import Task, both_names, load_tasks, repeated_rows, variant_name
+from lr_ray.problems.files import is_file_name
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
 from lr_ray.run.versions import versions
 from lr_ray.runtime.connection import without_user
@@ -179,6 +180,26 @@ def _conditions(evaluation: Evaluation, stop_token_ids: Sequence[int]) -> dict[s
     return {name: asked for name, asked in found.items() if name != left_out}
 
 
+def tell_changed(run: Run, evaluation: Evaluation) -> None:
+    """Prints which of the benchmarks' own files hold other problems than a finished evaluation asked."""
+    own = [name for name in evaluation.benchmarks if is_file_name(name)]
+    changed: dict[str, None] = {}
+    if own:
+        asked = evaluation.model_copy(update={"benchmarks": own, "perturbations": []})
+        with contextlib.suppress(UserError, StageError):  # as of a file that is gone
+            for task in load_tasks(asked):
+                table = run.answers(task.name)
+                there = zip(
+                    table["problem"].to_pylist(), table["expected"].to_pylist(), strict=True
+                )
+                if set(there) != {(row["problem"], row["answer"]) for row in task.rows}:
+                    changed[task.benchmark] = None
+    for name in changed:
+        print(
+            f"{run.location}: {name} holds other problems now than were asked; give another --run"
+        )
+
+
 def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
     """Evaluates what an endpoint serves into a run directory of its own. Returns the exit code."""
     started, url = time.monotonic(), config.endpoint
@@ -189,6 +210,7 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
         summary = read_summary(run)
         if "accuracy" in summary:
             print(f"{run.location}: evaluation finished before; nothing to do")
+            tell_changed(run, config.evaluation)
             with shaped(run.location, "summary.json"):
                 report.print_summary(Console(highlight=False), run, summary)
             return 0

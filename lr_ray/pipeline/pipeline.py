@@ -59,6 +59,10 @@ def execute(
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
             print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
+            if "evaluation" in stages:
+                from lr_ray.pipeline.evaluation import tell_changed
+
+                tell_changed(run, config.evaluation)
             moved = "evaluation" in stages and add_drift(run, config, summary, print)
             with shaped(run.location, "summary.json"):
                 if moved or not run.exists(report.PAGE):  # as where there was no room for it

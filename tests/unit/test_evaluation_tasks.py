@@ -1,6 +1,7 @@
 """What is asked: benchmarks, files, examples and the request; nothing here starts an endpoint."""
 
 import datetime
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,8 @@ from lr_ray.evaluation.examples import MOST, examples
 from lr_ray.evaluation.tasks import load_tasks, parts_of, repeated_rows, task_name, task_names
 from lr_ray.grading.judging import is_correct
 from lr_ray.grading.reading import extract_answer
+from lr_ray.pipeline.evaluation import tell_changed
+from lr_ray.run.store import Run
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
 
 ROWS = {
@@ -344,3 +347,22 @@ def test_a_greedy_request_states_every_sampling_field():
     assert (body["top_p"], body["presence_penalty"], body["frequency_penalty"]) == (1, 0, 0)
     assert (body["n"], body["seed"]) == (1, 0)
     assert [m["role"] for m in body["messages"]] == ["user"]
+
+
+def test_a_finished_evaluation_tells_that_its_file_holds_other_problems_now(tmp_path, capsys):
+    file, run = tmp_path / "mine.jsonl", Run(str(tmp_path / "run"))
+    rows = [{"problem": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = Evaluation(benchmarks=["demo", str(file)], shots=[0, 2])
+    asked = {"problem": [r["problem"] for r in rows], "expected": [r["answer"] for r in rows]}
+    for name in ("mine", "mine-2-shot"):
+        run.write_table(f"evaluation/{name}.parquet", pa.table(asked))
+    tell_changed(run, evaluation)
+    assert capsys.readouterr().out == ""
+    file.write_text(json.dumps(rows[0]) + "\n")
+    tell_changed(run, evaluation)
+    said = f"{run.location}: mine holds other problems now than were asked; give another --run\n"
+    assert capsys.readouterr().out == said
+    file.unlink()
+    tell_changed(run, evaluation)
+    assert capsys.readouterr().out == ""
