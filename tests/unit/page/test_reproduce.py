@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from lr_ray.cli.options import parse
-from lr_ray.config import ENDPOINT_PRESET, EndpointConfig, merge, read_tree, resolve
+from lr_ray.config import EndpointConfig, endpoint_tree, merge, read_tree, resolve
 from lr_ray.report.page import reproduce
 from lr_ray.report.page.source import Source
 from lr_ray.run.store import Run
@@ -53,7 +53,7 @@ def test_an_entry_of_a_presets_mapping_that_the_run_lacks_is_not_left_in(tmp_pat
     ],
 )
 def test_the_command_gives_the_settings_of_an_endpoints_evaluation(tmp_path, over):
-    usual = read_tree(ENDPOINT_PRESET)["evaluation"]
+    usual = endpoint_tree()["evaluation"]
     config = resolve(ASKED | {"evaluation": merge(usual, over)}, EndpointConfig)
     found = told(tmp_path, config)
     words = shlex.split(found["command"])
