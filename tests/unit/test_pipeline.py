@@ -301,6 +301,7 @@ def test_another_model_behind_the_name_is_told_before_anything_is_removed(sample
         r"another model behind models\.expert: its fingerprint = 0+ .*; give another --run, or the"
     )
     for asked in (small(kl_threshold=0.05), small()):
+        asked = changed(asked, {"serving.port": free_port()})
         with pytest.raises(UserError, match=told):
             execute(asked, sampled, ("sampling", "training", "evaluation"), "demo", yes=True)
     assert contents(sampled) == before
