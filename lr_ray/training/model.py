@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,9 +55,12 @@ class Head(nn.Module):
     often. One call for all chunks makes that so, however many chunks a worker has.
     """
 
-    def __init__(self, lm_head: Any) -> None:
+    def __init__(self, causal: Any) -> None:
         super().__init__()
+        lm_head = causal.get_output_embeddings()
         self.weight, self.bias = lm_head.weight, lm_head.bias
+        name = next(name for name, child in causal.named_children() if child is lm_head)
+        self._logits = partial(_own_logits, causal, name)  # no submodule: its parts are the body's
 
     def forward(
         self, rows_SH: Tensor, step_L: Tensor, id_L: Tensor, weight_L: Tensor
@@ -77,9 +82,55 @@ class Head(nn.Module):
     def _chunk(
         self, rows_SH: Tensor, step_L: Tensor, id_L: Tensor, weight_L: Tensor
     ) -> tuple[Tensor, Tensor]:
-        logits_SV = nn.functional.linear(rows_SH, self.weight, self.bias)
+        linear = lambda x: nn.functional.linear(x, self.weight, self.bias)  # noqa: E731
+        logits_SV = self._logits(linear, rows_SH)
         picked_L = logits_SV.float().log_softmax(-1)[step_L, id_L]
         return -(weight_L * picked_L).sum(), picked_L.detach().exp().sum()
+
+
+class _StandIn:
+    """A module with some of its parts replaced. Called, it or a module in it gives what was `found`."""
+
+    def __init__(self, module: Any, found: Any = None, **parts: Any) -> None:
+        self.__dict__ |= {"_module": module, "_found": found, **parts}
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._module, name)
+        return self if self._found and isinstance(value, nn.Module) else value
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self._found
+
+
+class _Found:
+    """What a body returns: hidden states `[1, S, H]`, and nothing else."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self.last_hidden_state
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _own_logits(causal: Any, lm_head: str, linear: Callable[[Tensor], Tensor], rows: Tensor) -> Any:
+    """Logits `[S, V]` by the model's own forward: some models scale or cap what their lm_head gives.
+
+    `lm_head` is that part's name, and `linear` what is called in its place.
+    """
+    prefix = causal.base_model_prefix
+    body = _StandIn(getattr(causal, prefix), _Found(rows[None]))
+    return type(causal).forward(_StandIn(causal, **{prefix: body, lm_head: linear})).logits[0]
+
+
+def _body(causal: Any) -> Any:
+    """All of a model but its output layer. Raises StageError for one that has no such parts."""
+    head, name = causal.get_output_embeddings(), type(causal).__name__
+    if causal.base_model is causal or all(child is not head for child in causal.children()):
+        raise StageError(f"{name}: training needs a model of a body and an output layer")
+    return causal.base_model
 
 
 class PackedLoss(nn.Module):
@@ -96,7 +147,7 @@ class PackedLoss(nn.Module):
         causal = model.get_base_model() if is_lora else model
         self.packs = rows.install(causal)
         kernels.install(causal)
-        self.body, self.head = causal.model, Head(causal.lm_head)
+        self.body, self.head = _body(causal), Head(causal)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from lr_ray.config import read_tree, resolve
+from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
+from lr_ray.errors import StageError
 from lr_ray.method import oracle
 from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
 from lr_ray.training import model as training_model
@@ -15,6 +17,7 @@ from lr_ray.training.data import Step, Trajectory
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 
 TRAINING = resolve(read_tree("demo")).training
+FULL = resolve(merge(read_tree("demo"), {"training": {"method": "full"}})).training
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,56 @@ def test_micro_batch_without_labels_has_zero_gradient():
     loss.backward()
     assert support == 0
     assert gradient(model).abs().max() == 0
+
+
+# Models that scale or cap the logits of their lm_head, or have their parts under other names.
+OTHERS = {
+    "cohere": {"logit_scale": 0.1},
+    "falcon": {},
+    "gemma2": {"final_logit_softcapping": 0.2, "head_dim": 16},
+    "gpt2": {"n_layer": 2, "n_head": 2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "gpt_neox": {},
+    "granite": {"logits_scaling": 6.0},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
+}
+SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
+
+
+def other_model(kind: str, **over):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(SHAPE | over)))
+    for weight in model.parameters():
+        weight.data.mul_(3)  # far from uniform
+    return model.float()
+
+
+@pytest.mark.parametrize("head_rows", [1, 256])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_loss_is_of_the_models_own_logits(kind, head_rows, monkeypatch):
+    monkeypatch.setattr(training_model, "HEAD_ROWS", head_rows)
+    model = other_model(kind, **OTHERS[kind]).train()
+    label = torch.tensor([5, 9], dtype=torch.int32).numpy(), torch.tensor([0.25, 0.75]).numpy()
+    item = Trajectory(torch.arange(3, 23).int().numpy(), tuple(Step(row, *label) for row in (4, 9)))
+    logits = model(input_ids=torch.arange(3, 23)[None]).logits[0, [4, 9]]
+    expected = -(logits.log_softmax(-1)[:, [5, 9]] * torch.tensor([0.25, 0.75])).sum()
+    expected.backward()
+    there = gradient_of(model)
+    model.zero_grad()
+    loss, _ = PackedLoss(model, FULL)(to_tensors(collate([item]), torch.device("cpu")))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert ((gradient_of(model) - there).norm() / there.norm()).item() < 1e-4
+
+
+def gradient_of(model) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_a_model_without_an_output_layer_of_its_own_is_named():
+    model = other_model("roformer", is_decoder=True)
+    with pytest.raises(StageError, match="RoFormerForCausalLM: training needs a model of a body"):
+        PackedLoss(model, FULL)
 
 
 def test_support_is_the_share_of_probability_on_the_labels_tokens(solutions):
