@@ -13,6 +13,7 @@ Exercised by `pytest tests/unit/test_dropout.py`.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 _LEAST, _RANGE = -(2**31), 2**32  # of int32
+_OWN = re.compile("drop(out)?(_p|_prob)?$|jitter_noise$")  # names of rates that models have
 
 
 def _number(key: str, size: int) -> int:
@@ -95,8 +97,9 @@ def _drop(x: Tensor, numbers: Tensor, factor: int, p: float) -> Tensor:
 
 
 def install(model: Any, p: float, seed: int) -> Draw:
-    """Replaces PEFT's dropout by it in every LoRA layer of the model."""
+    """Replaces PEFT's dropout by it in every LoRA layer of the model, and takes the model's own out."""
     draw = Draw(seed)
+    _take_out(model)
     layers = [module for module in model.modules() if hasattr(module, "lora_dropout")]
     for number, module in enumerate(layers):
         draw.width = max(draw.width, module.in_features)
@@ -104,3 +107,14 @@ def install(model: Any, p: float, seed: int) -> Draw:
             mine = TrajectoryDropout(p, number, draw) if p > 0 else nn.Identity()
             module.lora_dropout[name] = mine.train(module.training)
     return draw
+
+
+def _take_out(model: Any) -> None:
+    """Some configs ask for noise in training (`attention_dropout`) that would follow from nothing above."""
+    for module in model.modules():
+        for holder in (module, getattr(module, "config", None)):  # some read it there
+            rates = [name for name in getattr(holder, "__dict__", ()) if _OWN.search(name)]
+            rates += ["p"] if isinstance(holder, nn.Dropout) else []
+            for name in rates:
+                if isinstance(getattr(holder, name), float):
+                    setattr(holder, name, 0.0)

@@ -13,6 +13,7 @@ from lr_ray.training.batches import collate
 from lr_ray.training.dropout import Draw, TrajectoryDropout
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 from tests.unit.test_batches import trajectory
+from tests.unit.test_packed_loss import FULL, other_model
 
 WIDTH = 64
 LENGTHS = {0: 90, 1: 60, 2: 75}  # of trajectories, by index
@@ -127,3 +128,23 @@ def test_recomputed_activations_meet_the_same_masks():
         found.append(torch.cat([w.grad.flatten() for w in model.parameters() if w.requires_grad]))
     assert found[0].abs().max() > 0
     assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("llama", {"attention_dropout": 0.5}),
+        ("opt", {"dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5}),
+        ("phi", {"resid_pdrop": 0.5, "embd_pdrop": 0.5}),
+        ("starcoder2", {"residual_dropout": 0.5, "embedding_dropout": 0.5}),
+    ],
+)
+def test_a_models_own_dropout_is_taken_out(kind, rates):
+    over = {"ffn_dim": 48, "word_embed_proj_dim": 32} if kind == "opt" else {}
+    model = other_model(kind, **over, **rates).train()
+    loss = PackedLoss(model, FULL)
+    batch = to_tensors(collate([trajectory(9, (1, 2, 8))]), torch.device("cpu"))
+    trained = loss(batch)[0].item()
+    assert trained == loss(batch)[0].item()
+    loss.eval()
+    assert trained == loss(batch)[0].item()
