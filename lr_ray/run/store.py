@@ -108,6 +108,7 @@ class Run:
         """Names (relative to the run) of the folders in a folder, sorted."""
         if not self.exists(name):
             return []
+        self.fs.invalidate_cache(self.path(name))
         found = self.fs.ls(self.path(name), detail=True)
         return sorted(
             f"{name}/{str(entry['name']).rstrip('/').rsplit('/', 1)[1]}"

@@ -19,7 +19,10 @@ from lr_ray.run.store import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER = "checkpoints"  # Ray Train keeps its register there too
+FOLDER = "checkpoints"  # Ray Train's too
+KEPT = 2  # checkpoints
+# Of checkpoints that Ray Train was told of: it does not start where one of them is gone, and removes by it.
+_REGISTER = f"{FOLDER}/checkpoint_manager_snapshot.json"
 _WEIGHTS = "state.safetensors"
 _METRICS = "metrics.json"
 
@@ -54,12 +57,37 @@ def save(run: Run, progress: Progress) -> None:
     run.write_bytes(f"{progress.name}/{_METRICS}", json.dumps(progress.rows).encode())
 
 
+def prune(run: Run, last: str) -> None:
+    """Removes all checkpoints but the last, just written, and the whole ones next before it.
+
+    Those of more steps were passed over.
+    """
+    there = _there(run)
+    kept = [name for name in there[there.index(last) :] if _is_whole(run, name)][:KEPT]
+    for name in there:
+        if name not in kept:
+            run.remove(name)
+
+
+def forget_register(run: Run) -> None:
+    """Drops Ray Train's register of checkpoints, which versions before had it keep."""
+    run.remove(_REGISTER)
+
+
+def _there(run: Run) -> list[str]:
+    """Names of all checkpoints, the one of most steps first."""
+    there = (name for name in run.folders(FOLDER) if name.startswith(f"{FOLDER}/step-"))
+    return sorted(there, key=lambda name: (len(name), name), reverse=True)
+
+
+def _is_whole(run: Run, name: str) -> bool:
+    """False of one that was written or removed in part."""
+    return all(run.exists(f"{name}/{file}") for file in (_WEIGHTS, _METRICS))
+
+
 def newest(run: Run) -> str | None:
     """The name of the last whole checkpoint; warns of each later one that is damaged."""
-    there = (name for name in run.folders(FOLDER) if name.startswith(f"{FOLDER}/step-"))
-    for name in sorted(there, key=lambda name: (len(name), name), reverse=True):
-        if not all(run.exists(f"{name}/{file}") for file in (_WEIGHTS, _METRICS)):
-            continue  # written or removed in part
+    for name in filter(lambda name: _is_whole(run, name), _there(run)):
         damage = _damage(run, name)
         if damage is None:
             return name
@@ -84,7 +112,7 @@ def _damage(run: Run, name: str) -> str | None:
         rows = json.loads(run.fs.cat_file(run.path(file)))
         if not isinstance(rows, list) or len(rows) != int(name.rpartition("-")[2]):
             raise ValueError("has not as many rows as the checkpoint has steps")
-    except FileNotFoundError:  # removed since by Ray Train
+    except FileNotFoundError:  # removed since
         return f"{file}: is not there any more"
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return f"{file}: {reason(error)}"

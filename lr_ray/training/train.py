@@ -29,7 +29,6 @@ from lr_ray.training.trackers import Trackers
 
 Progress = Callable[[dict[str, Any]], None]  # a row of metrics.jsonl
 
-_KEPT = 2  # checkpoints
 _MOST_FAILURES = 10  # preempted nodes among them; what cannot get better ends at once
 _POLL_S = 0.5
 # Bytes a checkpoint needs of each trained weight: itself and two moments, in float32.
@@ -61,6 +60,7 @@ def train(
     config = config.model_copy(update={"training": settled(config.training, *counts)})
     check_room(run, expert, config.training)
     _own_checkpoints(run, config, expert)
+    checkpoint.forget_register(run)
     # How often Ray Train looks at its workers: what they report between two looks is lost with them.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Metrics lost with its node are in metrics.jsonl all the same.
@@ -86,7 +86,7 @@ def train(
 
 
 def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from lr_ray.training.worker import train_loop
@@ -114,7 +114,6 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
             name=checkpoint.FOLDER,
             storage_path=run.root,
             storage_filesystem=checkpoint.file_system(run),
-            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else cpu_env(place))},
         ),
@@ -176,7 +175,7 @@ def check_room(run: Run, expert: str, training: Training) -> None:
     weights = sum(file.stat().st_size for file in Path(expert).glob("*.safetensors"))
     # LoRA's weights are far fewer: with rank 8 a hundredth of this.
     state = weights * _BYTES_A_WEIGHT // 2 if training.method == "full" else weights // 10
-    needed = weights + (_KEPT + 1) * state
+    needed = weights + (checkpoint.KEPT + 1) * state
     free = shutil.disk_usage(run.root).free
     if free < needed:
         raise StageError(

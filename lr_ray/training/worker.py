@@ -132,10 +132,9 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
 
 def _resume(backend: Backend, run: Run, rank: int) -> Progress:
     """What the newest whole checkpoint says, with its state in the backend; nothing without one."""
-    import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
-    # Ray Train's register lags behind what is there, and each worker could see another newest one.
+    # Each worker could see another newest one.
     name = broadcast_from_rank_zero(checkpoint.newest(run) if rank == 0 else None)
     if name is None:
         return Progress()
@@ -143,34 +142,23 @@ def _resume(backend: Backend, run: Run, rank: int) -> Progress:
     assert progress.state is not None
     backend.load_state(progress.state, progress.steps)
     progress.state = None
-    registered = ray.train.get_checkpoint()
-    if registered is None or Path(registered.path).name != Path(name).name:
-        _register(progress, rank, run)
     return progress
 
 
 def _checkpoint(backend: Backend, progress: Progress, rank: int, run: Run) -> None:
-    """All workers take part; rank 0 writes, and puts metrics.jsonl where the checkpoint is."""
+    """All workers take part; rank 0 writes, and puts metrics.jsonl where the checkpoint is.
+
+    Ray Train is not told of checkpoints: it removes by a list of its own, which a damaged one leads astray.
+    """
+    import ray.train
+
     run.check_owner()
     state = backend.state()
     if rank == 0:
         checkpoint.save(run, Progress(progress.rows, state))
-    _register(progress, rank, run)
-    if rank == 0:
+        checkpoint.prune(run, progress.name)
         run.write_lines(METRICS, progress.rows)
-
-
-def _register(progress: Progress, rank: int, run: Run) -> None:
-    """Tells Ray Train of a checkpoint that is there, for it to remove when newer ones are."""
-    import ray.train
-    from ray.train import Checkpoint, CheckpointUploadMode
-
-    there = Checkpoint(run.path(progress.name), checkpoint.file_system(run))
-    ray.train.report(
-        {"step": progress.steps},
-        checkpoint=there if rank == 0 else None,
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-    )
+    ray.train.report({"step": progress.steps})
 
 
 def _counts(supervision: Supervision, training: Training, progress: Progress) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Checkpoints of training in a run directory: which of them training goes on after."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
+import ray.train
 import torch
 
 from lr_ray.errors import StageError
 from lr_ray.run.store import Run
 from lr_ray.training import checkpoint
 from lr_ray.training.checkpoint import Progress
-from lr_ray.training.worker import _final
+from lr_ray.training.worker import _checkpoint, _final
 
 
 def saved(run: Run, steps: int) -> Progress:
@@ -96,6 +98,43 @@ def test_a_damaged_one_is_passed_over_with_a_warning(run, file, damage, said, mo
     [line] = warned
     assert line.startswith(f"{run.location}/{path}: ")
     assert said in line
+
+
+def test_the_last_two_are_kept_and_nothing_that_is_no_whole_one(run):
+    for steps in (10, 20, 30):
+        saved(run, steps)
+    run.write_bytes("checkpoints/step-000025/state.safetensors", b"half")
+    run.write_json("checkpoints/training.json", {})
+    checkpoint.prune(run, "checkpoints/step-000030")
+    assert run.folders("checkpoints") == ["checkpoints/step-000020", "checkpoints/step-000030"]
+    assert run.exists("checkpoints/training.json")
+
+
+def test_a_damaged_one_takes_the_one_before_it_not_along(run):
+    """Training goes on after the one before, which stays until there are two others."""
+    saved(run, 10)
+    saved(run, 20)
+    run.write_bytes("checkpoints/step-000020/state.safetensors", b"damaged")
+    assert checkpoint.newest(run) == "checkpoints/step-000010"
+    checkpoint.prune(run, saved(run, 15).name)
+    assert run.folders("checkpoints") == ["checkpoints/step-000010", "checkpoints/step-000015"]
+    checkpoint.prune(run, saved(run, 20).name)
+    assert run.folders("checkpoints") == ["checkpoints/step-000015", "checkpoints/step-000020"]
+    assert checkpoint.newest(run) == "checkpoints/step-000020"
+
+
+def test_ray_train_knows_of_no_checkpoint(run, monkeypatch):
+    """Its register refuses to start where one is gone, as in a copy that was made meanwhile."""
+    told = []
+    monkeypatch.setattr(ray.train, "report", lambda *said, **more: told.append((said, more)))
+    progress = Progress([{"step": 1}])
+    backend = SimpleNamespace(state=lambda: {"weight/a": torch.arange(4.0)})
+    _checkpoint(backend, progress, 0, run)
+    assert told == [(({"step": 1},), {})]
+    assert checkpoint.newest(run) == progress.name
+    run.write_json("checkpoints/checkpoint_manager_snapshot.json", {})  # of a version before
+    checkpoint.forget_register(run)
+    assert not run.exists("checkpoints/checkpoint_manager_snapshot.json")
 
 
 @pytest.mark.parametrize(("file", "content"), [("state.safetensors", b"x"), ("metrics.json", b"[")])
