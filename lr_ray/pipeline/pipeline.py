@@ -69,7 +69,7 @@ def execute(
                     report.write_page(run, summary)
                 report.print_summary(_terminal(), run, summary)
             return 0
-        if run.exists("run.json"):
+        if run.exists("run.json") and run.exists("summary.json"):
             source = None  # it was taken over when the run began
         if source is None:
             _check_before(run, summary, todo)

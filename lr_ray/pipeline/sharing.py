@@ -82,11 +82,11 @@ def void(run: Run, stage: str, summary: dict[str, Any]) -> None:
         raise UserError(f"--run {run.location}: its supervision was imported; give another --run")
     if stage == "labelling" and not run.shards("scores"):
         stage = "decoding"
+    for part in parts_from(stage):
+        summary.pop(part, None)
+    run.write_json("summary.json", summary)  # first: half removed, nothing may count as finished
+    run.remove(PAGE)
     for later in from_stage(stage):
         for name in later.leaves:
             if not (stage == "labelling" and name.startswith("rejected")):  # see `label_scores`
                 run.remove(name)
-    run.remove(PAGE)
-    for part in parts_from(stage):
-        summary.pop(part, None)
-    run.write_json("summary.json", summary)

@@ -166,6 +166,43 @@ def test_a_setting_that_a_finished_stage_depends_on_needs_a_yes(sampled, capsys)
     assert contents(sampled) == before
 
 
+def interrupted_after(calls: int, method):
+    """The method of Run, which is interrupted at the call after so many."""
+    left = iter(range(calls))
+
+    def called(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return method(*arguments)
+
+    return called
+
+
+def test_work_that_was_half_removed_does_not_count_as_finished(sampled, monkeypatch):
+    before = contents(sampled)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "remove", interrupted_after(2, Run.remove))
+        with pytest.raises(KeyboardInterrupt):
+            execute(small(kl_threshold=0.05), sampled, ("labelling",), "demo", yes=True)
+    assert not sampled.shards("supervision")
+    assert execute(small(), sampled, ("labelling",), "demo") == 0
+    assert contents(sampled) == before
+
+
+@pytest.mark.parametrize("files", [0, 1, 4])
+def test_taking_over_that_was_interrupted_goes_on(sampled, tmp_path, monkeypatch, files):
+    run, other = Run(str(tmp_path / "new")), small(kl_threshold=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "take", interrupted_after(files, Run.take))
+        with pytest.raises(KeyboardInterrupt):
+            execute(other, run, ("labelling",), "demo", source=sampled)
+    assert execute(other, run, ("labelling",), "demo", source=sampled) == 0
+    whole = Run(str(tmp_path / "whole"))
+    execute(other, whole, ("labelling",), "demo", source=sampled)
+    assert contents(run) == contents(whole)
+    assert run.read_json("summary.json")["shared"] == whole.read_json("summary.json")["shared"]
+
+
 def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, capsys):
     run = Run(str(tmp_path / "new"))
     other = small(kl_threshold=0.05)
