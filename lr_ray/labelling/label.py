@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Sampling
 from lr_ray.errors import StageError
-from lr_ray.method.contrast import Exchange, Labels
+from lr_ray.method.contrast import Exchange, Labels, plausible
 from lr_ray.method.rules import LabelRule, SelectionRule, Steps
 from lr_ray.plugins import labels, selections
 from lr_ray.run.schemas import STEP, SUPERVISION, flat, rejected
@@ -92,16 +92,20 @@ def supervise(
 
 
 def steps_of(scores: pa.Table, sampling: Sampling) -> Steps:
-    """What the rules see of `schemas.SCORES`: an exchange of each step's plausible set alone."""
-    plausible = scores["plausible"].combine_chunks().flatten()
+    """What the rules see of `schemas.SCORES`: an exchange of each step's plausible set alone.
+
+    By the plausibility that is asked for, whatever smaller one the scores were kept with.
+    """
+    kept = scores["plausible"].combine_chunks().flatten()
     names = ("token_ids", "expert_logprobs", "amateur_logprobs")
     token_ids, expert, amateur = (
-        plausible.field(name).flatten().to_numpy(zero_copy_only=False) for name in names
+        kept.field(name).flatten().to_numpy(zero_copy_only=False) for name in names
     )
-    counts = pc.list_value_length(plausible.field("token_ids")).to_numpy(zero_copy_only=False)
+    counts = pc.list_value_length(kept.field("token_ids")).to_numpy(zero_copy_only=False)
+    exchange = Exchange(token_ids, expert, amateur, counts)
     return Steps(
         kl=flat(scores["kl"]),
-        exchange=Exchange(token_ids, expert, amateur, counts),
+        exchange=exchange.only(plausible(exchange, sampling.plausibility)),
         completion=flat(scores["completion_token_ids"]),
         lengths=pc.list_value_length(scores["completion_token_ids"]).to_numpy(),
         problem_ids=scores["problem_id"].to_pylist(),

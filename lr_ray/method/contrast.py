@@ -39,6 +39,18 @@ class Exchange:
         """A value a step, repeated for each of its tokens, `[M]`."""
         return np.repeat(per_step_N, self.counts)
 
+    def only(self, member_M: NDArray[np.bool_]) -> "Exchange":
+        """Without the tokens that are no members, of which each step has at least one."""
+        if member_M.all():
+            return self
+        counts = sum_of_step(member_M, self).astype(np.int32)
+        ids, expert, amateur = (
+            self.token_ids[member_M],
+            self.expert[member_M],
+            self.amateur[member_M],
+        )
+        return Exchange(ids, expert, amateur, counts)
+
 
 @dataclass(frozen=True)
 class Divergence:

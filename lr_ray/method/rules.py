@@ -39,7 +39,7 @@ class Steps:
     lengths: NDArray[np.int64]  # [R] steps of each trajectory
     problem_ids: Sequence[str]  # [R]
     threshold: float  # sampling.kl_threshold, in nats
-    plausibility: float  # sampling.plausibility: that of the label, at least that of the exchange
+    plausibility: float  # sampling.plausibility: that of the exchange and the label
     seed: int  # sampling.seed
 
     @cached_property

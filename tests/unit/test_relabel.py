@@ -112,6 +112,8 @@ def equal(ours: dict, theirs: dict) -> None:
         {"selection": "all", "labels": "greedy"},
         {"selection": "all"},
         {"labels": "expert", "plausibility": 0.9},
+        {"selection": "entropy:0.3", "plausibility": 0.6},
+        {"selection": "quadrant:unsure_close", "plausibility": 0.6},
     ],
 )
 def test_relabelled_shards_equal_those_of_sampling(source, tmp_path, changed):
