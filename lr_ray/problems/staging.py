@@ -159,4 +159,10 @@ def _index(location: str) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=_CACHED_PARTS)
 def _part(location: str, name: str) -> pa.Table:
-    return Run(location).read_tables([name], PROBLEM)
+    try:
+        return Run(location).read_tables([name], PROBLEM)
+    except (
+        StageError
+    ):  # a part that is gone is not written again: the index says that all are there
+        said = "not a whole shard; remove the folder problems, which sampling then writes anew"
+        raise StageError(f"{location}/{name}: {said}") from None

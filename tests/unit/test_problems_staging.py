@@ -76,6 +76,22 @@ def test_reading_opens_only_the_parts_it_needs(tmp_path):
         read_problems(run, np.array([1500]))
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_part_that_is_damaged_or_gone_is_written_anew_as_the_error_advises(tmp_path, cut):
+    path = jsonl(tmp_path / "rows.jsonl", rows(1500))
+    run = stage(tmp_path, path)
+    part, before = Path(run.path("problems/part-00001.parquet")), texts(run)
+    part.write_bytes(b"PAR1") if cut else part.unlink()
+    with pytest.raises(
+        StageError, match=r"part-00001\.parquet: .*; remove the folder problems, which sampling"
+    ):
+        read_problems(run, np.array([1500 - 1]))
+    run.remove("problems")
+    stage_problems(run, config_of(path))
+    assert texts(run) == before
+    assert read_problems(run, np.array([1499]))["problem"].to_pylist() == ["1499 + 1?"]
+
+
 def test_a_staged_run_is_left_as_it_is(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", rows(3))
     run = stage(tmp_path, path)
