@@ -183,7 +183,12 @@ class Run:
             return dict(json.loads(metadata.get(_FACTS, b"{}")))
 
     def put_folder(self, local: str, name: str) -> None:
-        """Copies a local folder in. The name appears when it is complete on local runs only."""
+        """Copies a local folder in. The name appears when it is complete on local runs only.
+
+        What a killed attempt has left of it is removed: a model may be many gigabytes.
+        """
+        for left in Path(self.root).glob(f".{name}.*.tmp") if self.is_local else ():
+            shutil.rmtree(left)
         with self._atomic(name) as path:
             self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
 

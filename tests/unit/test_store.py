@@ -104,6 +104,16 @@ def test_folder_replaces_an_older_one(run, tmp_path):
     assert os.listdir(run.path("model")) == ["new"]
 
 
+def test_what_a_killed_copy_of_a_folder_left_is_removed(run, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for left in (".model.0123abcd.tmp/shards", ".adapter.0123abcd.tmp"):
+        run.fs.makedirs(run.path(left))
+    run.put_folder(str(source), "model")
+    assert not run.exists(".model.0123abcd.tmp")
+    assert run.exists(".adapter.0123abcd.tmp")
+
+
 def test_second_driver_is_refused(run):
     with run.lock(), pytest.raises(UserError, match="another process"), Run(run.location).lock():
         pass
