@@ -56,6 +56,7 @@ def _final(error: Exception, run: Run) -> str | None:
 
     if isinstance(error, StageError):
         return str(error)
+    full = f"{run.location}, or its machine's {tempfile.gettempdir()}: no space left"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "out of GPU memory; lower training.micro_batch_tokens, set "
@@ -63,11 +64,13 @@ def _final(error: Exception, run: Run) -> str | None:
         )
     cause: BaseException | None = error
     while cause is not None:  # Ray Train wraps what its upload meets
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-            reason = os.strerror(cause.errno)
+        known = cause.errno if isinstance(cause, OSError) else None
+        if known == errno.EACCES:
+            reason = os.strerror(known)
             return f"{run.location}: cannot be written: {reason}; put that right and run again"
-        if "No space left" in str(cause):  # safetensors' own kind of error
-            return f"{run.location}, or its machine's {tempfile.gettempdir()}: no space left"
+        # safetensors has a kind of error of its own, and no error says which of the two it was
+        if known in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause):
+            return f"{full}; make room and run again"
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -1,5 +1,6 @@
 """Checkpoints of training in a run directory: which of them training goes on after."""
 
+import errno
 import logging
 from types import SimpleNamespace
 
@@ -145,3 +146,19 @@ def test_one_that_cannot_be_read_is_named_and_ends_the_training(run, file, conte
         checkpoint.load(run, name)
     assert str(error.value).startswith(f"{run.location}/{name}: ")
     assert _final(error.value, run) == str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (errno.ENOSPC, "{run}, or its machine's /scratch: no space left; make room and run again"),
+        (errno.EDQUOT, "{run}, or its machine's /scratch: no space left; make room and run again"),
+        (errno.EACCES, "{run}: cannot be written: Permission denied; put that right and run again"),
+        (errno.EIO, None),
+    ],
+)
+def test_a_disk_that_stays_full_ends_the_training_and_may_be_that_of_scratch_files(
+    run, monkeypatch, code, told
+):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/scratch")
+    assert _final(OSError(code, "said"), run) == (told and told.format(run=run.location))
