@@ -115,6 +115,9 @@ def _locked(run: Any, shared: bool) -> int:
 def _absent(run: Any, shared: bool) -> Iterator[None]:
     if not shared and run.exists(NOTE):
         age = time.time() - read_note(run)["seen"]
+        if age < -FRESH_S:  # no waiting helps
+            said = f"has seen it {-age:.0f} s from now, by this clock; if it is dead, remove {NOTE} there"
+            raise _held(run, f", and {said}")
         if age < FRESH_S:
             raise _held(run, f"; if that one is dead, try again in {FRESH_S - age:.0f} s")
     yield

@@ -55,6 +55,17 @@ def test_stale_note_in_an_object_store_is_taken_over():
         assert run.read_json(lock.NOTE)["pid"] == os.getpid()
 
 
+def test_a_note_from_the_future_is_not_waited_for():
+    run = Run(f"memory://{uuid.uuid4().hex}")
+    note = {"token": "x", "host": "h", "pid": 7, "seen": time.time() + 1e6}
+    run.write_json(lock.NOTE, note)
+    assert_refused(
+        run, r", and has seen it \d{6,} s from now, by this clock; if it is dead, remove \.o"
+    )
+    run.write_json(lock.NOTE, note | {"seen": time.time() + 5})
+    assert_refused(run, r"; if that one is dead, try again in 6\d s$")
+
+
 def test_writer_of_a_lost_run_is_stopped(run):
     with run.lock():
         run.check_owner()
