@@ -95,6 +95,8 @@ class Solver(ABC):
         return ids, self._unusable(ids)
 
     def _unusable(self, prompt: list[int]) -> str | None:
+        if not prompt:
+            return "the chat template makes nothing of it"
         if len(prompt) > self.room:
             room = f"at most {self.room} leave room to answer{self.more}"
             return f"prompt has {len(prompt)} tokens; {room}"

@@ -14,6 +14,7 @@ def test_prompts_that_the_expert_cannot_read_are_named():
     expert = SimpleNamespace(room=3, vocabulary=10, more="")
     assert ExpertSampler._unusable(expert, [1, 2, 9]) is None
     assert "has 4 tokens; at most 3" in ExpertSampler._unusable(expert, [1, 2, 3, 4])
+    assert ExpertSampler._unusable(expert, []) == "the chat template makes nothing of it"
     assert ExpertSampler._unusable(expert, [1, 10]) == "prompt has token 10; the expert has 10"
 
 
