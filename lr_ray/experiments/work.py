@@ -102,7 +102,8 @@ def sample_sources(bench: Bench) -> dict[str, str]:
             continue
         if source.trajectories_of:
             other = bench.run.child(source.trajectories_of)
-            if has_trajectories(other):  # or an earlier grid had no use for them
+            wanted = source.config.sampling.plausibility
+            if has_trajectories(other, wanted):  # or an earlier grid had no use for them
                 job.sampling_options = {"trajectories": other}
         job.run.create()
         bench.tell(source.folder, failed)

@@ -208,7 +208,8 @@ def _take(job: Job, source: Run, stages: Sequence[str]) -> None:
     """Takes over the stages of another run, and says which."""
     with source.lock(shared=True):
         job.summary |= share(source, job.run, stages)
-        if list(stages) == ["decoding"] and has_trajectories(source):
+        plausibility = job.config.sampling.plausibility
+        if list(stages) == ["decoding"] and has_trajectories(source, plausibility):
             job.sampling_options = {"trajectories": source}
     job.run.write_json("summary.json", job.summary)
     job.console.print(

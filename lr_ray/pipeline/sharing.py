@@ -66,9 +66,13 @@ def share(source: Run, run: Run, stages: Sequence[str]) -> dict[str, Any]:
     return {**parts, "shared": dict.fromkeys(stages, source.location)} if stages else {}
 
 
-def has_trajectories(source: Run) -> bool:
-    """Whether a finished run has kept the expert's trajectories of all its problems."""
-    kept = [p for said in footers(source, "trajectories").values() for p in said["problems"]]
+def has_trajectories(source: Run, plausibility: float) -> bool:
+    """Whether a finished run has kept the expert's trajectories of all its problems.
+
+    They serve a `plausibility` that is not below the one that they were completed for.
+    """
+    there = footers(source, "trajectories").values()
+    kept = [p for said in there if said["plausibility"] <= plausibility for p in said["problems"]]
     return len(set(kept)) == source.read_json(INDEX)["problems"]
 
 

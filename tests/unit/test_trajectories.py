@@ -6,6 +6,7 @@ import pytest
 
 from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.shards import remove_leftovers
+from lr_ray.pipeline.sharing import has_trajectories
 from lr_ray.problems import read_problems, stage_problems
 from lr_ray.run.schemas import TRAJECTORY
 from lr_ray.run.store import Run
@@ -58,6 +59,13 @@ def test_trajectories_of_an_interrupted_batch_are_not_read_twice(source):
     remove_leftovers(source)
     assert len(source.shards("trajectories")) == 3
     assert blocks(source, source, range(PROBLEMS)).num_rows == PROBLEMS
+
+
+def test_a_finished_run_has_trajectories_for_a_plausibility_that_is_not_smaller(source):
+    """For a smaller one the expert decodes again, in place of an error once engines would start."""
+    assert [has_trajectories(source, p) for p in (0.1, 0.2, 0.3)] == [False, True, True]
+    source.remove(source.shards("trajectories")[0])
+    assert not has_trajectories(source, 0.2)
 
 
 def test_what_does_not_fit_is_refused(source, tmp_path):
