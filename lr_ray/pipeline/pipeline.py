@@ -135,6 +135,8 @@ def _begin(
         shared = can_share(source, config, fingerprints_of(known))
         differs = differing(source, config, fingerprints_of(known), shared)
         _check_enough(source, shared, differs, LABELLING if LABELLING in stages else todo[0])
+        with source.lock(shared=True):  # refused now, the run is not begun
+            pass
         asked = read_asked(source)
         known["models"] = asked.get("models", {}) | known["models"]
         known["data"] = asked.get("data") if shared else known["data"]

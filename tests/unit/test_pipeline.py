@@ -222,6 +222,16 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
 
 
+def test_a_run_from_one_that_a_job_works_on_is_not_begun(sampled, tmp_path):
+    run = Run(str(tmp_path / "new"))
+    with (
+        Run(sampled.location).lock(),
+        pytest.raises(UserError, match=f"^--run {sampled.location}: another process"),
+    ):
+        execute(small(), run, ("sampling",), "demo", source=sampled)
+    assert not run.exists("run.json")
+
+
 @pytest.mark.parametrize("stage", ["labelling", "training"])
 def test_another_run_that_is_of_no_use_is_told_with_what_differs(sampled, tmp_path, stage):
     run = Run(str(tmp_path / "new"))
