@@ -14,7 +14,7 @@ from lr_ray.config import STAGES, Config, Place, Serving, changed, roles_of, use
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
 from lr_ray.placement import needs, ways
-from lr_ray.placement.cards import Cards
+from lr_ray.placement.cards import ASSUMED, Cards
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Model, Models
 from lr_ray.placement.ways import Values, gpus_of, is_auto
@@ -31,23 +31,34 @@ def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] 
     """
     for stage in stages:
         if uses_gpus(config, [stage]):
-            found = _first_fit(config, models, _there_or_to_come(cards), stage)
-            if found is None and cards.count:
-                raise UserError(_no_way(config, models, cards, stage))
-            config = found or config
+            config = _arranged(config, models, cards, stage)
     return config
 
 
-def _there_or_to_come(cards: Cards) -> Cards:
-    """Where there is no GPU, a node of 8 that an autoscaler may start. Raises UserError where none comes."""
-    if cards.count:
-        return cards
-    if cards.fixed:
+def _arranged(config: Config, models: Models, cards: Cards, stage: str) -> Config:
+    places = [getattr(config.resources, role) for role in roles_of(config, stage)]
+    there = _there_or_to_come(cards, places)
+    for assumed in there:
+        if found := _first_fit(config, models, assumed, stage):
+            return found
+    raise UserError(_no_way(config, models, there[-1], stage))
+
+
+def _there_or_to_come(cards: Cards, places: Sequence[Place]) -> list[Cards]:
+    """The GPUs there are, in each size that they may have where no driver says.
+
+    Where there is none, a node of 8, or of what is stated, that an autoscaler may start. Raises UserError
+    where none comes.
+    """
+    if not cards.count and cards.fixed:
         raise UserError(
             "resources: no GPU here that its driver knows of; --device cpu runs the models on the CPUs, "
             "and lr-ray doctor says what is missing for a GPU"
         )
-    return replace(cards, nodes=(8,))
+    if not cards.count:
+        stated = (int(place.gpus) for place in places if place.gpus != AUTO)
+        cards = replace(cards, nodes=(max(8, *stated, 0),))
+    return [cards] if cards.measured else [replace(cards, memory=size) for size in ASSUMED]
 
 
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
@@ -104,19 +115,32 @@ def for_serving(
     """
     if place.gpus == 0:
         return place
-    cards = _there_or_to_come(cards)
-    shares = gpus_of(place, model, cards)
-    if place.gpus == AUTO and cards.count == 1 and served > 1:
-        shares = [math.floor(100 / served) / 100] if model else []
-    for share in shares:
-        p = needs.servers(serving, place.model_copy(update={"gpus": share}), model, served)
-        if _fit([p], True, cards):
-            return p.place.model_copy(update={"cache_gb": _cache(p, cards)})
+    for assumed in (there := _there_or_to_come(cards, [place])):
+        for share in _shares(serving, place, model, served, assumed):
+            p = needs.servers(serving, place.model_copy(update={"gpus": share}), model, served)
+            if _fit([p], True, assumed):
+                return p.place.model_copy(update={"cache_gb": _cache(p, assumed)})
+    asked = f"{there[-1]} with resources.server.gpus {_plain(place.gpus)}"
+    if model is None:
+        said = "as the size of one is not known, no share of a GPU is chosen"
+        advice = "give resources.server.gpus, such as 0.5, serve fewer, or give --device cpu"
+        raise UserError(f"serving: {served} models do not fit on {asked}: {said}; {advice}")
     least = needs.servers(serving, place.model_copy(update={"gpus": 1}), model, served)
     raise UserError(
-        f"serving: {served} models do not fit on {cards} with resources.server.gpus {_plain(place.gpus)} "
-        f"({_said(least)}); serve fewer, or give --device cpu"
+        f"serving: {served} models do not fit on {asked} ({_said(least)}); serve fewer, or give "
+        "--device cpu"
     )
+
+
+def _shares(
+    serving: Serving, place: Place, model: Model | None, served: int, cards: Cards
+) -> list[float]:
+    """GPUs that a replica may take: shares where there are more replicas than GPUs, of a known size."""
+    on_each = math.ceil(served * serving.replicas / cards.count)
+    crowded = on_each > 1 and (cards.fixed or cards.count == 1)
+    if place.gpus != AUTO or not crowded:
+        return gpus_of(place, model, cards)
+    return [math.floor(100 / on_each) / 100] if model else []
 
 
 def _caches(config: Config, models: Models, cards: Cards, stage: str) -> Values:

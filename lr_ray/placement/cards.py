@@ -12,7 +12,8 @@ from lr_ray.placement.nvidia import gpus
 from lr_ray.runtime.cluster import ask_nodes, nodes
 
 _PROBE_S = 30.0
-_ASSUMED = 24e9  # bytes of a GPU, where no driver says how large it is
+# Bytes of a GPU where no driver says how large it is: the first on which a stage fits.
+ASSUMED = (24e9, 48e9, 80e9, 141e9, 288e9)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def of_cluster() -> Cards:
     counts = tuple(sorted((int(node["Resources"]["GPU"]) for node in there), reverse=True))
     sizes = _measured(there)
     fixed = not os.environ.get("RAY_ADDRESS")
-    return Cards(counts, min(sizes, default=_ASSUMED), fixed, bool(sizes))
+    return Cards(counts, min(sizes, default=ASSUMED[0]), fixed, bool(sizes))
 
 
 def _measured(there: Sequence[dict[str, Any]]) -> list[int]:

@@ -1,0 +1,74 @@
+"""What `auto` chooses where nobody knows yet which GPUs there will be."""
+
+import pytest
+
+from lr_ray.config import STAGES, Place, Serving
+from lr_ray.errors import UserError
+from lr_ray.placement import arrange, find_models, needs
+from lr_ray.placement.arrange import for_serving, settings
+from lr_ray.placement.cards import ASSUMED, Cards, pretended
+from tests.unit.placement.test_arrange import configured, placed, used
+
+TO_COME = Cards((), ASSUMED[0], fixed=False, measured=False)
+SILENT = Cards((8,), ASSUMED[0], fixed=False, measured=False)  # its drivers tell no sizes
+LARGE = ("--models.expert", "Qwen/Qwen2.5-Math-72B")
+
+
+@pytest.mark.parametrize("cards", [TO_COME, SILENT])
+@pytest.mark.parametrize(
+    "overrides", [(), LARGE, (*LARGE, "--resources.expert.gpus=4", "--resources.server.gpus=4")]
+)
+def test_a_size_that_is_not_known_leaves_no_auto_and_refuses_nothing_that_is_sold(cards, overrides):
+    config, models = placed(cards, "qwen2.5-math-7b", *overrides)
+    for stage in STAGES:
+        chosen = {k: v for k, v in settings(config, stage).items() if "engines" not in k}
+        assert "auto" not in chosen.values()
+        for p in needs.processes(config, models, stage):
+            assert used(p) <= 0.9 * min(1, p.place.gpus) * ASSUMED[-1]
+
+
+def test_the_smallest_gpu_is_assumed_on_which_a_stage_fits():
+    config, models = placed(TO_COME, "qwen2.5-math-7b", "--sampling.expert.dtype", "float32")
+    engine = needs.processes(config, models, "sampling")[0]
+    assert engine.place.gpus == 2  # 30 GB of weights over two of 24 GB
+    stated = ("--sampling.expert.dtype=float32", "--resources.expert.gpus=1")
+    config, models = placed(TO_COME, "qwen2.5-math-7b", *stated)
+    engine = needs.processes(config, models, "sampling")[0]
+    assert engine.fixed < used(engine) <= 0.9 * 48e9
+
+
+def test_nodes_to_come_are_as_large_as_is_stated():
+    sixteen = [f"--resources.{role}.gpus=16" for role in ("expert", "server")]
+    config = configured("qwen2.5-math-7b", *sixteen)
+    models = {"expert": None, "amateur": find_models(config)[0]["amateur"]}
+    arranged = arrange(config, models, TO_COME)
+    assert arranged.resources.expert.gpus == arranged.resources.server.gpus == 16
+
+
+def test_what_fits_on_no_gpu_to_come_is_refused():
+    with pytest.raises(
+        UserError, match=r"sampling does not fit on 8 GPUs of 288 GB \(assumed\).*gpus 0\.01"
+    ):
+        placed(TO_COME, "qwen2.5-math-7b", "--resources.expert.gpus=0.01")
+
+
+def test_models_of_an_endpoint_share_gpus_where_they_are_more():
+    model = find_models(configured("qwen2.5-math-1.5b"))[0]["expert"]
+    two, serving = pretended(2, 80e9), Serving()
+    assert for_serving(serving, Place(), model, 3, two).gpus == 0.5
+    assert for_serving(serving, Place(), model, 5, two).gpus == 0.33
+    assert for_serving(serving, Place(), model, 2, two).gpus == 1
+    twice = Serving(min_replicas=2)
+    assert for_serving(twice, Place(), model, 1, pretended(1, 80e9)).gpus == 0.5
+    growing = Cards((2,), 80e9, fixed=False)  # the third may get a GPU that is yet to come
+    assert for_serving(serving, Place(), model, 3, growing).gpus == 1
+    assert for_serving(serving, Place(), model, 1, TO_COME).cache_gb > 0
+
+
+def test_models_of_an_endpoint_whose_size_is_not_known_are_told_what_to_state():
+    with pytest.raises(
+        UserError, match=r"2 models do not fit on 1 GPU .*size of one is not known.*server\.gpus, such as 0\.5"
+    ) as error:  # fmt: skip
+        for_serving(Serving(), Place(), None, 2, pretended(1, 24e9))
+    assert "0 GB" not in str(error.value)
+    assert for_serving(Serving(), Place(gpus=0.5), None, 2, pretended(1, 24e9)).gpus == 0.5
