@@ -47,11 +47,11 @@ def _alone(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
 
 
 def _together(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
-    places = config.resources.expert, config.resources.amateur
-    if all(place.gpus != AUTO for place in places):
-        yield {}
+    asked = config.resources.expert.gpus, config.resources.amateur.gpus
+    if 0 in asked:  # what runs on the CPUs takes no GPU from the other
+        yield from _alone(config, models, cards)
     elif cards.count == 1:
-        yield from _side_by_side(config, models, cards)
+        yield from _side_by_side(config, models, cards) if AUTO in asked else [{}]
     else:
         yield from _a_gpu_each(config, models, cards)
 
@@ -92,10 +92,27 @@ def _a_gpu_each(config: Config, models: Models, cards: Cards) -> Iterator[Values
             continue
         wanted = round(cards.count * large / (large + small) / split)
         count = min(max(1, wanted), int((cards.count - each) // split), _count(cards, split))
+        while count > 1 and not _beside(count, split, each, cards):
+            count -= 1
         ours = _pool(config, "expert", split, count, cards)
-        yield ours | _pool(
-            config, "amateur", each, int((cards.count - split * count) // each), cards
-        )
+        yield ours | _pool(config, "amateur", each, _beside(count, split, each, cards), cards)
+
+
+def _beside(count: int, split: float, each: float, cards: Cards) -> int:
+    """Engines of `each` GPUs that have room beside `count` of `split`, whose shares fill GPUs up."""
+    whole, left = int(cards.count - split * count), 0
+    if split < 1:
+        on_one = _held(1, split)
+        full, rest = divmod(count, on_one)
+        whole = cards.count - full - (rest > 0)
+        left = full * _held(1 - on_one * split, each)
+        left += _held(1 - rest * split, each) if rest else 0
+    return whole * _held(1, each) + left if each < 1 else int(whole // each)
+
+
+def _held(room: float, share: float) -> int:
+    """Shares that fit into so much of one GPU."""
+    return int((room + 1e-5) / share)
 
 
 def _pool(config: Config, role: str, gpus: float, engines: int, cards: Cards) -> Values:
@@ -129,8 +146,10 @@ def splits(model: Model | None, most: int) -> list[int]:
 
 
 def _count(cards: Cards, split: float) -> int:
-    """Engines of so many GPUs that all nodes have room for."""
-    return sum(int(node // split) for node in cards.nodes) if split else 1
+    """Engines of so many GPUs, or of such a share of one, that all nodes have room for."""
+    if not split:
+        return 1
+    return sum(int(node // split) if split >= 1 else node * _held(1, split) for node in cards.nodes)
 
 
 def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
