@@ -6,7 +6,7 @@ pytest tests/unit/test_doctor.py
 import os
 from collections.abc import Collection, Sequence
 
-from lr_ray.config import STAGES, Config, Resources, Serving, uses_gpus
+from lr_ray.config import STAGES, Config, Resources, Serving, roles_of, uses_gpus
 from lr_ray.doctor import gpu_checks, node_checks
 from lr_ray.doctor.facts import Facts, gather
 from lr_ray.doctor.finding import Finding, Need
@@ -37,14 +37,18 @@ def judge(facts: Facts, need: Need) -> list[Finding]:
 
 
 def check_machine(
-    needs_gpu: bool, stages: Sequence[str], run: Run | None = None, dtypes: Collection[str] = ()
+    needs_gpu: bool,
+    stages: Sequence[str],
+    run: Run | None = None,
+    dtypes: Collection[str] = (),
+    cpu_engines: Sequence[str] = (),
 ) -> None:
     """Raises UserError with the first finding that would stop these stages here; warnings stop nothing.
 
-    `stages` are of the pipeline, or `serving`; `dtypes` those of the engines.
+    `stages` are of the pipeline, or `serving`; `dtypes` those of the engines, `cpu_engines` see `Need`.
     """
     folder = run.root if run is not None and run.is_local else None
-    need = Need(needs_gpu, tuple(stages), frozenset(dtypes), run_bytes=None)
+    need = Need(needs_gpu, tuple(stages), frozenset(dtypes), tuple(cpu_engines), run_bytes=None)
     for finding in judge(gather(folder, versions=False), need):
         if finding.level == "bad":
             raise UserError(str(finding))
@@ -52,7 +56,8 @@ def check_machine(
 
 def check_config(config: Config, stages: Sequence[str], run: Run) -> None:
     """As `check_machine`, with what these stages of a config ask for."""
-    check_machine(uses_gpus(config, stages), stages, run, _dtypes(config, stages))
+    on_cpu = _cpu_engines(config, stages)
+    check_machine(uses_gpus(config, stages), stages, run, _dtypes(config, stages), on_cpu)
 
 
 def check_serving(resources: Resources, serving: Serving, run: Run | None = None) -> None:
@@ -72,12 +77,22 @@ def _dtypes(config: Config, stages: Sequence[str]) -> set[str]:
     return found
 
 
+def _cpu_engines(config: Config, stages: Sequence[str]) -> tuple[str, ...]:
+    """Settings that give some of these stages' engines of vLLM no GPU; a plugin's may need none."""
+    roles = [role for stage in stages for role in roles_of(config, stage) if role != "trainer"]
+    if config.sampling.engine != "vllm":
+        roles = [role for role in roles if role == "server"]
+    zeros = [role for role in roles if getattr(config.resources, role).gpus == 0]
+    return tuple(f"resources.{role}.gpus" for role in zeros)
+
+
 def asked(config: Config) -> Need:
     """The whole pipeline's need. Models that are not known count nothing; nothing is fetched."""
     models, _ = find_models(config)
     return Need(
         gpu=uses_gpus(config),
         dtypes=frozenset(_dtypes(config, STAGES)),
+        cpu_engines=_cpu_engines(config, STAGES),
         run_bytes=sum(needs.disk(config, models, config.sampling.max_problems).values()),
         hub_bytes=sum(
             _HUB_BYTES * model.parameters

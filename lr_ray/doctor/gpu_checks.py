@@ -34,6 +34,9 @@ def gpu(facts: Facts, need: Need) -> Findings:
     if only and need.gpu is False:
         what = "the installed vLLM is the one for GPUs, and the config gives its engines none"
         yield Finding("bad", "gpu", what, "give --device gpu, or make install DEVICE=cpu")
+    elif only and need.cpu_engines:
+        what = f"the installed vLLM is the one for GPUs, and {', '.join(need.cpu_engines)} is 0"
+        yield Finding("bad", "gpu", what, "give a share of a GPU, or auto")
     for one, count in Counter((g.name, g.memory_bytes, g.capability) for g in gpus).items():
         name, memory, capability = one
         used = max(g.used_bytes for g in gpus if g.name == name)

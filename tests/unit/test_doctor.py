@@ -13,9 +13,10 @@ import pytest
 
 from lr_ray.cli.doctor import show
 from lr_ray.cli.front import run_command
+from lr_ray.cli.options import parse
 from lr_ray.config import merge, read_tree, resolve, uses_gpus
 from lr_ray.doctor import check_machine
-from lr_ray.doctor.checks import judge
+from lr_ray.doctor.checks import asked, judge
 from lr_ray.doctor.facts import Facts, Folder, Proxy, Torch, gather
 from lr_ray.doctor.finding import Need
 from lr_ray.doctor.gpu_checks import LOCKED_CUDA
@@ -153,6 +154,24 @@ def test_a_gpu_build_is_not_started_where_the_config_hides_the_gpu():
     assert line.startswith("gpu: the installed vLLM is the one for GPUs, and the config gives")
     assert line.endswith("give --device gpu, or make install DEVICE=cpu")
     assert told(SOUND, Need(gpu=False, stages=("training",))) == []
+
+
+def test_a_gpu_build_runs_no_engine_on_the_cpus_beside_one_on_a_gpu():
+    def zeros(*changes: str) -> tuple[str, ...]:
+        return asked(parse("", ["--config", "qwen2.5-math-1.5b", *changes]).config).cpu_engines
+
+    assert zeros() == zeros("--resources.trainer.gpus=0") == ()
+    need = Need(gpu=True, cpu_engines=zeros("--resources.amateur.gpus=0"))
+    [line] = told(SOUND, need)
+    said = (
+        "gpu: the installed vLLM is the one for GPUs, and resources.amateur.gpus is 0; give a share"
+    )
+    assert line.startswith(said)
+    assert told(replace(SOUND, joins="10.0.0.1:6379"), need) == []  # where it runs, nobody knows
+    both = zeros("--resources.expert.gpus=0", "--resources.server.gpus=0")
+    assert both == ("resources.expert.gpus", "resources.server.gpus")
+    alone = "--sampling.method=rejection"
+    assert zeros(alone, "--resources.amateur.gpus=0") == ()
 
 
 def test_a_compatibility_package_makes_up_for_an_old_driver():
