@@ -17,7 +17,7 @@ from lr_ray.placement import needs, ways
 from lr_ray.placement.cards import ASSUMED, Cards
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Model, Models
-from lr_ray.placement.ways import Values, gpus_of, is_auto
+from lr_ray.placement.ways import Values, gpus_of, is_auto, splits
 
 _WAYS = {
     "sampling": ways.sampling, "training": ways.training, "evaluation": ways.evaluation
@@ -37,11 +37,27 @@ def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] 
 
 def _arranged(config: Config, models: Models, cards: Cards, stage: str) -> Config:
     places = [getattr(config.resources, role) for role in roles_of(config, stage)]
+    role = {"sampling": "expert", "evaluation": "server"}.get(stage)
+    if role and (stage == "evaluation" or config.sampling.engine == "vllm"):
+        _check_split(getattr(config.resources, role), role, models["expert"])
     there = _there_or_to_come(cards, places)
     for assumed in there:
         if found := _first_fit(config, models, assumed, stage):
             return found
     raise UserError(_no_way(config, models, there[-1], stage))
+
+
+def _check_split(place: Place, role: str, model: Model | None) -> None:
+    """Raises UserError for a stated number of GPUs that vLLM cannot split the model over."""
+    if place.gpus == AUTO or place.gpus <= 1 or model is None:
+        return
+    possible = splits(model, 64)
+    if place.gpus not in possible:
+        raise UserError(
+            f"resources.{role}.gpus {_plain(place.gpus)}: vLLM cannot split the model's {model.heads} attention "
+            f"heads ({model.kv_heads} of keys and values), {model.intermediate} inner columns and {model.rows} "
+            f"tokens over so many; give {', '.join(map(str, possible))} or auto"
+        )
 
 
 def _there_or_to_come(cards: Cards, places: Sequence[Place]) -> list[Cards]:
@@ -115,6 +131,7 @@ def for_serving(
     """
     if place.gpus == 0:
         return place
+    _check_split(place, "server", model)
     for assumed in (there := _there_or_to_come(cards, [place])):
         for share in _shares(serving, place, model, served, assumed):
             p = needs.servers(serving, place.model_copy(update={"gpus": share}), model, served)

@@ -16,6 +16,7 @@ from lr_ray.placement.sizes import Model, Models
 
 _ITEMS_A_WORKER = 4  # of a batch: with fewer, a GPU waits for launches rather than works
 _LEAST_MICRO_BATCH = 2048  # tokens
+_PADDED_ROWS = 64  # vLLM pads a vocabulary to a multiple
 _SPARE = 0.97  # of a GPU that two engines share, so that rounded shares fit
 
 Values = dict[str, Any]  # of settings, by dotted names
@@ -141,8 +142,9 @@ def splits(model: Model | None, most: int) -> list[int]:
     """GPUs that vLLM can split a model over, fewest first; one for a model that is not known."""
     if model is None:
         return [1]
-    heads, kv = model.heads, model.kv_heads
-    return [n for n in range(1, most + 1) if not heads % n and not (kv % n and n % kv)]
+    kv, rows = model.kv_heads, -(-model.rows // _PADDED_ROWS) * _PADDED_ROWS
+    whole = math.gcd(model.heads, model.intermediate, rows)
+    return [n for n in range(1, most + 1) if not whole % n and not (kv % n and n % kv)]
 
 
 def _count(cards: Cards, split: float) -> int:

@@ -1,10 +1,17 @@
 """What `auto` makes of the numbers that a config states beside it."""
 
+import json
+
 import pytest
 
+from lr_ray.config import Place, Serving
+from lr_ray.errors import UserError
 from lr_ray.placement import needs
+from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import Cards, pretended
-from tests.unit.placement.test_arrange import placed
+from lr_ray.placement.sizes import describe
+from lr_ray.placement.ways import splits
+from tests.unit.placement.test_arrange import LLAMA, placed
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -41,3 +48,33 @@ def test_shares_of_several_gpus_do_not_reach_over_two_of_them():
     apart = ("--resources.sampling=apart", "--resources.expert.gpus=0.4")
     config, _ = placed(Cards((4, 1), 80e9), "qwen2.5-math-1.5b", *apart)
     assert config.sampling.expert.most == 10
+
+
+LLAMA_3B = describe(
+    LLAMA | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24}
+)
+
+
+def test_a_model_is_split_as_vllm_can():
+    assert splits(LLAMA_3B, 24) == [1, 2, 4, 8]  # 24 heads, 8 of keys and values
+    # 12 heads, 2 of keys and values, and a sixth of 8960 columns is no whole number.
+    assert splits(describe(json.loads(MATH)), 12) == [1, 2, 4]
+
+
+MATH = """{"model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
+"num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151936, "tie_word_embeddings": true,
+"max_position_embeddings": 4096}"""
+
+
+@pytest.mark.parametrize(("role", "gpus"), [("expert", 3), ("expert", 6), ("server", 8)])
+def test_a_number_of_gpus_that_vllm_cannot_split_over_is_refused(role, gpus):
+    wrong = rf"^resources\.{role}\.gpus {gpus}: .*12 attention heads \(2 of .*give 1, 2, 4 or auto$"
+    with pytest.raises(UserError, match=wrong):
+        placed(pretended(8, 80e9), "qwen2.5-math-1.5b", f"--resources.{role}.gpus={gpus}")
+    even = placed(pretended(8, 80e9), "qwen2.5-math-1.5b", f"--resources.{role}.gpus=4")[0]
+    assert getattr(even.resources, role).gpus == 4
+
+
+def test_an_endpoint_is_refused_a_number_that_vllm_cannot_split_over():
+    with pytest.raises(UserError, match=r"^resources\.server\.gpus 3: .*24 attention heads"):
+        for_serving(Serving(), Place(gpus=3), LLAMA_3B, 1, pretended(8, 80e9))
