@@ -20,6 +20,7 @@ ANSWER_TOKENS = 1024  # likewise of prompt and answer in an evaluation
 SEQUENCES = 256  # at once in an engine on a GPU, for which a cache has room where it can
 _FEWEST = 16  # sequences that must have room
 _STATE_BYTES = 16  # a trained weight's float32 copy, two moments of AdamW and gradient
+_STEP_BYTES = 4  # of it beside them while AdamW steps: a square root of all second moments
 _ROW_BYTES = 40  # of a step in supervision/ and scores/ together: the demo has 39
 _CHECKPOINTS = 3  # two are kept while the next is written
 _CHECKPOINT_BYTES = 12  # a trained weight and its two moments
@@ -173,13 +174,16 @@ def trainers(config: Config, models: Models) -> Processes:
     by_step = asked.batch_by == "step"
     kept = asked.batch_size if by_step else asked.batch_size * config.sampling.longest
     targets = asked.lora.targets if asked.method == "lora" else ()
-    tokens, checkpointing = asked.micro_batch_tokens, asked.gradient_checkpointing
-    activations = activation_bytes(model, targets, tokens, size, checkpointing)
+    # A trajectory is not split, however few tokens a micro-batch has.
+    trajectory = min(PROMPT_TOKENS + config.sampling.longest, config.sampling.room, model.context)
+    tokens = max(asked.micro_batch_tokens, trajectory)
+    activations = activation_bytes(model, targets, tokens, size, asked.gradient_checkpointing)
     logits = _KEPT_LOGIT_BYTES * model.rows * min(kept, _HEAD_ROWS)
+    stepping = _STEP_BYTES * trained(config, model) / least  # when activations are gone
     return replace(
         found,
         weights=model.parameters * size / (least if asked.zero_stage == 3 else 1),
-        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + activations + logits,
+        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + max(activations + logits, stepping),
         state=trained(config, model) * _STATE_BYTES / least,
     )
 

@@ -78,3 +78,27 @@ def test_a_number_of_gpus_that_vllm_cannot_split_over_is_refused(role, gpus):
 def test_an_endpoint_is_refused_a_number_that_vllm_cannot_split_over():
     with pytest.raises(UserError, match=r"^resources\.server\.gpus 3: .*24 attention heads"):
         for_serving(Serving(), Place(gpus=3), LLAMA_3B, 1, pretended(8, 80e9))
+
+
+def test_training_has_room_for_a_trajectory_longer_than_a_micro_batch():
+    long = ("--sampling.max_new_tokens=3072", "--evaluation.max_new_tokens=1024")
+
+    def needed(tokens: int, *changes: str) -> float:
+        stated = ("--resources.trainer.gpus=1", f"--training.micro_batch_tokens={tokens}")
+        config, models = placed(pretended(1, 288e9), "qwen2.5-math-1.5b", *stated, *changes)
+        return needs.processes(config, models, "training")[0].needed
+
+    assert needed(2048, *long) == needed(3584, *long)  # 512 of a prompt
+    assert needed(2048) < needed(2048, *long) < needed(8192, *long)
+    assert needed(8192, *long) == needed(8192)
+    # No trajectory is longer than what the expert reads.
+    assert needed(2048, "--sampling.max_new_tokens=8192") == needed(4096)
+
+
+def test_full_training_has_room_for_what_a_step_of_adamw_takes():
+    full = ("--training.method=full", "--resources.trainer.gpus=1")
+    small = ("--training.micro_batch_tokens=512", "--training.gradient_checkpointing=true")
+    config, models = placed(pretended(1, 288e9), "qwen2.5-math-1.5b", *full, *small)
+    [trainer] = needs.processes(config, models, "training")
+    assert trainer.overhead > 4 * 1_543_714_304
+    assert trainer.state == 16 * 1_543_714_304
