@@ -5,6 +5,7 @@ fits: both models at once (side by side on one GPU, or a GPU each where there ar
 the other. Numbers that the config states are kept. `pytest tests/unit/placement/test_arrange.py`
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -78,22 +79,25 @@ def _there_or_to_come(cards: Cards, places: Sequence[Place]) -> list[Cards]:
 
 
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
-    for values in _WAYS[stage](config, models, cards):
-        found = changed(config, {n: value for n, value in values.items() if value is not None})
-        if fits(found, models, cards, stage):
-            return changed(found, _caches(found, models, cards, stage))
+    for tight in (False, True):  # caches of few sequences only where there is no other way
+        for values in _WAYS[stage](config, models, cards):
+            found = changed(config, {n: value for n, value in values.items() if value is not None})
+            if fits(found, models, cards, stage, tight):
+                return changed(found, _caches(found, models, cards, stage))
     return None
 
 
-def fits(config: Config, models: Models, cards: Cards, stage: str) -> bool:
+def fits(config: Config, models: Models, cards: Cards, stage: str, tight: bool = False) -> bool:
     """Whether a stage of a config without `auto` has its GPUs, and each process its memory."""
-    return _fit(needs.processes(config, models, stage), needs.together(config, stage), cards)
+    processes = needs.processes(config, models, stage)
+    return _fit(processes, needs.together(config, stage), cards, tight)
 
 
-def _fit(processes: Sequence[Processes], together: bool, cards: Cards) -> bool:
+def _fit(processes: Sequence[Processes], together: bool, cards: Cards, tight: bool) -> bool:
     split = max((p.place.gpus for p in processes), default=0)
     there = needs.at_once(processes, together) <= cards.count or not cards.fixed
-    return there and split <= cards.largest_node and all(p.fits(cards.memory) for p in processes)
+    fit = all(p.fits(cards.memory, tight) for p in processes)
+    return there and split <= cards.largest_node and fit
 
 
 def settings(config: Config, stage: str) -> Values:
@@ -132,10 +136,11 @@ def for_serving(
     if place.gpus == 0:
         return place
     _check_split(place, "server", model)
-    for assumed in (there := _there_or_to_come(cards, [place])):
+    there = _there_or_to_come(cards, [place])
+    for assumed, tight in itertools.product(there, (False, True)):
         for share in _shares(serving, place, model, served, assumed):
             p = needs.servers(serving, place.model_copy(update={"gpus": share}), model, served)
-            if _fit([p], True, assumed):
+            if _fit([p], True, assumed, tight):
                 return p.place.model_copy(update={"cache_gb": _cache(p, assumed)})
     asked = f"{there[-1]} with resources.server.gpus {_plain(place.gpus)}"
     if model is None:
@@ -170,7 +175,10 @@ def _cache(p: Processes, cards: Cards) -> float | None:
     """GB for keys and values: those stated, else of 256 sequences where there is room for them."""
     if p.weights is None or not p.place.gpus or p.place.cache_gb:
         return p.place.cache_gb
-    return math.floor(min(p.wanted, p.room(cards.memory) - p.fixed) / 1e7) / 100
+    whole = math.floor(min(p.wanted, p.room(cards.memory) - p.fixed) / 1e7)
+    return (
+        max(whole, math.ceil(p.longest / 1e7)) / 100
+    )  # for less than one sequence vLLM does not start
 
 
 def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:

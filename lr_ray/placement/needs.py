@@ -18,7 +18,8 @@ USABLE = 0.9  # of an engine's share of a GPU
 PROMPT_TOKENS = 512  # of a prompt, where caches are sized: system turn, problem and template
 ANSWER_TOKENS = 1024  # likewise of prompt and answer in an evaluation
 SEQUENCES = 256  # at once in an engine on a GPU, for which a cache has room where it can
-_FEWEST = 16  # sequences that must have room
+_FEWEST = 16  # sequences that have room where they can
+_BLOCK_TOKENS = 16  # of vLLM's caches
 _STATE_BYTES = 16  # a trained weight's float32 copy, two moments of AdamW and gradient
 _STEP_BYTES = 4  # of it beside them while AdamW steps: a square root of all second moments
 _ROW_BYTES = 40  # of a step in supervision/ and scores/ together: the demo has 39
@@ -59,9 +60,14 @@ class Processes:
         return USABLE * min(1.0, self.place.gpus) * gpu
 
     @property
+    def longest(self) -> float:
+        """Bytes of one longest sequence, in vLLM's blocks."""
+        return self.token * math.ceil(self.sequence / _BLOCK_TOKENS) * _BLOCK_TOKENS
+
+    @property
     def fewest(self) -> float:
-        """Bytes of the smallest cache that suffices: one longest sequence, or 16 usual ones."""
-        return self.token * max(self.sequence, _FEWEST * self.usual)
+        """Bytes of the smallest cache to aim at: one longest sequence, or 16 usual ones."""
+        return max(self.longest, self.token * _FEWEST * self.usual)
 
     @property
     def wanted(self) -> float:
@@ -75,13 +81,22 @@ class Processes:
 
     @property
     def needed(self) -> float:
-        """Bytes of a GPU that it cannot run without: with the cache that the config states, if any."""
-        stated = self.place.cache_gb
-        return self.fixed + (1e9 * stated if stated else self.fewest)
+        """Bytes of a GPU that it cannot run without: with the cache that the config states, if any.
 
-    def fits(self, gpu: float) -> bool:
-        """Whether its share of a GPU of `gpu` bytes has room; True on CPU and where nothing is known."""
-        return self.weights is None or not self.place.gpus or self.needed <= self.room(gpu)
+        Else with one longest sequence, which is slow.
+        """
+        stated = self.place.cache_gb
+        return self.fixed + (1e9 * stated if stated else self.longest)
+
+    def fits(self, gpu: float, tight: bool = False) -> bool:
+        """Whether its share of a GPU of `gpu` bytes has room; True on CPU and where nothing is known.
+
+        `tight`: for one longest sequence at least, else for 16 usual ones too.
+        """
+        if self.weights is None or not self.place.gpus:
+            return True
+        usual = 0 if tight or self.place.cache_gb else self.fixed + self.fewest
+        return max(self.needed, usual) <= self.room(gpu)
 
 
 def at_once(stage: Sequence[Processes], together: bool, most: bool = False) -> int:

@@ -6,12 +6,12 @@ import pytest
 
 from lr_ray.config import Place, Serving
 from lr_ray.errors import UserError
-from lr_ray.placement import needs
+from lr_ray.placement import arrange, needs
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import Cards, pretended
 from lr_ray.placement.sizes import describe
 from lr_ray.placement.ways import splits
-from tests.unit.placement.test_arrange import LLAMA, placed
+from tests.unit.placement.test_arrange import LLAMA, configured, placed
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -102,3 +102,38 @@ def test_full_training_has_room_for_what_a_step_of_adamw_takes():
     [trainer] = needs.processes(config, models, "training")
     assert trainer.overhead > 4 * 1_543_714_304
     assert trainer.state == 16 * 1_543_714_304
+
+
+def test_a_cache_of_few_sequences_is_taken_where_no_other_fits(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            LLAMA | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24}
+        )
+    )
+    pair = [f"--models.{role}={tmp_path}" for role in ("expert", "amateur")]
+    config, models = placed(pretended(1, 12e9), "llama-3.2-3b-instruct", *pair)
+    [server] = needs.processes(config, models, "evaluation")
+    assert config.resources.evaluation == "apart"
+    assert server.longest == 4096 * 2 * 28 * 8 * 128 * 2
+    assert server.longest < 1e9 * server.place.cache_gb < server.fewest
+    assert server.fixed + 1e9 * server.place.cache_gb <= 0.9 * 12e9
+    # Sixteen sequences of 16 896 tokens would take 31 GB.
+    long = ["--sampling.max_new_tokens=16384", "--sampling.expert.max_engines=1"]
+    config, models = placed(pretended(1, 24e9), "llama-3.2-3b-instruct", *pair, *long)
+    expert = needs.processes(config, models, "sampling")[0]
+    assert expert.longest < 1e9 * expert.place.cache_gb < expert.fewest
+
+
+def test_a_cache_has_room_for_one_longest_sequence_in_whole_blocks():
+    config, models = placed(
+        pretended(1, 80e9), "qwen2.5-math-1.5b", "--sampling.max_model_len=4001"
+    )
+    [expert, _] = needs.processes(config, models, "sampling")
+    assert expert.longest == 4016 * 28672
+    stated = ("--resources.expert.gpus=1", "--resources.amateur.gpus=1")
+    config = configured("qwen2.5-math-1.5b", "--sampling.max_model_len=4001", *stated)
+    least = pretended(1, (needs.sampling(config, models)[0].needed + 1) / 0.9)
+    tight = arrange(config, models, least, ["sampling"])  # to the byte
+    assert int(1e9 * tight.resources.expert.cache_gb) >= 4016 * 28672
+    with pytest.raises(UserError, match="sampling does not fit"):
+        arrange(config, models, pretended(1, least.memory - 1e7), ["sampling"])
