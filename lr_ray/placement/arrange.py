@@ -81,10 +81,14 @@ def _there_or_to_come(cards: Cards, places: Sequence[Place]) -> list[Cards]:
 def _first_fit(config: Config, models: Models, cards: Cards, stage: str) -> Config | None:
     for tight in (False, True):  # caches of few sequences only where there is no other way
         for values in _WAYS[stage](config, models, cards):
-            found = changed(config, {n: value for n, value in values.items() if value is not None})
+            found = _with(config, values)
             if fits(found, models, cards, stage, tight):
                 return changed(found, _caches(found, models, cards, stage))
     return None
+
+
+def _with(config: Config, values: Values) -> Config:
+    return changed(config, {name: value for name, value in values.items() if value is not None})
 
 
 def fits(config: Config, models: Models, cards: Cards, stage: str, tight: bool = False) -> bool:
@@ -193,7 +197,7 @@ def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:
                    | {f"sampling.{role}.max_engines": AUTO for role in ("expert", "amateur")}
                    | {f"sampling.{role}.min_engines": 1 for role in ("expert", "amateur")})  # fmt: skip
     found = _first_fit(free, models, cards, stage)
-    said = f"{stage} does not fit on {cards} with {fields}{_least(config, models, stage)}"
+    said = f"{stage} does not fit on {cards} with {fields}{_least(config, models, cards, stage)}"
     if found is None:
         return f"{said}; it takes more GPUs or larger ones, or --device cpu"
     flags = " ".join(f"--{n} {_plain(v)}" for n, v in changes(config, found, stage).items())
@@ -204,12 +208,17 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _least(config: Config, models: Models, stage: str) -> str:
-    """The memory that each process takes where it has a GPU to itself."""
+def _least(config: Config, models: Models, cards: Cards, stage: str) -> str:
+    """The memory that each process takes where it has a GPU to itself, training in its tightest way."""
     whole = changed(
         config, {f"resources.{r}.gpus": 1 for r in roles_of(config, stage) if is_auto(config, r)}
     )
-    said = [_said(p) for p in needs.processes(whole, models, stage) if p.weights is not None]
+    tried = [needs.processes(whole, models, stage)]
+    if stage == "training":
+        settled = [_with(config, values) for values in ways.training(config, models, cards)]
+        tried = [needs.processes(one, models, stage) for one in settled]
+    least = min(tried, key=lambda found: max(p.needed for p in found))
+    said = [_said(p) for p in least if p.weights is not None]
     return f" ({'; '.join(said)})" if said else ""
 
 

@@ -1,12 +1,13 @@
 """What `auto` makes of the numbers that a config states beside it."""
 
 import json
+import re
 
 import pytest
 
 from lr_ray.config import Place, Serving
 from lr_ray.errors import UserError
-from lr_ray.placement import arrange, needs
+from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import Cards, pretended
 from lr_ray.placement.sizes import describe
@@ -137,3 +138,17 @@ def test_a_cache_has_room_for_one_longest_sequence_in_whole_blocks():
     assert int(1e9 * tight.resources.expert.cache_gb) >= 4016 * 28672
     with pytest.raises(UserError, match="sampling does not fit"):
         arrange(config, models, pretended(1, least.memory - 1e7), ["sampling"])
+
+
+def test_the_least_that_training_takes_is_that_of_its_tightest_way():
+    config = configured("qwen2.5-math-7b")
+    models, _ = find_models(config)
+    with pytest.raises(UserError, match=r"trainer: 18\.\d GB at least, 15\.2 of them") as error:
+        arrange(config, models, pretended(1, 16e9), ["training"])
+    least = float(re.findall(r"trainer: ([0-9.]+) GB", str(error.value))[0])
+    arrange(config, models, pretended(1, 1e9 * (least + 0.1) / 0.9), ["training"])
+    stated = configured(
+        "qwen2.5-math-7b", "--resources.trainer.gpus=1"
+    )  # which is all that is tried
+    with pytest.raises(UserError, match=r"trainer: 57\.\d GB at least"):
+        arrange(stated, models, pretended(1, 16e9), ["training"])
