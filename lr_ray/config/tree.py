@@ -117,6 +117,12 @@ class Config(Tree):
             gpus = getattr(self.resources, name).gpus
             if gpus != AUTO and gpus > 1:
                 raise ValueError(f"resources.{name}.gpus must be at most 1: its model is not split")
+        share, workers = self.resources.trainer.gpus, self.training.workers
+        if share != AUTO and 0 < share < 1 and workers > 1:
+            raise ValueError(
+                f"resources.trainer.gpus = {share:g} with training.num_workers = {workers}: NCCL takes no "
+                "two workers on one GPU; give 1, or one worker"
+            )
         if self.evaluation.max_new_tokens >= self.serving.max_model_len:
             raise ValueError(
                 f"evaluation.max_new_tokens = {self.evaluation.max_new_tokens} leaves no room for a "

@@ -58,20 +58,27 @@ def _together(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
 
 
 def _side_by_side(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
-    """Two engines on one GPU, each with a share for its weights and its part of the cache."""
+    """Two engines on one GPU, each with a share for its weights and its part of the cache.
+
+    Caches that are stated stay as they are.
+    """
     whole = changed(config, {"resources.expert.gpus": 1, "resources.amateur.gpus": 1})
     pair = needs.sampling(whole, models)
     if any(p.weights is None for p in pair):
         return  # nothing says that both fit
     room = _SPARE * USABLE * cards.memory
-    left = room - sum(p.fixed + p.fewest for p in pair)
+    caches = [
+        (p.fewest, p.wanted) if p.place.cache_gb is None else (1e9 * p.place.cache_gb,) * 2
+        for p in pair
+    ]
+    left = room - sum(p.fixed for p in pair) - sum(fewest for fewest, _ in caches)
     if left < 0:
         return
-    more = sum(p.wanted - p.fewest for p in pair)
+    more = sum(wanted - fewest for fewest, wanted in caches)
     part = min(1.0, left / more) if more else 0.0
     values: Values = {}
-    for p in pair:
-        cache = p.fewest + part * (p.wanted - p.fewest)
+    for p, (fewest, wanted) in zip(pair, caches, strict=True):
+        cache = fewest + part * (wanted - fewest)
         share = math.ceil(100 * (p.fixed + cache) / (USABLE * cards.memory)) / 100
         values[f"resources.{p.role}.gpus"] = share if is_auto(config, p.role) else None
         if share == 1:
@@ -159,6 +166,8 @@ def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     asked, auto = config.training, config.resources.trainer.gpus == AUTO
     place: Values = {"resources.trainer.gpus": 1 if auto else None}
     useful = max(1, min(cards.count, asked.batch_size // _ITEMS_A_WORKER)) if cards.known else 1
+    if not auto and config.resources.trainer.gpus < 1:
+        useful = 1  # NCCL takes no two workers on one GPU
     workers = [useful, cards.count] if asked.num_workers == AUTO else [asked.workers]
     if not auto:
         yield place | {"training.num_workers": workers[0] if asked.num_workers == AUTO else None}

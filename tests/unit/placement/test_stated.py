@@ -152,3 +152,24 @@ def test_the_least_that_training_takes_is_that_of_its_tightest_way():
     )  # which is all that is tried
     with pytest.raises(UserError, match=r"trainer: 57\.\d GB at least"):
         arrange(stated, models, pretended(1, 16e9), ["training"])
+
+
+def test_a_share_of_a_gpu_has_one_training_worker():
+    config, _ = placed(pretended(8, 80e9), "qwen2.5-math-1.5b", "--resources.trainer.gpus=0.5")
+    assert config.training.num_workers == 1
+    with pytest.raises(
+        UserError, match=r"trainer\.gpus = 0\.5 with training\.num_workers = 2: NCCL"
+    ):
+        configured("qwen2.5-math-1.5b", "--resources.trainer.gpus=0.5", "--training.num_workers=2")
+
+
+@pytest.mark.parametrize(("role", "other"), [("expert", "amateur"), ("amateur", "expert")])
+def test_engines_share_a_gpu_beside_a_stated_cache(role, other):
+    config, models = placed(
+        pretended(1, 80e9), "qwen2.5-math-1.5b", f"--resources.{role}.cache_gb=30"
+    )
+    assert config.resources.sampling == "together"
+    assert getattr(config.resources, role).cache_gb == 30
+    assert getattr(config.resources, other).cache_gb > 1
+    pair = needs.sampling(config, models)
+    assert sum(p.fixed + 1e9 * p.place.cache_gb for p in pair) <= 0.9 * 80e9
