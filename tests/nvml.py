@@ -11,7 +11,8 @@ SOURCE = """
 #include <string.h>
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int gi, ci; } process_t;
-typedef struct { const char *uuid, *name; memory_t memory; int major, minor; process_t user; } card_t;
+typedef struct { const char *uuid, *name; memory_t memory; int major, minor; process_t user;
+  unsigned long long slice; } card_t;
 static card_t cards[] = { CARDS };
 #define CARD ((card_t *) card)
 int nvmlInitWithFlags(unsigned int flags) { return INIT; }
@@ -23,7 +24,16 @@ int nvmlDeviceGetCount_v2(unsigned int *out) { *out = sizeof cards / sizeof *car
 int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **out) { *out = &cards[i]; return 0; }
 int nvmlDeviceGetUUID(void *card, char *out, unsigned int size) { strcpy(out, CARD->uuid); return 0; }
 int nvmlDeviceGetName(void *card, char *out, unsigned int size) { strcpy(out, CARD->name); return 0; }
-int nvmlDeviceGetMemoryInfo(void *card, memory_t *out) { *out = CARD->memory; return 0; }
+int nvmlDeviceGetMemoryInfo(void *card, memory_t *out) {
+  *out = CARD->memory; return CARD->slice ? 4 : 0; }  /* in a pod with a slice, no permission */
+int nvmlDeviceGetMigMode(void *card, unsigned int *now, unsigned int *next) {
+  *now = *next = CARD->slice != 0; return 0; }
+int nvmlDeviceGetMaxMigDeviceCount(void *card, unsigned int *out) { *out = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *card, unsigned int i, void **out) {
+  static card_t part;
+  if (i != 2 || !CARD->slice) return 6;
+  part = *CARD; part.uuid = "MIG-cccc-1"; part.memory.total = part.memory.free = CARD->slice; part.slice = 0;
+  *out = &part; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *card, int *major, int *minor) {
   *major = CARD->major; *minor = CARD->minor; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *card, unsigned int *count, process_t *out) {
@@ -44,12 +54,13 @@ class Card(NamedTuple):
     free: int
     capability: tuple[int, int]
     user: tuple[int, int] = (0, 0)  # process id, bytes
+    slice: int = 0  # bytes of the one slice of it (MIG) that is seen
 
     def __str__(self) -> str:
         memory = f"{{{self.total}ULL, {self.free}ULL, 0}}"
-        (major, minor), (pid, used) = self.capability, self.user
+        (major, minor), (pid, used), mig = self.capability, self.user, self.slice
         user = f"{{{pid}, {used}ULL, 0, 0}}"
-        return f'{{"{self.uuid}", "{self.name}", {memory}, {major}, {minor}, {user}}}'
+        return f'{{"{self.uuid}", "{self.name}", {memory}, {major}, {minor}, {user}, {mig}ULL}}'
 
 
 def pretend(

@@ -3,6 +3,7 @@
 pytest tests/unit/placement/test_nvidia.py
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _seen(asked: str | None) -> Seen:
         return Seen(tuple(_gpu(part, whole, driver) for part, whole in parts), cuda=cuda)
     uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
     chosen = [handles[i] for i in visible(uuids, asked)]
-    found = tuple(_gpu(handle, handle, driver) for handle in chosen)
+    found = tuple(_gpu(_part(whole), whole, driver) for whole in chosen)
     return Seen(found, len(handles) - len(found), cuda)
 
 
@@ -119,14 +120,29 @@ def _mig(handles: Sequence[Any], asked: str) -> Iterator[tuple[Any, Any]]:
     """The slice that CUDA takes (never more than one, the first that is named), and its GPU."""
     for whole in handles:
         try:
-            count = nvml.nvmlDeviceGetMaxMigDeviceCount(whole)
-            for index in range(count):
-                part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, index)
+            for part in _slices(whole):
                 if nvml.nvmlDeviceGetUUID(part).startswith(asked.split(",")[0].strip()):
                     yield part, whole
                     return
-        except (nvml.NVMLError_NotSupported, nvml.NVMLError_NotFound):
+        except nvml.NVMLError_NotSupported:
             continue
+
+
+def _part(whole: Any) -> Any:
+    """The slice that CUDA takes of a GPU that is split (MIG), its first; else the GPU."""
+    try:
+        if nvml.nvmlDeviceGetMigMode(whole)[0] == nvml.NVML_DEVICE_MIG_ENABLE:
+            return next(_slices(whole), whole)
+    except nvml.NVMLError:  # not told of most cards
+        pass
+    return whole
+
+
+def _slices(whole: Any) -> Iterator[Any]:
+    """Those that this process may see; in a pod one of several, by any index."""
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
+        with contextlib.suppress(nvml.NVMLError_NotFound):
+            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, index)
 
 
 def _gpu(handle: Any, whole: Any, driver: str) -> Gpu:

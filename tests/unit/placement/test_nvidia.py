@@ -39,6 +39,18 @@ def test_cards_of_the_drivers_library_in_the_order_that_is_asked_for(tmp_path):
     ]
 
 
+def test_of_a_split_card_the_slice_counts_whatever_names_it(tmp_path):
+    split = Card(
+        "GPU-cccc-3", "NVIDIA A100", 85_000_000_000, 85_000_000_000, (8, 0), slice=10_000_000_000
+    )
+    part = Gpu("NVIDIA A100", 10_000_000_000, 0, (8, 0), "580.65.06")
+    assert seen(pretend(tmp_path, split, CARDS[1]), None, "0", "MIG-cccc-1") == [
+        Seen((part, L4), cuda=13),
+        Seen((part,), hidden=1, cuda=13),
+        Seen((part,), cuda=13),
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "trouble"), [(9, None), (18, "RM has detected an NVML/RM version mismatch.")]
 )
