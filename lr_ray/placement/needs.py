@@ -147,10 +147,17 @@ def sampling(config: Config, models: Models) -> list[Processes]:
         engine = Processes(role, place, pool.min_engines, pool.most, pool.dtype, None)
         if model:
             scored = min(_SCORED_ROWS, asked.max_new_tokens) if role == "amateur" else 0
-            engine = _sized(engine, model, scored)
+            engine = _sized(engine, model, scored, decoded_at_once(config))
             engine = replace(engine, sequence=longest, usual=usual)
         engines.append(engine)
     return engines
+
+
+def decoded_at_once(config: Config) -> int:
+    """Sequences that the expert's engine decodes at once on a GPU (`engines.vllm.most_sequences`)."""
+    asked = config.sampling
+    each = asked.rejection.samples if asked.method == "rejection" else 1
+    return min(max(asked.batch_size * each, SEQUENCES), 1024)
 
 
 def servers(serving: Serving, place: Place, model: Model | None, served: int) -> Processes:
@@ -163,11 +170,13 @@ def servers(serving: Serving, place: Place, model: Model | None, served: int) ->
     return replace(_sized(found, model, 0), sequence=serving.max_model_len, usual=usual)
 
 
-def _sized(engine: Processes, model: Model, scored_rows: int) -> Processes:
+def _sized(
+    engine: Processes, model: Model, scored_rows: int, sequences: int = SEQUENCES
+) -> Processes:
     """With the memory of an engine of the model, split over its GPUs. One that scores captures no graph."""
     ranks = max(1, int(engine.place.gpus))
     size = _bytes_of(engine.dtype)
-    logits = (scored_rows or SEQUENCES) * model.rows * _LOGIT_BYTES
+    logits = (scored_rows or sequences) * model.rows * _LOGIT_BYTES
     forward = _BATCHED_TOKENS * size * (4 * model.hidden + 2 * model.intermediate / ranks)
     graphs = 0 if scored_rows else _GRAPH_BYTES
     return replace(

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from lr_ray.config import Place, Serving
+from lr_ray.engines.vllm import most_sequences
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.arrange import for_serving
@@ -173,3 +174,20 @@ def test_engines_share_a_gpu_beside_a_stated_cache(role, other):
     assert getattr(config.resources, other).cache_gb > 1
     pair = needs.sampling(config, models)
     assert sum(p.fixed + 1e9 * p.place.cache_gb for p in pair) <= 0.9 * 80e9
+
+
+@pytest.mark.parametrize(
+    ("changes", "decoded"),
+    [
+        ([], 256),
+        (["--sampling.batch_size=512"], 512),
+        (["--sampling.batch_size=4096"], 1024),
+        (["--sampling.method=rejection", "--sampling.rejection.samples=16"], 1024),
+    ],
+)
+def test_logits_are_counted_of_all_sequences_that_an_engine_decodes_at_once(changes, decoded):
+    config, models = placed(pretended(1, 80e9), "qwen2.5-math-1.5b", *changes)
+    usual, _ = placed(pretended(1, 80e9), "qwen2.5-math-1.5b")
+    assert needs.decoded_at_once(config) == most_sequences(config, cpu=False) == decoded
+    more = needs.sampling(config, models)[0].overhead - needs.sampling(usual, models)[0].overhead
+    assert more == pytest.approx((decoded - 256) * 151936 * 10)
