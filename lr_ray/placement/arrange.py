@@ -100,7 +100,7 @@ def fits(config: Config, models: Models, cards: Cards, stage: str, tight: bool =
 def _fit(processes: Sequence[Processes], together: bool, cards: Cards, tight: bool) -> bool:
     split = max((p.place.gpus for p in processes), default=0)
     there = needs.at_once(processes, together) <= cards.count or not cards.fixed
-    fit = all(p.fits(cards.memory, tight) for p in processes)
+    fit = all(p.fits(cards.memory_for(p.place), tight) for p in processes)
     return there and split <= cards.largest_node and fit
 
 
@@ -179,7 +179,10 @@ def _cache(p: Processes, cards: Cards) -> float | None:
     """GB for keys and values: those stated, else of 256 sequences where there is room for them."""
     if p.weights is None or not p.place.gpus or p.place.cache_gb:
         return p.place.cache_gb
-    whole = math.floor(min(p.wanted, p.room(cards.memory) - p.fixed) / 1e7)
+    memory = cards.memory_for(p.place)
+    if memory == math.inf:
+        return None
+    whole = math.floor(min(p.wanted, p.room(memory) - p.fixed) / 1e7)
     return (
         max(whole, math.ceil(p.longest / 1e7)) / 100
     )  # for less than one sequence vLLM does not start

@@ -3,11 +3,13 @@
 Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.py`.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lr_ray.config import Place
 from lr_ray.placement.nvidia import gpus
 from lr_ray.runtime.cluster import ask_nodes, nodes
 
@@ -20,13 +22,26 @@ ASSUMED = (24e9, 48e9, 80e9, 141e9, 288e9)
 class Cards:
     """GPUs by node, each of `memory` bytes: those of the smallest.
 
-    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported.
+    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported. `kinds`: names of
+    each node's resources, and bytes of its smallest GPU.
     """
 
     nodes: tuple[int, ...]
     memory: float
     fixed: bool = True
     measured: bool = True
+    kinds: tuple[tuple[frozenset[str], float], ...] = ()
+
+    def memory_for(self, place: Place) -> float:
+        """Bytes of the smallest GPU of the nodes that have the accelerator and the custom resources named.
+
+        Infinite where such nodes are yet to come.
+        """
+        named = place.bundle().keys() - {"CPU", "GPU", "memory"}
+        if not named or not self.kinds:
+            return self.memory
+        sizes = [memory for names, memory in self.kinds if named <= names]
+        return min(sizes, default=self.memory if self.fixed else math.inf)
 
     @property
     def known(self) -> bool:
@@ -61,17 +76,22 @@ def of_cluster() -> Cards:
     """Those of the connected cluster's nodes; it may get others, unless the job started it."""
     there = [node for node in nodes() if node["Resources"].get("GPU")]
     counts = tuple(sorted((int(node["Resources"]["GPU"]) for node in there), reverse=True))
-    sizes = _measured(there)
+    kinds = _measured(there)
     fixed = not os.environ.get("RAY_ADDRESS")
-    return Cards(counts, min(sizes, default=ASSUMED[0]), fixed, bool(sizes))
+    least = min((memory for _, memory in kinds), default=ASSUMED[0])
+    return Cards(counts, least, fixed, bool(kinds), kinds)
 
 
-def _measured(there: Sequence[dict[str, Any]]) -> list[int]:
-    """Bytes of each GPU of the nodes, by their drivers; nothing where a driver is silent."""
-    found = ask_nodes(there, gpus, within_s=_PROBE_S).values()
-    if any(isinstance(of_node, Exception) for of_node in found):
-        return []  # a node went away, or is slow
-    return [gpu.memory_bytes for of_node in found for gpu in of_node]
+def _measured(there: Sequence[dict[str, Any]]) -> tuple[tuple[frozenset[str], float], ...]:
+    """`Cards.kinds` of the nodes, by their drivers; nothing where a driver is silent."""
+    found = ask_nodes(there, gpus, within_s=_PROBE_S)
+    if any(isinstance(of_node, Exception) for of_node in found.values()):
+        return ()  # a node went away, or is slow
+    return tuple(
+        (frozenset(node["Resources"]), min(gpu.memory_bytes for gpu in of_node))
+        for node in there
+        if (of_node := found.get(node["NodeID"]))
+    )
 
 
 def pretended(count: int, memory: float, per_node: int = 8) -> Cards:

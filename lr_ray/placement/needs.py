@@ -85,8 +85,7 @@ class Processes:
 
         Else with one longest sequence, which is slow.
         """
-        stated = self.place.cache_gb
-        return self.fixed + (1e9 * stated if stated else self.longest)
+        return self.fixed + (1e9 * (self.place.cache_gb or 0) or self.longest)
 
     def fits(self, gpu: float, tight: bool = False) -> bool:
         """Whether its share of a GPU of `gpu` bytes has room; True on CPU and where nothing is known.
@@ -147,17 +146,16 @@ def sampling(config: Config, models: Models) -> list[Processes]:
         engine = Processes(role, place, pool.min_engines, pool.most, pool.dtype, None)
         if model:
             scored = min(_SCORED_ROWS, asked.max_new_tokens) if role == "amateur" else 0
-            engine = _sized(engine, model, scored, decoded_at_once(config))
             engine = replace(engine, sequence=longest, usual=usual)
+            engine = _sized(engine, model, scored, decoded_at_once(config))
         engines.append(engine)
     return engines
 
 
 def decoded_at_once(config: Config) -> int:
     """Sequences that the expert's engine decodes at once on a GPU (`engines.vllm.most_sequences`)."""
-    asked = config.sampling
-    each = asked.rejection.samples if asked.method == "rejection" else 1
-    return min(max(asked.batch_size * each, SEQUENCES), 1024)
+    each = config.sampling.rejection.samples if config.sampling.method == "rejection" else 1
+    return min(max(config.sampling.batch_size * each, SEQUENCES), 1024)
 
 
 def servers(serving: Serving, place: Place, model: Model | None, served: int) -> Processes:
@@ -171,14 +169,13 @@ def servers(serving: Serving, place: Place, model: Model | None, served: int) ->
 
 
 def _sized(
-    engine: Processes, model: Model, scored_rows: int, sequences: int = SEQUENCES
+    engine: Processes, model: Model, scored_rows: int, decoded: int = SEQUENCES
 ) -> Processes:
     """With the memory of an engine of the model, split over its GPUs. One that scores captures no graph."""
     ranks = max(1, int(engine.place.gpus))
-    size = _bytes_of(engine.dtype)
-    logits = (scored_rows or sequences) * model.rows * _LOGIT_BYTES
+    size, graphs = _bytes_of(engine.dtype), 0 if scored_rows else _GRAPH_BYTES
+    logits = (scored_rows or decoded) * model.rows * _LOGIT_BYTES
     forward = _BATCHED_TOKENS * size * (4 * model.hidden + 2 * model.intermediate / ranks)
-    graphs = 0 if scored_rows else _GRAPH_BYTES
     return replace(
         engine,
         weights=model.parameters * size / ranks,

@@ -4,9 +4,10 @@ import pytest
 
 from lr_ray.config import STAGES, Place, Serving
 from lr_ray.errors import UserError
-from lr_ray.placement import arrange, find_models, needs
+from lr_ray.placement import arrange, cards, find_models, needs
 from lr_ray.placement.arrange import for_serving, settings
 from lr_ray.placement.cards import ASSUMED, Cards, pretended
+from lr_ray.placement.nvidia import Gpu
 from tests.unit.placement.test_arrange import configured, placed, used
 
 TO_COME = Cards((), ASSUMED[0], fixed=False, measured=False)
@@ -14,12 +15,12 @@ SILENT = Cards((8,), ASSUMED[0], fixed=False, measured=False)  # its drivers tel
 LARGE = ("--models.expert", "Qwen/Qwen2.5-Math-72B")
 
 
-@pytest.mark.parametrize("cards", [TO_COME, SILENT])
+@pytest.mark.parametrize("there", [TO_COME, SILENT])
 @pytest.mark.parametrize(
     "overrides", [(), LARGE, (*LARGE, "--resources.expert.gpus=4", "--resources.server.gpus=4")]
 )
-def test_a_size_that_is_not_known_leaves_no_auto_and_refuses_nothing_that_is_sold(cards, overrides):
-    config, models = placed(cards, "qwen2.5-math-7b", *overrides)
+def test_a_size_that_is_not_known_leaves_no_auto_and_refuses_nothing_that_is_sold(there, overrides):
+    config, models = placed(there, "qwen2.5-math-7b", *overrides)
     for stage in STAGES:
         chosen = {k: v for k, v in settings(config, stage).items() if "engines" not in k}
         assert "auto" not in chosen.values()
@@ -72,3 +73,44 @@ def test_models_of_an_endpoint_whose_size_is_not_known_are_told_what_to_state():
         for_serving(Serving(), Place(), None, 2, pretended(1, 24e9))
     assert "0 GB" not in str(error.value)
     assert for_serving(Serving(), Place(gpus=0.5), None, 2, pretended(1, 24e9)).gpus == 0.5
+
+
+T4, A100 = {"GPU": 1.0, "accelerator_type:T4": 1.0}, {"GPU": 4.0, "accelerator_type:A100": 1.0}
+LARGE_ONLY = [f"--resources.{role}.accelerator=A100" for role in ("expert", "trainer", "server")]
+
+
+def mixed(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> Cards:
+    """A cluster with nodes of these resources."""
+    sizes = {"T4": 16_000_000_000, "A100": 80_000_000_000}
+    there = [{"NodeID": str(i), "Resources": found} for i, found in enumerate(resources)]
+
+    def drivers(asked, question, within_s):
+        kinds = {node["NodeID"]: next(k for k in sizes if f"accelerator_type:{k}" in node["Resources"])
+                 for node in asked}  # fmt: skip
+        return {i: [Gpu(kind, sizes[kind], 0, (8, 0), "580")] for i, kind in kinds.items()}
+
+    monkeypatch.setattr(cards, "nodes", lambda: there)
+    monkeypatch.setattr(cards, "ask_nodes", drivers)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    return cards.of_cluster()
+
+
+def test_of_mixed_nodes_those_count_that_have_what_is_named(monkeypatch):
+    cluster = mixed(monkeypatch, T4, A100, {"CPU": 8.0})
+    assert (cluster.nodes, cluster.memory) == ((4, 1), 16e9)
+    with pytest.raises(
+        UserError, match=r"sampling does not fit on 5 GPUs of 16 GB.*expert\.gpus 1"
+    ):
+        placed(cluster, "qwen2.5-math-7b", "--resources.expert.gpus=1")
+    config, models = placed(cluster, "qwen2.5-math-7b", "--resources.expert.gpus=1", *LARGE_ONLY)
+    expert, amateur = needs.processes(config, models, "sampling")
+    assert 16e9 < used(expert) <= 0.9 * 80e9
+    assert used(amateur) <= 0.9 * 16e9
+    assert config.resources.server.gpus == 1
+    assert config.training.micro_batch_tokens == 8192
+
+
+def test_what_is_named_may_be_yet_to_come(monkeypatch):
+    config, _ = placed(mixed(monkeypatch, T4), "qwen2.5-math-7b", *LARGE_ONLY)
+    assert config.resources.expert.cache_gb is None  # vLLM measures
+    assert config.resources.amateur.cache_gb > 0
