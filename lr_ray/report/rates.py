@@ -39,7 +39,8 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
     if "sampling" not in summary:
         raise UserError(f"{where}: sampling is not finished")
     try:
-        seconds = scaled(config, with_placement(asked, summary), summary, answers)
+        placed = with_placement(asked, summary)
+        seconds = scaled(config, placed, summary, answers)
     except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{where}: no rates in run.json and summary.json: {error!r}") from None
     if "sampling" not in seconds:
@@ -51,7 +52,7 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
     missing = [part for part in ("training", "evaluation") if part not in seconds]
     text += f"; {sum(seconds.values()):.0f} s"
     text += f" without {' and '.join(missing)}" if missing else ""
-    there, told = flatten(asked), [("duration", f"rough, from {run.location}: {text}")]
+    there, told = flatten(placed), [("duration", f"rough, from {run.location}: {text}")]
     known = {name: value for name, value in flatten(ours).items() if UNSCALED.search(name)}
     for said, names in (
         ("not scaled for another", [k for k in known if k in there and there[k] != known[k]]),

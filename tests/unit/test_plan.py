@@ -6,14 +6,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lr_ray.cli.front import run_command
 from lr_ray.cli.options import parse
-from lr_ray.config import Config, read_tree, resolve
-from lr_ray.placement import find_models
+from lr_ray.config import STAGES, Config, read_tree, resolve
+from lr_ray.placement import arrange, find_models
+from lr_ray.placement.arrange import settings
+from lr_ray.placement.cards import pretended
 from lr_ray.plugins import sources
+from lr_ray.report import rates
 from lr_ray.report.plan import answers, how_many, warnings
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +202,23 @@ def test_engines_that_were_chosen_for_a_measured_run_are_read_off_its_summary(jo
     summary["placement"] = {"sampling": {"sampling.expert.max_engines": 4}}
     (run / "summary.json").write_text(json.dumps(summary))
     assert "sampling 200 s" in job("--config", "demo", "--plan", "--rates", str(run)).stdout
+
+
+def test_what_was_chosen_for_auto_differs_only_where_it_was_another(monkeypatch):
+    asked = configured("qwen2.5-math-1.5b")
+    ours, wider = (
+        arrange(asked, find_models(asked)[0], pretended(count, 80e9)) for count in (1, 2)
+    )
+    sampled = {"problems": 50, "seconds": 10, "steps_kept": 500, "trajectories": 50}
+    chosen = {stage: settings(ours, stage) for stage in STAGES}
+    run = SimpleNamespace(
+        location="RUN", read_json=lambda name: {"sampling": sampled, "placement": chosen}
+    )
+    monkeypatch.setattr(rates, "read_asked", lambda run: {"config": asked.model_dump(mode="json")})
+    assert len(rates.durations(ours, run, 100)) == 1
+    (_, other) = rates.durations(wider, run, 100)[1]
+    assert other.startswith("not scaled for another resources.expert.gpus, resources.amateur.gpus")
+    assert "trainer" not in other
 
 
 def test_rows_of_files_are_counted_and_the_device_is_told(job, tmp_path):
