@@ -110,7 +110,7 @@ def _above_0(config: dict[str, Any], field: str) -> int:
 def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
     """The architecture of a model reference, or a line on why its size is not known.
 
-    `fetch` asks the Hugging Face hub for the config.json of a model that is not here. Raises UserError
+    `fetch` asks the Hugging Face hub for the config.json of a model that its cache lacks. Raises UserError
     naming `field` for a config.json that cannot be read.
     """
     embedded = reference.startswith("embedded:")
@@ -119,7 +119,7 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
     if not os.path.isdir(folder):  # not Path's, which raises for a name that is too long
         if reference in _HUB:
             return describe(dict(zip(_FIELDS, _HUB[reference], strict=True), model_type="qwen2"))
-        file = _fetched(reference) if fetch else None
+        file = _fetched(reference, fetch)
     if file is None or not os.path.isfile(file):
         return f"{field}: {folder}/config.json is not here, and nothing is downloaded; left out of the plan"
     try:
@@ -134,14 +134,17 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
         raise UserError(f"{field}: {file}: no usable architecture: {reason(error)}") from None
 
 
-def _fetched(reference: str) -> Path | None:
-    """config.json of a hub model; None where it cannot be fetched (fetching the weights says why)."""
+def _fetched(reference: str, fetch: bool) -> Path | None:
+    """config.json of a hub model, without `fetch` of the hub's cache; None where it is not to be had.
+
+    Fetching the weights says why.
+    """
     from huggingface_hub import hf_hub_download
 
     if reference.count("/") != 1:
         return None
     try:
-        return Path(hf_hub_download(reference, "config.json"))
+        return Path(hf_hub_download(reference, "config.json", local_files_only=not fetch))
     except Exception:  # the hub raises its own, requests' and httpx' kinds
         return None
 

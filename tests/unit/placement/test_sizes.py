@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from safetensors import safe_open
 
 from lr_ray import embedded
@@ -97,6 +98,20 @@ def test_a_null_is_a_field_that_is_not_there(tmp_path, field):
 def test_the_home_of_nobody_is_not_here(fetch):
     said = find_model("~nosuchuser/x", "models.expert", fetch)
     assert said.startswith("models.expert: ~nosuchuser/x/config.json is not here")
+
+
+def test_the_config_of_a_model_in_the_hubs_cache_is_read_without_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "is not here" in find_model("org/fetched", "models.expert")
+    commit, there = "a" * 40, tmp_path / "models--org--fetched"
+    for name, text in {
+        "refs/main": commit,
+        f"snapshots/{commit}/config.json": (embedded.expert_path() / "config.json").read_text(),
+    }.items():
+        (there / name).parent.mkdir(parents=True)
+        (there / name).write_text(text)
+    found = find_model("org/fetched", "models.expert")
+    assert found == find_model("embedded:expert", "models.expert")
 
 
 def test_unusable_architectures(tmp_path):
