@@ -22,6 +22,7 @@ from lr_ray.labelling.shards import checked_footers
 from lr_ray.method.oracle import load
 from lr_ray.run.schemas import SUPERVISION, first_null
 from lr_ray.run.store import Run
+from lr_ray.training.export import fits
 
 _SMALL = 10_000_000  # parameters
 
@@ -63,8 +64,10 @@ def audit(
     drawn = draw(places, count, seed)
     on_progress(0, len(drawn))
     facts, sampling = recorded(run), config.sampling
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = [load(path).to(device) for path in (expert, amateur)]
+    models: list[Any] = [load(path) for path in (expert, amateur)]
+    cuda = torch.cuda.is_available() and fits(torch.nn.ModuleList(models), torch.device("cuda"))
+    device = "cuda" if cuda else "cpu"
+    models = [model.to(device) for model in models]
     if sum(model.num_parameters() for model in models) < _SMALL:
         torch.set_num_threads(1)  # threads of tiny matrices only wait for each other
     vocabulary = [model.get_output_embeddings().weight.shape[0] for model in models]

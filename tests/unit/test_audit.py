@@ -117,6 +117,14 @@ def test_a_run_without_a_row_is_refused_before_the_models_are_loaded(tmp_path, m
         audit_of(run)
 
 
+def test_a_gpu_without_room_for_both_models_is_left_alone(tmp_path, rows, monkeypatch):
+    weights = 4 * sum(oracle.load(path).num_parameters() for path in (EXPERT, AMATEUR))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (weights, 2 * weights))
+    assert audit_of(write_run(tmp_path, rows), count=1).device == "cpu"
+
+
 def test_rows_of_the_oracle_have_nothing_to_find(tmp_path, rows):
     done = audit_of(write_run(tmp_path, rows))
     assert done.rows == done.rows_of == PROBLEMS
