@@ -18,7 +18,7 @@ from lr_ray.placement import needs, ways
 from lr_ray.placement.cards import ASSUMED, Cards
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Model, Models
-from lr_ray.placement.ways import Values, gpus_of, is_auto, splits
+from lr_ray.placement.ways import Values, gpus_of, is_auto, most_engines, splits
 
 _WAYS = {
     "sampling": ways.sampling, "training": ways.training, "evaluation": ways.evaluation
@@ -99,9 +99,12 @@ def fits(config: Config, models: Models, cards: Cards, stage: str, tight: bool =
 
 def _fit(processes: Sequence[Processes], together: bool, cards: Cards, tight: bool) -> bool:
     split = max((p.place.gpus for p in processes), default=0)
-    there = needs.at_once(processes, together) <= cards.count or not cards.fixed
+    there = needs.at_once(processes, together) <= cards.count
+    for p in processes:
+        if p.role == "expert" and p.place.gpus >= 2:  # an engine's GPUs are of one node
+            there &= p.least <= most_engines(cards, p.place.gpus)
     fit = all(p.fits(cards.memory_for(p.place), tight) for p in processes)
-    return there and split <= cards.largest_node and fit
+    return (there or not cards.fixed) and split <= cards.largest_node and fit
 
 
 def settings(config: Config, stage: str) -> Values:

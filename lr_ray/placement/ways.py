@@ -40,10 +40,10 @@ def _alone(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     """Each role with all GPUs to itself."""
     splits = gpus_of(config.resources.expert, models["expert"], cards)
     for split in splits:
-        values = _pool(config, "expert", split, _count(cards, split), cards)
+        values = _pool(config, "expert", split, most_engines(cards, split), cards)
         if config.sampling.method == "contrast":
             amateur = gpus_of(config.resources.amateur, None, cards)[0]
-            values |= _pool(config, "amateur", amateur, _count(cards, amateur), cards)
+            values |= _pool(config, "amateur", amateur, most_engines(cards, amateur), cards)
         yield values
 
 
@@ -99,7 +99,7 @@ def _a_gpu_each(config: Config, models: Models, cards: Cards) -> Iterator[Values
         if split + each > cards.count:
             continue
         wanted = round(cards.count * large / (large + small) / split)
-        count = min(max(1, wanted), int((cards.count - each) // split), _count(cards, split))
+        count = min(max(1, wanted), int((cards.count - each) // split), most_engines(cards, split))
         while count > 1 and not _beside(count, split, each, cards):
             count -= 1
         ours = _pool(config, "expert", split, count, cards)
@@ -154,7 +154,7 @@ def splits(model: Model | None, most: int) -> list[int]:
     return [n for n in range(1, most + 1) if not whole % n and not (kv % n and n % kv)]
 
 
-def _count(cards: Cards, split: float) -> int:
+def most_engines(cards: Cards, split: float) -> int:
     """Engines of so many GPUs, or of such a share of one, that all nodes have room for."""
     if not split:
         return 1
@@ -197,7 +197,7 @@ def evaluation(config: Config, models: Models, cards: Cards) -> Iterator[Values]
             shares = [0.5] if models["expert"] else []
         for share in shares:
             several = share >= 1 and cards.known
-            replicas = max(1, _count(cards, share) // served) if several else 1
+            replicas = max(1, most_engines(cards, share) // served) if several else 1
             if config.serving.max_replicas:
                 replicas = min(replicas, config.serving.max_replicas)
             auto = config.serving.min_replicas == AUTO

@@ -191,3 +191,13 @@ def test_logits_are_counted_of_all_sequences_that_an_engine_decodes_at_once(chan
     assert needs.decoded_at_once(config) == most_sequences(config, cpu=False) == decoded
     more = needs.sampling(config, models)[0].overhead - needs.sampling(usual, models)[0].overhead
     assert more == pytest.approx((decoded - 256) * 151936 * 10)
+
+
+def test_engines_that_are_split_have_to_fit_on_nodes():
+    four = ("--resources.expert.gpus=4", "--resources.sampling=apart")
+    six = Cards((6, 6), 80e9)
+    wanted = "--sampling.expert.min_engines={0}", "--sampling.expert.max_engines={0}"
+    config, _ = placed(six, "qwen2.5-math-1.5b", *four, *[one.format(2) for one in wanted])
+    assert config.sampling.expert.min_engines == 2
+    with pytest.raises(UserError, match="sampling does not fit on 12 GPUs"):
+        placed(six, "qwen2.5-math-1.5b", *four, *[one.format(3) for one in wanted])
