@@ -29,6 +29,7 @@ _CHECKPOINT_BYTES = 12  # a trained weight and its two moments
 _CONTEXT_BYTES, _GRAPH_BYTES = 0.8e9, 1.0e9
 _BATCHED_TOKENS = 8192  # of one forward of an engine (vLLM's default on most GPUs)
 _WORKSPACE_BYTES = 1.5e9  # of training: temporaries of a backward, the allocator's gaps
+_GATHERED = 1_000_000_000  # weights that ZeRO 3 has whole at once (DeepSpeed's max_live_parameters)
 _SCORED_ROWS = 1024  # rows whose logits exist at once (engines.scorer_model)
 _KEPT_LOGIT_BYTES = 12  # of a logit in training: its log-softmax and two gradients, in float32
 _HEAD_ROWS = 256  # of logits in training at once (`training.model.HEAD_ROWS`, which needs torch)
@@ -192,8 +193,7 @@ def trainers(config: Config, models: Models) -> Processes:
     if model is None:
         return found
     size = _bytes_of(asked.dtype)
-    by_step = asked.batch_by == "step"
-    kept = asked.batch_size if by_step else asked.batch_size * config.sampling.longest
+    kept = asked.batch_size * (1 if asked.batch_by == "step" else config.sampling.longest)
     targets = asked.lora.targets if asked.method == "lora" else ()
     # A trajectory is not split, however few tokens a micro-batch has.
     trajectory = min(PROMPT_TOKENS + config.sampling.longest, config.sampling.room, model.context)
@@ -201,10 +201,11 @@ def trainers(config: Config, models: Models) -> Processes:
     activations = activation_bytes(model, targets, tokens, size, asked.gradient_checkpointing)
     logits = _KEPT_LOGIT_BYTES * model.rows * min(kept, _HEAD_ROWS)
     stepping = _STEP_BYTES * trained(config, model) / least  # when activations are gone
+    gathered = size * min(model.parameters, _GATHERED) * (asked.zero_stage == 3 and least > 1)
     return replace(
         found,
         weights=model.parameters * size / (least if asked.zero_stage == 3 else 1),
-        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + max(activations + logits, stepping),
+        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + gathered + max(activations + logits, stepping),
         state=trained(config, model) * _STATE_BYTES / least,
     )
 

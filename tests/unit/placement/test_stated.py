@@ -201,3 +201,15 @@ def test_engines_that_are_split_have_to_fit_on_nodes():
     assert config.sampling.expert.min_engines == 2
     with pytest.raises(UserError, match="sampling does not fit on 12 GPUs"):
         placed(six, "qwen2.5-math-1.5b", *four, *[one.format(3) for one in wanted])
+
+
+def test_zero_3_has_room_for_weights_that_are_gathered():
+    def takes(stage: int, workers: int) -> float:
+        config = configured(
+            "qwen2.5-math-7b", f"--training.zero_stage={stage}", "--resources.trainer.gpus=1",
+            f"--training.num_workers={workers}",
+        )  # fmt: skip
+        return needs.processes(config, find_models(config)[0], "training")[0].overhead
+
+    assert takes(3, 4) - takes(2, 4) == 2e9  # in bfloat16
+    assert takes(3, 1) == takes(2, 1)
