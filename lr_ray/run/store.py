@@ -38,7 +38,7 @@ class Run:
     def __init__(self, location: str, option: str = "--run") -> None:
         """Raises UserError naming the option that gave a location which no file system opens."""
         self.location = location
-        if not location.strip():  # the current folder, to fsspec
+        if not str(location).strip():  # the current folder, to fsspec
             raise UserError(f"{option}: is empty; give a directory or URI")
         try:
             self.fs, root = fsspec.core.url_to_fs(location)
