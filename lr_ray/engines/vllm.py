@@ -21,6 +21,7 @@ from lr_ray.engines.engine import Generate, Generated, Score
 from lr_ray.engines.loop import EngineLoop, start_loop
 from lr_ray.models.files import architecture, vocabulary_rows
 from lr_ray.models.models import stop_token_ids
+from lr_ray.placement.needs import BATCHED_TOKENS
 from lr_ray.runtime import threads
 from lr_ray.runtime.imports import uncollected
 
@@ -92,6 +93,8 @@ def gpu_options(place: Place) -> dict[str, Any]:
     options: dict[str, Any] = {
         "tensor_parallel_size": max(1, int(place.gpus)),
         "gpu_memory_utilization": 0.9 * min(place.gpus or 1, 1),
+        # What placement counts; vLLM would take twice that on an H100, and a quarter where it serves on others.
+        "max_num_batched_tokens": BATCHED_TOKENS,
     }
     if place.cache_gb:
         # Nothing is measured, so that engines on one GPU do not count each other.

@@ -27,7 +27,7 @@ _CHECKPOINTS = 3  # two are kept while the next is written
 _CHECKPOINT_BYTES = 12  # a trained weight and its two moments
 # CUDA's context, cuBLAS and NCCL buffers; captured graphs of engines that decode.
 _CONTEXT_BYTES, _GRAPH_BYTES = 0.8e9, 1.0e9
-_BATCHED_TOKENS = 8192  # of one forward of an engine (vLLM's default on most GPUs)
+BATCHED_TOKENS = 8192  # of one forward of an engine on a GPU
 _WORKSPACE_BYTES = 1.5e9  # of training: temporaries of a backward, the allocator's gaps
 _GATHERED = 1_000_000_000  # weights that ZeRO 3 has whole at once (DeepSpeed's max_live_parameters)
 _SCORED_ROWS = 1024  # rows whose logits exist at once (engines.scorer_model)
@@ -176,7 +176,7 @@ def _sized(
     ranks = max(1, int(engine.place.gpus))
     size, graphs = _bytes_of(engine.dtype), 0 if scored_rows else _GRAPH_BYTES
     logits = (scored_rows or decoded) * model.rows * _LOGIT_BYTES
-    forward = _BATCHED_TOKENS * size * (4 * model.hidden + 2 * model.intermediate / ranks)
+    forward = BATCHED_TOKENS * size * (4 * model.hidden + 2 * model.intermediate / ranks)
     return replace(
         engine,
         weights=model.parameters * size / ranks,

@@ -81,6 +81,7 @@ def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share
     options = engine.engine_options("m", Pool(), Place(gpus=gpus), 256, max_logprobs=9)
     assert (options["tensor_parallel_size"], options["gpu_memory_utilization"]) == (ranks, share)
     assert (options["max_model_len"], options["max_logprobs"]) == (256, 9)
+    assert options["max_num_batched_tokens"] == 8192  # as placement counts
     assert "enforce_eager" not in options
     assert "kv_cache_memory_bytes" not in options  # it measures for itself
     stated = engine.engine_options("m", Pool(), Place(gpus=gpus, cache_gb=4.7), 256)
