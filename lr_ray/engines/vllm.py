@@ -93,7 +93,7 @@ def gpu_options(place: Place) -> dict[str, Any]:
     options: dict[str, Any] = {
         "tensor_parallel_size": max(1, int(place.gpus)),
         "gpu_memory_utilization": 0.9 * min(place.gpus or 1, 1),
-        # What placement counts; vLLM would take twice that on an H100, and a quarter where it serves on others.
+        # What placement counts; vLLM takes twice that on an H100, and a quarter where it serves.
         "max_num_batched_tokens": BATCHED_TOKENS,
     }
     if place.cache_gb:
@@ -105,7 +105,8 @@ def gpu_options(place: Place) -> dict[str, Any]:
 def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:
     """A `vllm.LLM` that takes and returns token ids only.
 
-    Raises ValueError that names the settings where its cache cannot hold one sequence of `max_model_len`.
+    Raises ValueError that names the settings where its cache cannot hold one sequence of `max_model_len`,
+    or its share of the GPU is not free.
     """
     os.environ.update(engine_env(place))
     with uncollected():
@@ -115,13 +116,26 @@ def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **opt
     try:
         return LLM(**engine_options(model, pool, place, max_model_len, **options))
     except ValueError as error:
-        if "max seq len" not in str(error):
+        why = no_room(str(error), max_model_len)
+        if why is None:
             raise
-        more = "VLLM_CPU_KVCACHE_SPACE" if on_cpu() else "resources.*.cache_gb"
-        raise ValueError(
-            f"{model}: the cache has no room for one sequence of {max_model_len} tokens; give a smaller "
-            f"sampling.max_model_len, or a larger {more} ({str(error).partition(' Try ')[0]})"
-        ) from error
+        raise ValueError(f"{model}: {why}") from error
+
+
+def no_room(said: str, max_model_len: int) -> str | None:
+    """What to do about vLLM's refusal for want of memory; None for another one."""
+    if "Free memory on device" in said:
+        return (
+            "something else uses the GPU; end it, or give a smaller resources.*.gpus "
+            f"({said.partition(' Decrease ')[0]})"
+        )
+    if "max seq len" not in said:
+        return None
+    more = "VLLM_CPU_KVCACHE_SPACE" if on_cpu() else "resources.*.cache_gb"
+    return (
+        f"the cache has no room for one sequence of {max_model_len} tokens; give a smaller "
+        f"sampling.max_model_len, or a larger {more} ({said.partition(' Try ')[0]})"
+    )
 
 
 def samples(config: Config) -> int:

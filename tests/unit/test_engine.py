@@ -89,6 +89,32 @@ def test_a_gpu_build_takes_its_share_of_the_gpus(monkeypatch, gpus, ranks, share
     assert not engine.CPU_ENV.keys() & engine.engine_env(Place()).keys()
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            # vllm/v1/worker/utils.py, request_memory
+            "Free memory on device cuda:0 (9.8/12.0 GiB) on startup is less than desired GPU memory "
+            "utilization (0.9, 10.8 GiB). Decrease GPU memory utilization or reduce GPU memory used by "
+            "other processes.",
+            "something else uses the GPU; end it, or give a smaller resources.*.gpus (Free memory on device "
+            "cuda:0 (9.8/12.0 GiB) on startup is less than desired GPU memory utilization (0.9, 10.8 GiB).)",
+        ),
+        (
+            "To serve at least one request with the model's max seq len (4096), 2.0 GiB KV cache is needed. "
+            "Try increasing `gpu_memory_utilization`.",
+            "the cache has no room for one sequence of 4096 tokens; give a smaller sampling.max_model_len, "
+            "or a larger resources.*.cache_gb (To serve at least one request with the model's max seq len "
+            "(4096), 2.0 GiB KV cache is needed.)",
+        ),
+        ("Unsupported dtype", None),
+    ],
+)  # fmt: skip
+def test_an_engine_without_memory_says_which_setting_to_change(monkeypatch, said, told):
+    pretend(monkeypatch, {"vllm": "0.29.0"})
+    assert engine.no_room(said, 4096) == told
+
+
 def test_a_replica_that_a_busy_machine_lets_wait_is_not_replaced():
     options = model_options("m", MODEL, Serving(), Place(gpus=0))["deployment_config"]
     assert options["health_check_timeout_s"] >= 60  # ray.serve.llm's is 10
