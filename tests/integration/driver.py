@@ -1,5 +1,6 @@
 """A job as a process of its own, whose processes are found and killed by what they are at."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -39,6 +40,7 @@ class Driver:
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        atexit.register(self.left, 0)  # of a test that failed, or was interrupted
 
     def _read(self) -> None:
         assert self.process.stdout is not None
