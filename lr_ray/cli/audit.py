@@ -44,10 +44,9 @@ def _count(text: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return _audit(parse(__doc__, argv, _add_options, prog="lr-ray audit", shown=["models"]))
-
-
-def _audit(command: Command[Config]) -> int:
+    command: Command[Config] = parse(
+        __doc__, argv, _add_options, prog="lr-ray audit", shown=["models"]
+    )
     config, run, options = command.config, command.run, command.options
     there = read_asked(run)
     if not run.shards("supervision"):

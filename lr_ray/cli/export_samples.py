@@ -24,12 +24,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    return _export(
-        parse(__doc__, argv, _add_options, prog="lr-ray export", shown=["models.expert"])
+    command: Command[Config] = parse(
+        __doc__, argv, _add_options, prog="lr-ray export", shown=["models.expert"]
     )
-
-
-def _export(command: Command[Config]) -> int:
     from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT, Expert
     from lr_ray.interop.writing import check_out, export
 

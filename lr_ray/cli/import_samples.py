@@ -26,18 +26,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    return _import(
-        parse(
-            __doc__,
-            argv,
-            _add_options,
-            prog="lr-ray import",
-            shown=["models", "sampling.system_prompt"],
-        )
-    )
-
-
-def _import(command: Command[Config]) -> int:
+    shown = ["models", "sampling.system_prompt"]
+    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray import", shown=shown)
     from lr_ray.interop.form import Expert
     from lr_ray.interop.reading import check_files, import_files, remove_leftovers
 
@@ -58,11 +48,7 @@ def _import(command: Command[Config]) -> int:
             # None: it was not looked at, and sampling into this run is refused.
             "amateur": {"path": config.models.amateur, "fingerprint": None},
         }
-        begin(
-            run,
-            config,
-            {"versions": versions(), "models": models, "data": IMPORTED},
-        )
+        begin(run, config, {"versions": versions(), "models": models, "data": IMPORTED})
         log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         read = 0
@@ -103,14 +89,11 @@ def _report(part: dict[str, Any], system_prompt: str | None, run: Run) -> None:
         )
     if part["prompts_rendered"]:
         asked = "none" if system_prompt is None else repr(system_prompt)
+        if system_prompt != PUBLISHED_SYSTEM_PROMPT:
+            asked += f"; the published code's is {PUBLISHED_SYSTEM_PROMPT!r}"
         print(
             f"prompt     {part['prompts_rendered']} steps: rendered from prompt_id with "
             f"sampling.system_prompt {asked}"
-            + (
-                ""
-                if system_prompt == PUBLISHED_SYSTEM_PROMPT
-                else f"; the published code's is {PUBLISHED_SYSTEM_PROMPT!r}"
-            )
         )
     print(
         "lost       not in such files: trajectories from their last kept step on, the KL of steps "
