@@ -7,9 +7,9 @@ node of that cluster too.
 """
 
 import argparse
-import contextlib
 import json
 import os
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from lr_ray import plugins
 from lr_ray.cli.front import Parser
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.config.reading import bare_name
+from lr_ray.console import quiet_others
 from lr_ray.doctor.checks import asked, judge
 from lr_ray.doctor.facts import Facts, gather, gather_nodes
 from lr_ray.doctor.finding import Finding, Need, gb
@@ -90,12 +91,11 @@ def show(found: Found) -> None:
     for names, theirs in differing:
         say(f"\n      node         {', '.join(names)}")
         _lines(say, theirs)
-    count = sum(finding.level == "bad" for finding in _all(found))
-    if count:
-        say(f"\nunfit: {count} of these would stop a run")
+    count = Counter(finding.level for _, some in found.values() for finding in some)
+    if count["bad"]:
+        say(f"\nunfit: {count['bad']} of these would stop a run")
     else:
-        warned = sum(finding.level == "warn" for finding in _all(found))
-        say("\nfit" + (f", with {warned} to look at" if warned else ""))
+        say("\nfit" + (f", with {count['warn']} to look at" if count["warn"] else ""))
 
 
 def as_json(found: Found) -> str:
@@ -108,11 +108,7 @@ def as_json(found: Found) -> str:
 
 
 def is_fit(found: Found) -> bool:
-    return all(finding.level != "bad" for finding in _all(found))
-
-
-def _all(found: Found) -> list[Finding]:
-    return [finding for _, findings in found.values() for finding in findings]
+    return all(finding.level != "bad" for _, some in found.values() for finding in some)
 
 
 def _asked(run: Run) -> dict[str, Any] | None:
@@ -127,7 +123,7 @@ def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
     """Findings on the nodes; a cluster that cannot be joined is a finding on this machine."""
     try:
         check_address()
-        with _muted(), cluster():
+        with quiet_others(os.devnull), cluster():  # Ray's own lines would stand between ours
             nodes = gather_nodes(folder)
     except UserError as error:
         what, _, advice = str(error).removeprefix("RAY_ADDRESS: ").partition("; ")
@@ -145,19 +141,6 @@ def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
         advice = "start nodes with GPUs, or ask for none (resources.*.gpus 0)"
         here.append(Finding("bad", "gpu", "no node of the cluster has one", advice))
     return found
-
-
-@contextlib.contextmanager
-def _muted() -> Any:
-    """Ray's own lines would stand between ours."""
-    saved = os.dup(2)
-    with open(os.devnull, "w") as sink:
-        os.dup2(sink.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _grouped(found: Found) -> tuple[list[str], list[tuple[list[str], list[Finding]]]]:
