@@ -219,14 +219,10 @@ def _is_unwritten(error: Exception, going_on: str) -> bool:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{os.strerror(error.errno)}; make room{going_on}", file=sys.stderr)
         return True
-    return isinstance(error, BrokenPipeError) and _is_unread()
-
-
-def _is_unread() -> bool:
-    """Whether nobody reads the output any more; what is still printed is dropped then."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+    if isinstance(error, BrokenPipeError):
+        try:
+            print(flush=True)
+        except BrokenPipeError:  # what is still printed is dropped
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
     return False
