@@ -123,17 +123,15 @@ def _add_fields(parser: argparse.ArgumentParser, kind: type[Tree], shown: Sequen
         section = name.rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section or "settings")
-        known = any(_covers(part, name) for part in shown) and not is_section(field.annotation)
+        known = not is_section(field.annotation) and any(
+            part in ("", name) or name.startswith(f"{part}.") for part in shown
+        )
         groups[section].add_argument(
             f"--{name}",
             action="append",
             metavar=_metavar(field.annotation),
             help=_help(field) if known else argparse.SUPPRESS,
         )
-
-
-def _covers(part: str, name: str) -> bool:
-    return not part or name == part or name.startswith(f"{part}.")
 
 
 def _metavar(annotation: Any) -> str:

@@ -56,6 +56,13 @@ def _print(found: dict[str, Any], config: Config) -> None:
     labels = "none"
     if other is not None:
         labels = f"{other:.1%} prefer another token; entropy {_spread(figures['entropy'])} nats"
+    sampling = "not measured: the scores were there"
+    if cost["sampling_s"] is not None:
+        sampling = f"{cost['problems']} problems: at most {cost['sampling_s']:.0f} s"
+    asking = []
+    if cost["evaluation_s"]:
+        said = f"{cost['answers']} answers: about {cost['evaluation_s']:.0f} s"
+        asking = [("evaluation", said)]
     for label, text in [
         ("", ""),
         ("pair", f"expert {config.models.expert}, amateur {config.models.amateur}"),
@@ -66,12 +73,8 @@ def _print(found: dict[str, Any], config: Config) -> None:
         ("KL", f"{_spread(figures['kl'])} nats"),
         ("labels", labels),
         ("accuracy", _accuracy(found["accuracy"])),
-        ("sampling", _sampling(cost)),
-        *(
-            [("evaluation", f"{cost['answers']} answers: about {cost['evaluation_s']:.0f} s")]
-            if cost["evaluation_s"]
-            else []
-        ),
+        ("sampling", sampling),
+        *asking,
         (
             "cost",
             f"{cost['hours']:.2g} {cost['hours_of']} hours for these; training: lr-ray plan --rates, "
@@ -84,12 +87,6 @@ def _print(found: dict[str, Any], config: Config) -> None:
         line = f"{row['kl_threshold']:>12g} {row['steps_kept']:>7} {row['kept']:>7.1%}"
         share = row["disagreement"]
         print(line if share is None else f"{line} {share:>14.1%}")
-
-
-def _sampling(cost: dict[str, Any]) -> str:
-    if cost["sampling_s"] is None:
-        return "not measured: the scores were there"
-    return f"{cost['problems']} problems: at most {cost['sampling_s']:.0f} s"
 
 
 def _accuracy(found: dict[str, Any] | None) -> str:
