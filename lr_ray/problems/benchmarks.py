@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from lr_ray.errors import UserError
@@ -38,6 +37,7 @@ STEM_SUBJECTS = (
     "high_school_physics", "high_school_statistics", "machine_learning",
 )  # fmt: skip
 
+Splits = Mapping[str, tuple[str, ...]]
 LETTERS = "ABCDEFGHIJ"  # of choices; the grader reads as many
 
 
@@ -50,7 +50,7 @@ class Benchmark:
     """
 
     hub: str
-    splits: Mapping[str, tuple[str, ...]]
+    splits: Splits
     convert: Convert
     subjects: tuple[str, ...] = ()  # parts that can be asked for, as mmlu_stem:physics+astronomy
     configs: tuple[str | None, ...] = (None,)
@@ -91,15 +91,9 @@ def _asdiv(row: Row) -> Found | None:
     return Found(question, re.sub(r"\(.*?\)", "", answer).strip())  # 9 (apples)
 
 
-def _minerva_math(row: Row) -> Found:
-    if "solution" in row:
-        return _math(row)
-    return _contest(row)  # as the hub has it
-
-
 def _contest(row: Row) -> Found:
-    if "solution" in row:  # AIME 24
-        return Found(text(row, "problem").strip(), _boxed(row))
+    if "solution" in row:  # AIME 24, and Minerva but on the hub
+        return _math(row)
     question = text(row, "question" if "question" in row else "problem")
     return Found(question.strip(), answer_text(value_of(row, "answer"), "answer"))
 
@@ -168,57 +162,33 @@ def _boxed(row: Row) -> str:
 
 
 _TRAIN, _TEST, _VALIDATION = ("train",), ("test",), ("validation",)
+_TEST_ALONE: Splits = {"test": _TEST}
+_BOTH: Splits = {"train": _TRAIN, "test": _TEST}
+_VALIDATED: Splits = {"train": _TRAIN, "test": _VALIDATION}  # whose own test split has no answers
 
-BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
-    {
-        "gsm8k": Benchmark(
-            "openai/gsm8k", {"train": _TRAIN, "test": _TEST}, _gsm8k, configs=("main",)
-        ),
-        # The set's first home, hendrycks/competition_math, is closed; this one has its MIT licence.
-        "math": Benchmark(
-            "EleutherAI/hendrycks_math",
-            {"train": _TRAIN, "test": _TEST},
-            _math,
-            configs=MATH_SUBJECTS,
-        ),
-        "math500": Benchmark("HuggingFaceH4/MATH-500", {"test": _TEST}, _math500),
-        "svamp": Benchmark("ChilleD/SVAMP", {"test": _TRAIN + _TEST}, _svamp),
-        "asdiv": Benchmark("EleutherAI/asdiv", {"test": _VALIDATION}, _asdiv),
-        "minerva_math": Benchmark("math-ai/minervamath", {"test": _TEST}, _minerva_math),
-        "olympiadbench": Benchmark(
-            "Hothan/OlympiadBench",
-            {"test": _TRAIN},
-            _olympiadbench,
-            configs=("OE_TO_maths_en_COMP",),
-        ),
-        "mmlu_stem": Benchmark(
-            "cais/mmlu",
-            {"test": _TEST},
-            _mmlu_stem,
-            STEM_SUBJECTS,
-            configs=("all",),
-            grader="choice",
-            paper_shots=5,
-        ),
-        # The test splits of the first two have no answers.
-        "commonsense_qa": Benchmark(
-            "tau/commonsense_qa", {"train": _TRAIN, "test": _VALIDATION}, _labelled, grader="choice"
-        ),
-        "hellaswag": Benchmark(
-            "Rowan/hellaswag", {"train": _TRAIN, "test": _VALIDATION}, _hellaswag, grader="choice"
-        ),
-        "arc_challenge": Benchmark(
-            "allenai/ai2_arc",
-            {"train": _TRAIN, "test": _TEST},
-            _labelled,
-            configs=("ARC-Challenge",),
-            grader="choice",
-        ),
-        "aime24": Benchmark("math-ai/aime24", {"test": _TEST}, _contest),
-        "aime25": Benchmark("math-ai/aime25", {"test": _TEST}, _contest),
-        "amc23": Benchmark("math-ai/amc23", {"test": _TEST}, _contest),
-    }
-)
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "gsm8k": Benchmark("openai/gsm8k", _BOTH, _gsm8k, configs=("main",)),
+    # The set's first home, hendrycks/competition_math, is closed; this one has its MIT licence.
+    "math": Benchmark("EleutherAI/hendrycks_math", _BOTH, _math, configs=MATH_SUBJECTS),
+    "math500": Benchmark("HuggingFaceH4/MATH-500", _TEST_ALONE, _math500),
+    "svamp": Benchmark("ChilleD/SVAMP", {"test": _TRAIN + _TEST}, _svamp),
+    "asdiv": Benchmark("EleutherAI/asdiv", {"test": _VALIDATION}, _asdiv),
+    "minerva_math": Benchmark("math-ai/minervamath", _TEST_ALONE, _contest),
+    "olympiadbench": Benchmark(
+        "Hothan/OlympiadBench", {"test": _TRAIN}, _olympiadbench, configs=("OE_TO_maths_en_COMP",)
+    ),
+    "mmlu_stem": Benchmark(
+        "cais/mmlu", _TEST_ALONE, _mmlu_stem, STEM_SUBJECTS, ("all",), "choice", paper_shots=5
+    ),
+    "commonsense_qa": Benchmark("tau/commonsense_qa", _VALIDATED, _labelled, grader="choice"),
+    "hellaswag": Benchmark("Rowan/hellaswag", _VALIDATED, _hellaswag, grader="choice"),
+    "arc_challenge": Benchmark(
+        "allenai/ai2_arc", _BOTH, _labelled, configs=("ARC-Challenge",), grader="choice"
+    ),
+    "aime24": Benchmark("math-ai/aime24", _TEST_ALONE, _contest),
+    "aime25": Benchmark("math-ai/aime25", _TEST_ALONE, _contest),
+    "amc23": Benchmark("math-ai/amc23", _TEST_ALONE, _contest),
+}
 
 
 def find(source: str) -> Benchmark | None:
@@ -242,11 +212,8 @@ def part_of(source: str, option: str) -> Convert:
         if not found:
             close = difflib.get_close_matches(part, known.subjects, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}? Else " if close else ""
-            there = (
-                f"{hint}give some of {', '.join(known.subjects)}"
-                if known.subjects
-                else "it has none"
-            )
+            there = f"{hint}give some of {', '.join(known.subjects)}"
+            there = there if known.subjects else "it has none"
             raise UserError(f"{option}: {source}: {name} has no subject {part!r}; {there}")
         chosen |= found
     return lambda row: known.convert(row) if subject_of(row) in chosen else None
