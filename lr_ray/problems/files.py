@@ -8,7 +8,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,17 +132,6 @@ def read(
         raise StageError(
             f"{file.name}: cannot be read after row {at}: {why_not_read(error)}; give a whole file"
         ) from None
-
-
-def read_all(
-    files: Iterable[File],
-    fields: Fields | None,
-    section: str = "data.fields",
-    whole: bool = False,
-) -> Iterator[Raw]:
-    """The rows of the files, one after the other; see `read`."""
-    for file in files:
-        yield from read(file, fields, section, whole)
 
 
 def _jsonl(file: File) -> Iterator[Raw]:

@@ -138,7 +138,7 @@ def of_files(location: str, fields: Fields, id_prefix: str, section: str) -> Sou
     found, option = tuple(files.find(location, _OPTIONS[section])), f"{section}.fields"
     convert = mapped(fields.problem, fields.id, fields.answer, option)
     whole = section == "evaluation"  # where a grader sees the other fields
-    rows = lambda: files.read_all(found, fields, option, whole)  # noqa: E731
+    rows = lambda: (r for file in found for r in files.read(file, fields, option, whole))  # noqa: E731
     return Source(rows, convert, id_prefix, found)
 
 
@@ -163,9 +163,8 @@ def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Sour
         )
     known = BENCHMARKS[name]
     if data_dir is not None:
-        found = (_local(name, split, data_dir, section),)
-        rows = lambda: files.read_all(found, None)  # noqa: E731
-        return Source(rows, convert, f"{name}/{split}/", found)
+        file = _local(name, split, data_dir, section)
+        return Source(lambda: files.read(file, None), convert, f"{name}/{split}/", (file,))
     if split not in known.splits:
         raise UserError(
             f"{section}.split: {name} has no split {split!r}; there are {listed(known.splits)}"
