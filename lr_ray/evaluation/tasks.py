@@ -3,7 +3,6 @@
 pytest tests/unit/test_evaluation_tasks.py
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from lr_ray.grading.graders import Grader, find
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.benchmarks import grader_of, unjudged
-from lr_ray.problems.rows import Rejected, listed, parse
+from lr_ray.problems.rows import Rejected, listed, parse, place_in_order
 from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
@@ -214,8 +213,8 @@ def _items(name: str, evaluation: Evaluation) -> tuple[list[_Item], int]:
 
 def _drawn(items: list[_Item], count: int, seed: int) -> list[_Item]:
     # In the first rows of some sets all problems are of one subject.
-    drawn = sorted(items, key=lambda item: _key(item.row, seed))[:count]
-    chosen = {item.row["problem_id"] for item in drawn}
+    drawn = sorted(items, key=lambda item: place_in_order(item.row["problem_id"], seed))
+    chosen = {item.row["problem_id"] for item in drawn[:count]}
     return [item for item in items if item.row["problem_id"] in chosen][:count]
 
 
@@ -268,7 +267,3 @@ def _source(name: str, evaluation: Evaluation) -> sources.Source:
         f"evaluation.benchmarks: {name!r} is not a known benchmark; {hint}give some of {names}, or a "
         f"path of {files.KINDS}; a plugin's name needs --plugins MODULE"
     )
-
-
-def _key(row: Row, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{row['problem_id']}".encode(), digest_size=16).digest()

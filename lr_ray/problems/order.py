@@ -3,11 +3,10 @@
 pytest tests/unit/test_problems_staging.py
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 
-from lr_ray.problems.rows import Problem, Rejected
+from lr_ray.problems.rows import Problem, Rejected, place_in_order
 
 Item = Problem | Rejected
 _SLACK = 1024  # problems kept beyond those asked for, before the rest is deleted
@@ -20,7 +19,7 @@ def distinct(items: Iterable[Item]) -> Iterator[Item]:
         if isinstance(item, Rejected):
             yield item
             continue
-        place = (_key(item.problem_id, 0), item.file, item.row)
+        place = (place_in_order(item.problem_id, 0), item.file, item.row)
         added = database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", place).rowcount
         yield item if added else _repeat(item, database, "seen", place[0])
 
@@ -39,7 +38,7 @@ def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
     good, bound = 0, b"\xff" * 17
     for item in items:
         if isinstance(item, Problem):
-            key = _key(item.problem_id, seed)
+            key = place_in_order(item.problem_id, seed)
             if key >= bound:
                 continue
             values = (key, 1, item.problem_id, item.file, item.row, item.problem, item.answer)
@@ -48,7 +47,7 @@ def shuffled(items: Iterable[Item], seed: int, count: int) -> Iterator[Item]:
             else:
                 item = _repeat(item, database, "kept", key)
         if isinstance(item, Rejected):
-            key = _key(f"{item.file}\0{item.row}", seed)
+            key = place_in_order(f"{item.file}\0{item.row}", seed)
             if key < bound:
                 place = (item.problem_id, item.file, item.row)
                 database.execute(_KEEP, (key, 0, *place, None, item.reason, None))
@@ -76,10 +75,6 @@ def _database(table: str) -> sqlite3.Connection:
     database.execute("BEGIN")  # never ended: a commit a row would look at every page a row
     database.execute(f"CREATE TABLE {table}")
     return database
-
-
-def _key(name: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
 
 
 def _repeat(item: Problem, database: sqlite3.Connection, table: str, key: bytes) -> Rejected:

@@ -112,6 +112,11 @@ def digest(problem: str) -> str:
     return hashlib.sha256(problem.encode()).hexdigest()[:16]
 
 
+def place_in_order(name: str, seed: int) -> bytes:
+    """Where a shuffle by the seed puts what has this name: the smallest key first."""
+    return hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
+
+
 def mapped(
     problem: str, problem_id: str | None, answer: str | None, section: str = "data.fields"
 ) -> Convert:
