@@ -61,9 +61,8 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
         }
         summary["graders_disagree"] = len(disagreements(table, labels))
     if tuple(labels) == LABELS:
-        found = paired_difference(scores["expert"], scores["improved"], seed)
-        names = {"first": "expert", "other": "improved"}
-        summary |= {names.get(name, name): value for name, value in found.items()}
+        summary |= {label: summary["models"][label]["accuracy"] for label in labels}
+        summary |= _difference_of(summary["differences"]["improved"])
     return summary
 
 
