@@ -121,7 +121,10 @@ def render(content: Row) -> str:
         head += [name, "each seed", "minus expert [95 %]"]
     head += ["steps kept", "distinct trained", "trained steps", "tokens forward", "problems"]
     head += ["sampling s", "training s"]
-    rows = [["expert, untouched", *_expert(content, benchmarks), *["-"] * 7]]
+    untouched = ["expert, untouched"]
+    for benchmark in benchmarks:
+        untouched += [f"{percent(content['expert'][benchmark]['accuracy'])} %", "-", "-"]
+    rows = [[*untouched, *["-"] * 7]]
     rows += [_row(name, row, benchmarks) for name, row in content["variants"].items()]
     lines = [
         f"# Comparison: {grid['name']}",
@@ -172,9 +175,8 @@ def _manner(content: Row, benchmark: str) -> list[str]:
         told = [run["accuracy"][benchmark]["models"][label] for run in runs]
         found = [name, _of(told, "characters", "{:.0f}"), _of(told, "cut", "{:.1%}")]
         if several:
-            found.append(_of(told, "accuracy", "{:.1%}"))
-            found += [_of([m["pass_at_k"] for m in told], most, "{:.1%}")]
-            found.append(_of(told, "majority", "{:.1%}"))
+            at_most = _of([m["pass_at_k"] for m in told], most, "{:.1%}")
+            found += [_of(told, "accuracy", "{:.1%}"), at_most, _of(told, "majority", "{:.1%}")]
         if drifted:
             moved = [run["drift"]["models"][label] for run in runs if run["drift"]]
             found += [_of(moved, part, "{:.3g}") for part in ("kl", "perplexity", "entropy")]
@@ -196,13 +198,7 @@ def _manner(content: Row, benchmark: str) -> list[str]:
 
 def _of(parts: Sequence[Row], name: str, shown: str) -> str:
     """The mean of a figure over the seeds."""
-    values = [part[name] for part in parts if part.get(name) is not None]
-    return shown.format(sum(values) / len(values)) if values else "-"
-
-
-def _expert(content: Row, benchmarks: Sequence[str]) -> list[str]:
-    accuracies = [percent(content["expert"][b]["accuracy"]) for b in benchmarks]
-    return [cell for accuracy in accuracies for cell in (f"{accuracy} %", "-", "-")]
+    return _shown(_mean([part[name] for part in parts if part.get(name) is not None]), shown)
 
 
 def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
@@ -222,8 +218,8 @@ def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
     shared = "*" if cost["sampling_shared"] else ""
     counted = ("distinct_steps", "trained_steps", "tokens_forward", "problems")
     cells += [kept, *(_count(cost[name]) for name in counted)]
-    cells.append(_seconds_text(cost["sampling_seconds"]) + shared)
-    return [*cells, _seconds_text(cost["training_seconds"])]
+    cells.append(_shown(cost["sampling_seconds"], "{:.1f}") + shared)
+    return [*cells, _shown(cost["training_seconds"], "{:.1f}")]
 
 
 def percent(fraction: float) -> str:
@@ -237,11 +233,11 @@ def points(found: Row) -> str:
 
 
 def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}".replace(",", " ")
+    return _shown(value, "{:,.0f}").replace(",", " ")
 
 
-def _seconds_text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _shown(value: float | None, shown: str) -> str:
+    return "-" if value is None else shown.format(value)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
