@@ -28,14 +28,11 @@ def take(job: Job, others: Sequence[Run], stages: Sequence[str]) -> str | None:
     Adds to `job.summary` and returns the location of the other one; None where none has any.
     """
     known = fingerprints_of(facts(job.config, job.expert, job.amateur))
-    found: list[str] = []
-    best = None
-    for other in others:
-        shared = [stage for stage in can_share(other, job.config, known) if stage in stages]
-        if len(shared) > len(found):
-            best, found = other, shared
-    if best is None or "scoring" not in found:  # trajectories alone would be decoded again
+    shared = [[s for s in can_share(other, job.config, known) if s in stages] for other in others]
+    found = max(shared, key=len, default=[])
+    if "scoring" not in found:  # trajectories alone would be decoded again
         return None
+    best = others[shared.index(found)]
     with best.lock(shared=True):
         job.summary |= share(best, job.run, found)
     job.run.write_json("summary.json", job.summary)
