@@ -8,10 +8,9 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lr_ray import serving
-from lr_ray.config import Evaluation, Resources, Serving
+from lr_ray.config import Config, Evaluation
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question
 from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.evaluate import ServedModel, in_turns, keeping, questions
@@ -57,12 +56,10 @@ def _all_of(asked: _Asked) -> list[Question]:
 
 def answers_of(store: AnswerStore, asked: Asked, stop_token_ids: Sequence[int]) -> Answers | None:
     """All answers to what a model is asked; None where one is missing."""
-    found = {
-        task: [store.answers.get(question.key) for question in some]
-        for task, some in questions_of(asked, stop_token_ids).items()
-    }
-    complete = {task: [a for a in given if a is not None] for task, given in found.items()}
-    return complete if complete == found else None
+    keys = {t: [q.key for q in qs] for t, qs in questions_of(asked, stop_token_ids).items()}
+    if not all(key in store.answers for of_task in keys.values() for key in of_task):
+        return None
+    return {task: [store.answers[key] for key in of_task] for task, of_task in keys.items()}
 
 
 def take_answers(
@@ -82,30 +79,26 @@ def take_answers(
 def ask_all(
     pending: Sequence[Asked],
     store: AnswerStore,
-    settings: Serving,
-    resources: Resources,
+    config: Config,
     stop_token_ids: Sequence[int],
     expert: str,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    variables: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None],
 ) -> Generator[tuple[Asked, Replies]]:
     """Yields each model's answers to the tasks of its evaluation, in the order of their problems.
 
     What the store has is not asked again, and models that have answered all are not served. The models of
     one directory are asked together, whatever their prefill. Adapters are served with `expert`, the
-    directory of the model that they belong to. `on_progress` gets (answers, answers in
-    all), `variables` are those of the chat templates. Raises StageError when the endpoint fails for good.
+    directory of the model that they belong to. `config` says how all are served; `on_progress` gets
+    (answers, answers in all). Raises StageError when the endpoint fails for good.
     """
-    every = (q for a in pending for q in _all_of(questions_of(a, stop_token_ids)))
-    keys = {question.key for question in every}
+    keys = {q.key for a in pending for q in _all_of(questions_of(a, stop_token_ids))}
     keep = keeping(store, keys, on_progress)
-    for group in groups(pending, 1 if resources.evaluation == "apart" else 2, expert):
+    for group in groups(pending, 1 if config.resources.evaluation == "apart" else 2, expert):
         todo = [asked for asked in group if answers_of(store, asked, stop_token_ids) is None]
-        paths = dict.fromkeys(asked.path for asked in todo)
-        if any(is_adapter(path) for path in paths):
-            paths |= {expert: None}
-        served = {path: f"model-{i}" for i, path in enumerate(paths)}
-        with _endpoint(served, settings, resources, variables) as (url, starting):
+        paths = [asked.path for asked in todo]
+        paths += [expert] if any(map(is_adapter, paths)) else []
+        served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(paths))}
+        with _endpoint(served, config) as (url, starting):
             # Once more, as the time left is of asking and not of starting.
             on_progress(len(keys & store.answers.keys()), len(keys))
             for alike in _alike(todo):  # their engines work side by side
@@ -143,19 +136,15 @@ def beside_expert(
 
 
 @contextlib.contextmanager
-def _endpoint(
-    served: Mapping[str, str],
-    settings: Serving,
-    resources: Resources,
-    variables: Mapping[str, Any] | None,
-) -> Iterator[tuple[str, float]]:
+def _endpoint(served: Mapping[str, str], config: Config) -> Iterator[tuple[str, float]]:
     """Base URL of the directories by their served names, and the seconds until it answered."""
     if not served:
         yield "", 0.0
         return
     started = time.monotonic()
     models = {name: path for path, name in served.items()}
-    url = serving.start(models, settings, resources, variables=variables)
+    variables = config.models.chat_template_kwargs
+    url = serving.start(models, config.serving, config.resources, variables=variables)
     try:
         yield url, time.monotonic() - started
     finally:

@@ -150,10 +150,7 @@ def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def train_cells(bench: Bench, cells: Sequence[Cell], unsampled: dict[str, str]) -> dict[str, str]:
-    """Trains the cells that are not. Returns why, by name, for those that cannot be.
-
-    `unsampled` says why, by folder, of sources that are not there.
-    """
+    """Trains the cells that are not. Returns why some cannot be, by name; `unsampled`: why, by source."""
     failed = {}
     for number, cell in enumerate(cells, start=1):
         if cell.source in unsampled:
@@ -197,16 +194,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
             at_a_time = "the expert with all adapters"
         bench.console.print(f"serving    {len(pending)} to be asked, {at_a_time} at a time")
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
-            replies = ask_all(
-                pending,
-                store,
-                config.serving,
-                config.resources,
-                stops,
-                bench.expert,
-                progress.update_of,
-                config.models.chat_template_kwargs,
-            )
+            replies = ask_all(pending, store, config, stops, bench.expert, progress.update_of)
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends
                 for asked, given, expert in beside_expert(replies, pending[0]):
                     if asked.name in by_name:
