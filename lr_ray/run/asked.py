@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lr_ray.config import Change, Config, value_at
+from lr_ray.config import Change, Config, roles_of, value_at
 from lr_ray.errors import UserError, series
 from lr_ray.run.stages import STAGES, begun, digests, from_stage
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked
@@ -64,7 +64,7 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
         check(run, found)
         if not facts or not found.changes:
             return
-    elif not facts or not _roles(config) <= facts["models"].keys():
+    elif not facts or not set(roles_of(config, "sampling")) <= facts["models"].keys():
         raise UserError(f"--run {run.location}: no run.json; sample first")
     asked = {
         "schema_version": SCHEMA_VERSION,
@@ -95,10 +95,6 @@ def check_made(run: Run, config: Config, stage: str, facts: dict[str, Any]) -> N
         raise UserError(
             f"--run {run.location}: {stage} was done with another {found}; give the values in its run.json"
         )
-
-
-def _roles(config: Config) -> set[str]:
-    return {"expert"} if config.sampling.method == "rejection" else {"expert", "amateur"}
 
 
 def is_imported(asked: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ Exercised by `pytest tests/unit/test_effects.py`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lr_ray.config import Config, digest_of
+from lr_ray.config import Config, digest_of, roles_of
 from lr_ray.run.store import Run
 
 
@@ -54,14 +54,11 @@ def digests(config: Config, fingerprints: Mapping[str, str | None]) -> dict[str,
     found: dict[str, str] = {}
     before = ""
     for stage in STAGES:
-        weights = fingerprints.get(str(stage.model)) if _loads(stage, config) else None
+        loaded = stage.model in roles_of(config, "sampling")
+        weights = fingerprints.get(str(stage.model)) if loaded else None
         before = digest_of([before, config.inputs(stage.effect), weights])
         found[stage.name] = before
     return found
-
-
-def _loads(stage: Stage, config: Config) -> bool:
-    return stage.model != "amateur" or config.sampling.method == "contrast"
 
 
 def from_stage(name: str) -> tuple[Stage, ...]:
