@@ -16,19 +16,10 @@ from lr_ray import report
 from lr_ray.config import EndpointConfig, Evaluation
 from lr_ray.console import StageProgress, quiet_others, rate
 from lr_ray.errors import StageError, UserError
-from lr_ray.evaluation import answers
+from lr_ray.evaluation import answers, results
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
 from lr_ray.evaluation.paper import conditions
-from lr_ray.evaluation.results import (
-    MEANS,
-    changed,
-    disagreements,
-    macro,
-    prompt_alone,
-    summarise,
-    survival,
-)
 from lr_ray.evaluation.tasks import Task, both_names, load_tasks, repeated_rows, variant_name
 from lr_ray.problems.files import is_file_name
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
@@ -140,23 +131,24 @@ def _write(
     for task in tasks:
         name, table = task.name, tables[task.name]
         run.write_table(f"evaluation/{name}.parquet", table)
-        run.write_lines(f"evaluation/{name}-changed.jsonl", changed(table, labels))
+        run.write_lines(f"evaluation/{name}-changed.jsonl", results.changed(table, labels))
         if name in variants:
             continue
         if evaluation.grader_check or name in papers:
-            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreements(table, labels))
-        accuracy[name] = summarise(table, labels, evaluation.seed) | {"kind": task.kind}
+            disagreed = results.disagreements(table, labels)
+            run.write_lines(f"evaluation/{name}-disagree.jsonl", disagreed)
+        accuracy[name] = results.summarise(table, labels, evaluation.seed) | {"kind": task.kind}
         if name in papers:
             accuracy[name]["protocol"] = "paper"
     parts: dict[str, Any] = {"accuracy": accuracy}
-    for part, of_paper in zip(MEANS, (False, True), strict=True):
+    for part, of_paper in zip(results.MEANS, (False, True), strict=True):
         of = {name: tables[name] for name in accuracy if (name in papers) == of_paper}
         if len(of) > 1:
-            parts[part] = macro(of, labels, evaluation.seed)
+            parts[part] = results.macro(of, labels, evaluation.seed)
     if kinds:
         parts["perturbations"] = {
             name: {
-                kind: survival(
+                kind: results.survival(
                     tables[name], tables.get(variant_name(name, kind)), labels, evaluation.seed
                 )
                 for kind in kinds
@@ -165,7 +157,7 @@ def _write(
         }
     if evaluation.protocol == "both":
         parts["prompt_alone"] = {
-            same: prompt_alone(tables[same], tables[paper], labels[0], evaluation.seed)
+            same: results.prompt_alone(tables[same], tables[paper], labels[0], evaluation.seed)
             for same, paper in pairs
         }
     return parts
@@ -216,7 +208,10 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
             return 0
         check_endpoint(url, config.models, config.evaluation.max_new_tokens)
         load_tasks(config.evaluation)
-        _begin(run, config)
+        if not run.exists("run.json"):
+            asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest()}
+            asked |= {"versions": versions(), "config": config.model_dump(mode="json")}
+            run.write_json("run.json", asked)
         log = run.log_path()
         print(f"endpoint   {config.endpoint}\nrun        {run.location}\nlog        {log}")
         models = [
@@ -250,10 +245,3 @@ def _check_same(run: Run, config: EndpointConfig) -> None:
             f"--run {run.location}: holds an evaluation with another {', '.join(map(str, differing))}; "
             "give another --run, or the values in its run.json"
         )
-
-
-def _begin(run: Run, config: EndpointConfig) -> None:
-    if not run.exists("run.json"):
-        asked = {"schema_version": SCHEMA_VERSION, "config_hash": config.digest()}
-        asked |= {"versions": versions(), "config": config.model_dump(mode="json")}
-        run.write_json("run.json", asked)
