@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lr_ray import serving
 from lr_ray.cli.options import Command, parse
-from lr_ray.config import Config, Resources, ServeConfig, Serving
+from lr_ray.config import Config, ServeConfig, Serving
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
@@ -77,8 +77,7 @@ def serve_run(command: Command[Config]) -> int:
             # The adapter of a later round stands on the round before it.
             folder = improved(config) if made.location == run.location else "model"
             models = {"expert": expert, "improved": made.local_folder(folder, cache)}
-            variables = config.models.chat_template_kwargs
-            _serve(models, config.serving, config.resources, log, key, variables)
+            _serve(models, config, log, key, config.models.chat_template_kwargs)
     return 0
 
 
@@ -91,20 +90,19 @@ def serve_models(command: Command[ServeConfig]) -> int:
     models = {name: resolve_served(path, f"models.{name}") for name, path in config.models.items()}
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
-    _serve(models, config.serving, config.resources, log, key, {})
+    _serve(models, config, log, key, {})
     return 0
 
 
 def _serve(
     models: dict[str, str],
-    settings: Serving,
-    resources: Resources,
+    config: Config | ServeConfig,
     log: str,
     key: str | None,
     variables: Mapping[str, Any],
 ) -> None:
     whole, _ = with_adapters(models)
-    settings = fitting(settings, whole)
+    settings, resources = fitting(config.serving, whole), config.resources
     with contextlib.ExitStack() as stack:
         if resources.server.gpus != 0:
             found = stack.enter_context(connected())
