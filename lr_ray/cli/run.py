@@ -7,7 +7,7 @@ import argparse
 
 from lr_ray.cli import plan
 from lr_ray.cli.options import Command, parse
-from lr_ray.cli.stages import METHOD, add_stage_options
+from lr_ray.cli.stages import METHOD, add_stage_options, run_stages
 from lr_ray.config import STAGES, Config
 from lr_ray.errors import UserError
 
@@ -28,13 +28,4 @@ def main(argv: list[str]) -> int:
     for name in ("gpus", "gpu_memory_gb", "rates"):
         if getattr(command.options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} has an effect with --plan alone")
-    from lr_ray.experiments.rounds import run_rounds
-
-    return run_rounds(
-        command.config,
-        command.run,
-        STAGES,
-        command.config_name,
-        source=command.source,
-        yes=command.options.yes,
-    )
+    return run_stages(command, STAGES)

@@ -68,10 +68,10 @@ def stage_command(
 
 
 def run_stages(command: Command[Config], stages: Sequence[str]) -> int:
-    """Runs what is not finished of the stages. Returns the exit code."""
-    from lr_ray.pipeline.pipeline import execute
+    """Runs what is not finished of the stages, and of the rounds. Returns the exit code."""
+    from lr_ray.experiments.rounds import run_rounds
 
-    return execute(
+    return run_rounds(
         command.config,
         command.run,
         tuple(stages),
