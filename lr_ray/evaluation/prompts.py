@@ -40,7 +40,7 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
         turns = [{"role": "user", "content": _PROBLEM}]
         if config.sampling.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": config.sampling.system_prompt})
-        used = _check_template(path, where, turns, "sampling", False, variables)
+        used = _check_template(path, where, turns, "sampling", variables)
         field, tokens = config.sampling.limit
         room = context_length(path) - tokens
         if used > room > 0:
@@ -52,11 +52,10 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
     if "evaluation" in stages:
         evaluation = config.evaluation
         for shots in evaluation.shots if evaluation.protocol != "paper" else ():
-            body = request(_PROBLEM, evaluation, (), examples("math", shots))
-            prefilled = evaluation.prefill is not None
-            _check_template(path, where, body["messages"], "evaluation", prefilled, variables)
+            asked = request(_PROBLEM, evaluation, (), examples("math", shots))["messages"]
+            _check_template(path, where, asked, "evaluation", variables)
         if evaluation.protocol != "same":
-            _check_template(path, where, paper_turns(_PROBLEM), _PAPER, False, variables)
+            _check_template(path, where, paper_turns(_PROBLEM), _PAPER, variables)
 
 
 def check_lengths(path: str, config: Config, tasks: Sequence[Task]) -> None:
@@ -73,8 +72,7 @@ def check_lengths(path: str, config: Config, tasks: Sequence[Task]) -> None:
             if task.protocol == "paper"
             else request(_PROBLEM, evaluation, (), task.examples)["messages"]
         )
-        prefilled = turns[-1]["role"] == "assistant"
-        text = _render(tokenizer, turns, prefilled, config.models.chat_template_kwargs)
+        text = _render(tokenizer, turns, config.models.chat_template_kwargs)
         around = _tokens(tokenizer, [text])[0] - _tokens(tokenizer, [_PROBLEM])[0]
         lengths = [around + n for n in _tokens(tokenizer, [row["problem"] for row in task.rows])]
         longer, asked = longer + sum(n > room for n in lengths), asked + len(lengths)
@@ -98,12 +96,7 @@ def _tokens(tokenizer: Any, texts: list[str]) -> list[int]:
 
 
 def _check_template(
-    path: str,
-    where: str,
-    turns: Turns,
-    section: str,
-    prefilled: bool,
-    variables: Mapping[str, Any],
+    path: str, where: str, turns: Turns, section: str, variables: Mapping[str, Any]
 ) -> int:
     """Tokens of what the template puts around the problem. Raises UserError where it cannot be used."""
     tokenizer = load_tokenizer(path)
@@ -119,7 +112,7 @@ def _check_template(
                 f"models.chat_template_kwargs: {name}: the expert's chat template has no such variable"
             )
     try:
-        text = _render(tokenizer, turns, prefilled, variables)
+        text = _render(tokenizer, turns, variables)
     except Exception as error:  # jinja's, transformers' and whatever a template does
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         blamed = _blamed(tokenizer, turns, section, variables)
@@ -139,7 +132,8 @@ def _check_template(
     return len(ids) - len(tokenizer(_PROBLEM, add_special_tokens=False)["input_ids"])
 
 
-def _render(tokenizer: Any, turns: Turns, prefilled: bool, variables: Mapping[str, Any]) -> str:
+def _render(tokenizer: Any, turns: Turns, variables: Mapping[str, Any]) -> str:
+    prefilled = turns[-1]["role"] == "assistant"
     options = {"add_generation_prompt": not prefilled, "continue_final_message": prefilled}
     options |= variables
     return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
@@ -149,12 +143,12 @@ def _blamed(tokenizer: Any, turns: Turns, section: str, variables: Mapping[str, 
     """Which part the template cannot render: the first turns that fail, or everything."""
     problem = [{"role": "user", "content": _PROBLEM}]
     try:
-        _render(tokenizer, problem, False, variables)
+        _render(tokenizer, problem, variables)
     except Exception:
         return "cannot be rendered"
     if turns[0]["role"] == "system":
         try:
-            _render(tokenizer, [turns[0], *problem], False, variables)
+            _render(tokenizer, [turns[0], *problem], variables)
         except Exception:
             if section == _PAPER:
                 return f"refuses the system turn of {_PAPER}; give protocol same"
