@@ -252,9 +252,7 @@ def _finished(name: str, part: Found) -> str:
         return f"finished: {part['shards']} shards, {sampling_line(part)}"
     if name == "training":
         return f"finished: {training_line(part)}"
-    if name == "evaluation":
-        return f"finished: {part['answers']} answers, {part['seconds']:.1f} s"
-    return "finished"
+    return f"finished: {part['answers']} answers, {part['seconds']:.1f} s"
 
 
 def _pace(found: Found) -> str:
