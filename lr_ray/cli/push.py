@@ -18,9 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from lr_ray.cli.front import Parser
 from lr_ray.config import value_at
 from lr_ray.errors import StageError, UserError, named, reason
+from lr_ray.labelling.shards import checked_footers
+from lr_ray.models.adapters import CONFIG, check_adapter_weights
+from lr_ray.models.files import check_weights, read_object
+from lr_ray.models.whole import check_files
+from lr_ray.report.card import CARD, PRODUCTS, card, shown, unlike_id
 from lr_ray.run.rounds import result_of
 from lr_ray.run.store import Run, check_home, read_asked, read_summary
 
@@ -85,8 +92,6 @@ def _is_hub(to: str) -> bool:
 
 def _check(run: Run, what: str) -> dict[str, Any]:
     """The run's summary. Raises UserError unless the stage that makes the product is finished."""
-    from lr_ray.report.card import PRODUCTS
-
     method = value_at(read_asked(run)["config"], "training.method")
     summary, stage = read_summary(run), PRODUCTS[what].stage
     if stage not in summary:
@@ -111,8 +116,6 @@ def _check_repository(to: str, what: str, public: bool) -> None:
     """Raises UserError without a token, and for a repository that is public against what was asked."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
-
-    from lr_ray.report.card import PRODUCTS
 
     if not get_token():
         raise UserError(
@@ -163,10 +166,6 @@ def _stage(
     scratch: str,
 ) -> None:
     """Lays the product's files and its card out in a folder, as they are to lie in a repository."""
-    from lr_ray.labelling.shards import checked_footers
-    from lr_ray.models.adapters import CONFIG
-    from lr_ray.report.card import CARD
-
     if what == "supervision":
         try:
             checked_footers(run, what)
@@ -186,10 +185,6 @@ def _stage(
 
 def _files_of(source: Path, what: str, where: str) -> list[Path]:
     """What is given to others. Raises UserError for what is no file, and a product that is not whole."""
-    from lr_ray.models.adapters import CONFIG, check_adapter_weights
-    from lr_ray.models.files import check_weights, read_object
-    from lr_ray.models.whole import check_files
-
     found = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
     for file in found:
         if not file.is_file():
@@ -206,10 +201,6 @@ def _files_of(source: Path, what: str, where: str) -> list[Path]:
 
 
 def _card(run: Run, summary: dict[str, Any], what: str, name: str, ask_hub: bool) -> str:
-    from jinja2 import TemplateError
-
-    from lr_ray.report.card import card
-
     try:
         return card(run, summary, what, name, ask_hub)
     except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
@@ -219,9 +210,6 @@ def _card(run: Run, summary: dict[str, Any], what: str, name: str, ask_hub: bool
 
 def _write_config(run: Run, file: Path, target: Path, where: str) -> None:
     """Without where the base model's files lay on this machine."""
-    from lr_ray.models.files import read_object
-    from lr_ray.report.card import shown, unlike_id
-
     config = read_object(file, where)
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str):
@@ -234,8 +222,6 @@ def _write_config(run: Run, file: Path, target: Path, where: str) -> None:
 
 def _upload(folder: Path, to: str, what: str, public: bool) -> str:
     from huggingface_hub import HfApi
-
-    from lr_ray.report.card import PRODUCTS
 
     kind, api = PRODUCTS[what].repo_type, HfApi()
 
