@@ -55,19 +55,15 @@ def pooled_difference(
     expert_N, improved_SN = np.asarray(expert, dtype=float), np.asarray(improved, dtype=float)
     if improved_SN.ndim != 2 or improved_SN.shape[1:] != expert_N.shape or not improved_SN.size:
         raise ValueError(f"need [N] and [S, N], got {expert_N.shape} and {improved_SN.shape}")
-    seeds, problems = improved_SN.shape
-    # Rounded, so that equal sums of samples are equal values.
-    gained_N = np.round(improved_SN.sum(axis=0) - seeds * expert_N, 9)
-    drawn = resampled_means(gained_N, np.random.default_rng(seed), resamples) / seeds
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    found = macro_difference([(expert_N, improved_SN.mean(axis=0))], seed, resamples)
     return {
-        "expert": float(expert_N.mean()),
-        "accuracy": float(improved_SN.mean()),
+        "expert": found["first"],
+        "accuracy": found["other"],
         "accuracy_of_seeds": improved_SN.mean(axis=1).tolist(),
-        "difference": float(gained_N.sum() / (seeds * problems)),
-        "difference_ci95": [float(low), float(high)],
-        "problems": problems,
-        "seeds": seeds,
+        "difference": found["difference"],
+        "difference_ci95": found["difference_ci95"],
+        "problems": found["problems"],
+        "seeds": len(improved_SN),
     }
 
 
@@ -119,6 +115,7 @@ def macro_difference(
     """
     rng = np.random.default_rng(seed)
     parts = [(_scores(first), _scores(other)) for first, other in pairs]
+    # Rounded, so that equal sums of samples are equal values.
     drawn = [resampled_means(np.round(b - a, 9), rng, resamples) for a, b in parts]
     low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
     first, other = (float(np.mean([part[side].mean() for part in parts])) for side in (0, 1))
