@@ -74,7 +74,10 @@ def load_tasks(evaluation: Evaluation) -> list[Task]:
         rows = tuple(item.row for item in items)
         metadata = tuple(item.more for item in items if item.more is not None)
         kind, stem = _grader(name, evaluation, metadata), task_name(name, 0)
-        _check_answers(items, kind)
+        for item in items:
+            if item.more is not None and (wrong := unjudged(item.row["answer"], kind, item.more)):
+                said = f"{item.place}: {wrong} (evaluation.grader {kind})"
+                raise UserError(f"evaluation.benchmarks: {said}")
         tasks += [
             Task(asked, kind, examples(kind, shots), rows, metadata, protocol, stem, repeats)
             for protocol, shots in _asked(name, evaluation)
@@ -153,8 +156,7 @@ def _paper_shots(name: str) -> int:
 
 
 def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
-    stem = PurePosixPath(benchmark_name).name
-    stem = re.sub(r"(\.jsonl?(\.gz)?|\.parquet)$", "", stem)
+    stem = files.ENDING.sub("", PurePosixPath(benchmark_name).name)
     stem = re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
     return stem + ("-paper" if protocol == "paper" else "")
 
@@ -187,15 +189,6 @@ def _grader(name: str, evaluation: Evaluation, metadata: Sequence[Mapping[str, A
     kind = str(next(iter(named), "math"))
     find(kind, "evaluation.grader")
     return kind
-
-
-def _check_answers(items: Sequence[_Item], kind: str) -> None:
-    """Raises UserError for the first row of which the grader could call no answer right."""
-    for item in items:
-        if item.more is not None and (wrong := unjudged(item.row["answer"], kind, item.more)):
-            raise UserError(
-                f"evaluation.benchmarks: {item.place}: {wrong} (evaluation.grader {kind})"
-            )
 
 
 def _items(name: str, evaluation: Evaluation) -> tuple[list[_Item], int]:

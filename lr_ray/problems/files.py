@@ -25,9 +25,9 @@ from lr_ray.problems.rows import Raw, listed
 
 MAX_LINE_BYTES = 16 << 20
 _BATCH_ROWS = 1024
-_JSONL = re.compile(r"\.jsonl?(\.gz)?$")
-_PARQUET = re.compile(r"\.parquet$")
+ENDING = re.compile(r"(\.jsonl?(\.gz)?|\.parquet)$")
 KINDS = ".jsonl, .jsonl.gz or .parquet"
+# By their names in Arrow and in data sets of the hub.
 NARROW = {
     "halffloat": np.float16,
     "float16": np.float16,
@@ -46,19 +46,12 @@ class File:
     @property
     def name(self) -> str:
         """Local path or URI, as it is shown."""
-        return self.path if isinstance(self.fs, LocalFileSystem) else self.uri
-
-    @property
-    def uri(self) -> str:
-        return str(self.fs.unstrip_protocol(self.path))
-
-    @property
-    def is_parquet(self) -> bool:
-        return bool(_PARQUET.search(self.path))
+        local = isinstance(self.fs, LocalFileSystem)
+        return self.path if local else str(self.fs.unstrip_protocol(self.path))
 
 
 def is_file_name(source: str) -> bool:
-    return bool(_JSONL.search(source) or _PARQUET.search(source))
+    return bool(ENDING.search(source))
 
 
 def is_location(source: str) -> bool:
@@ -119,7 +112,8 @@ def read(
 
     Raises StageError when the file cannot be read on.
     """
-    rows = _parquet(file, fields, section, whole) if file.is_parquet else _jsonl(file)
+    parquet = file.path.endswith(".parquet")
+    rows = _parquet(file, fields, section, whole) if parquet else _jsonl(file)
     at = 0
     try:
         with file.fs.open(file.path, "rb") as stream:
