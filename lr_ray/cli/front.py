@@ -136,7 +136,7 @@ def _run(argv: Sequence[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else "give one of " + ", ".join(COMMANDS)
         print(f"error: no command {name!r}; {hint} (--help says what they do)", file=sys.stderr)
         return 2
-    return guarded(lambda: _told(name, rest), resumes=name != "serve")
+    return guarded(lambda: _work(name, rest), resumes=name != "serve")
 
 
 def _said(text: str, code: int) -> int:
@@ -149,20 +149,15 @@ def _said(text: str, code: int) -> int:
     return code
 
 
-def _told(name: str, argv: Sequence[str]) -> int:
-    from lr_ray import output
-
-    form, rest = output.taken(list(argv))
-    with output.told_as(form):
-        return _work(name, rest)
-
-
 def _work(name: str, argv: Sequence[str]) -> int:
+    from lr_ray import output
     from lr_ray.runtime import interrupts
 
+    form, rest = output.taken(list(argv))
     try:
-        command = importlib.import_module(f"lr_ray.cli.{COMMANDS[name][0]}")
-        return int(command.main(list(argv)))
+        with output.told_as(form):
+            command = importlib.import_module(f"lr_ray.cli.{COMMANDS[name][0]}")
+            return int(command.main(rest))
     except SystemExit as ended:  # of the argument parser
         interrupts.again()  # Ray makes SystemExit(1) of one that comes within ray.get
         if not isinstance(ended.code, int | None):  # of what a plugin runs
