@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lr_ray.config import Config, Data, changed, resolve
+from lr_ray.config import Config, Data, changed, resolve, roles_of
 from lr_ray.console import quiet_others
 from lr_ray.errors import StageError
 from lr_ray.grading.graders import find as find_grader
@@ -184,10 +184,10 @@ def _cost(
     problems, wanted = plan.how_many(config)[0], plan.answers(config)
     whole = changed(resolve(measured), {"sampling.max_problems": problems})
     seconds = scaled(whole, measured, summary, wanted)
-    roles = {"sampling": ("expert", "amateur"), "evaluation": ("server",)}
     hours, of = 0.0, "CPU"
-    for stage, those in roles.items():
-        places = [(_count(whole, role), getattr(whole.resources, role)) for role in those]
+    for stage in ("sampling", "evaluation"):
+        roles = roles_of(whole, stage)
+        places = [(_count(whole, role), getattr(whole.resources, role)) for role in roles]
         held = max if stage == "sampling" and whole.resources.sampling == "apart" else sum
         gpus = held(count * place.gpus for count, place in places)
         of = "GPU" if gpus else of
