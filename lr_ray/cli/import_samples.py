@@ -12,10 +12,10 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError
-from lr_ray.models.models import facts_of, resolve_model
+from lr_ray.models.models import resolve_model
+from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import IMPORTED, begin
 from lr_ray.run.store import Run, read_summary
-from lr_ray.run.versions import versions
 from lr_ray.runtime.progress import recorded
 
 
@@ -43,12 +43,10 @@ def main(argv: list[str]) -> int:
         expert = Expert(model, config.sampling.system_prompt, config.models.chat_template_kwargs)
         size = check_files(files, expert)
         remove_leftovers(run)
-        models = {
-            "expert": facts_of(config.models.expert, model),
-            # None: it was not looked at, and sampling into this run is refused.
-            "amateur": {"path": config.models.amateur, "fingerprint": None},
-        }
-        begin(run, config, {"versions": versions(), "models": models, "data": IMPORTED})
+        known = facts(config, model, None) | {"data": IMPORTED}
+        # None: it was not looked at, and sampling into this run is refused.
+        known["models"]["amateur"] = {"path": config.models.amateur, "fingerprint": None}
+        begin(run, config, known)
         log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
         read = 0
