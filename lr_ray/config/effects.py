@@ -17,8 +17,13 @@ EFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "rounds", "sp
 
 
 @dataclass(frozen=True)
-class Mark:
-    """One effect of a field. See `on`."""
+class On:
+    """One effect of a field, maybe on a condition.
+
+    `when`: another field has this value. `if_less`: the new value is smaller; what was made with a smaller
+    one serves larger ones too. An `if_set` field is no input while it is null or an empty list, so that runs
+    from before there was such a field stay as they are.
+    """
 
     effect: str
     when: tuple[str, str] | None = None
@@ -26,33 +31,18 @@ class Mark:
     if_set: bool = False
 
 
-def on(
-    effect: str,
-    when: tuple[str, str] | None = None,
-    if_less: bool = False,
-    if_set: bool = False,
-) -> Mark:
-    """A mark with a condition: another field has this value (`when`), or the new value is smaller.
-
-    What was made with a smaller value of an `if_less` field serves larger ones too. An `if_set` field is
-    no input while it is null or an empty list, so that runs from before there was such a field stay as they
-    are.
-    """
-    return Mark(effect, when, if_less, if_set)
-
-
-def setting(*affects: str | Mark, **field: Any) -> Any:
+def setting(*affects: str | On, **field: Any) -> Any:
     """pydantic's Field with its marks."""
-    marks = [Mark(a) if isinstance(a, str) else a for a in affects]
+    marks = [On(a) if isinstance(a, str) else a for a in affects]
     assert all(mark.effect in EFFECTS for mark in marks), affects
     info = Field(**field)
     info.metadata.extend(marks)
     return info
 
 
-def marks_of(kind: Any, name: str) -> list[Mark]:
+def marks_of(kind: Any, name: str) -> list[On]:
     """The marks of the field with a dotted name: its own, else those of the section that it is in."""
-    found: list[Mark] = []
+    found: list[On] = []
     for field in fields_of(kind, name):
-        found = [part for part in field.metadata if isinstance(part, Mark)] or found
+        found = [part for part in field.metadata if isinstance(part, On)] or found
     return found

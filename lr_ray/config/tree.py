@@ -8,17 +8,10 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import model_validator
 
-from lr_ray.config.effects import Mark, marks_of, setting
+from lr_ray.config.effects import On, marks_of, setting
 from lr_ray.config.resources import AUTO, Resources
 from lr_ray.config.section import Section, fields_of
-from lr_ray.config.sections import (
-    Data,
-    Evaluation,
-    Models,
-    Sampling,
-    Serving,
-    Training,
-)
+from lr_ray.config.sections import Data, Evaluation, Models, Sampling, Serving, Training
 
 
 class Change(NamedTuple):
@@ -88,7 +81,7 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[Mark]:
+def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[On]:
     """A field's marks whose conditions hold in a flat tree."""
     return [
         m

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from lr_ray.config.effects import on, setting
+from lr_ray.config.effects import On, setting
 from lr_ray.config.resources import AUTO, auto_or
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import Fields
@@ -37,7 +37,7 @@ class Evaluation(Section):
     """same: all models under one prompt, set here. paper: as the paper asked, whatever shots, system_prompt
     and stop are. both: each, and what the prompt alone moves."""
     paper: PaperProtocol = setting(
-        on("answers", PAPER), on("answers", BOTH), default=PaperProtocol()
+        On("answers", PAPER), On("answers", BOTH), default=PaperProtocol()
     )
     benchmarks: list[str] = setting("answers", default=["demo"], min_length=1)
     """demo, gsm8k, math and the other benchmarks, mmlu_stem:SUBJECT+SUBJECT, reasoning_gym:GENERATOR, paths
@@ -51,7 +51,7 @@ class Evaluation(Section):
     grader_check: list[Literal["math_verify", "toolkit"]] = setting("answers", default=[])
     """Other graders to compare ours with, on math: math_verify alone, and the number and string rules of the
     Qwen2.5-Math toolkit."""
-    perturbations: list[Perturbation] = setting(on("answers", if_set=True), default=[])
+    perturbations: list[Perturbation] = setting(On("answers", if_set=True), default=[])
     """Variants of each problem, asked beside it, whose right answer stays: irrelevant (a sentence), names,
     units, typos, shuffled (sentences), preamble, capitals."""
     max_problems: int | None = setting("answers", default=None, ge=1, le=1_000_000)

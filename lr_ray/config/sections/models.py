@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from lr_ray.config.effects import on, setting
+from lr_ray.config.effects import On, setting
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import CONTRAST
 
@@ -32,11 +32,11 @@ Variables = Annotated[
 class Models(Section):
     expert: str = setting("trajectories", min_length=1)
     """Directory, Hugging Face id, or embedded:expert."""
-    amateur: str = setting(on("scores", CONTRAST), min_length=1)
+    amateur: str = setting(On("scores", CONTRAST), min_length=1)
     """Directory, Hugging Face id, or embedded:amateur."""
     amateur_of_rounds: Literal["same", "before"] = setting("rounds", default="same")
     """Amateur of the rounds after the first: the same, or the expert of the round before."""
-    special_tokens_may_differ: bool = setting(on("scores", CONTRAST), default=False)
+    special_tokens_may_differ: bool = setting(On("scores", CONTRAST), default=False)
     """Accept a pair whose special tokens (and no others) have different names."""
     chat_template_kwargs: Variables = setting("trajectories", "answers", default={})
     """Variables of the expert's chat template, in sampling, evaluation and serving, such as enable_thinking:

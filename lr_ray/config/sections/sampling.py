@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lr_ray import plugins
-from lr_ray.config.effects import on, setting
+from lr_ray.config.effects import On, setting
 from lr_ray.config.resources import AUTO
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import CONTRAST, REJECTION, Dtype, Fraction, Processes
@@ -41,7 +41,7 @@ class Rejection(Section):
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of these samples; 0 is greedy, of one sample a problem."""
     max_new_tokens: int | None = setting(
-        on("trajectories", REJECTION, if_set=True), default=None, ge=1, le=32768
+        On("trajectories", REJECTION, if_set=True), default=None, ge=1, le=32768
     )
     """Tokens of a solution, at most; null is sampling.max_new_tokens."""
 
@@ -59,14 +59,14 @@ class Sampling(Section):
     """contrast: the amateur scores the expert's greedy steps. rejection (a baseline): the expert's sampled
     solutions with the right answer, all of their tokens; needs answers."""
     selection: Annotated[str, AfterValidator(plugins.selections.check)] = setting(
-        on("rows", CONTRAST), default="kl"
+        On("rows", CONTRAST), default="kl"
     )
     """Steps kept: those above kl_threshold (kl), of these the first STEPS (first:STEPS) or a window
     (window:FIRST-LAST); as many as kl at random, of all steps of a batch (random) or of each trajectory
     (random_within); a share of a batch, by KL (top:SHARE) or by the expert's entropy (entropy:SHARE); a
     quadrant of both (quadrant:NAME); all; or a plugin's rule."""
     labels: Annotated[str, AfterValidator(plugins.labels.check)] = setting(
-        on("rows", CONTRAST), default="contrast"
+        On("rows", CONTRAST), default="contrast"
     )
     """Label of a kept step: p/q over the plausible tokens (contrast), also with a temperature
     (contrast:TEMPERATURE), the expert's p over them (expert), its greedy token (greedy), or a plugin's
@@ -79,28 +79,28 @@ class Sampling(Section):
     """Problems to solve, at most."""
     max_new_tokens: int = setting("trajectories", default=128, ge=1, le=32768)
     """Steps (generated tokens) of a trajectory, at most."""
-    max_model_len: int | None = setting(on("trajectories", if_set=True), default=None, ge=16)
+    max_model_len: int | None = setting(On("trajectories", if_set=True), default=None, ge=16)
     """Tokens of prompt and trajectory that engines have room for; null is 4096, or twice a trajectory where
     that is more, and no more than the models read."""
     system_prompt: str | None = setting("trajectories", default=None)
     """System turn of the prompt; null for none."""
-    kl_threshold: float = setting(on("rows", CONTRAST), default=0.4, ge=0, le=100)
+    kl_threshold: float = setting(On("rows", CONTRAST), default=0.4, ge=0, le=100)
     """Keep steps whose KL exceeds this, in nats (beta)."""
     plausibility: float = setting(
-        on("trajectories", CONTRAST, if_less=True), on("rows", CONTRAST), default=0.2, gt=0, le=1
+        On("trajectories", CONTRAST, if_less=True), On("rows", CONTRAST), default=0.2, gt=0, le=1
     )
     """Tokens of a label have at least this share of the step's top probability (alpha)."""
-    top_k: int = setting(on("trajectories", CONTRAST), default=256, ge=2, le=8192)
+    top_k: int = setting(On("trajectories", CONTRAST), default=256, ge=2, le=8192)
     """Log-probabilities exchanged for each step, at most the whole vocabulary."""
     batch_size: int = setting("speed", default=64, ge=1, le=4096)
     """Problems sent to an engine at once, and rows of a shard."""
     max_rejected: Fraction = setting("speed", default=0.05)
     """Fraction of problems that may be rejected before the job fails."""
-    seed: int = setting(on("rows", CONTRAST), on("trajectories", REJECTION), default=0, ge=0)
+    seed: int = setting(On("rows", CONTRAST), On("trajectories", REJECTION), default=0, ge=0)
     """Seed of random steps and sampled solutions."""
-    rejection: Rejection = setting(on("trajectories", REJECTION), default=Rejection())
+    rejection: Rejection = setting(On("trajectories", REJECTION), default=Rejection())
     expert: Pool = setting("trajectories", default=Pool())
-    amateur: Pool = setting(on("scores", CONTRAST), default=Pool())
+    amateur: Pool = setting(On("scores", CONTRAST), default=Pool())
 
     @property
     def limit(self) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 from pydantic import AfterValidator, Field, model_validator
 
 from lr_ray import plugins
-from lr_ray.config.effects import on, setting
+from lr_ray.config.effects import On, setting
 from lr_ray.config.resources import AUTO, auto_or
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import Dtype, Fraction, Processes
@@ -56,7 +56,7 @@ class Training(Section):
     """Seed of batches, LoRA weights and dropout."""
     dtype: Dtype = setting("weights", default="bfloat16")
     """Data type of the frozen weights."""
-    lora: Lora = setting(on("weights", LORA), default=Lora())
+    lora: Lora = setting(On("weights", LORA), default=Lora())
     zero_stage: int = setting("speed", default=2, ge=2, le=3)
     """DeepSpeed ZeRO stage, 2 or 3."""
     num_workers: Processes = setting("speed", default=AUTO)
