@@ -129,8 +129,9 @@ def in_base(text: str) -> tuple[str, int] | None:
 def _spelled(text: str, with_unit: bool) -> Number | None:
     """The number that words spell, such as "twenty-one" or "minus two hundred and five"."""
     words = re.sub(r"[\x02\x03-]", " ", text).lower().split()
-    sign = -1 if text.startswith("-") or words[:1] in (["minus"], ["negative"]) else 1
-    words = words[1:] if words[:1] in (["minus"], ["negative"]) else words
+    sign = -1 if text.startswith("-") else 1
+    if words[:1] in (["minus"], ["negative"]):
+        sign, words = -1, words[1:]
     if words[:1] == ["a"] and words[1:2] and words[1] in (*_SCALES, *_PARTS):  # a dozen
         words[0] = "one"
     if words[:1] == ["half"]:
@@ -147,12 +148,9 @@ def _spelled(text: str, with_unit: bool) -> Number | None:
             break
         read += 1
     value = Fraction(sign * (total + current))
-    part = words[read] if read < len(words) else ""
-    if read and (part if value == 1 else "half" if part == "halves" else part[:-1]) in _PARTS:
-        value, read = (
-            value / _PARTS["half" if part == "halves" else part.removesuffix("s")],
-            read + 1,
-        )
+    part = " ".join(words[read : read + 1]).replace("halves", "halfs")
+    if read and (part if value == 1 else part[:-1]) in _PARTS:
+        value, read = value / _PARTS[part.removesuffix("s")], read + 1
     unit = " ".join(words[read:])
     if not read or words[read - 1] == "and" or (unit and not (with_unit and _is_unit(unit, False))):
         return None
