@@ -17,9 +17,7 @@ class JsonError(ValueError):
 def load(line: bytes) -> Any:
     """The value of a line in UTF-8. Raises JsonError."""
     try:
-        text = line.decode(
-            "utf-8-sig"
-        )  # files that were put together may have a mark in the middle
+        text = line.decode("utf-8-sig")  # files put together may have a mark in the middle
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         said = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"

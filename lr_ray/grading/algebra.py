@@ -24,9 +24,8 @@ _DIGITS = 40  # of a number that is held against a rounded decimal
 _BITS, _FEW_BITS = 4_000, 400
 _MAX_COMPUTED = 20_000  # of an exponent, or a number under a factorial
 _POINTS = (sympy.Rational(7, 11), sympy.Rational(-13, 17), sympy.Rational(29, 19))
-_INTEGERS = tuple(
-    map(sympy.Integer, range(1, 14))
-)  # the points of a formula that rounds down or up
+# The points of a formula that rounds down or up.
+_INTEGERS = tuple(map(sympy.Integer, range(1, 14)))
 
 # math-verify's own `parse` drops a last t, h, m or s as a unit, takes T for t, and of a formula that it
 # cannot read takes a number out of it; its reader of LaTeX does not.

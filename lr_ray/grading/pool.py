@@ -6,7 +6,6 @@ pytest tests/unit/grading/test_pool.py
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lr_ray.errors import StageError
@@ -51,19 +50,12 @@ class Graders:
         self._workers = workers or min(4, os.cpu_count() or 1)
         self._time_limit_s = time_limit_s
         self._pool: ProcessPool | None = None
-        self._modules: list[
-            str
-        ] = []  # of graders, which workers import before a pair's time begins
+        self._modules: list[str] = []  # of graders: workers import them before a pair's time begins
 
     def __enter__(self) -> "Graders":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     @property
@@ -194,9 +186,8 @@ def _prepare_worker(modules: Sequence[str]) -> None:
     for module in modules:
         importlib.import_module(module)
 
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # pebble's handler waits for a long multiplication
+    # Pebble's handler waits for a long multiplication.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open("/proc/self/statm") as statm:
         started_bytes = int(statm.read().split()[0]) * resource.getpagesize()
     limit = started_bytes + _MEMORY_BYTES

@@ -186,9 +186,8 @@ def _cache(p: Processes, cards: Cards) -> float | None:
     if memory == math.inf:
         return None
     whole = math.floor(min(p.wanted, p.room(memory) - p.fixed) / 1e7)
-    return (
-        max(whole, math.ceil(p.longest / 1e7)) / 100
-    )  # for less than one sequence vLLM does not start
+    # For less than one sequence vLLM does not start.
+    return max(whole, math.ceil(p.longest / 1e7)) / 100
 
 
 def _no_way(config: Config, models: Models, cards: Cards, stage: str) -> str:
