@@ -148,9 +148,10 @@ def _spelled(text: str, with_unit: bool) -> Number | None:
             break
         read += 1
     value = Fraction(sign * (total + current))
-    part = " ".join(words[read : read + 1]).replace("halves", "halfs")
-    if read and (part if value == 1 else part[:-1]) in _PARTS:
-        value, read = value / _PARTS[part.removesuffix("s")], read + 1
+    part = words[read] if read < len(words) else ""
+    one = "half" if part == "halves" else part.removesuffix("s")
+    if read and one in _PARTS and (part == one) == (value == 1):
+        value, read = value / _PARTS[one], read + 1
     unit = " ".join(words[read:])
     if not read or words[read - 1] == "and" or (unit and not (with_unit and _is_unit(unit, False))):
         return None
