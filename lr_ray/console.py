@@ -244,15 +244,7 @@ class StageProgress:
 
     def _tell(self, at_once: bool = False) -> None:
         note = ", ".join(filter(None, self.notes))
-        told = Told(
-            self.stage,
-            self.done,
-            self.total,
-            self.unit,
-            self.rate,
-            self.seconds_left,
-            note,
-            at_once,
-        )
+        counts = self.stage, self.done, self.total, self.unit
+        told = Told(*counts, self.rate, self.seconds_left, note, at_once)
         for listener in list(_listeners):
             listener(told)
