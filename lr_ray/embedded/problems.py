@@ -8,13 +8,17 @@ operations in order; names and wording ignored), so no seed or count can make sp
 
 import hashlib
 import itertools
+import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SMALLEST, LARGEST = 2, 60
 MIN_STEPS, MAX_STEPS = 2, 4
 OPERANDS = {"+": range(2, 10), "-": range(2, 10), "*": range(2, 5), "/": range(2, 5)}
+_RESULT: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv
+}  # fmt: skip
 # Shares of the hash buckets, in percent: the upper bound of each split.
 BUCKETS = {"pretraining": 60, "sampling": 80, "heldout": 100}
 Operations = tuple[tuple[str, int], ...]  # sign and operand of each step
@@ -56,88 +60,48 @@ class Problem:
 
 
 TOPICS = (
-    Topic(
-        "shop",
-        "textbook",
-        "{name} has {number} pens in a shop.",
-        "How many pens?",
-        {
-            "+": ("{name} orders {number} more.", "A box brings {number} more pens."),
-            "-": ("{name} sells {number} pens.", "Then {number} pens break."),
-            "*": ("{name} makes the stock {number} times as large.",),
-            "/": ("{name} puts them on {number} shelves and keeps one shelf.",),
-        },
-    ),
-    Topic(
-        "library",
-        "textbook",
-        "{name} counts {number} books in a library.",
-        "How many books?",
-        {
-            "+": ("{name} buys {number} books.", "A reader gives {number} more books."),
-            "-": ("{name} lends {number} books.", "Then {number} books get lost."),
-            "*": ("{name} copies them to have {number} times as many.",),
-            "/": ("{name} splits them over {number} rooms and counts one room.",),
-        },
-    ),
-    Topic(
-        "farm",
-        "skipping",
-        "{name} finds {number} eggs on a farm.",
-        "How many eggs?",
-        {
-            "+": ("{name} finds {number} more.", "The hens lay {number} more eggs."),
-            "-": ("{name} eats {number} eggs.", "A fox takes {number} eggs."),
-            "*": ("A week later there are {number} times as many.",),
-            "/": ("{name} fills {number} equal baskets and takes one basket.",),
-        },
-    ),
-    Topic(
-        "bus",
-        "skipping",
-        "{name} drives a bus with {number} people.",
-        "How many people?",
-        {
-            "+": ("At a stop {number} people get on.", "{name} lets {number} more in."),
-            "-": ("At a stop {number} people get off.", "{name} drops {number} people."),
-            "*": ("At the station the load grows {number} times.",),
-            "/": ("The people change to {number} equal buses and {name} drives one.",),
-        },
-    ),
-    Topic(
-        "garden",
-        "bare",
-        "{name} grows {number} roses in a garden.",
-        "How many roses?",
-        {
-            "+": ("{name} plants {number} more.", "In spring {number} more roses open."),
-            "-": ("{name} cuts {number} roses.", "The wind ruins {number} roses."),
-            "*": ("In summer the roses become {number} times as many.",),
-            "/": ("{name} ties {number} equal bunches and shows one bunch.",),
-        },
-    ),
-    Topic(
-        "game",
-        "bare",
-        "{name} starts a game with {number} coins.",
-        "How many coins?",
-        {
-            "+": ("{name} wins {number} coins.", "A friend hands over {number} more coins."),
-            "-": ("{name} loses {number} coins.", "A gate costs {number} coins."),
-            "*": ("A lucky card pays {number} times the coins.",),
-            "/": ("{name} shares with a team of {number} and has one share.",),
-        },
-    ),
-)
+    Topic("shop", "textbook", "{name} has {number} pens in a shop.", "How many pens?", {
+        "+": ("{name} orders {number} more.", "A box brings {number} more pens."),
+        "-": ("{name} sells {number} pens.", "Then {number} pens break."),
+        "*": ("{name} makes the stock {number} times as large.",),
+        "/": ("{name} puts them on {number} shelves and keeps one shelf.",),
+    }),
+    Topic("library", "textbook", "{name} counts {number} books in a library.", "How many books?", {
+        "+": ("{name} buys {number} books.", "A reader gives {number} more books."),
+        "-": ("{name} lends {number} books.", "Then {number} books get lost."),
+        "*": ("{name} copies them to have {number} times as many.",),
+        "/": ("{name} splits them over {number} rooms and counts one room.",),
+    }),
+    Topic("farm", "skipping", "{name} finds {number} eggs on a farm.", "How many eggs?", {
+        "+": ("{name} finds {number} more.", "The hens lay {number} more eggs."),
+        "-": ("{name} eats {number} eggs.", "A fox takes {number} eggs."),
+        "*": ("A week later there are {number} times as many.",),
+        "/": ("{name} fills {number} equal baskets and takes one basket.",),
+    }),
+    Topic("bus", "skipping", "{name} drives a bus with {number} people.", "How many people?", {
+        "+": ("At a stop {number} people get on.", "{name} lets {number} more in."),
+        "-": ("At a stop {number} people get off.", "{name} drops {number} people."),
+        "*": ("At the station the load grows {number} times.",),
+        "/": ("The people change to {number} equal buses and {name} drives one.",),
+    }),
+    Topic("garden", "bare", "{name} grows {number} roses in a garden.", "How many roses?", {
+        "+": ("{name} plants {number} more.", "In spring {number} more roses open."),
+        "-": ("{name} cuts {number} roses.", "The wind ruins {number} roses."),
+        "*": ("In summer the roses become {number} times as many.",),
+        "/": ("{name} ties {number} equal bunches and shows one bunch.",),
+    }),
+    Topic("game", "bare", "{name} starts a game with {number} coins.", "How many coins?", {
+        "+": ("{name} wins {number} coins.", "A friend hands over {number} more coins."),
+        "-": ("{name} loses {number} coins.", "A gate costs {number} coins."),
+        "*": ("A lucky card pays {number} times the coins.",),
+        "/": ("{name} shares with a team of {number} and has one share.",),
+    }),
+)  # fmt: skip
 
 
 def apply(operation: str, left: int, right: int) -> int:
     """The result of one step; division is only ever asked for where it is exact."""
-    if operation == "+":
-        return left + right
-    if operation == "-":
-        return left - right
-    return left * right if operation == "*" else left // right
+    return _RESULT[operation](left, right)
 
 
 def signature(topic: str, start: int, operations: Operations) -> str:
