@@ -14,26 +14,13 @@ from lr_ray.errors import UserError
 from lr_ray.placement import find_models, needs
 from lr_ray.run.store import Run
 
-_CHECKS = (
-    gpu_checks.gpu,
-    gpu_checks.driver,
-    gpu_checks.compiler,
-    gpu_checks.torch_build,
-    gpu_checks.versions,
-    node_checks.shared_memory,
-    node_checks.open_files,
-    node_checks.temporary,
-    node_checks.home,
-    node_checks.run,
-    node_checks.hub,
-    node_checks.proxies,
-)
 _HUB_BYTES = 2  # a weight's, of the presets' models
 
 
 def judge(facts: Facts, need: Need) -> list[Finding]:
     """All findings, in the order in which a person would check them."""
-    return [finding for check in _CHECKS for finding in check(facts, need)]
+    checks = (*gpu_checks.CHECKS, *node_checks.CHECKS)
+    return [finding for check in checks for finding in check(facts, need)]
 
 
 def check_machine(

@@ -158,3 +158,6 @@ def versions(facts: Facts, need: Need) -> Findings:
 
 def dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
+
+
+CHECKS = (gpu, driver, compiler, torch_build, versions)

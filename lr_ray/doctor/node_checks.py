@@ -98,3 +98,6 @@ def proxies(facts: Facts, need: Need) -> Findings:
             yield Finding("ok", "proxy", what)
         else:
             yield Finding("ok", "proxy", f"{proxy.variable}, not for this machine itself")
+
+
+CHECKS = (shared_memory, open_files, temporary, home, run, hub, proxies)
