@@ -83,6 +83,10 @@ class Steps:
         self.above = self.exact > threshold
         self.was_above = self.recorded > np.float32(threshold)
 
+    def largest(self, title: str, score: NDArray, bound: float) -> Figure:
+        """The highest score, from 0, with its step."""
+        return Figure(title, max(float(score.max()), 0.0), bound, self.where(score))
+
     def where(self, score: NDArray) -> str:
         """The step with the highest score, if that is above 0."""
         worst = int(score.argmax())
@@ -99,15 +103,11 @@ def figures(
 ) -> dict[str, Figure]:
     """All results; `lumped`: tokens beyond K were, so that a recorded KL is a lower bound."""
     steps = Steps(rows, results, threshold)
+    labels = f"label weight: largest difference, {steps.kept.sum()} labels"
     return {
         **_kl_figures(steps, bounds, lumped),
         **_selection_figures(steps, bounds, lumped),
-        "label_difference_largest": Figure(
-            f"label weight: largest difference, {steps.kept.sum()} labels",
-            float(steps.label.max()),
-            bounds.label,
-            steps.where(steps.label),
-        ),
+        "label_difference_largest": steps.largest(labels, steps.label, bounds.label),
         "labels_at_edge": Figure(
             f"labels with a token within {bounds.tie:g} nats of plausible",
             sum(result.at_edge for result in results),
@@ -121,11 +121,8 @@ def _kl_figures(steps: Steps, bounds: Bounds, lumped: bool) -> dict[str, Figure]
     gap = np.where(known, steps.exact - steps.recorded, 0)
     difference = np.where(known, np.abs(steps.at_k - steps.recorded), 0)
     return {
-        "kl_gap_largest": Figure(
-            "KL gap, exact minus recorded: largest, nats",
-            max(float(gap.max()), 0.0),
-            bounds.kl + LUMPED_KL * lumped,
-            steps.where(gap),
+        "kl_gap_largest": steps.largest(
+            "KL gap, exact minus recorded: largest, nats", gap, bounds.kl + LUMPED_KL * lumped
         ),
         "kl_gap_mean": Figure(
             "KL gap: mean, nats", float(gap.mean()), bounds.bias + LUMPED_BIAS * lumped
@@ -133,11 +130,8 @@ def _kl_figures(steps: Steps, bounds: Bounds, lumped: bool) -> dict[str, Figure]
         "kl_gap_most_negative": Figure(
             "KL gap: most negative, nats", min(float(gap.min()), 0.0), -bounds.kl, steps.where(-gap)
         ),
-        "kl_difference_largest": Figure(
-            "KL over the same tokens: largest difference, nats",
-            float(difference.max()),
-            bounds.kl,
-            steps.where(difference),
+        "kl_difference_largest": steps.largest(
+            "KL over the same tokens: largest difference, nats", difference, bounds.kl
         ),
         "kl_difference_mean": Figure(
             "KL over the same tokens: mean difference, nats",
