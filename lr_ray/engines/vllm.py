@@ -21,7 +21,7 @@ from lr_ray.engines.engine import Generate, Generated, Score
 from lr_ray.engines.loop import EngineLoop, start_loop
 from lr_ray.models.files import architecture, vocabulary_rows
 from lr_ray.models.models import stop_token_ids
-from lr_ray.placement.needs import BATCHED_TOKENS
+from lr_ray.placement.needs import BATCHED_TOKENS, decoded_at_once
 from lr_ray.runtime import threads
 from lr_ray.runtime.imports import uncollected
 
@@ -138,24 +138,13 @@ def no_room(said: str, max_model_len: int) -> str | None:
     )
 
 
-def samples(config: Config) -> int:
-    """Solutions of a problem."""
-    sampling = config.sampling
-    return sampling.rejection.samples if sampling.method == "rejection" else 1
-
-
-def sequences(config: Config) -> int:
-    """Sequences that a batch of problems is decoded in."""
-    return config.sampling.batch_size * samples(config)
-
-
 def most_sequences(config: Config, cpu: bool) -> int:
     """Sequences that an engine of the expert decodes at once, of vLLM's CPU build or of its GPU build.
 
     A GPU reads its weights once a step, for however many. On CPU a batch's own number is enough, and
     keeps the cache of `CPU_ENV` sufficient.
     """
-    return min(sequences(config), 256) if cpu else min(max(sequences(config), 256), 1024)
+    return min(config.sampling.sequences, 256) if cpu else decoded_at_once(config)
 
 
 def start(role: str, model: str, config: Config, context: int, journal: Any) -> "VllmEngine":

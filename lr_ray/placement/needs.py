@@ -154,9 +154,8 @@ def sampling(config: Config, models: Models) -> list[Processes]:
 
 
 def decoded_at_once(config: Config) -> int:
-    """Sequences that the expert's engine decodes at once on a GPU (`engines.vllm.most_sequences`)."""
-    each = config.sampling.rejection.samples if config.sampling.method == "rejection" else 1
-    return min(max(config.sampling.batch_size * each, SEQUENCES), 1024)
+    """Sequences that the expert's engine decodes at once on a GPU."""
+    return min(max(config.sampling.sequences, SEQUENCES), 1024)
 
 
 def servers(serving: Serving, place: Place, model: Model | None, served: int) -> Processes:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.engines.engine import Generate
 from lr_ray.engines.guard import start_guarded
-from lr_ray.engines.vllm import samples
 from lr_ray.method.contrast import plausible_bound
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import load_tokenizer, render_prompt
@@ -39,6 +38,9 @@ class Trajectory:
 class Solver(ABC):
     """What Ray Data actors that solve the run's problems share. Holds one engine of the expert."""
 
+    schema: pa.Schema  # of the rows
+    nothing: Any  # the result of a problem that has none
+
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         """`context`: tokens of prompt and completion there is room for."""
         self.sampling, self.run = config.sampling, run
@@ -52,7 +54,7 @@ class Solver(ABC):
         self.engine, self.guard = start_guarded("expert", model, config, context, journal)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Column `index` to the columns of `table`; unusable problems get an error."""
+        """Column `index` to the columns of `schema`; unusable problems get an error."""
         rows = batch["index"].to_numpy()
         self.engine.rank(int(rows[0]))
         problems = read_problems(self.run, rows)
@@ -70,7 +72,15 @@ class Solver(ABC):
         )
         for i, result in zip(todo, solved, strict=True):
             results[i] = result
-        return self.table(rows, problems, results)
+        solved = [self.nothing if isinstance(result, str) else result for result in results]
+        errors = [result if isinstance(result, str) else None for result in results]
+        columns = {
+            "index": pa.array(rows),
+            "error": pa.array(errors, pa.string()),
+            **self.columns(solved),
+        }
+        named = (columns[n] if n in columns else problems[n] for n in self.schema.names)
+        return pa.table(list(named), schema=self.schema)
 
     def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
         """What `solve` takes of each problem."""
@@ -81,8 +91,8 @@ class Solver(ABC):
         """A result for each item, in their order."""
 
     @abstractmethod
-    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
-        """Results, or in their place strings that say why there is none, as rows."""
+    def columns(self, solved: list[Any]) -> dict[str, pa.Array]:
+        """Results as columns by name."""
 
     def _prompt(self, problem: str) -> tuple[list[int], str | None]:
         """The problem's token ids, or none and why."""
@@ -105,36 +115,27 @@ class Solver(ABC):
         return None
 
 
-def most_tokens(config: Config) -> int:
-    """Tokens that are generated of a problem at most."""
-    return config.sampling.longest * samples(config)
-
-
 class ExpertSampler(Solver):
     """Rows of the run's problems in, trajectories (columns of `schemas.TRAJECTORY`) out."""
+
+    schema = TRAJECTORY
+    nothing = Trajectory(
+        [], [], "error", np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
+    )
 
     def __init__(self, model: str, config: Config, context: int, run: Run, journal: Any) -> None:
         super().__init__(model, config, context, run, journal)
         self.k = min(self.sampling.top_k, self.vocabulary)
 
-    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
-        ids, logprobs = np.empty(0, np.int32), np.empty(0, np.float32)
-        nothing = Trajectory([], [], "error", ids, ids, logprobs)
-        solved = [r if isinstance(r, Trajectory) else nothing for r in results]
-        return pa.table(
-            [
-                pa.array(rows),
-                *(problems[name] for name in ("problem_id", "file", "row")),
-                lists([t.prompt for t in solved], pa.int32()),
-                lists([t.completion for t in solved], pa.int32()),
-                pa.array([t.finish_reason for t in solved]),
-                lists([t.counts for t in solved], pa.int32()),
-                lists([t.token_ids for t in solved], pa.int32()),
-                lists([t.logprobs for t in solved], pa.float32()),
-                pa.array([r if isinstance(r, str) else None for r in results], pa.string()),
-            ],
-            schema=TRAJECTORY,
-        )
+    def columns(self, solved: list[Trajectory]) -> dict[str, pa.Array]:
+        return {
+            "prompt_token_ids": lists([t.prompt for t in solved], pa.int32()),
+            "completion_token_ids": lists([t.completion for t in solved], pa.int32()),
+            "finish_reason": pa.array([t.finish_reason for t in solved]),
+            "counts": lists([t.counts for t in solved], pa.int32()),
+            "topk_token_ids": lists([t.token_ids for t in solved], pa.int32()),
+            "expert_logprobs": lists([t.logprobs for t in solved], pa.float32()),
+        }
 
     def solve(self, prompts: Sequence[list[int]]) -> list[Trajectory]:
         """Decodes greedily, and gives each step at least its whole plausible set."""

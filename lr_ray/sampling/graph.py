@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lr_ray.config import Config, Place, Pool
 from lr_ray.engines.guard import SamplingJournal
-from lr_ray.engines.vllm import engine_env, most_sequences, on_cpu, sequences
+from lr_ray.engines.vllm import engine_env, most_sequences, on_cpu
 from lr_ray.labelling.label import supervise
 from lr_ray.labelling.scores import score
 from lr_ray.labelling.shards import shard_name, write_shard
@@ -194,7 +194,7 @@ def pool_options(pool: Pool, place: Place, at_once: int) -> dict[str, Any]:
 
 def batches_to_fill(config: Config, cpu: bool) -> int:
     """Batches that fill an engine of the expert, of vLLM's CPU build or of its GPU build."""
-    return math.ceil(most_sequences(config, cpu) / sequences(config))
+    return math.ceil(most_sequences(config, cpu) / config.sampling.sequences)
 
 
 def batches_at_once(config: Config, todo: NDArray, full: int) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from lr_ray.config import Config
 from lr_ray.engines.engine import Generate
@@ -42,6 +41,8 @@ class Solutions:
 class SolutionSampler(Solver):
     """Rows of the run's problems in, sampled solutions (columns of `schemas.SOLUTIONS`) out."""
 
+    schema, nothing = SOLUTIONS, Solutions([], [], [])
+
     def items(self, problems: pa.Table, prompts: list[list[int]]) -> Sequence[Any]:
         return list(zip(problems["problem_id"].to_pylist(), prompts, strict=True))
 
@@ -66,20 +67,14 @@ class SolutionSampler(Solver):
             for (_, prompt), found in zip(items, self.engine.generate(requests), strict=True)
         ]
 
-    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
-        nothing = Solutions([], [], [])
-        solved = [r if isinstance(r, Solutions) else nothing for r in results]
-        return pa.table(
-            [
-                pa.array(rows),
-                *(problems[name] for name in ("problem_id", "file", "row", "answer", "metadata")),
-                lists([s.prompt for s in solved], pa.int32()),
-                pa.array([s.completions for s in solved], SOLUTIONS.field("completions").type),
-                pa.array([s.finish_reasons for s in solved], pa.list_(pa.string())),
-                pa.array([r if isinstance(r, str) else None for r in results], pa.string()),
-            ],
-            schema=SOLUTIONS,
-        )
+    def columns(self, solved: list[Solutions]) -> dict[str, pa.Array]:
+        return {
+            "prompt_token_ids": lists([s.prompt for s in solved], pa.int32()),
+            "completions": pa.array(
+                [s.completions for s in solved], SOLUTIONS.field("completions").type
+            ),
+            "finish_reasons": pa.array([s.finish_reasons for s in solved], pa.list_(pa.string())),
+        }
 
 
 def check_answers(run: Run, config: Config) -> None:

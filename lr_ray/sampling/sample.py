@@ -27,7 +27,6 @@ from lr_ray.run.store import Run
 from lr_ray.sampling import graph
 from lr_ray.sampling import trajectories as kept_trajectories
 from lr_ray.sampling.activity import Observer, OnActivity, watching
-from lr_ray.sampling.expert import most_tokens
 from lr_ray.sampling.graph import Work
 from lr_ray.sampling.rejection import check_answers
 
@@ -153,7 +152,8 @@ def _rows(
 
     journal = graph.prepare(work)
     dataset = build(work, todo, journal)
-    observer = Observer(len(todo), most_tokens(work.config))
+    asked = work.config.sampling
+    observer = Observer(len(todo), asked.longest * asked.samples)
     try:
         with watching(journal, observer, on_activity):
             yield from dataset.iter_rows()

@@ -115,6 +115,16 @@ class Sampling(Section):
         return self.limit[1]
 
     @property
+    def samples(self) -> int:
+        """Solutions of a problem."""
+        return self.rejection.samples if self.method == "rejection" else 1
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a batch of problems is decoded in."""
+        return self.batch_size * self.samples
+
+    @property
     def room(self) -> int:
         """Tokens of prompt and trajectory, at most, of models that read as many."""
         return self.max_model_len or max(_ROOM, 2 * self.longest)
