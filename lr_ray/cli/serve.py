@@ -22,7 +22,7 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError
 from lr_ray.models.adapters import with_adapters
-from lr_ray.models.models import fitting, resolve_model, resolve_served
+from lr_ray.models.models import fitting, resolve_all, resolve_model
 from lr_ray.pipeline.job import facts, improved
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
@@ -87,7 +87,7 @@ def serve_models(command: Command[ServeConfig]) -> int:
     key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     check_serving(config.resources, config.serving)
-    models = {name: resolve_served(path, f"models.{name}") for name, path in config.models.items()}
+    models = resolve_all(config.models)
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
     _serve(models, config, log, key, {})

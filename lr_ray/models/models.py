@@ -3,6 +3,7 @@
 Loads transformers on first use, never torch weights. Exercised by `pytest tests/unit/test_models.py`.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ from lr_ray import embedded
 from lr_ray.config import Models, Sampling, Serving
 from lr_ray.console import fetching
 from lr_ray.errors import UserError, reason
-from lr_ray.models.adapters import check_adapter, is_adapter
+from lr_ray.models.adapters import check_adapter, is_adapter, with_adapters
 from lr_ray.models.architectures import check_runs, check_scores
 from lr_ray.models.files import MISTRAL, context_length, read_object, vocabulary_rows
 from lr_ray.models.whole import check_files, check_tokenizer
+from lr_ray.run.store import Run, read_asked
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -51,6 +53,33 @@ def resolve_served(reference: str, field: str) -> str:
         check_adapter(path, f"{field}: {reference}")
         return str(path.resolve())
     return resolve_model(reference, field)
+
+
+def resolve_all(references: Mapping[str, str]) -> dict[str, str]:
+    """`resolve_served` of what is served together, by name.
+
+    Raises UserError too for a run's adapter beside another model than the one it was trained on, on which it
+    would answer like any other.
+    """
+    models = {name: resolve_served(path, f"models.{name}") for name, path in references.items()}
+    whole, adapters = with_adapters(models)
+    for name, path in adapters.items():
+        (base,) = whole.values()
+        trained_on = _trained_on(path)
+        if trained_on and trained_on.get("fingerprint") not in (None, fingerprint(base)):
+            raise UserError(
+                f"models.{name}: {references[name]}: was trained on another model than {base}; serve it "
+                f"beside that one, {trained_on.get('path')}"
+            )
+    return models
+
+
+def _trained_on(adapter: str) -> dict[str, Any] | None:
+    """What the run around an adapter says of its expert; None where no run is."""
+    with contextlib.suppress(UserError):
+        models: dict[str, Any] = read_asked(Run(os.path.dirname(adapter))).get("models", {})
+        return models.get("expert")
+    return None
 
 
 def _download(reference: str, field: str) -> str:

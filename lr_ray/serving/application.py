@@ -22,7 +22,7 @@ from lr_ray.engines.vllm import (
 )
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, vocabulary_rows, whole_number
-from lr_ray.models.models import fitting, resolve_served
+from lr_ray.models.models import fitting, resolve_all
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
 from lr_ray.placement.needs import replica_bundles
@@ -45,7 +45,7 @@ _CACHE_BLOCK_TOKENS = 128
 
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
-    models = {name: resolve_served(path, f"models.{name}") for name, path in config.models.items()}
+    models = resolve_all(config.models)
     key, place, (whole, _) = read_key(KEY_VARIABLE), config.resources.server, with_adapters(models)
     serving = fitting(config.serving, whole)
     if place.gpus == AUTO:

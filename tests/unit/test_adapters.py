@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.config import merge, read_tree, resolve
-from lr_ray.embedded import expert_path
+from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.models import adapters
-from lr_ray.models.models import resolve_served
+from lr_ray.models.models import fingerprint, resolve_all, resolve_served
 from lr_ray.pipeline.stages import add_drift
 from lr_ray.run.store import Run
 
@@ -35,6 +35,24 @@ def test_adapters_stand_on_the_one_model_that_is_there(adapter):
     assert adapters.with_adapters(models) == ({"expert": EXPERT}, {"improved": str(adapter)})
     assert adapters.with_adapters({"a": EXPERT, "b": EXPERT})[1] == {}
     assert resolve_served(str(adapter), "models.improved") == str(adapter)
+
+
+def test_a_runs_adapter_is_served_beside_the_model_that_it_was_trained_on_alone(adapter):
+    other = str(amateur_path())
+    models = {"expert": EXPERT, "improved": str(adapter)}
+    wrong = {"expert": other, "improved": str(adapter)}
+    assert resolve_all(wrong) == wrong  # of no run: who knows
+    known = {"expert": {"path": "embedded:expert", "fingerprint": fingerprint(EXPERT)}}
+    Run(str(adapter.parent)).write_json(
+        "run.json", {"schema_version": 1, "config": {}, "models": known}
+    )
+    assert resolve_all(models) == models
+    with pytest.raises(UserError) as raised:
+        resolve_all(wrong)
+    assert str(raised.value) == (
+        f"models.improved: {adapter}: was trained on another model than {other}; serve it beside "
+        "that one, embedded:expert"
+    )
 
 
 @pytest.mark.parametrize("others", [{}, {"one": EXPERT, "two": EXPERT}])
