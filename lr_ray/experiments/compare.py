@@ -36,6 +36,7 @@ from lr_ray.experiments.work import (
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import check, facts, read_source
+from lr_ray.placement import check_head
 from lr_ray.placement.site import site
 from lr_ray.report.page import COMPARISON, write_comparison
 from lr_ray.run.asked import begin
@@ -151,6 +152,7 @@ def _work(
             if cells:
                 with cluster() as ray_logs:
                     console.print(f"ray logs   {ray_logs}")
+                    check_head()
                     unsampled = sample_sources(bench)
                     failed = train_cells(bench, plan.cells, unsampled)
                     bench.tell("", failed)

@@ -20,6 +20,7 @@ _POLL_S = 2.0
 _PROBE_S = 30.0
 _STATUS_S = 10.0
 _SETTLE_S = 10.0
+_HEAD = "node:__internal_head__"  # Ray's resource of that node alone
 
 
 def await_room(
@@ -133,6 +134,20 @@ def check_visible(run: Run) -> None:
                 f"--run {run.location}: is not seen on node {others[node_id]['NodeManagerAddress']}; "
                 "give a path on a file system that all nodes share, or a URI such as s3://bucket/run"
             )
+
+
+def check_head() -> None:
+    """Raises UserError when the driver is not on the head, whose proxy alone is an endpoint's."""
+    import ray
+
+    here, there = ray.get_runtime_context().get_node_id(), nodes()
+    at = {node["NodeID"]: node["NodeManagerAddress"] for node in there}
+    heads = [at[node["NodeID"]] for node in there if _HEAD in node["Resources"]]
+    if heads and at.get(here) not in heads:
+        raise UserError(
+            f"serving: an endpoint listens on the head, {heads[0]}, and this job runs on {at.get(here)}; start "
+            "it on the head (ray job submit without --entrypoint-num-cpus, -gpus and -resources)"
+        )
 
 
 def _sees(run: Run) -> bool:

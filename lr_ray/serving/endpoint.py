@@ -12,7 +12,7 @@ from typing import Any
 
 from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError, UserError
-from lr_ray.placement import await_room, replica_bundles
+from lr_ray.placement import await_room, check_head, replica_bundles
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
@@ -68,30 +68,27 @@ def start(
     `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
     to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` a line on the nodes
     that are waited for. With a `key`, requests need it. `variables` are those of the chat templates where a
-    request gives no others. Raises StageError when Serve already runs on the cluster, when the port is
-    taken, when there is no room after `resources.wait_s` seconds, when a model cannot be started, or 15
-    minutes after there was room; whatever was started is shut down by then.
+    request gives no others. Ends the endpoint of a driver that was killed. Raises StageError when Serve runs
+    on the cluster otherwise, when this driver is not on the head, when the port is taken, when there is no
+    room after `resources.wait_s` seconds, when a model cannot be started, or 15 minutes after there was room;
+    whatever was started is shut down by then.
     """
     from ray import serve
 
-    if serve.status().proxies:
-        raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
-    try:  # Serve's proxy would share a port that is taken, and answers would be another job's
-        check_port(serving)
-    except UserError as error:
-        raise StageError(str(error)) from None
+    _make_way(serving)
     place = resources.server
-    try:
+    wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
+    await_room(wanted, resources.wait_s, on_waiting)
+    deadline = time.monotonic() + _START_S
+    application = build_application(models, serving, place, key, variables or {})
+    target = serve.RunTarget(target=application, name=_application(), logging_config=LOGS)
+    _make_way(serving)  # that may have taken an hour
+    try:  # as late as can be: a Serve without its application does not tell whose it is
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": serving.host, "port": serving.port},
             logging_config=LOGS,
         )
-        wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
-        await_room(wanted, resources.wait_s, on_waiting)
-        deadline = time.monotonic() + _START_S
-        application = build_application(models, serving, place, key, variables or {})
-        target = serve.RunTarget(target=application, name=APPLICATION, logging_config=LOGS)
         serve.run_many(
             [target],
             wait_for_ingress_deployment_creation=False,
@@ -103,6 +100,32 @@ def start(
         stop()
         raise
     return base_url(serving)
+
+
+def _application() -> str:
+    """The name of this job's: Serve and its engines outlive a driver that is killed."""
+    import ray
+
+    return f"{APPLICATION}-{ray.get_runtime_context().get_job_id()}"
+
+
+def _make_way(serving: Serving) -> None:
+    """Ends a Serve of jobs of ours that are over. Raises StageError for another's, and as `check_head`."""
+    import ray
+    from ray import serve
+
+    status = serve.status()
+    if status.proxies:
+        jobs = ray._private.state.state.job_table()
+        over = {f"{APPLICATION}-{job['JobID']}" for job in jobs if job["IsDead"]}
+        if not status.applications or not over.issuperset(status.applications):
+            raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
+        stop()
+    try:  # Serve's proxy would share a port that is taken, and answers would be another job's
+        check_head()
+        check_port(serving)
+    except UserError as error:
+        raise StageError(str(error)) from None
 
 
 def stop() -> None:
@@ -120,7 +143,7 @@ def drain(within_s: float, on_waiting: Callable[[int], None] = lambda under_way:
     from ray import serve
 
     deadline, left = time.monotonic() + within_s, 0
-    ingress = serve.get_app_handle(APPLICATION)
+    ingress = serve.get_app_handle(_application())
     while True:
         with contextlib.suppress(TimeoutError):  # a busy machine; it is asked again
             left = int(ingress.drain.remote().result(timeout_s=_ANSWER_S))
@@ -137,7 +160,7 @@ def _wait_running(models: int, deadline: float, on_progress: Callable[[int, int]
 
     while True:
         interrupts.again()  # an import above may have swallowed it
-        application = serve.status().applications.get(APPLICATION)
+        application = serve.status().applications.get(_application())
         status = application.status if application else "NOT_STARTED"
         deployments = application.deployments if application else {}
         if application and status == "DEPLOY_FAILED":

@@ -1,0 +1,90 @@
+"""What an endpoint finds on the cluster before it starts; nothing here starts Ray."""
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray import serve
+
+from lr_ray.config import Serving
+from lr_ray.errors import StageError, UserError
+from lr_ray.placement import check_head, room
+from lr_ray.serving import endpoint
+from tests.ports import free_port
+
+
+def node(name: str, address: str, head: bool = False) -> dict:
+    resources = {"CPU": 4.0} | ({"node:__internal_head__": 1.0} if head else {})
+    return {"NodeID": name, "NodeManagerAddress": address, "Resources": resources, "Alive": True}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster whose head is this node. `ended` counts how often Serve was."""
+    there = SimpleNamespace(
+        node="h", job="03000000", dead=["02000000"], applications=[], proxies={}, ended=0
+    )
+
+    def end() -> None:
+        there.ended += 1
+        there.applications, there.proxies = [], {}
+
+    context = SimpleNamespace(get_node_id=lambda: there.node, get_job_id=lambda: there.job)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(
+        room, "nodes", lambda: [node("w", "10.0.0.2"), node("h", "10.0.0.1", head=True)]
+    )
+    jobs = lambda: [  # noqa: E731
+        {"JobID": job, "IsDead": job in there.dead} for job in ("01000000", "02000000", "03000000")
+    ]
+    monkeypatch.setattr(ray._private.state, "state", SimpleNamespace(job_table=jobs))
+    status = lambda: SimpleNamespace(  # noqa: E731
+        proxies=there.proxies, applications=dict.fromkeys(there.applications)
+    )
+    monkeypatch.setattr(serve, "status", status)
+    monkeypatch.setattr(endpoint, "stop", end)
+    return there
+
+
+def test_the_endpoint_of_a_killed_driver_is_ended(cluster):
+    serving = Serving(port=free_port())
+    endpoint._make_way(serving)
+    assert cluster.ended == 0  # nothing was there
+    cluster.job = "02000000"
+    left = endpoint._application()
+    cluster.job = "03000000"
+    assert left == "lr_ray-02000000" != endpoint._application()
+    cluster.proxies, cluster.applications = {"h": "HEALTHY"}, [left]
+    endpoint._make_way(serving)
+    assert cluster.ended == 1
+
+
+@pytest.mark.parametrize(
+    "applications",
+    [
+        [],  # a Serve that somebody has started for something
+        ["lr_ray"],  # of cluster/serve.yaml
+        ["lr_ray-01000000"],  # of a job that goes on
+        ["lr_ray-02000000", "theirs"],
+    ],
+)
+def test_a_serve_of_others_is_left_alone(cluster, applications):
+    cluster.proxies, cluster.applications = {"h": "HEALTHY"}, applications
+    with pytest.raises(StageError, match="^serving: Ray Serve already runs on this cluster"):
+        endpoint._make_way(Serving(port=free_port()))
+    assert cluster.ended == 0
+
+
+def test_a_driver_beside_the_head_has_no_endpoint(cluster):
+    check_head()
+    cluster.node = "w"
+    with pytest.raises(UserError) as raised:
+        check_head()
+    said = (
+        "serving: an endpoint listens on the head, 10.0.0.1, and this job runs on 10.0.0.2; start it "
+        "on the head (ray job submit without --entrypoint-num-cpus, -gpus and -resources)"
+    )
+    assert str(raised.value) == said
+    with pytest.raises(StageError) as late:
+        endpoint._make_way(Serving(port=free_port()))
+    assert str(late.value) == said
