@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from lr_ray import serving
 from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
@@ -36,7 +37,6 @@ from lr_ray.experiments.work import (
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import check, facts, read_source
-from lr_ray.placement import check_head
 from lr_ray.placement.site import site
 from lr_ray.report.page import COMPARISON, write_comparison
 from lr_ray.run.asked import begin
@@ -152,7 +152,7 @@ def _work(
             if cells:
                 with cluster() as ray_logs:
                     console.print(f"ray logs   {ray_logs}")
-                    check_head()
+                    serving.make_way(config.serving)
                     unsampled = sample_sources(bench)
                     failed = train_cells(bench, plan.cells, unsampled)
                     bench.tell("", failed)

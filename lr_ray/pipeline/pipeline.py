@@ -234,7 +234,9 @@ def _run_stages(job: Job, stages: Sequence[str], started: float) -> None:
         with cluster() as ray_logs:
             job.console.print(f"ray logs   {ray_logs}")
             if "evaluation" in stages:
-                placement.check_head()
+                from lr_ray import serving
+
+                serving.make_way(job.config.serving)
             if not os.environ.get("RAY_ADDRESS"):  # nobody will start other nodes
                 for stage in stages:
                     for wanted in placement.demands(job.site.arranged(job.config, [stage]), stage):

@@ -145,8 +145,8 @@ def check_head() -> None:
     heads = [at[node["NodeID"]] for node in there if _HEAD in node["Resources"]]
     if heads and at.get(here) not in heads:
         raise UserError(
-            f"serving: an endpoint listens on the head, {heads[0]}, and this job runs on {at.get(here)}; start "
-            "it on the head (ray job submit without --entrypoint-num-cpus, -gpus and -resources)"
+            f"serving: an endpoint listens on the head, {heads[0]}, and this job runs on {at.get(here)}; "
+            "start it on the head (ray job submit without --entrypoint-num-cpus, -gpus and -resources)"
         )
 
 

@@ -4,4 +4,4 @@ guard.py stands before it, ingress.py routes, application.py says what runs wher
 and ends it.
 """
 
-from lr_ray.serving.endpoint import base_url, check_port, drain, start, stop
+from lr_ray.serving.endpoint import base_url, check_port, drain, make_way, start, stop

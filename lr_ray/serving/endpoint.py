@@ -5,6 +5,7 @@ pytest tests/integration/endpoint/test_serving.py
 
 import contextlib
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,15 @@ _ANSWER_S = 10.0
 
 
 def check_port(serving: Serving) -> None:
-    """Raises UserError when this machine cannot listen on serving.host and serving.port."""
+    """Raises UserError when this machine cannot listen on serving.host and serving.port.
+
+    Of a job on a cluster `make_way` asks that: a killed job's endpoint may still have the port.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        _check_free(serving)
+
+
+def _check_free(serving: Serving) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             serving.host, serving.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -75,14 +84,14 @@ def start(
     """
     from ray import serve
 
-    _make_way(serving)
+    _made_way(serving)
     place = resources.server
     wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
     await_room(wanted, resources.wait_s, on_waiting)
     deadline = time.monotonic() + _START_S
     application = build_application(models, serving, place, key, variables or {})
     target = serve.RunTarget(target=application, name=_application(), logging_config=LOGS)
-    _make_way(serving)  # that may have taken an hour
+    _made_way(serving)  # that may have taken an hour
     try:  # as late as can be: a Serve without its application does not tell whose it is
         serve.start(
             proxy_location="HeadOnly",
@@ -109,8 +118,19 @@ def _application() -> str:
     return f"{APPLICATION}-{ray.get_runtime_context().get_job_id()}"
 
 
-def _make_way(serving: Serving) -> None:
-    """Ends a Serve of jobs of ours that are over. Raises StageError for another's, and as `check_head`."""
+def _made_way(serving: Serving) -> None:
+    try:
+        make_way(serving)
+    except UserError as error:
+        raise StageError(str(error)) from None
+
+
+def make_way(serving: Serving) -> None:
+    """Ends the Serve of jobs of ours that are over, on the connected cluster.
+
+    Raises UserError when Serve runs there for others, when this driver is not on the head, and when the
+    port is taken: Serve's proxy would share it, and answers would be another job's.
+    """
     import ray
     from ray import serve
 
@@ -119,13 +139,10 @@ def _make_way(serving: Serving) -> None:
         jobs = ray._private.state.state.job_table()
         over = {f"{APPLICATION}-{job['JobID']}" for job in jobs if job["IsDead"]}
         if not status.applications or not over.issuperset(status.applications):
-            raise StageError("serving: Ray Serve already runs on this cluster; shut it down first")
+            raise UserError("serving: Ray Serve already runs on this cluster; shut it down first")
         stop()
-    try:  # Serve's proxy would share a port that is taken, and answers would be another job's
-        check_head()
-        check_port(serving)
-    except UserError as error:
-        raise StageError(str(error)) from None
+    check_head()
+    _check_free(serving)
 
 
 def stop() -> None:

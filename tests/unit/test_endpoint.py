@@ -1,13 +1,17 @@
 """What an endpoint finds on the cluster before it starts; nothing here starts Ray."""
 
+import contextlib
+import socket
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import ray
 from ray import serve
 
-from lr_ray.config import Serving
+from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError, UserError
+from lr_ray.pipeline import pipeline
 from lr_ray.placement import check_head, room
 from lr_ray.serving import endpoint
 from tests.ports import free_port
@@ -48,15 +52,28 @@ def cluster(monkeypatch):
 
 def test_the_endpoint_of_a_killed_driver_is_ended(cluster):
     serving = Serving(port=free_port())
-    endpoint._make_way(serving)
+    endpoint.make_way(serving)
     assert cluster.ended == 0  # nothing was there
     cluster.job = "02000000"
     left = endpoint._application()
     cluster.job = "03000000"
     assert left == "lr_ray-02000000" != endpoint._application()
     cluster.proxies, cluster.applications = {"h": "HEALTHY"}, [left]
-    endpoint._make_way(serving)
+    endpoint.make_way(serving)
     assert cluster.ended == 1
+
+
+def test_a_port_is_asked_for_on_a_cluster_once_what_was_left_there_is_ended(cluster, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        serving = Serving(port=other.getsockname()[1])
+        with pytest.raises(UserError, match=f"^serving.port: {serving.port} is taken"):
+            endpoint.check_port(serving)
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+        endpoint.check_port(serving)
+        with pytest.raises(UserError, match=f"^serving.port: {serving.port} is taken"):
+            endpoint.make_way(serving)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +87,8 @@ def test_the_endpoint_of_a_killed_driver_is_ended(cluster):
 )
 def test_a_serve_of_others_is_left_alone(cluster, applications):
     cluster.proxies, cluster.applications = {"h": "HEALTHY"}, applications
-    with pytest.raises(StageError, match="^serving: Ray Serve already runs on this cluster"):
-        endpoint._make_way(Serving(port=free_port()))
+    with pytest.raises(UserError, match=r"^serving: Ray Serve already runs"):
+        endpoint.make_way(Serving(port=free_port()))
     assert cluster.ended == 0
 
 
@@ -86,5 +103,22 @@ def test_a_driver_beside_the_head_has_no_endpoint(cluster):
     )
     assert str(raised.value) == said
     with pytest.raises(StageError) as late:
-        endpoint._make_way(Serving(port=free_port()))
+        endpoint.start({}, Serving(port=free_port()), Resources())
     assert str(late.value) == said
+
+
+def test_a_pipeline_that_cannot_be_evaluated_here_does_not_begin(cluster, monkeypatch):
+    begun: list[str] = []
+    monkeypatch.setattr(pipeline, "cluster", lambda: contextlib.nullcontext("logs"))
+    monkeypatch.setattr(pipeline, "run_stage", lambda job, stage: begun.append(stage))
+    monkeypatch.setattr(pipeline, "_note_seconds", lambda *_: None)
+    monkeypatch.setattr(pipeline, "report", MagicMock())
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    job = MagicMock(summary={})
+    job.config.serving = Serving(port=free_port())
+    cluster.node = "w"
+    with pytest.raises(UserError, match="an endpoint listens on the head"):
+        pipeline._run_stages(job, ["training", "evaluation"], 0.0)
+    assert begun == []
+    pipeline._run_stages(job, ["training"], 0.0)
+    assert begun == ["training"]
