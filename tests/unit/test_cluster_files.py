@@ -5,6 +5,7 @@ asked, and nothing starts Ray.
 """
 
 import copy
+import os
 import re
 import shlex
 import shutil
@@ -691,6 +692,26 @@ def test_the_readmes_resources_are_a_config():
     assert config.resources.wait_s == 3600
     for role in ROLES:
         assert getattr(config.resources, role).bundle() == bundle(role)
+
+
+@pytest.mark.parametrize("cloud", LAUNCHERS)
+def test_the_nodes_user_may_write_the_folders_that_the_readme_names(cloud, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (command,) = (c for c in LAUNCHERS[cloud]["setup_commands"] if "mountpoint" in c)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    log = tmp_path / "as_root"
+    for name, body in {"sudo": f'echo "$@" >> {log}', "mountpoint": "true"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "USER": "somebody"}
+    for _ in range(2):  # `ray up` may run it again
+        subprocess.run(["bash", "-c", command.replace("/shared", str(shared))], env=env, check=True)
+    # What a new file system has is root's: a folder below it is made by who owns it.
+    assert f"chown somebody {shared}" in log.read_text().splitlines()
+    assert {"runs", "huggingface", "tmp"} == {folder.name for folder in shared.iterdir()}
+    assert "--run /shared/runs/" in README
 
 
 def test_the_readme_names_files_and_jobs_that_exist():
