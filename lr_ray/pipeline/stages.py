@@ -37,6 +37,8 @@ def run_stage(job: Job, stage: str) -> None:
                 config.resources.wait_s,
                 lambda said: job.console.print(f"{stage:<10} {said}"),
             )
+            for role, bundles in wanted.items():
+                placement.check_model((role == "amateur" and job.amateur) or job.expert, bundles)
     if config != job.config:
         job.summary.setdefault("placement", {})[stage] = settings(config, stage)
     _STAGES[stage](replace(job, config=config))

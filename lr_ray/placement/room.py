@@ -136,6 +136,31 @@ def check_visible(run: Run) -> None:
             )
 
 
+def check_model(folder: str, bundles: Sequence[Bundle]) -> None:
+    """Raises StageError naming a node that holds one of the bundles and does not see a model's directory."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    there = {
+        node["NodeID"]: node
+        for node in nodes()
+        if node["NodeID"] != here and any(hold([node["Resources"]], [one]) for one in bundles)
+    }
+    for node_id, seen in ask_nodes(
+        list(there.values()), _is_there, folder, within_s=_PROBE_S
+    ).items():
+        if seen is False:  # rather than the error of a node that went away meanwhile
+            address = there[node_id]["NodeManagerAddress"]
+            raise StageError(
+                f"{folder}: is not seen on node {address}, which may have to load this model; all nodes must "
+                "share its folder: HF_HOME for a hub's models, TMPDIR for those of a run in a bucket"
+            )
+
+
+def _is_there(folder: str) -> bool:
+    return os.path.isdir(folder)
+
+
 def check_head() -> None:
     """Raises UserError when the driver is not on the head, whose proxy alone is an endpoint's."""
     import ray

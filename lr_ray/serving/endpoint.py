@@ -13,7 +13,7 @@ from typing import Any
 
 from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError, UserError
-from lr_ray.placement import await_room, check_head, replica_bundles
+from lr_ray.placement import await_room, check_head, check_model, replica_bundles
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
@@ -79,8 +79,8 @@ def start(
     that are waited for. With a `key`, requests need it. `variables` are those of the chat templates where a
     request gives no others. Ends the endpoint of a driver that was killed. Raises StageError when Serve runs
     on the cluster otherwise, when this driver is not on the head, when the port is taken, when there is no
-    room after `resources.wait_s` seconds, when a model cannot be started, or 15 minutes after there was room;
-    whatever was started is shut down by then.
+    room after `resources.wait_s` seconds, when a node does not see a model, when one cannot be started, or
+    15 minutes after there was room; whatever was started is shut down by then.
     """
     from ray import serve
 
@@ -88,6 +88,8 @@ def start(
     place = resources.server
     wanted = {"server": replica_bundles(place) * serving.replicas * len(models)}
     await_room(wanted, resources.wait_s, on_waiting)
+    for folder in models.values():
+        check_model(folder, wanted["server"])
     deadline = time.monotonic() + _START_S
     application = build_application(models, serving, place, key, variables or {})
     target = serve.RunTarget(target=application, name=_application(), logging_config=LOGS)
