@@ -94,9 +94,7 @@ def _asked(run: Run, grid: str | None, amateurs: str | None, source: Run | None)
         "schema_version": SCHEMA_VERSION,
         "grid": grid or before.get("grid") or DEFAULT_GRID,
         "amateurs": os.path.abspath(amateurs) if amateurs else before.get("amateurs"),
-        "from": (source.root if source.is_local else source.location)
-        if source
-        else before.get("from"),
+        "from": source.address if source else before.get("from"),
     }
 
 

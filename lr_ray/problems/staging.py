@@ -67,11 +67,11 @@ def read_problems(run: Run, rows: NDArray[np.int64]) -> pa.Table:
     when a part cannot be read.
     """
     rows = np.asarray(rows, np.int64)
-    index = _index(run.location)
+    index = _index(run.address)
     if len(rows) and not (rows.min() >= 0 and rows.max() < index["problems"]):
         raise IndexError(f"problems {rows.min()} to {rows.max()} asked for, of {index['problems']}")
     parts, which = np.unique(rows // index["rows_a_part"], return_inverse=True)
-    tables = [_part(run.location, _PROBLEMS.format(part)) for part in parts]
+    tables = [_part(run.address, _PROBLEMS.format(part)) for part in parts]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     places = starts[which] + rows % index["rows_a_part"]
     return pa.concat_tables([PROBLEM.empty_table(), *tables]).take(pa.array(places, pa.int64()))
@@ -153,16 +153,16 @@ class _Parts:
 
 
 @functools.lru_cache(maxsize=8)
-def _index(location: str) -> dict[str, int]:
-    return Run(location).read_json(INDEX)
+def _index(address: str) -> dict[str, int]:
+    return Run(address).read_json(INDEX)
 
 
 @functools.lru_cache(maxsize=_CACHED_PARTS)
-def _part(location: str, name: str) -> pa.Table:
+def _part(address: str, name: str) -> pa.Table:
     try:
-        return Run(location).read_tables([name], PROBLEM)
+        return Run(address).read_tables([name], PROBLEM)
     except (
         StageError
     ):  # a part that is gone is not written again: the index says that all are there
         said = "not a whole shard; remove the folder problems, which sampling then writes anew"
-        raise StageError(f"{location}/{name}: {said}") from None
+        raise StageError(f"{address}/{name}: {said}") from None

@@ -52,6 +52,11 @@ class Run:
         self.is_new = False  # and to be removed again where nothing comes of it
         self.token: str | None = None  # of the driver that holds the run
 
+    @property
+    def address(self) -> str:
+        """Opens it in processes with another current folder too, as Ray's workers may have."""
+        return self.root if self.is_local else self.location
+
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 

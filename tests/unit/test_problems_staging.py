@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_reading_stops_at_max_problems(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", ["nope", *rows(10), "nope"])
     run = stage(tmp_path, path, max_problems=10)
     assert count(run) == (10, 1)
+
+
+def test_a_worker_in_another_folder_reads_the_runs_own_problems(tmp_path, monkeypatch):
+    for folder, text in {"mine": "1 + 1?", "ray": "2 + 2?"}.items():
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        path = jsonl(tmp_path / f"{folder}.jsonl", [{"problem": text}])
+        stage_problems(Run("runs/demo"), config_of(path))
+    monkeypatch.chdir(tmp_path / "mine")
+    sent = pickle.dumps(Run("runs/demo"))
+    monkeypatch.chdir(tmp_path / "ray")  # where a cluster was started, with a run of the same name
+    read = read_problems(pickle.loads(sent), np.array([0]))
+    assert read["problem"].to_pylist() == ["1 + 1?"]
 
 
 def test_problems_are_read_in_the_order_asked_for(tmp_path):
