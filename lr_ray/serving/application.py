@@ -106,6 +106,7 @@ def build_application(
         max_ongoing_requests=2 * serving.max_requests,  # the guard answers those beyond
         logging_config=LOGS,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=serving.drain_s,
         # Placed by memory and load, not by CPUs: engines may have reserved them all.
         ray_actor_options={"num_cpus": 0},
     )
@@ -147,6 +148,8 @@ def model_options(
             **_replicas(serving),
             "max_constructor_retry_count": 2,
             "health_check_timeout_s": _HEALTH_TIMEOUT_S,
+            # Of one that is scaled away or replaced; Ray's 20 s cut answers that take longer.
+            "graceful_shutdown_timeout_s": serving.drain_s,
             "logging_config": LOGS,
             # The bundle holds what the engine takes; the replica itself adds nothing to it.
             "ray_actor_options": {"num_cpus": 0},

@@ -120,6 +120,12 @@ def test_a_replica_that_a_busy_machine_lets_wait_is_not_replaced():
     assert options["health_check_timeout_s"] >= 60  # ray.serve.llm's is 10
 
 
+def test_requests_under_way_finish_on_a_replica_that_is_scaled_away():
+    serving = Serving(min_replicas=1, max_replicas=4, drain_s=300)
+    options = model_options("m", MODEL, serving, Place(gpus=0))["deployment_config"]
+    assert options["graceful_shutdown_timeout_s"] == 300  # Ray's is 20
+
+
 @pytest.mark.parametrize(("gpus", "told"), [(0, None), (0.5, "0.5"), (1, None), (2, None)])
 def test_a_replica_with_a_part_of_a_gpu_asks_for_no_more(build, gpus, told):
     place = Place(gpus=gpus, cache_gb=3)

@@ -33,7 +33,7 @@ class Serving(Section):
     max_requests: int = setting("speed", default=1024, ge=1, le=65536)
     """Requests under way at once; more are answered 429, to be tried again."""
     drain_s: float = setting("speed", default=60.0, ge=0, le=3600)
-    """Seconds that requests under way get to finish when the endpoint ends."""
+    """Seconds that requests under way get to finish when the endpoint ends, or one of several replicas."""
 
     @property
     def replicas(self) -> int:
