@@ -30,6 +30,7 @@ def section(source: Source) -> dict[str, Any] | None:
         "whole": len(scored.steps.kl) < MOST_STEPS,
         "sampling": sampling,
         "by_kl": by_kl,
+        "contrastive": sampling["labels"].partition(":")[0] == "contrast",
         "thresholds": thresholds(scored.steps, threshold),
         "otherwise": float((scored.preferred_L != taken_L).mean()) if len(taken_L) else None,
         "entropy": float(scored.entropy_L.mean()) if len(taken_L) else None,
@@ -52,7 +53,7 @@ def _tokens(words: Words, scored: Scored) -> dict[str, Any]:
 
 def _charts(scored: Scored, threshold: float, by_kl: bool) -> list[str]:
     drawn = [_histogram(scored, threshold if by_kl else None), _positions(scored)]
-    return [*drawn, _entropies(scored)] if len(scored.entropy_L) else drawn
+    return [*drawn, _entropies(scored)] if scored.entropy_L.any() else drawn
 
 
 def _histogram(scored: Scored, threshold: float | None) -> str:
