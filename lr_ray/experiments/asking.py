@@ -41,6 +41,7 @@ class Replies:
     answers: Answers
     starting_seconds: float = 0.0  # of the endpoint, with this model and its neighbour
     seconds: float = 0.0  # of those that were asked together
+    timed: int = 0  # answers that were asked for in these seconds
 
 
 def questions_of(asked: Asked, stop_token_ids: Sequence[int], name: str = "") -> _Asked:
@@ -110,7 +111,7 @@ def ask_all(
                 for asked in alike:
                     given = answers_of(store, asked, stop_token_ids)
                     assert given is not None
-                    yield asked, Replies(given, starting, time.monotonic() - began)
+                    yield asked, Replies(given, starting, time.monotonic() - began, len(missing))
         for asked in group:
             if asked not in todo and (given := answers_of(store, asked, stop_token_ids)):
                 yield asked, Replies(given)

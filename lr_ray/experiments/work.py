@@ -249,7 +249,11 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
                 answers += table.num_rows
         job.summary["accuracy"] = accuracy
         job.summary["serving"] = {"seconds": given.starting_seconds}
-        job.summary["evaluation"] = {"answers": answers, "seconds": given.seconds}
+        job.summary["evaluation"] = {
+            "answers": answers,
+            "answers_timed": given.timed,
+            "seconds": given.seconds,
+        }
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
         add_drift(job.run, job.config, job.summary, lambda said: None, path)

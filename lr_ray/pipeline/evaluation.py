@@ -42,9 +42,9 @@ def run_evaluation(
     Returns the parts of summary.json: `accuracy` (see `results.summarise`, and `kind`, the grader's name),
     `accuracy_mean` with several tasks and `accuracy_mean_paper` with several of protocol paper,
     `prompt_alone` of protocol both, `perturbations` where some are asked for (see `results.survival`),
-    `serving`: seconds until models answered, and `evaluation`: answers, seconds, and the conditions
-    that all models were asked under. `on_asked` gets (answers, answers in all). Raises UserError when a
-    benchmark cannot be read, before anything is asked.
+    `serving`: seconds until models answered, and `evaluation`: answers, how many of them were asked for in
+    its seconds (`answers_timed`), and the conditions that all models were asked under. `on_asked` gets
+    (answers, answers in all). Raises UserError when a benchmark cannot be read, before anything is asked.
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
     tasks = load_tasks(evaluation)
@@ -67,15 +67,18 @@ def run_evaluation(
     parts = _write(run, tasks, tables, evaluation, labels)
     seconds = time.monotonic() - started - told.starting
     count = sum(len(labels) * table.num_rows for table in tables.values())
+    timed = asking.done - asking.first[0] if asking.first else 0
     parts["serving"] = {"seconds": told.starting}
     parts["evaluation"] = {
         "answers": count,
+        "answers_timed": timed,
         "seconds": seconds,
         **_conditions(evaluation, stop_token_ids),
         **({"repeated_rows": repeated} if repeated else {}),
         **({"left_out": told.left_out} if told.left_out else {}),
     }
-    console.print(f"evaluation {count} answers, {seconds:.1f} s, {rate(count / seconds)}/s")
+    pace = f", {rate(timed / seconds)}/s" if timed else ""
+    console.print(f"evaluation {count} answers, {seconds:.1f} s{pace}")
     return parts
 
 

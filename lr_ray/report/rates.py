@@ -89,11 +89,16 @@ def scaled(
         seconds["training"] = trained["seconds"] - loop + loop * steps * workers
     if evaluated := summary.get("evaluation"):
         seconds["starting the endpoint"] = summary["serving"]["seconds"]
-        if answers is not None:
+        if answers is not None and (count := asked_for(evaluated)):
             replicas = was.serving.replicas / config.serving.replicas
-            share = answers / evaluated["answers"]
+            share = answers / count
             seconds["evaluation"] = evaluated["seconds"] * share * replicas
     return seconds
+
+
+def asked_for(evaluated: dict[str, Any]) -> int:
+    """How many answers were asked for in the seconds of a summary's `evaluation` part; see `timed`."""
+    return int(evaluated.get("answers_timed", evaluated["answers"]))
 
 
 def timed(sampled: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """What a comparison shares, refuses, counts and draws; nothing here starts Ray."""
 
+import contextlib
 import copy
 import json
 from dataclasses import replace
@@ -13,10 +14,12 @@ from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.evaluation.tasks import Task
+from lr_ray.experiments import asking
 from lr_ray.experiments.asking import (
     Asked,
     Replies,
     answers_of,
+    ask_all,
     beside_expert,
     groups,
     questions_of,
@@ -186,6 +189,25 @@ def test_models_are_graded_beside_the_expert_whenever_its_answers_come():
         assert found == [
             (asked, theirs[asked.name], theirs["expert"].answers) for asked in (a, b, c)
         ]
+
+
+def test_replies_say_how_many_answers_their_seconds_are_of(tmp_path, monkeypatch):
+    evaluation = DEMO.evaluation.model_copy(update={"max_problems": 2})
+    expert, a, b = (Asked(n, n, n, evaluation) for n in ("expert", "a", "b"))
+    monkeypatch.setattr(asking, "_endpoint", lambda *given: contextlib.nullcontext(("", 0.0)))
+
+    def reply(url, questions, settings, keep):
+        for question in questions:
+            keep(question, Answer("1", "stop"))
+
+    monkeypatch.setattr(asking, "ask", reply)
+    with AnswerStore(Run(str(tmp_path))) as store:
+        (key, _) = (q.key for q in questions_of(a, [])["demo"])
+        store.add(key, Answer("1", "stop"))
+        given = ask_all([expert, a, b], store, DEMO.serving, DEMO.resources, [], "expert")
+        assert [(m.name, r.timed) for m, r in given] == [("expert", 3), ("a", 3), ("b", 2)]
+        ((_, again),) = ask_all([a], store, DEMO.serving, DEMO.resources, [], "expert")
+        assert again.timed == 0
 
 
 def finished(run: Run, cell, right: list[int], kept_steps: int) -> None:

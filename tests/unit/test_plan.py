@@ -176,6 +176,17 @@ def test_rates_are_of_the_problems_that_were_sampled_in_the_seconds(job, tmp_pat
         assert "not those of sampling; give a run that sampled, runs/first" in done.stderr
 
 
+def test_rates_are_of_the_answers_that_were_asked_for_in_the_seconds(job, tmp_path):
+    run = finished_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    for timed, told in ((400, "evaluation 20 s; "), (0, "starting the endpoint 40 s; ")):
+        summary["evaluation"] |= {"answers_timed": timed}  # 4 s, and 2000 answers to come
+        (run / "summary.json").write_text(json.dumps(summary))
+        said = job("--config", "demo", "--plan", "--rates", str(run)).stdout
+        assert told in said
+        assert ("s without evaluation" in said) == (timed == 0)
+
+
 def test_a_run_that_has_only_sampled_gives_the_rate_of_that(job, tmp_path):
     run = finished_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())

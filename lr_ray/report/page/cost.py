@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from lr_ray.report.page.charts import BASE, GREY, NEW, WARM, chart
 from lr_ray.report.page.source import Source
-from lr_ray.report.rates import timed
+from lr_ray.report.rates import asked_for, timed
 
 TITLE = "Lengths and cost"
 _STAGES = ("sampling", "training", "serving", "evaluation")
@@ -23,6 +23,7 @@ def section(source: Source) -> dict[str, Any] | None:
     if not seconds and not source.tables:
         return None
     sampling = source.part("sampling", "problems", "steps_scored", "rejected", "seconds")
+    evaluation = source.part("evaluation", "answers", "seconds")
     return {
         "seconds": seconds,
         "total": source.summary.get("seconds_total"),
@@ -33,7 +34,8 @@ def section(source: Source) -> dict[str, Any] | None:
         "whole": sampling and timed(sampling) == sampling["problems"],
         "cut": _cut(source),
         "training": source.part("training", "tokens_forward", "trained_steps"),
-        "evaluation": source.part("evaluation", "answers", "seconds"),
+        "evaluation": evaluation,
+        "asked_for": evaluation and asked_for(evaluation),
     }
 
 

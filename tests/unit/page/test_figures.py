@@ -1,15 +1,24 @@
 """Figures of the page that hold for some runs only: by other rules, by rejection, resumed, of several samples."""
 
+import re
+
 import pytest
 
-from lr_ray.config import resolve
+from lr_ray.config import EndpointConfig, merge, read_tree, resolve
+from lr_ray.evaluation.answers import Answer, AnswerStore, question
+from lr_ray.evaluation.client import request
 from lr_ray.labelling.label import supervise
+from lr_ray.pipeline.evaluation import evaluate_endpoint
 from lr_ray.report import write_page
 from lr_ray.report.page import PAGE
 from lr_ray.run.schemas import REJECTED, SCORES
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, read_summary
 from tests.made_up import made_up
 from tests.unit.page.dom import by_id, of_class, read, said, table
+from tests.unit.problem_sources import jsonl
+from tests.unit.test_client import endpoint
+
+__all__ = ["endpoint"]  # a fixture
 
 
 @pytest.fixture
@@ -42,3 +51,34 @@ def test_what_labels_prefer_at_other_thresholds_is_told_of_contrastive_labels_al
     assert "The label of 0.0% of them prefers another token" in said(of_class(kept, "lead")[0])
     charts = [svg.get("aria-label") for svg in of_class(kept, "chart")]
     assert not any(label.startswith("Entropy") for label in charts)  # all are 0
+
+
+def test_answers_a_second_are_those_that_were_asked_for_in_the_seconds(run, tmp_path):
+    summary = made_up(run, problems=4, trajectories=3)
+    part = {"answers": 500, "seconds": 100.0}
+    for timed, told in (({}, "500 answers, 5 a second"), ({"answers_timed": 1000}, "500 answers, 10 a second"), ({"answers_timed": 0}, "500 answers")):  # fmt: skip
+        root = page_of(run, summary | {"evaluation": part | timed})
+        assert said(by_id(root, "cost")).endswith(f"Evaluation{told}")
+
+
+def test_an_evaluation_that_goes_on_says_how_many_answers_its_seconds_are_of(
+    endpoint, tmp_path, capfd
+):
+    rows = [{"problem": f"p{n}", "answer": str(n)} for n in range(5)]
+    asked = merge(
+        read_tree("demo")["evaluation"], {"benchmarks": [jsonl(tmp_path / "own.jsonl", rows)]}
+    )
+    config = resolve(
+        {"endpoint": endpoint.url, "models": ["a"], "evaluation": asked}, EndpointConfig
+    )
+    run = Run(str(tmp_path / "run"))
+    run.create()
+    with AnswerStore(run) as store:
+        for row in rows[:3]:
+            body = request(row["problem"], config.evaluation)
+            store.add(question("a", f"{endpoint.url} a", body).key, Answer("1", "stop"))
+    assert evaluate_endpoint(config, run) == 0
+    assert sorted(endpoint.asked) == ["p3", "p4"]
+    found = read_summary(run)["evaluation"]
+    assert (found["answers"], found["answers_timed"]) == (5, 2)
+    assert re.search(r"evaluation 5 answers, [\d.]+ s, [\d.]+/s", capfd.readouterr().out)
