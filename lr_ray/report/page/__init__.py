@@ -93,6 +93,7 @@ def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, 
         sections=sections,
         config=source.config,
         imported=source.imported,
+        sampling=sampling,
         plausibility=sampling.get("plausibility"),
         kinds=answers.KINDS,
     )

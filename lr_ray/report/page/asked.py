@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lr_ray.config import Evaluation
+from lr_ray.config import Evaluation, Sampling
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import examples
 from lr_ray.evaluation.paper import paper_request
@@ -59,10 +59,11 @@ def _text(name: str, value: Any, words: Words | None) -> str:
     return ", ".join(map(repr, value)) if isinstance(value, list) else str(value)
 
 
-def _limits(source: Source) -> dict[str, Any] | None:
+def _limits(source: Source) -> Sampling | None:
     """The settings of sampling, where it was done by them."""
-    sampled = "sampling" in source.summary and not source.imported
-    return source.config.get("sampling") if sampled else None
+    if "sampling" not in source.summary or source.imported or "sampling" not in source.config:
+        return None
+    return Sampling.model_validate(source.config["sampling"])
 
 
 def _sampled(source: Source) -> list[dict[str, str]]:

@@ -30,8 +30,10 @@ def section(source: Source) -> dict[str, Any] | None:
         "chart": _bar(seconds, source.summary.get("seconds_total")) if seconds else None,
         "lengths": [row for name in source.tables for row in _lengths(source, name)],
         "sampling": sampling,
-        # A rate is known where the seconds are of all that was counted.
-        "whole": sampling and timed(sampling) == sampling["problems"],
+        # A rate is known where the seconds are of all that was counted; of solutions, right ones alone are.
+        "whole": sampling
+        and timed(sampling) == sampling["problems"]
+        and not sampling.get("samples_drawn"),
         "cut": _cut(source),
         "training": source.part("training", "tokens_forward", "trained_steps"),
         "evaluation": evaluation,

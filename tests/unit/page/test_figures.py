@@ -82,3 +82,21 @@ def test_an_evaluation_that_goes_on_says_how_many_answers_its_seconds_are_of(
     found = read_summary(run)["evaluation"]
     assert (found["answers"], found["answers_timed"]) == (5, 2)
     assert re.search(r"evaluation 5 answers, [\d.]+ s, [\d.]+/s", capfd.readouterr().out)
+
+
+def test_a_run_by_rejection_names_its_own_limit_its_solutions_and_no_amateur(run):
+    summary = made_up(run, problems=4, trajectories=3)
+    run.remove("scores")
+    drawn = {"samples_drawn": 12, "samples_right": 7, "problems_timed": 3}
+    rejection = {"samples": 4, "temperature": 0.7, "max_new_tokens": 2048}
+    found = summary | {"sampling": summary["sampling"] | drawn | {"steps_scored": 900}}
+    root = page_of(run, found, method="rejection", rejection=rejection)
+    limits = said(by_id(root, "asked")).partition("Limits while sampling")[2]
+    assert limits.strip().startswith("most tokens of a trajectory2048 temperature0.7")
+    cost = said(by_id(root, "cost"))
+    assert "3 problems, 7 of 12 solutions right, 900 tokens of them" in cost
+    assert "both models" not in cost
+    assert "tokens a second" not in cost
+    assert "amateur" not in said(root.find("body/header"))
+    shorter = page_of(run, found, rejection=rejection | {"max_new_tokens": None})
+    assert "most tokens of a trajectory128" in said(by_id(shorter, "asked"))
