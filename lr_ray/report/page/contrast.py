@@ -82,15 +82,21 @@ def _labels(supervision: pa.Table, problem_id: str) -> dict[int, dict[int, float
 def _detail(
     words: Words, taken: int, text: str, plausible: dict[str, Any], label: dict[int, float]
 ) -> list[Any]:
-    """The taken token, and rows of [token, expert's probability, amateur's, label's or none]."""
+    """The taken token and which row is its own, then rows of [token, expert's probability, amateur's, label's].
+
+    -1 is of none: a token that is part of a character, or has a space before it, reads otherwise alone.
+    """
     ids = plausible["token_ids"]
     p, q = (np.exp(plausible[f"{role}_logprobs"]).tolist() for role in ("expert", "amateur"))
     rows = [
         [words.alone(i), round(a, 4), round(b, 4), round(label.get(i, 0.0), 4)]
         for i, a, b in zip(ids, p, q, strict=True)
     ]
-    extra = [[words.alone(i), None, None, round(w, 4)] for i, w in label.items() if i not in ids]
-    return [text or words.alone(taken), *rows, *extra]
+    more = [i for i in label if i not in ids]
+    rows += [[words.alone(i), None, None, round(label[i], 4)] for i in more]
+    told = [*ids, *more]
+    own = told.index(taken) if taken in told else -1
+    return [[text or words.alone(taken), own], *rows]
 
 
 def _visible(text: str) -> str:

@@ -91,6 +91,20 @@ def test_what_is_told_of_a_step_is_what_the_page_holds(opened):
         )
 
 
+def test_a_label_that_favours_the_last_part_of_a_character_favours_the_experts_own_token(opened):
+    steps = opened.evaluate("JSON.parse(document.querySelector('#contrast-data').textContent)")
+    row, place = next(
+        (i, j)
+        for i, found in enumerate(steps)
+        for j, ((text, own), *rows) in enumerate(found)
+        if text != rows[own][0] and rows[own][3] > 0.5
+    )
+    opened.evaluate(f"document.querySelectorAll('.tokens')[{row}].children[{place}].click()")
+    said = opened.evaluate(STEP)
+    assert "[part" in said  # as it reads alone
+    assert "The label favours the expert's own token." in said
+
+
 def test_trajectories_are_searched_and_sorted(opened):
     visible = "[...document.querySelectorAll('#trajectories article')].filter((a) => !a.hidden)"
     name = opened.evaluate(f"{visible}[3].querySelector('h3').textContent")
