@@ -25,6 +25,7 @@ _STYLE: dict[Any, Any] = {
     "axes.facecolor": "none", "savefig.facecolor": "none", "path.simplify_threshold": 0.5,
 }  # fmt: skip
 _DIGITS = re.compile(r"(\d\.\d{2})\d+")  # of a path; more are finer than a screen
+_NAME = 28  # characters of a name beside a plot, at most
 _POINTS = 400  # of a curve; a longer one is drawn by the means of its parts
 
 
@@ -83,6 +84,12 @@ def percents(axis: Any) -> None:
     axis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
+def _fitting(name: str) -> str:
+    """A name that leaves room for a plot, in one that is too long without its middle; its $ is no formula's."""
+    short = name if len(name) <= _NAME else f"{name[: _NAME // 2]}\u2026{name[1 - _NAME // 2 :]}"
+    return short.replace("$", r"\$")
+
+
 def intervals(
     name: str,
     said: str,
@@ -97,7 +104,7 @@ def intervals(
             axes.plot([value], [place], "o" if colour != BASE else "s", color=colour, markersize=6)
         if line is not None:
             axes.axvline(line, color=GREY, linestyle="--", linewidth=1)
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_yticks(range(len(rows)), [_fitting(row[0]) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=PALE, linewidth=0.7)
         percents(axes.xaxis)

@@ -1,6 +1,7 @@
 """Figures of the page that hold for some runs only: by other rules, by rejection, resumed, of several samples."""
 
 import re
+import warnings
 
 import pytest
 
@@ -11,6 +12,7 @@ from lr_ray.labelling.label import supervise
 from lr_ray.pipeline.evaluation import evaluate_endpoint
 from lr_ray.report import write_page
 from lr_ray.report.page import PAGE
+from lr_ray.report.page.charts import NEW, intervals
 from lr_ray.run.schemas import REJECTED, SCORES
 from lr_ray.run.store import Run, read_summary
 from tests.made_up import made_up
@@ -100,3 +102,16 @@ def test_a_run_by_rejection_names_its_own_limit_its_solutions_and_no_amateur(run
     assert "amateur" not in said(root.find("body/header"))
     shorter = page_of(run, found, rejection=rejection | {"max_new_tokens": None})
     assert "most tokens of a trajectory128" in said(by_id(shorter, "asked"))
+
+
+def test_names_of_any_length_leave_room_for_the_intervals_beside_them():
+    names = [
+        "expert",
+        "math500: $a$ and $b$",
+        "olympiadbench: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of axes without room
+        svg = intervals("x", "Said", [(name, NEW, 0.5, (0.4, 0.6)) for name in names], None)
+    shown = [e.text for e in read(f"<!doctype html>\n{svg}").iter("text")]
+    assert [*names[:2], "olympiadbench:\u2026ill-Qwen-1.5B"] == [s for s in shown if s[-1] != "%"]
