@@ -2,6 +2,7 @@
 
 import html
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import yaml
 from markdown.extensions.toc import slugify
 
 from lr_ray.cli.front import COMMANDS, run_command
-from lr_ray.config import Config, EndpointConfig, ServeConfig, resolve
+from lr_ray.config import Config, EndpointConfig, ServeConfig, merge, read_tree, resolve
 from lr_ray.config.section import Section
 from lr_ray.problems import PROBLEM
 from lr_ray.run import schemas
@@ -176,6 +177,30 @@ def test_commands_of_the_docs_have_the_options_that_they_use(capsys):
             ]
     assert set(options) >= {"run", "train", "label", "serve", "grade"}
     assert unknown == []
+
+
+def test_no_command_of_the_docs_asks_a_finished_run_for_something_else():
+    """`make demo` has made runs/demo, which is what --config demo means where no --run is given."""
+    effects = ("trajectories", "scores", "rows", "weights", "answers")
+    tree = merge(read_tree("demo"), {"evaluation": {"perturbations": ["typos"]}})
+    settled = set(resolve(tree).inputs(*effects))
+    refused, looked_at = [], 0
+    for page in BESIDE:
+        text = page.read_text().replace("\\\n", " ")
+        for command in re.findall(
+            r"^(?: {4})?lr-ray ((?:run|sample|train|evaluate) .*)", text, re.MULTILINE
+        ):
+            words = shlex.split(command, comments=True)
+            given = {a: b for a, b in itertools.pairwise(words) if a.startswith("--")}
+            run = given.get("--run", f"runs/{given.get('--config')}")
+            made = run == "runs/demo" or (run == "runs/mine" and words[0] == "evaluate")
+            looked_at += made
+            changed = {name.removeprefix("--") for name in given} & settled
+            refused += (
+                [f"{page.name}: {command}"] if made and changed and "--yes" not in words else []
+            )
+    assert looked_at > 0
+    assert refused == []
 
 
 def test_the_readme_lists_every_command():
