@@ -36,6 +36,7 @@ def section(source: Source) -> dict[str, Any] | None:
     packed, limit = _packed(tasks, labels)
     return {
         "tasks": [_task(name, labels[name], rows) for name, rows in tasks.items()],
+        "samples": any(row[3] for rows in tasks.values() for row in rows),
         "packed": packed,
         "limit": limit,
         "kinds": KINDS,

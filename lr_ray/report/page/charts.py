@@ -85,7 +85,7 @@ def percents(axis: Any) -> None:
 
 
 def _fitting(name: str) -> str:
-    """A name that leaves room for a plot, in one that is too long without its middle; its $ is no formula's."""
+    """A name that leaves room for a plot: one that is too long without its middle. $ begins no formula."""
     short = name if len(name) <= _NAME else f"{name[: _NAME // 2]}\u2026{name[1 - _NAME // 2 :]}"
     return short.replace("$", r"\$")
 

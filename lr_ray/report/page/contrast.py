@@ -82,9 +82,9 @@ def _labels(supervision: pa.Table, problem_id: str) -> dict[int, dict[int, float
 def _detail(
     words: Words, taken: int, text: str, plausible: dict[str, Any], label: dict[int, float]
 ) -> list[Any]:
-    """The taken token and which row is its own, then rows of [token, expert's probability, amateur's, label's].
+    """The taken token and which row is its own (-1: none), as it may read otherwise alone; and the rows.
 
-    -1 is of none: a token that is part of a character, or has a space before it, reads otherwise alone.
+    A row is a token with its probability by the expert and the amateur, and its weight in the label.
     """
     ids = plausible["token_ids"]
     p, q = (np.exp(plausible[f"{role}_logprobs"]).tolist() for role in ("expert", "amateur"))

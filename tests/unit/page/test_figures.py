@@ -1,18 +1,22 @@
 """Figures of the page that hold for some runs only: by other rules, by rejection, resumed, of several samples."""
 
+import json
 import re
 import warnings
 
+import pyarrow as pa
 import pytest
 
 from lr_ray.config import EndpointConfig, merge, read_tree, resolve
 from lr_ray.evaluation.answers import Answer, AnswerStore, question
 from lr_ray.evaluation.client import request
+from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.labelling.label import supervise
 from lr_ray.pipeline.evaluation import evaluate_endpoint
 from lr_ray.report import write_page
 from lr_ray.report.page import PAGE
 from lr_ray.report.page.charts import NEW, intervals
+from lr_ray.report.page.source import Source
 from lr_ray.run.schemas import REJECTED, SCORES
 from lr_ray.run.store import Run, read_summary
 from tests.made_up import made_up
@@ -115,3 +119,29 @@ def test_names_of_any_length_leave_room_for_the_intervals_beside_them():
         svg = intervals("x", "Said", [(name, NEW, 0.5, (0.4, 0.6)) for name in names], None)
     shown = [e.text for e in read(f"<!doctype html>\n{svg}").iter("text")]
     assert [*names[:2], "olympiadbench:\u2026ill-Qwen-1.5B"] == [s for s in shown if s[-1] != "%"]
+
+
+def test_answers_of_several_samples_are_not_counted_as_problems(run):
+    summary = made_up(run, problems=8, trajectories=3)
+    one = Source(run, summary).tables["demo"]
+    both = [one, one.set_column(one.schema.get_field_index("sample"), "sample", pa.array([1] * 8))]
+    rows = sorted(pa.concat_tables(both).to_pylist(), key=lambda row: row["problem_id"])
+    two = pa.Table.from_pylist(rows, one.schema)
+    run.write_table("evaluation/demo.parquet", two)
+    root = page_of(run, summary | {"accuracy": {"demo": summarise(two, LABELS, 0)}})
+    counted = table(root, "Answers, each sample by itself, by what both models made of them")[1]
+    assert sum(map(int, counted[2:])) == 16
+    assert "on 8 problems" in said(by_id(root, "outcome"))
+
+
+def test_seconds_of_a_training_that_was_resumed_are_of_the_command_that_finished_it(run):
+    summary = made_up(run, problems=4, trajectories=3)
+    lead = said(of_class(by_id(page_of(run, summary), "training"), "lead")[0])
+    assert "the command that finished it took 20 s on 1 worker" in lead
+    rows = [
+        json.loads(line) | {"resumed_at": 0}
+        for line in run.fs.cat_file(run.path("metrics.jsonl")).splitlines()
+    ]
+    run.write_lines("metrics.jsonl", rows)
+    lead = said(of_class(by_id(page_of(run, summary), "training"), "lead")[0])
+    assert "with repetitions), in 20 s on 1 worker" in lead

@@ -64,6 +64,15 @@ def test_a_comparison_shows_its_sweep_what_accuracy_costs_and_what_failed(compar
     assert command.startswith("lr-ray compare --config demo --grid threshold --run ")
 
 
+def test_a_comparison_of_one_variant_says_so(compared):
+    run, _, content = compared
+    run.write_json("run.json", {"config": DEMO.model_dump(mode="json")})
+    one = content | {"variants": {"low": content["variants"]["low"]}}
+    page.write_comparison(run, one, {})
+    root = read(run.fs.cat_file(run.path(page.COMPARISON)).decode())
+    assert said(of_class(root, "lead")[0]).startswith("Grid mine, 1 variant, 2 seeds (0, 1); ")
+
+
 def test_a_sweep_takes_the_pages_colours(comparison):
     sweep = next(
         s for s in of_class(comparison, "chart") if s.get("aria-label").startswith("The sweep")
