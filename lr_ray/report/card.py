@@ -167,10 +167,19 @@ def _settings(config: Config, effects: tuple[str, ...], imported: bool) -> list[
     asked = flatten(config.model_dump(mode="json"))
     depends = {n for n in config.inputs(*effects) if not imported or used_by_imported(n)}
     named = [name for name in asked if name in depends]
-    return [(name, _value(asked[name])) for name in named]
+    prompts = ("sampling.system_prompt",)  # no path, whatever it begins with
+    return [(n, _cell(asked[n] if n in prompts else _value(asked[n]))) for n in named]
 
 
-def _value(value: Any) -> str:
+def _value(value: Any) -> str | None:
     if isinstance(value, list):
-        return ", ".join(map(_value, value)) or "none"
-    return "none" if value is None else shown(str(value)).replace("|", "\\|").replace("\n", " ")
+        return ", ".join(_value(v) or "none" for v in value) or None
+    return None if value is None else shown(str(value))
+
+
+def _cell(text: str | None) -> str:
+    """As it is in a table of Markdown: what could be read as marks is code."""
+    if text is None:
+        return "none"
+    line = text.replace("|", "\\|").replace("\n", " ")
+    return line if re.fullmatch(r"[\w ./:,+-]*", line) else f"`` {line} ``"

@@ -217,6 +217,20 @@ def test_other_settings_make_whole_cards(made, what, sections, says):
         assert says in text
 
 
+@pytest.mark.parametrize(
+    ("prompt", "cell"),
+    [
+        ("/no_think", "/no_think"),
+        ("Use http://x/form, then say: ok", "Use http://x/form, then say: ok"),
+        ("In <answer>*</answer>\nor \\[a|b\\]", "`` In <answer>*</answer> or \\[a\\|b\\] ``"),
+        (None, "none"),
+    ],
+)
+def test_a_prompt_stands_whole_in_the_table_of_settings(made, prompt, cell):
+    text = asked(made, sampling={"system_prompt": prompt})
+    assert f"| `sampling.system_prompt` | {cell} |\n" in text
+
+
 def test_a_difference_that_may_be_chance_and_no_evaluation_are_said(made):
     summary = read_summary(made)
     part = summary["accuracy"]["demo"]
