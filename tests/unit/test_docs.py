@@ -16,7 +16,15 @@ import yaml
 from markdown.extensions.toc import slugify
 
 from lr_ray.cli.front import COMMANDS, run_command
-from lr_ray.config import Config, EndpointConfig, ServeConfig, merge, read_tree, resolve
+from lr_ray.config import (
+    Config,
+    EndpointConfig,
+    ServeConfig,
+    merge,
+    preset_names,
+    read_tree,
+    resolve,
+)
 from lr_ray.config.section import Section
 from lr_ray.problems import PROBLEM
 from lr_ray.run import schemas
@@ -128,6 +136,11 @@ def test_yaml_of_the_docs_is_a_config():
     assert blocks
     for block in blocks:
         assert resolve(yaml.safe_load(block)).models.expert
+
+
+def test_the_configuration_page_names_every_preset():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert [name for name in preset_names() if f"`{name}`" not in page] == []
 
 
 def test_fields_that_are_named_are_there():
