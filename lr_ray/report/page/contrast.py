@@ -18,7 +18,8 @@ def section(source: Source) -> dict[str, Any] | None:
     scored, words = source.scored, source.words
     if scored is None or words is None:
         return None
-    rows = [_trajectory(scored, row, source.problems, words) for row in _chosen(scored)]
+    least = source.config["sampling"]["plausibility"]
+    rows = [_trajectory(scored, row, source.problems, words, least) for row in _chosen(scored)]
     return {
         "rows": rows,
         "details": [row.pop("details") for row in rows],
@@ -37,7 +38,9 @@ def _chosen(scored: Scored) -> list[int]:
     return [int(row) for row in order[places]]
 
 
-def _trajectory(scored: Scored, row: int, problems: dict[str, str], words: Words) -> dict[str, Any]:
+def _trajectory(
+    scored: Scored, row: int, problems: dict[str, str], words: Words, least: float
+) -> dict[str, Any]:
     scores = scored.scores.slice(row, 1)
     record = scores.drop_columns(["plausible", "prompt_token_ids"]).to_pylist()[0]
     ids, kl = record["completion_token_ids"][:_MOST_STEPS], record["kl"][:_MOST_STEPS]
@@ -63,7 +66,7 @@ def _trajectory(scored: Scored, row: int, problems: dict[str, str], words: Words
         "largest": max(record["kl"], default=0.0),
         "cut": record["finish_reason"] == "length",
         "details": [
-            _detail(words, token, text, found, labels.get(at, {}))
+            _detail(words, token, text, found, labels.get(at, {}), least)
             for at, (token, text, found) in enumerate(zip(ids, pieces, plausible, strict=True))
         ],
     }
@@ -80,22 +83,26 @@ def _labels(supervision: pa.Table, problem_id: str) -> dict[int, dict[int, float
 
 
 def _detail(
-    words: Words, taken: int, text: str, plausible: dict[str, Any], label: dict[int, float]
+    words: Words,
+    taken: int,
+    text: str,
+    plausible: dict[str, Any],
+    label: dict[int, float],
+    least: float,
 ) -> list[Any]:
     """The taken token and which row is its own (-1: none), as it may read otherwise alone; and the rows.
 
-    A row is a token with its probability by the expert and the amateur, and its weight in the label.
+    A row is a token with its probability by the expert and the amateur, and its weight in the label. Scores
+    may be of a smaller plausibility than the run's, `least`.
     """
-    ids = plausible["token_ids"]
     p, q = (np.exp(plausible[f"{role}_logprobs"]).tolist() for role in ("expert", "amateur"))
-    rows = [
-        [words.alone(i), round(a, 4), round(b, 4), round(label.get(i, 0.0), 4)]
-        for i, a, b in zip(ids, p, q, strict=True)
-    ]
-    more = [i for i in label if i not in ids]
-    rows += [[words.alone(i), None, None, round(label[i], 4)] for i in more]
-    told = [*ids, *more]
-    own = told.index(taken) if taken in told else -1
+    found = zip(plausible["token_ids"], p, q, strict=True)
+    of: dict[int, list[float | None]] = {
+        i: [round(a, 4), round(b, 4)] for i, a, b in found if a >= least * max(p) or i in label
+    }
+    of |= {i: [None, None] for i in label if i not in of}
+    rows = [[words.alone(i), *both, round(label.get(i, 0.0), 4)] for i, both in of.items()]
+    own = list(of).index(taken) if taken in of else -1
     return [[text or words.alone(taken), own], *rows]
 
 

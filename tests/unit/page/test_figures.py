@@ -90,6 +90,22 @@ def test_an_evaluation_that_goes_on_says_how_many_answers_its_seconds_are_of(
     assert re.search(r"evaluation 5 answers, [\d.]+ s, [\d.]+/s", capfd.readouterr().out)
 
 
+def test_of_a_step_the_tokens_of_the_runs_own_plausibility_are_shown(run):
+    summary = made_up(run, problems=4, trajectories=6)
+    scores = run.read_tables(run.shards("scores"), SCORES).combine_chunks()
+    for plausibility in (0.2, 0.45):
+        config = run.read_json("run.json")["config"]
+        config["sampling"]["plausibility"] = plausibility
+        made = supervise(scores, resolve(config).sampling, REJECTED.empty_table(), [])
+        run.write_table("supervision/part-0.parquet", made.good)
+        root = page_of(run, summary, plausibility=plausibility)
+        steps = [step for rows in json.loads(by_id(root, "contrast-data").text) for step in rows]
+        shares = [row[1] / max(other[1] for other in rows) for (_, *rows) in steps for row in rows]
+        assert plausibility <= min(shares) < 0.5 < max(shares) == 1
+        labels = [sum(row[3] for row in rows) for _, *rows in steps if any(row[3] for row in rows)]
+        assert labels == pytest.approx([1] * len(labels), abs=1e-3)
+
+
 def test_a_run_by_rejection_names_its_own_limit_its_solutions_and_no_amateur(run):
     summary = made_up(run, problems=4, trajectories=3)
     run.remove("scores")
