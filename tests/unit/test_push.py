@@ -205,6 +205,10 @@ def test_the_card_of_an_imported_run_says_nothing_of_a_sampling_that_never_was(
         ({"evaluation": {"system_prompt": 'Say "so"\nin \\boxed{}.'}}, "boxed"),
         ({"models": {"chat_template_kwargs": {"enable_thinking": False}}}, "enable_thinking"),
         ({"sampling": {"method": "rejection"}}, "rejection sampling"),
+        (
+            {"sampling": {"method": "rejection", "rejection": {"samples": 1, "temperature": 0}}},
+            "each problem 1 time, ",
+        ),
         ({"sampling": {"selection": "random", "labels": "greedy"}}, "by the rule `random`"),
         ({"training": {"method": "full"}}, "after fine-tuning,"),
     ],
