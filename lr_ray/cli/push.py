@@ -28,8 +28,9 @@ from lr_ray.models.adapters import CONFIG, check_adapter_weights
 from lr_ray.models.files import check_weights, read_object
 from lr_ray.models.whole import check_files
 from lr_ray.report.card import CARD, PRODUCTS, card, shown, unlike_id
+from lr_ray.run.paths import check_home, check_lasting
 from lr_ray.run.rounds import result_of
-from lr_ray.run.store import Run, check_home, read_asked, read_summary
+from lr_ray.run.store import Run, read_asked, read_summary
 
 # Of a push before, where files had other names.
 _REPLACED = ["*.safetensors", "*.safetensors.index.json", "data/*.parquet"]
@@ -107,6 +108,7 @@ def _check(run: Run, what: str) -> dict[str, Any]:
 def _check_folder(to: str) -> Path:
     check_home(to, "--to")
     folder = Path(os.path.expanduser(to))
+    check_lasting(str(folder), f"--to {to}")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"--to {to}: is there and not an empty folder; give another")
     return folder

@@ -18,8 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.interop.form import Expert
 from lr_ray.labelling.shards import checked_footers
+from lr_ray.run.paths import check_home, check_lasting
 from lr_ray.run.schemas import SUPERVISION
-from lr_ray.run.store import Run, atomic, check_home
+from lr_ray.run.store import Run, atomic
 from lr_ray.training.data import check_rows
 
 _CHUNK = 20_000  # rows in memory; each chunk is one pass over the shards, which are in no order
@@ -36,6 +37,7 @@ def check_out(out: str, overwrite: bool) -> None:
             raise UserError(f"--out {out}: exists; give another, or --overwrite")
         if isinstance(fs, LocalFileSystem):
             check_home(out, "--out")
+            check_lasting(path, f"--out {out}")
             os.makedirs(os.path.dirname(path), exist_ok=True)
     except UserError:
         raise

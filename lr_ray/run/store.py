@@ -22,9 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.errors import StageError, UserError, named, reason, why_not_read
 from lr_ray.run import lock
+from lr_ray.run.paths import check_home, check_lasting
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
-_JOB_FOLDER = "/runtime_resources/working_dir_files/"  # of Ray's session
 _FACTS = b"lr_ray"  # key in a Parquet footer
 _SHARD = re.compile(r"part-.*\.parquet")
 _NOT_WHOLE = (
@@ -66,11 +66,8 @@ class Run:
 
     def create(self) -> None:
         """Makes the directory. Raises UserError when it cannot be written, or would not last."""
-        if self.is_local and _JOB_FOLDER in f"{self.root}/":
-            raise UserError(
-                f"--run {self.location}: lies in the submitted job's copy of its working directory, "
-                "which Ray removes; give an absolute path or a URI"
-            )
+        if self.is_local:
+            check_lasting(self.root, f"--run {self.location}")
         try:
             self.is_new = self.is_local and not os.path.lexists(self.root)
             self.fs.makedirs(self.root, exist_ok=True)
@@ -278,14 +275,6 @@ def shaped(location: str, file: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         said = f"holds something else than lr_ray writes there: {named(error)}"
         raise UserError(f"{location}/{file}: {said}; put the run's own file there") from None
-
-
-def check_home(path: str, option: str) -> None:
-    """Raises UserError for a path below the home of a user that does not exist, as ~nobody/x may be."""
-    there = os.path.expanduser(path)
-    if there.startswith("~"):
-        user = there.partition("/")[0]
-        raise UserError(f"{option} {path}: no such directory: {user} is nobody's; give another")
 
 
 def read_summary(run: Run) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from lr_ray.cli.push import _check_folder
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.interop.writing import check_out
@@ -191,6 +192,23 @@ def test_the_home_of_nobody_is_no_place_for_a_run(tmp_path, monkeypatch):
         check_out("~no-such-user/x", overwrite=False)
     assert os.listdir() == []
     assert Run("~").root == os.path.expanduser("~")
+
+
+def test_nothing_is_written_into_a_jobs_copy_of_its_working_directory(tmp_path, monkeypatch):
+    folder = tmp_path / "session_x/runtime_resources/working_dir_files/_ray_pkg_1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for option, write in {
+        "--run": lambda: Run("x").create(),
+        "--out": lambda: check_out("x", overwrite=False),
+        "--to": lambda: _check_folder("x"),
+    }.items():
+        with pytest.raises(
+            UserError, match=rf"^{option} x: lies in the .* job's copy of its working"
+        ):
+            write()
+    assert os.listdir() == []
+    check_out(str(tmp_path / "x"), overwrite=False)
 
 
 class Broken(MemoryFileSystem):
