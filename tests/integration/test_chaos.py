@@ -31,7 +31,7 @@ KINDS = {
     "MapBatches(AmateurScorer)": "amateur's actor",
     "VLLM::": "engine",
     "RayTrainWorker": "training worker",
-    "ServeReplica:lr_ray:LLMServer": "replica",
+    ":LLMServer:": "replica",
     "ray::": "other actor or task",
 }
 

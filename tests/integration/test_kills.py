@@ -111,7 +111,7 @@ MANY = (
     IN_TRAINING,
     Ending("training", SIGINT, runs("RayTrainWorker")),
     Ending(
-        "serving", SIGTERM, runs("ServeReplica:lr_ray:LLMServer"),
+        "serving", SIGTERM, runs(":LLMServer:"),
         # Two workers where there is room for one.
         options=(
             "--training.num_workers=2", "--training.min_workers=1", "--resources.trainer.cpus=3",

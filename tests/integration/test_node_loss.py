@@ -116,7 +116,7 @@ def test_an_endpoint_survives_its_node(undisturbed, nodes):
 
         wait_for(job, answers)
         before = answers()
-        nodes.kill(busy(nodes, marks, "ServeReplica:lr_ray:LLMServer"))
+        nodes.kill(busy(nodes, marks, ":LLMServer:"))
         killed_at, failed = time.monotonic(), 0
         while (after := answers()) is None:
             failed += 1
