@@ -23,6 +23,7 @@ from lr_ray.run.store import Run, read_asked
 
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
+_FILES = [*COMPANIONS, "*.safetensors"]
 
 _SAMPLED_BYTES = 1 << 20
 
@@ -90,11 +91,7 @@ def _download(reference: str, field: str) -> str:
     try:
         folder = repo_folder_name(repo_id=reference, repo_type="model")
         with fetching(reference, Path(HF_HUB_CACHE, folder, "blobs")):
-            path = snapshot_download(
-                reference,
-                allow_patterns=[*COMPANIONS, "*.safetensors"],
-                ignore_patterns=MISTRAL,
-            )
+            path = snapshot_download(reference, allow_patterns=_FILES, ignore_patterns=MISTRAL)
     except Exception as error:  # the hub raises its own, requests' and httpx' kinds
         raise UserError(
             f"{field}: {reference}: no such directory, and not to be had from the hub: {reason(error)}"
@@ -255,7 +252,7 @@ def facts_of(reference: str, path: str) -> dict[str, Any]:
 def fingerprint(path: str) -> str:
     """sha256 (hex, first 16) over names, sizes and sampled blocks of a model directory's files."""
     digest = hashlib.sha256()
-    files = {f for pattern in (*COMPANIONS, "*.safetensors") for f in Path(path).glob(pattern)}
+    files = {f for pattern in _FILES for f in Path(path).glob(pattern)}
     for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
