@@ -105,6 +105,8 @@ def gather(
     cache = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     # As huggingface_hub/constants.py chooses.
     hub_home = os.path.expanduser(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
+    hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    hub = os.path.expanduser(hub or os.path.join(hub_home, "hub"))  # where models are kept
     seen, found = look(environ), engines()
     return Facts(
         host=socket.gethostname(),
@@ -124,7 +126,7 @@ def gather(
         temp=_folder(temp),
         home=_folder(home),
         caches=_caches(environ, home, cache),
-        hub=_folder(_hub(environ, hub_home)),
+        hub=_folder(hub),
         run=_folder(run) if run is not None else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         socket_path=os.path.join(temp, _SESSION.format(pid=os.getpid())),
@@ -216,12 +218,6 @@ def _caches(environ: Mapping[str, str], home: str, cache: str) -> tuple[tuple[st
         ("TRITON_CACHE_DIR", _folder(environ.get("TRITON_CACHE_DIR") or triton)),
         ("VLLM_CACHE_ROOT", _folder(environ.get("VLLM_CACHE_ROOT") or os.path.join(cache, "vllm"))),
     )
-
-
-def _hub(environ: Mapping[str, str], hub_home: str) -> str:
-    """Where models are kept."""
-    hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    return os.path.expanduser(hub or os.path.join(hub_home, "hub"))
 
 
 def _has_hub_token(environ: Mapping[str, str], hub_home: str) -> bool:

@@ -24,6 +24,7 @@ from lr_ray.plugins import engines
 
 Work = Callable[[Sequence[Any]], list[Any]]  # items to their results
 
+_SHOWN = 300  # characters of an error
 STARTS = 2  # of a batch, and of a problem alone
 DEATHS_IN_A_ROW = 8  # of batches that failed before, while no other batch or problem is finished
 
@@ -154,7 +155,7 @@ class Guard:
             result = work([item])[0]
         except Exception as error:
             self._end_unless_refused(name, error)
-            result = _line(error)
+            result = named(error)[:_SHOWN]
         self.ask("finish", name)
         return result
 
@@ -163,7 +164,7 @@ class Guard:
         if isinstance(error, ValueError) and self.is_sound():
             return
         traceback.print_exc()
-        self.ask("failed", name, _line(error))
+        self.ask("failed", name, named(error)[:_SHOWN])
         self.end(1)
 
 
@@ -180,7 +181,3 @@ def start_guarded(
         lambda: engine.healthy,
     )
     return engine, guard
-
-
-def _line(error: Exception) -> str:
-    return named(error)[:300]

@@ -75,12 +75,9 @@ def _value(part: str, text: str, usual: Any) -> Any:
     if type(usual) in (bool, int, float, str, date, time) and (
         not isinstance(value, likely) or isinstance(value, bool) != isinstance(usual, bool)
     ):
-        raise ValueError(f"{part}: must be of the kind of its default, {_shown(usual)}")
+        shown = usual if isinstance(usual, date | time) else repr(usual)
+        raise ValueError(f"{part}: must be of the kind of its default, {shown}")
     return value
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, date | time) else repr(value)
 
 
 def _closest(name: str, known: Mapping[str, Any] | list[str]) -> str:

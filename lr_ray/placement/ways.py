@@ -38,8 +38,7 @@ def _ways(asked: str) -> tuple[str, ...]:
 
 def _alone(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     """Each role with all GPUs to itself."""
-    splits = gpus_of(config.resources.expert, models["expert"], cards)
-    for split in splits:
+    for split in gpus_of(config.resources.expert, models["expert"], cards):
         values = _pool(config, "expert", split, most_engines(cards, split), cards)
         if config.sampling.method == "contrast":
             amateur = gpus_of(config.resources.amateur, None, cards)[0]
