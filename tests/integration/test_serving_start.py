@@ -1,6 +1,7 @@
 """Starting the endpoint beside a Serve that is there already."""
 
 import socket
+import urllib.request
 
 import pytest
 
@@ -36,3 +37,20 @@ def test_a_port_that_was_taken_since_the_job_began_is_not_shared(ray_cluster):
         with pytest.raises(StageError, match=f"^serving.port: {port} is taken on 127.0.0.1"):
             serving.start({"expert": str(embedded.expert_path())}, Serving(port=port), Resources())
     assert not serve.status().proxies
+
+
+@pytest.mark.long
+def test_the_endpoint_of_a_killed_job_gives_way_to_the_same_command(nodes):
+    port = free_port()
+    command = ["serve.py", "--models=expert=embedded:expert", f"--serving.port={port}"]
+    said = []
+    for kills in (True, False):
+        with nodes.job(*command, "--resources.server.gpus=0") as job:
+            lines = iter(job.stdout.readline, "")
+            said.append(next((line for line in lines if "Ctrl-C ends it" in line), "ended"))
+            if kills:
+                job.kill()
+                job.communicate(timeout=60)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
+                assert answer.status == 200  # Serve does not end with who started it
+    assert all(f"http://127.0.0.1:{port}/v1" in line for line in said), said
