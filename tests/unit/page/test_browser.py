@@ -1,7 +1,11 @@
 """The pages in a browser: keys, search, filters, narrow and dark screens, print, and who cannot see them."""
 
+import pyarrow as pa
 import pytest
 
+from lr_ray.report.page import PAGE, write_page
+from lr_ray.run.store import Run
+from tests.made_up import made_up
 from tests.unit.page.dom import answers_in, by_id, read, said
 
 FIRST = "document.querySelector('.tokens')"
@@ -214,3 +218,22 @@ def test_a_checker_finds_nothing_that_keeps_people_out(opened, page_file, axe, d
         "axe.run(document).then((r) => r.violations.map((v) => [v.impact, v.id, v.nodes.length]))"
     )
     assert [v for v in found if v[0] in ("serious", "critical")] == []
+
+
+def test_lines_of_a_problem_stay_lines(tab, tmp_path):
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=4, trajectories=2)
+    table, problem = run.answers("demo"), "Which?\n(A) one\n(B) two"
+    place = table.schema.get_field_index("problem")
+    run.write_table(
+        "evaluation/demo.parquet", table.set_column(place, "problem", pa.array([problem] * 4))
+    )
+    write_page(run, summary)
+    tab.look()
+    tab.open(tmp_path / PAGE)
+    answers_shown(tab)
+    of = "[...document.querySelectorAll('.problem')]"
+    assert set(tab.evaluate(f"{of}.map((p) => getComputedStyle(p).whiteSpace)")) == {"pre-wrap"}
+    texts = tab.evaluate(f"{of}.map((p) => p.innerText).filter((text) => text)")
+    assert set(texts) == {problem}
+    assert len(texts) > 2
