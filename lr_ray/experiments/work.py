@@ -19,7 +19,7 @@ from lr_ray.errors import StageError
 from lr_ray.evaluation.answers import AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.paper import decided
-from lr_ray.evaluation.results import LABELS, summarise
+from lr_ray.evaluation.results import LABELS
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, beside_expert, take_answers
 from lr_ray.experiments.checks import unfinished
@@ -28,6 +28,7 @@ from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import fingerprint, stop_token_ids
+from lr_ray.pipeline.evaluation import conditions_of, write_tables
 from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
 from lr_ray.pipeline.stages import add_drift, label, run_stage
@@ -235,31 +236,28 @@ def amateur_name(variant: str) -> str:
 
 def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str) -> None:
     """Grades the answers of a cell's model, at `path`, against the expert's and completes its run."""
-    evaluation = cell.config.evaluation
-    job = bench.job(cell.folder, cell.config)
+    evaluation = bench.asked(cell.config)
+    job, tasks, tables = bench.job(cell.folder, cell.config), load_tasks(evaluation), {}
+    alike = evaluation == bench.asked(bench.config)  # not where the expert's variant has a prefill
     with job.run.lock():
-        accuracy, answers = {}, 0
         with Graders() as graders:
-            for task in load_tasks(evaluation):
-                name = task.name
-                both = {"expert": expert[name], "improved": given.answers[name]}
-                table = grade(task, both, graders)
-                job.run.write_table(f"evaluation/{name}.parquet", table)
-                accuracy[name] = summarise(table, LABELS, evaluation.seed) | {"kind": task.kind}
-                answers += table.num_rows
-        job.summary["accuracy"] = accuracy
+            for task in tasks:
+                both = {"expert": expert[task.name], "improved": given.answers[task.name]}
+                checks = evaluation.grader_check
+                tables[task.name] = grade(task, both, graders, checks=checks)
+        job.summary |= write_tables(job.run, tasks, tables, evaluation, list(LABELS))
         job.summary["serving"] = {"seconds": given.starting_seconds}
         job.summary["evaluation"] = {
-            "answers": answers,
+            "answers": sum(table.num_rows for table in tables.values()),
             "answers_timed": given.timed,
             "seconds": given.seconds,
+            **(conditions_of(evaluation, stop_token_ids(bench.expert)) if alike else {}),
         }
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)
         add_drift(job.run, job.config, job.summary, lambda said: None, path)
         job.run.write_json("summary.json", job.summary)
         write_page(job.run, job.summary)
-    shown = ", ".join(
-        f"{n} {a['improved']:.1%} ({a['difference']:+.1%})" for n, a in accuracy.items()
-    )
+    accuracy = job.summary["accuracy"].items()
+    shown = ", ".join(f"{n} {a['improved']:.1%} ({a['difference']:+.1%})" for n, a in accuracy)
     bench.console.print(f"evaluation {cell.variant.name}, seed {cell.seed}: {shown}")

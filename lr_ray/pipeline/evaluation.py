@@ -64,7 +64,7 @@ def run_evaluation(
             stop_token_ids,
             told.without,
         )
-    parts = _write(run, tasks, tables, evaluation, labels)
+    parts = write_tables(run, tasks, tables, evaluation, labels)
     seconds = time.monotonic() - started - told.starting
     count = sum(len(labels) * table.num_rows for table in tables.values())
     timed = asking.done - asking.first[0] if asking.first else 0
@@ -73,7 +73,7 @@ def run_evaluation(
         "answers": count,
         "answers_timed": timed,
         "seconds": seconds,
-        **_conditions(evaluation, stop_token_ids),
+        **conditions_of(evaluation, stop_token_ids),
         **({"repeated_rows": repeated} if repeated else {}),
         **({"left_out": told.left_out} if told.left_out else {}),
     }
@@ -118,7 +118,7 @@ class _Told:
             )
 
 
-def _write(
+def write_tables(
     run: Run,
     tasks: Sequence[Task],
     tables: dict[str, pa.Table],
@@ -166,7 +166,7 @@ def _write(
     return parts
 
 
-def _conditions(evaluation: Evaluation, stop_token_ids: Sequence[int]) -> dict[str, Any]:
+def conditions_of(evaluation: Evaluation, stop_token_ids: Sequence[int]) -> dict[str, Any]:
     """How the models were asked, by protocol: `conditions` and `conditions_paper`."""
     fields = {"system_prompt", "prefill", "max_new_tokens", "temperature", "stop"}
     same = evaluation.model_dump(include=fields) | {"stop_token_ids": list(stop_token_ids)}

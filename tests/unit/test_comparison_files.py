@@ -3,12 +3,22 @@
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from lr_ray.config import merge, read_tree, resolve
+from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import StageError, UserError
+from lr_ray.evaluation.answers import Answer
+from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.experiments import compare
-from lr_ray.experiments.grid import Grid
+from lr_ray.experiments.asking import Replies
+from lr_ray.experiments.grid import Grid, Variant
 from lr_ray.experiments.plan import make_plan
-from lr_ray.run.store import Run
+from lr_ray.experiments.work import Bench, _finish, label_cell
+from lr_ray.placement.site import Site
+from lr_ray.report.page import PAGE
+from lr_ray.run.store import Run, read_summary
+from tests.unit.page.dom import by_id, read, said
 from tests.unit.test_comparison import DEMO, config_with, finished, variant
 
 
@@ -100,3 +110,32 @@ def test_the_table_has_the_seconds_of_all_commands(untrained_alone):
     assert compare._seconds_before(there.run) == 0
     compare._write(there, failed, 1.5)
     assert compare._seconds_before(there.run) == 1.5
+
+
+def test_a_variants_run_says_of_its_answers_what_any_run_does(tmp_path):
+    evaluation = {"max_problems": 6, "protocol": "both", "grader_check": ["math_verify"], "perturbations": ["names"]}  # fmt: skip
+    config = resolve(merge(read_tree("demo"), {"evaluation": evaluation}))
+    grid = Grid("mine", [0], [Variant("a", config, True, None)], None)
+    plan = make_plan(config, grid)
+    run, expert = Run(str(tmp_path)), str(expert_path())
+    amateurs = {"embedded:amateur": str(amateur_path())}
+    there = Bench(
+        run, config, grid, plan, expert, amateurs, Console(quiet=True), Site(), None, [], None
+    )
+    label_cell(there, plan.cells[0])
+    tasks = load_tasks(config.evaluation)
+    given = {task.name: [Answer("It is 7.", "stop")] * len(task.rows) for task in tasks}
+    _finish(there, plan.cells[0], given, Replies(given, 1.0, 2.0, 5), expert)
+    folder = run.child(plan.cells[0].folder)
+    summary = read_summary(folder)
+    assert list(summary["accuracy"]) == ["demo", "demo-paper"]
+    assert summary["accuracy"]["demo-paper"]["protocol"] == "paper"
+    assert summary["accuracy"]["demo"]["graders"]["improved"].keys() == {"math_verify"}
+    assert summary["perturbations"]["demo"]["names"]["of"] == 6
+    assert summary["prompt_alone"]["demo"]["difference"] == 0.0
+    found = summary["evaluation"]
+    assert found["conditions"]["max_new_tokens"] == 128
+    assert found["conditions_paper"]["expert"] == "chat"
+    assert (found["answers_timed"], found["seconds"]) == (5, 2.0)
+    page = read(folder.fs.cat_file(folder.path(PAGE)).decode())
+    assert "boxed" in said(by_id(page, "asked"))  # as the paper asks
