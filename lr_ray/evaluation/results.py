@@ -42,15 +42,12 @@ def summarise(table: pa.Table, labels: Sequence[str], seed: int) -> dict[str, An
     differs from the table's verdict.
     """
     samples = _samples(table)
-    scores = {label: scores_of(table, label) for label in labels}
     summary: dict[str, Any] = {
         "problems": table.num_rows // samples,
         "samples": samples,
-        "models": {label: _model(table, label, samples, scores[label], seed) for label in labels},
+        "models": {label: _model(table, label, samples, seed) for label in labels},
         "differences": {
-            label: _difference(scores[labels[0]], scores[label], samples, seed)
-            | _over_samples(table, labels[0], label, samples, seed)
-            for label in labels[1:]
+            label: _difference(table, labels[0], label, samples, seed) for label in labels[1:]
         },
     }
     checks = checks_of(table, labels[0])
@@ -171,9 +168,9 @@ def _samples(table: pa.Table) -> int:
     return int(max(table["sample"].to_pylist())) + 1
 
 
-def _model(table: pa.Table, label: str, samples: int, scores: Scores, seed: int) -> dict[str, Any]:
+def _model(table: pa.Table, label: str, samples: int, seed: int) -> dict[str, Any]:
     reasons = Counter(table[f"{label}_finish_reason"].to_pylist())
-    answers = table.num_rows
+    scores, answers = scores_of(table, label), table.num_rows
     figures: dict[str, Any] = {
         "accuracy": float(scores.mean()),
         "accuracy_ci95": accuracy_interval(scores, seed),
@@ -196,20 +193,6 @@ def _at_k(table: pa.Table, label: str, samples: int) -> dict[str, Scores]:
     return {str(k): pass_at_k(right, samples, k) for k in ks}
 
 
-def _over_samples(
-    table: pa.Table, first: str, other: str, samples: int, seed: int
-) -> dict[str, Any]:
-    """Differences of pass@k and majority: whether a gain is there when models may try several times."""
-    if samples == 1:
-        return {}
-    ours, theirs = (_at_k(table, label, samples) for label in (first, other))
-    our_votes, their_votes = (_majority(table, label, samples) for label in (first, other))
-    return {
-        "pass_at_k": {k: _gain(ours[k], theirs[k], seed) for k in ours},
-        "majority": _gain(our_votes, their_votes, seed),
-    }
-
-
 def _majority(table: pa.Table, label: str, samples: int) -> Scores:
     """Whether the most frequent answer is right, shape [N]; the first of equally frequent ones counts.
 
@@ -224,10 +207,17 @@ def _majority(table: pa.Table, label: str, samples: int) -> Scores:
     return np.array(won, dtype=float)
 
 
-def _difference(first: Scores, other: Scores, samples: int, seed: int) -> dict[str, Any]:
-    gained, lost = int((other > first).sum()), int((other < first).sum())
-    p = mcnemar_p(gained, lost) if samples == 1 else None
-    return _gain(first, other, seed) | {"gained": gained, "lost": lost, "mcnemar_p": p}
+def _difference(table: pa.Table, first: str, other: str, samples: int, seed: int) -> dict[str, Any]:
+    """Of accuracies; with several samples also whether a gain is there when models may try again."""
+    ours, theirs = (scores_of(table, label) for label in (first, other))
+    gained, lost = int((theirs > ours).sum()), int((theirs < ours).sum())
+    found = _gain(ours, theirs, seed) | {"gained": gained, "lost": lost, "mcnemar_p": None}
+    if samples == 1:
+        return found | {"mcnemar_p": mcnemar_p(gained, lost)}
+    ours_k, theirs_k = (_at_k(table, label, samples) for label in (first, other))
+    votes, their_votes = (_majority(table, label, samples) for label in (first, other))
+    at_k = {k: _gain(ours_k[k], theirs_k[k], seed) for k in ours_k}
+    return found | {"pass_at_k": at_k, "majority": _gain(votes, their_votes, seed)}
 
 
 def _gain(first: Scores, other: Scores, seed: int) -> dict[str, Any]:
