@@ -7,6 +7,8 @@ pytest tests/unit/test_evaluation_tasks.py
 import itertools
 from typing import NamedTuple
 
+from lr_ray.embedded.problems import stream, worked
+
 MOST = 8
 
 
@@ -113,14 +115,7 @@ _CHOICE = (
 
 def examples(kind: str, shots: int) -> tuple[Example, ...]:
     """The first `shots` (0 to 8) examples for answers of `kind`: demo, choice or math."""
-    if kind == "demo":
-        return _demo()[:shots]
+    if kind == "demo":  # problems that the pair was pre-trained on
+        problems = itertools.islice(stream("pretraining"), min(shots, MOST))
+        return tuple(Example(problem.text, worked(problem)) for problem in problems)
     return (_CHOICE if kind == "choice" else _MATH)[:shots]
-
-
-def _demo() -> tuple[Example, ...]:
-    """Worked solutions of problems that the pair was pre-trained on."""
-    from lr_ray.embedded.problems import stream, worked
-
-    problems = itertools.islice(stream("pretraining"), MOST)
-    return tuple(Example(problem.text, worked(problem)) for problem in problems)
