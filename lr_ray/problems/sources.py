@@ -170,12 +170,8 @@ def benchmark(name: str, split: str, data_dir: str | None, section: str) -> Sour
             f"{section}.split: {name} has no split {split!r}; there are {listed(known.splits)}"
         )
     parts = list(itertools.product(known.configs, known.splits[split]))
-
-    def from_hub() -> Iterator[Raw]:
-        for config, hub_split in parts:
-            yield from hub.read(known.hub, config, hub_split, None)
-
-    return Source(from_hub, convert, f"{name}/{split}/")
+    rows = lambda: (row for part in parts for row in hub.read(known.hub, *part, None))  # noqa: E731
+    return Source(rows, convert, f"{name}/{split}/")
 
 
 def check_source(config: Config) -> None:
