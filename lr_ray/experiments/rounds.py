@@ -194,7 +194,7 @@ def _row(run: Run, config: Config, number: int) -> Found:
 
 def _label_entropy(run: Run) -> float | None:
     """Mean entropy of the soft labels, in nats; None where there is none."""
-    rows = run.read_tables(run.shards("supervision"), SUPERVISION).combine_chunks()
+    rows = run.read_tables(run.shards("supervision"), SUPERVISION)
     steps = rows["steps"].combine_chunks().flatten()
     if not len(steps):
         return None

@@ -28,29 +28,19 @@ def tell_trackers(run: Run, config: Config, summary: dict[str, Any]) -> None:
     """
     if not config.training.trackers or "training" not in summary:
         return
-    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
-        tell(run, config, _outcome(run, config, summary, scratch))
-
-
-def _outcome(run: Run, config: Config, summary: dict[str, Any], scratch: str) -> Outcome:
-    page = None
-    if "accuracy" in summary and run.exists(PAGE):
-        page = run.path(PAGE) if run.is_local else str(Path(scratch, PAGE))
-        if not run.is_local:
-            run.fs.get_file(run.path(PAGE), page)
     rows = [
         {"task": task} | row
         for task, part in summary.get("accuracy", {}).items()
         for row in changed(run.answers(task), list(part["models"]))
     ]
-    contrast = config.sampling.method == "contrast"
-    return Outcome(
-        summary["training"]["optimizer_steps"],
-        dict(_metrics(summary)),
-        kept_kl(run) if contrast else np.zeros(0, np.float32),
-        rows,
-        page,
-    )
+    kl = kept_kl(run) if config.sampling.method == "contrast" else np.zeros(0, np.float32)
+    steps, page = summary["training"]["optimizer_steps"], None
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+        if "accuracy" in summary and run.exists(PAGE):
+            page = run.path(PAGE) if run.is_local else str(Path(scratch, PAGE))
+            if not run.is_local:
+                run.fs.get_file(run.path(PAGE), page)
+        tell(run, config, Outcome(steps, dict(_metrics(summary)), kl, rows, page))
 
 
 def _metrics(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -75,7 +65,7 @@ def _with_interval(name: str, figure: str, found: dict[str, Any]) -> Iterator[tu
 
 def kept_kl(run: Run) -> npt.NDArray[np.float32]:
     """KL of all kept steps of a run's supervision, float32 [N], in nats; without those not known."""
-    table = run.read_tables(run.shards("supervision"), SUPERVISION).combine_chunks()
+    table = run.read_tables(run.shards("supervision"), SUPERVISION)
     kl, steps = (table[name].combine_chunks() for name in ("kl", "steps"))
     lengths = pc.list_value_length(kl).to_numpy()
     first = np.cumsum(lengths) - lengths
