@@ -40,7 +40,7 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
         turns = [{"role": "user", "content": _PROBLEM}]
         if config.sampling.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": config.sampling.system_prompt})
-        used = _check_template(path, where, turns, "sampling", variables)
+        used = _check_template(path, where, turns, "sampling.system_prompt", variables)
         field, tokens = config.sampling.limit
         room = context_length(path) - tokens
         if used > room > 0:
@@ -53,7 +53,7 @@ def check_expert(path: str, config: Config, stages: Sequence[str]) -> None:
         evaluation = config.evaluation
         for shots in evaluation.shots if evaluation.protocol != "paper" else ():
             asked = request(_PROBLEM, evaluation, (), examples("math", shots))["messages"]
-            _check_template(path, where, asked, "evaluation", variables)
+            _check_template(path, where, asked, "evaluation.system_prompt", variables)
         if evaluation.protocol != "same":
             _check_template(path, where, paper_turns(_PROBLEM), _PAPER, variables)
 
@@ -96,9 +96,12 @@ def _tokens(tokenizer: Any, texts: list[str]) -> list[int]:
 
 
 def _check_template(
-    path: str, where: str, turns: Turns, section: str, variables: Mapping[str, Any]
+    path: str, where: str, turns: Turns, system: str, variables: Mapping[str, Any]
 ) -> int:
-    """Tokens of what the template puts around the problem. Raises UserError where it cannot be used."""
+    """Tokens of what the template puts around the problem. Raises UserError where it cannot be used.
+
+    `system`: the setting that a system turn is of.
+    """
     tokenizer = load_tokenizer(path)
     template = getattr(tokenizer, "chat_template", None)
     if not template:
@@ -115,14 +118,17 @@ def _check_template(
         text = _render(tokenizer, turns, variables)
     except Exception as error:  # jinja's, transformers' and whatever a template does
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        blamed = _blamed(tokenizer, turns, section, variables)
+        blamed = _blamed(tokenizer, turns, system, variables)
         raise UserError(f"{where}: its chat template {blamed}: {reason}") from None
+    of_role = {
+        "system": f"the system turn ({system})",
+        "assistant": "a given answer (evaluation.shots or evaluation.prefill)",
+        "user": "the problem",
+    }
     for turn in turns:
         if turn["content"].strip() not in text:
-            raise UserError(
-                f"{where}: its chat template leaves out {_turn(turn, section)}; "
-                "correct it, or leave that out"
-            )
+            what = f"leaves out {of_role[turn['role']]}; correct it, or leave that out"
+            raise UserError(f"{where}: its chat template {what}")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if max(ids) >= vocabulary_rows(path):
         raise UserError(
@@ -139,7 +145,7 @@ def _render(tokenizer: Any, turns: Turns, variables: Mapping[str, Any]) -> str:
     return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
 
 
-def _blamed(tokenizer: Any, turns: Turns, section: str, variables: Mapping[str, Any]) -> str:
+def _blamed(tokenizer: Any, turns: Turns, system: str, variables: Mapping[str, Any]) -> str:
     """Which part the template cannot render: the first turns that fail, or everything."""
     problem = [{"role": "user", "content": _PROBLEM}]
     try:
@@ -150,16 +156,8 @@ def _blamed(tokenizer: Any, turns: Turns, section: str, variables: Mapping[str, 
         try:
             _render(tokenizer, [turns[0], *problem], variables)
         except Exception:
-            if section == _PAPER:
+            if system == _PAPER:
                 return f"refuses the system turn of {_PAPER}; give protocol same"
-            return f"refuses a system turn; put {section}.system_prompt into the problems, or leave it out"
+            return f"refuses a system turn; put {system} into the problems, or leave it out"
     last = "evaluation.prefill" if turns[-1]["role"] == "assistant" else "evaluation.shots"
     return f"refuses the turns of {last}; leave it out"
-
-
-def _turn(turn: dict[str, str], section: str) -> str:
-    if turn["role"] == "system":
-        return f"the system turn ({section if section == _PAPER else f'{section}.system_prompt'})"
-    if turn["role"] == "assistant":
-        return "a given answer (evaluation.shots or evaluation.prefill)"
-    return "the problem"
