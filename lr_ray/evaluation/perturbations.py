@@ -106,14 +106,9 @@ def irrelevant(text: str, rng: random.Random) -> str | None:
 
 def names(text: str, rng: random.Random) -> str | None:
     """Other given names, each the same throughout; a name before another capital is a known person's."""
-    if _ITS_OWN.search(text):
-        return None
-    there = {word for word in _WORD.findall(text) if word in _MEN | _WOMEN}
-    there = {
-        n
-        for n in there
-        if not re.search(rf"\b{n} [A-Z]|(?:St\.|Saint|Sir|King|Queen|Mount|Lake) {n}\b", text)
-    }
+    known = r"\b{0} [A-Z]|(?:St\.|Saint|Sir|King|Queen|Mount|Lake) {0}\b"
+    there = {w for w in _WORD.findall(text) if w in _MEN | _WOMEN}
+    there = {n for n in there if not re.search(known.format(n), text)}
     new: dict[str, str] = {}
     for given in (_MEN, _WOMEN):
         free = sorted(name for name in given if name not in text)
@@ -140,8 +135,6 @@ def units(text: str, rng: random.Random) -> str | None:
 
 def typos(text: str, rng: random.Random) -> str | None:
     """Two letters swapped inside one of eight words of at least five small letters; no numeral among them."""
-    if _ITS_OWN.search(text):
-        return None
     long = list(filter(_can_swap, _WORD.findall(_outside(text, str, " "))))
     drawn, number = set(rng.sample(range(len(long)), -(-len(long) // 8))), iter(range(len(long)))
 
@@ -165,7 +158,7 @@ def shuffled(text: str, rng: random.Random) -> str | None:
     *story, question = _sentences(text)
     if len(story) < 2 or not question.endswith("?") or any(s.endswith("?") for s in story):
         return None
-    if _ITS_OWN.search(text) or any(_leans(s) or not _STATES.search(s) for s in story):
+    if any(_leans(s) or not _STATES.search(s) for s in story):
         return None
     for sentence in story:  # "the box" of one sentence is that of another
         others = " ".join(other for other in story if other is not sentence).lower()
@@ -184,8 +177,6 @@ def preamble(text: str, rng: random.Random) -> str | None:
 
 def capitals(text: str, rng: random.Random) -> str | None:
     """Capital letters; not in variables, formulas such as NaCl, nor units."""
-    if _ITS_OWN.search(text):
-        return None
 
     def upper(found: re.Match[str]) -> str:
         word = found[0]
@@ -209,6 +200,8 @@ def perturbed(kind: str, problem: str, answer: str, key: str) -> str | None:
         return None
     body, *choices = _CHOICES.split(problem, maxsplit=1)
     if "\n" in body.strip() and kind in ("irrelevant", "shuffled"):
+        return None
+    if _ITS_OWN.search(body) and kind in (*_OF_WORDS, "shuffled"):
         return None
     found = PERTURBATIONS[kind](body, random.Random(f"{kind} {key}"))
     return None if found is None or found == body else "\n".join([found, *choices])
