@@ -75,12 +75,10 @@ def compare(
         if run.exists("run.json"):
             begin(run, config, None)
             checks.check_cells(run, grid, plan)
-        if not checks.unfinished(run, plan) and not _stale(run, config, grid, plan):
+        if checks.unfinished(run, plan) or _stale(run, config, grid, plan):
+            _work(config, run, name, grid, checks.settle_sources(run, grid, plan), asked)
+        else:
             print(f"{run.location}: {grid.name} finished before; nothing to do\n")
-            _show(run, grid, config)
-            return 0
-        plan = checks.settle_sources(run, grid, plan)
-        _work(config, run, name, grid, plan, asked)
         _show(run, grid, config)
     return 0
 
