@@ -151,9 +151,9 @@ def test_the_last_closed_box(text, content):
      "not \\boxed{1} " * 8_000, "1 und 2 oder " * 9_000],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion(kind, text):
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else the machine does
     extract_answer(text, kind)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_importing_takes_no_heavy_package():
