@@ -5,6 +5,7 @@ that was killed asks what is missing. Exercised by `pytest tests/integration/tes
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.evaluate import ServedModel, in_turns, keeping, questions
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.models.adapters import is_adapter
+from lr_ray.models.models import TRAINED_WEIGHTS
 from lr_ray.run.store import Run
 
 Answers = dict[str, list[Answer]]  # of each task
@@ -68,10 +70,13 @@ def take_answers(
 ) -> None:
     """Adds what another run or comparison has of these models' answers.
 
-    For untrained models alone: a trained one's identity tells it from others of its comparison only.
+    Not of a trained model of before `TRAINED_WEIGHTS`, whose identity tells it from others of its comparison
+    only.
     """
     there = AnswerStore(other).answers
     for model in asked:
+        if not (model.untrained or os.path.isfile(f"{model.path}/{TRAINED_WEIGHTS}")):
+            continue
         for question in _all_of(questions_of(model, stop_token_ids)):
             if question.key in there and question.key not in store.answers:
                 store.add(question.key, there[question.key])

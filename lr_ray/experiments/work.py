@@ -187,9 +187,9 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     by_name = {cell.name: cell for cell in todo}
     with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
         untrained, stops = references(bench), stop_token_ids(bench.expert)
-        if bench.answered:
-            take_answers(store, bench.answered, untrained, stops)
         pending = [*untrained, *(_asked(bench, cell, cache) for cell in todo)]
+        if bench.answered:
+            take_answers(store, bench.answered, pending, stops)
         at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
         if config.serving.adapters:
             at_a_time = "the expert with all adapters"

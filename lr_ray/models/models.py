@@ -21,6 +21,9 @@ from lr_ray.models.files import MISTRAL, context_length, read_object, vocabulary
 from lr_ray.models.whole import check_files, check_tokenizer
 from lr_ray.run.store import Run, read_asked
 
+# Beside a merged model: a sum over all of its trained weights. A fingerprint reads parts of large files,
+# which may be the base's; this one is whole, and another for each.
+TRAINED_WEIGHTS = "trained_weights.json"
 # The files beside the weights that make a model directory: config, tokenizer, chat template.
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")
 _FILES = [*COMPANIONS, "*.safetensors"]

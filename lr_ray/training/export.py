@@ -14,14 +14,12 @@ from torch import Tensor
 
 from lr_ray.config import Training
 from lr_ray.errors import StageError
-from lr_ray.models.models import COMPANIONS
+from lr_ray.models.models import COMPANIONS, TRAINED_WEIGHTS
 from lr_ray.training.model import load_expert
 
 _TOLERANCE = 1e-3  # of the logits' standard deviation: what merging in float32 may move them
 _ROOM = 1.2  # of a GPU, times the weights in float32: those, and what forwards and copies need
 CPU = torch.device("cpu")
-# A fingerprint reads parts of large files, which may be the base's: this one is whole, and another for each.
-_TRAINED = "trained_weights.json"
 
 
 def export(
@@ -63,7 +61,7 @@ def export(
             if not file.name.endswith(".index.json") and file.name != "config.json":
                 shutil.copyfile(file, target / "model" / file.name)
     said = json.dumps({"sha256": _digest(weights)}, indent=2) + "\n"
-    (target / "model" / _TRAINED).write_text(said)
+    (target / "model" / TRAINED_WEIGHTS).write_text(said)
     if not (moved <= _TOLERANCE and gap < float("inf")):  # NaN fails too
         raise StageError(f"merging moved the logits by {moved:.2g} of their standard deviation")
     if not whole:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
-LARGE = "large", "large-controls"
+LARGE = "large", "large-controls", "large-whole"
 DOMAIN = "domain-rates", "domain-controls", "domain-rules"
 
 

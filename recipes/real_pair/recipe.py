@@ -152,6 +152,8 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("large-sampled", lambda: ["sample", *ours(*large), *run("large-sampled")]),
         compare("large", "large-sampled", lambda: grid(out, "large"), *large, *asked),
         compare("large-controls", "large", lambda: grid(out, "large-controls"), *large, *asked),
+        # The whole test set.
+        compare("large-whole", "large-controls", lambda: grid(out, "large-controls"), *large, *asked[:2]),
     ]  # fmt: skip
 
 
@@ -207,6 +209,7 @@ def grid(out: Path, name: str) -> Path:
         "paper-sft": _SFT,
     }
     at_papers_rate = {
+        "lightreasoner": "",
         "random-steps": "sampling.selection: random",
         "expert-labels": "sampling.labels: expert",
     }

@@ -77,6 +77,7 @@ def test_the_grid_takes_the_rate_that_was_best_on_the_tuning_problems(tmp_path):
     assert "lightreasoner: {seeds: [1]}" in (tmp_path / "grid-controls.yaml").read_text()
     large = (read_grid(str(recipe.grid(tmp_path, f"large{n}")), config) for n in ("", "-controls"))
     assert [(v.name, v.config.training.learning_rate) for g in large for v in g.variants] == [
+        ("lightreasoner", 5e-5),
         ("lightreasoner", 5e-5), ("random-steps", 5e-5), ("expert-labels", 5e-5)
     ]  # fmt: skip
     domain = read_grid(str(recipe.grid(tmp_path, "domain")), config).variants

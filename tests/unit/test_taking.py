@@ -113,6 +113,20 @@ def test_a_run_of_a_plugin_that_is_not_loaded_is_named(comparison, tmp_path):
         take(job(tmp_path, config()), runs_of(comparison), WHOLE)
 
 
+@pytest.mark.parametrize("summed", [True, False])
+def test_answers_of_a_trained_model_are_taken_where_its_weights_are_summed(tmp_path, summed):
+    asked = Asked("a-0", str(tmp_path), "a-0 f", config().evaluation)
+    if summed:
+        (tmp_path / "trained_weights.json").write_text("{}")
+    here, there = Run(str(tmp_path / "here")), Run(str(tmp_path / "there"))
+    with AnswerStore(there) as store:
+        for question in next(iter(questions_of(asked, ()).values())):
+            store.add(question.key, Answer("one", "stop"))
+    with AnswerStore(here) as store:
+        take_answers(store, there, [asked], ())
+        assert bool(store.answers) == summed
+
+
 def test_answers_of_an_untrained_model_are_taken_where_it_was_asked_alike(tmp_path):
     asked = Asked("expert", MODELS[0], "expert f", config().evaluation, untrained=True)
     other = replace(asked, evaluation=asked.evaluation.model_copy(update={"max_new_tokens": 9}))
