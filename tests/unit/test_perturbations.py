@@ -17,7 +17,7 @@ from lr_ray.evaluation.perturbations import PERTURBATIONS, perturbed
 from lr_ray.evaluation.results import LABELS, survival
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.grading.pool import Graders
-from lr_ray.pipeline.evaluation import _write
+from lr_ray.pipeline.evaluation import write_tables
 from lr_ray.report import print_summary, write_page
 from lr_ray.run.store import Run
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
@@ -225,7 +225,7 @@ def test_terminal_page_and_summary_show_them_apart_from_the_accuracy(tmp_path, c
             )
             for task in tasks
         }
-    summary = _write(run, tasks, tables, asked, list(LABELS)) | {
+    summary = write_tables(run, tasks, tables, asked, list(LABELS)) | {
         "evaluation": {"answers": 8, "seconds": 1.5},
         "seconds_total": 2.0,
     }
