@@ -10,7 +10,7 @@ import numpy as np
 
 from lr_ray.config import Config
 from lr_ray.evaluation.results import scores_of
-from lr_ray.evaluation.statistics import pooled_difference
+from lr_ray.evaluation.statistics import paired_difference, pooled_difference
 from lr_ray.evaluation.tasks import task_names
 from lr_ray.experiments.grid import Grid, Variant
 from lr_ray.experiments.plan import Cell, Plan
@@ -26,6 +26,7 @@ def collect(run: Run, config: Config, grid: Grid, plan: Plan, failed: dict[str, 
     `failed`: reason by name of the cells that could not be finished.
     """
     rows = {v.name: _variant(run, config, v, plan, failed) for v in grid.variants}
+    _add_differences(rows, run, config, plan, failed)
     first = next(r["accuracy"] for r in rows.values() if r["accuracy"])
     expert = {b: {"accuracy": p["expert"], "problems": p["problems"]} for b, p in first.items()}
     return {
@@ -57,6 +58,22 @@ def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row
         "cost": _cost(run, plan, done, summaries),
         "runs": [_run(cell, failed, of_cell.get(cell.name, {})) for cell in cells],
     }
+
+
+def _add_differences(rows: Row, run: Run, config: Config, plan: Plan, failed: Row) -> None:
+    """Adds `minus_first` to all variants but the first that is there: by benchmark, `paired_difference`.
+
+    A control is to be told from the method, and each from the expert tells little of that.
+    """
+    done = {
+        n: [c for c in plan.cells if c.variant.name == n and c.name not in failed] for n in rows
+    }
+    first, *others = (name for name, cells in done.items() if cells)
+    for benchmark in task_names(config.evaluation):
+        of = {n: _verdicts(run, done[n], benchmark)[1].mean(axis=0) for n in (first, *others)}
+        for name in others:
+            found = paired_difference(of[first], of[name], config.evaluation.seed)
+            rows[name].setdefault("minus_first", {})[benchmark] = found
 
 
 def _run(cell: Cell, failed: Row, summary: Row) -> Row:
@@ -143,6 +160,7 @@ def render(content: Row) -> str:
         "or some of them.",
     ]
     lines += _manner(content, benchmarks[0])
+    lines += _beside_first(content, benchmarks)
     if content["failed"]:
         lines += ["", "Failed:", ""]
         lines += [f"- {name}: {reason}" for name, reason in content["failed"].items()]
@@ -194,6 +212,21 @@ def _manner(content: Row, benchmark: str) -> list[str]:
             "expert and of its own."
         )
     return [*lines, "", *markdown(head, rows)]
+
+
+def _beside_first(content: Row, benchmarks: Sequence[str]) -> list[str]:
+    """The other variants minus the first, which is nothing of comparisons from before it was counted."""
+    variants = content["variants"]
+    first = next(name for name, row in variants.items() if row["accuracy"])
+    rows = [
+        [name, *(points(row["minus_first"][benchmark]) for benchmark in benchmarks)]
+        for name, row in variants.items()
+        if row.get("minus_first")
+    ]
+    if not rows:
+        return []
+    said = f"Minus {first}, on the same problems, in points with the interval of 95 %."
+    return ["", said, "", *markdown(["variant", *benchmarks], rows)]
 
 
 def _of(parts: Sequence[Row], name: str, shown: str) -> str:

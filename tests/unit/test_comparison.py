@@ -13,6 +13,7 @@ from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
+from lr_ray.evaluation.statistics import paired_difference
 from lr_ray.evaluation.tasks import Task
 from lr_ray.experiments import asking
 from lr_ray.experiments.asking import (
@@ -287,7 +288,7 @@ def test_accuracies_and_costs_are_those_of_the_runs(compared):
 def test_the_page_can_be_read_as_it_is(compared):
     page = render(compared[2]).splitlines()
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in page if line[:1] == "|"]
-    second = next(i for i in range(1, len(rows)) if rows[i][0] == "variant")
+    second, third = (i for i in range(1, len(rows)) if rows[i][0] == "variant")
     head, _, *rest = rows[:second]
     table = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rest}
     assert list(table) == ["expert, untouched", "low", "high", "equal", "prefilled"]
@@ -301,9 +302,24 @@ def test_the_page_can_be_read_as_it_is(compared):
     assert table["prefilled"]["training s"] == "-"
     assert "- equal-1: loss is nan at step 3" in page
     lengths = [len(line) for line in page if line[:1] == "|"]
-    assert len(set(lengths[:second])) == len(set(lengths[second:])) == 1  # aligned
+    for part in (lengths[:second], lengths[second:third], lengths[third:]):
+        assert len(set(part)) == 1  # aligned
     assert rows[second] == ["variant", "characters", "cut"]
-    assert ["low", "16", "0.0%"] in rows[second:]
+    assert ["low", "16", "0.0%"] in rows[second:third]
+    assert "Minus low, on the same problems, in points with the interval of 95 %." in page
+    assert rows[third] == ["variant", "demo"]
+    assert [row[0] for row in rows[third + 2 :]] == ["high", "equal", "prefilled"]
+    assert rows[third + 2][1].startswith("-37.5 [-")
+
+
+def test_each_variant_stands_beside_the_first(compared):
+    low, high, equal, prefilled = compared[2]["variants"].values()
+    assert "minus_first" not in low
+    found = [row["minus_first"]["demo"] for row in (high, equal, prefilled)]
+    assert [f["difference"] for f in found] == [-0.375, -0.375, 0.125]
+    # Of four problems two seeds of low solve 1, 1, 0.5 and 0, and prefilled 0, 1, 1 and 1.
+    expected = paired_difference([1, 1, 0.5, 0], [0, 1, 1, 1], DEMO.evaluation.seed)
+    assert found[2] == expected
 
 
 def test_sampling_that_no_other_variant_needs_is_its_own(tmp_path):

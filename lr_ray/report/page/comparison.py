@@ -18,11 +18,17 @@ def section(source: Source) -> dict[str, Any] | None:
         return None
     rows = {n: {**row, "seconds": _seconds(row["cost"])} for n, row in content["variants"].items()}
     done = {n: row for n, row in rows.items() if row["accuracy"]}
+    beside = any("minus_first" in row for row in rows.values())
+    minus = ["expert", *([next(iter(done))] if beside else [])]
     return {
         "benchmarks": [
             {
                 "name": b,
-                "columns": [f"accuracy, {b}", "each seed", "minus expert, points [95 %]"],
+                "columns": [
+                    f"accuracy, {b}",
+                    "each seed",
+                    *(f"minus {name}, points [95 %]" for name in minus),
+                ],
                 **expert,
                 "forest": _forest(b, done),
                 "costs": list(filter(None, (_cost(b, expert, rows, *cost) for cost in _COSTS))),
@@ -31,6 +37,7 @@ def section(source: Source) -> dict[str, Any] | None:
             for b, expert in content["expert"].items()
         ],
         "rows": rows,
+        "beside": beside,
         "pages": [
             page
             for row in rows.values()

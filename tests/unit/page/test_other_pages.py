@@ -35,8 +35,11 @@ def comparison(compared):
 
 
 def test_a_comparison_has_a_row_and_an_interval_for_each_variant(comparison):
-    rows = {row[0]: row[1:] for row in table(comparison, "Each variant")[1:]}
+    head, *found = table(comparison, "Each variant")
+    assert head[3:5] == ["minus expert, points [95 %]", "minus low, points [95 %]"]
+    rows = {row[0]: row[1:] for row in found}
     assert list(rows) == ["1 low", "2 high", "3 equal", "4 prefilled"]
+    assert [row[3].partition(" ")[0] for row in rows.values()] == ["", "-37.5", "-37.5", "+12.5"]
     rows = {name[2:]: row for name, row in rows.items()}
     assert rows["low"][:2] == ["62.5%", "75.0% 50.0%"]
     assert rows["low"][2].startswith("+37.5 [+")
