@@ -57,6 +57,8 @@ def test_bad_input_is_one_line_and_starts_nothing(arguments, message, tmp_path, 
         values = {"OTHER": other_tokenizer, "FILE": str(tmp_path / "file")}
         values["PORT"] = str(taken.getsockname()[1])
         filled = [fill(a, values) for a in arguments]
+        if message != "serving.port":  # somebody may serve at the usual one
+            filled.append(f"--serving.port={free_port()}")
         result = run_job("--run", str(tmp_path / "run"), *filled)
     assert result.returncode == 2, result.stdout + result.stderr
     assert message in result.stderr
@@ -75,7 +77,8 @@ def test_missing_weights_are_named_and_a_process_says_nothing_else(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_bytes((expert_path() / "config.json").read_bytes())
     asked = ["--config", "demo", "--run", str(tmp_path / "run")]
-    result = run("full_pipeline", *asked, f"--models.expert={tmp_path}/model")
+    asked += [f"--models.expert={tmp_path}/model", f"--serving.port={free_port()}"]
+    result = run("full_pipeline", *asked)
     assert result.returncode == 2
     assert "no *.safetensors weights" in result.stderr
     assert (result.stdout, result.stderr.count("\n")) == ("", 1)
