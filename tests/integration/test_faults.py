@@ -73,7 +73,7 @@ def test_full_disk_is_a_clear_error_and_room_lets_the_run_go_on(sampled, small_d
     said = failed.stdout + failed.stderr
     assert failed.returncode == 1, said
     assert "cannot be written: No space left on device" in failed.stderr.splitlines()[-1]
-    assert said.count("error:") == 1
+    assert said.count("error:") == 1, said
     kept = shards(run)
     assert not list(run.glob("*/.*.tmp"))
     ballast.unlink()
