@@ -234,6 +234,7 @@ def test_lines_of_a_problem_stay_lines(tab, tmp_path):
     answers_shown(tab)
     of = "[...document.querySelectorAll('.problem')]"
     assert set(tab.evaluate(f"{of}.map((p) => getComputedStyle(p).whiteSpace)")) == {"pre-wrap"}
+    of = "[...document.querySelectorAll('#answers .problem')]"
     texts = tab.evaluate(f"{of}.map((p) => p.innerText).filter((text) => text)")
     assert set(texts) == {problem}
     assert len(texts) > 2
