@@ -5,6 +5,7 @@ lr-ray plan --config qwen2.5-math-1.5b [--gpus 8] [--rates RUN]
 
 import itertools
 import math
+from collections.abc import Iterator
 
 from lr_ray.config import STAGES, Config, changed, uses_gpus
 from lr_ray.config.resources import AUTO
@@ -38,15 +39,8 @@ def lines(
     models.
     """
     cards, there = _cards(config, gpus_given, gpu_memory_gb)
-    told = [("plan", f"{name}, {there}")]
     models, unknown = find_models(config)
-    for role, model in models.items():
-        if model:
-            size = f"{amount(model.parameters, COUNT)} parameters"
-            reference = getattr(config.models, role)
-            told.append((role, f"{reference}: {size}, reads {model.context} tokens"))
-        elif role in unknown:
-            told.append((role, unknown[role]))
+    told = [("plan", f"{name}, {there}"), *_models(config, models, unknown)]
     (problems, counted), asked = how_many(config), answers(config)
     wrong, largest = warnings(config, models), {}
     for stage in STAGES:
@@ -83,6 +77,16 @@ def lines(
             ("rounds", f"at most {config.rounds}, one after the other; all above is of each")
         )
     return told + [("!", line) for line in wrong]
+
+
+def _models(config: Config, models: Models, unknown: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for role, model in models.items():
+        if model:
+            size = f"{amount(model.parameters, COUNT)} parameters"
+            reference = getattr(config.models, role)
+            yield role, f"{reference}: {size}, reads {model.context} tokens"
+        elif role in unknown:
+            yield role, unknown[role]
 
 
 def _cards(config: Config, count: int | None, memory_gb: float | None) -> tuple[Cards, str]:

@@ -59,8 +59,7 @@ def sample(
     Method rejection needs no amateur.
     """
     started = time.monotonic()
-    total = stage_problems(run, config)
-    unusable = _unusable(run)
+    total, unusable = stage_problems(run, config), _unusable(run)
     check_answers(run, config)
     exchange = _exchange(config, expert)
     label_scores(run, config.sampling)
@@ -89,8 +88,7 @@ def sample(
                     *(shard.steps_kept, shard.steps_scored),
                 )
                 check(facts)
-    part = finish(run, config, exchange)
-    if part is None:
+    if (part := finish(run, config, exchange)) is None:
         missing = total - int(survey(run, total)[0].sum())
         raise StageError(f"{missing} of {total} problems did not come back; run it again")
     if _is_apart(work) and not keep_trajectories:
