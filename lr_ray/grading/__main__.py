@@ -5,13 +5,15 @@ python -m lr_ray.grading FILE.jsonl
 
 import argparse
 import contextlib
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lr_ray import json_text
-from lr_ray.errors import StageError, UserError, one_line
+from lr_ray.errors import StageError, UserError, one_line, why_not_read
 from lr_ray.grading.graders import find
 from lr_ray.grading.judging import must_be
 from lr_ray.grading.pool import Graders, Item
@@ -87,11 +89,16 @@ def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:
 
 
 def _lines(name: str) -> Iterator[bytes]:
+    open_file = gzip.open if name.lower().endswith(".gz") else open
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+        with (
+            contextlib.nullcontext(sys.stdin.buffer)
+            if name == "-"
+            else open_file(name, "rb") as file
+        ):
             yield from file
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror}; give a file of JSON lines") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{name}: {why_not_read(error)}; give a file of JSON lines") from None
 
 
 def _row(line: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_ray.errors import UserError
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import context_length, load_tokenizer, render_prompt
 from lr_ray.problems.rows import UnusableRowError as BadLine
@@ -23,6 +24,7 @@ PUBLISHED_SYSTEM_PROMPT = "Please reason step by step."
 
 SUM_TOLERANCE = 1e-3  # half-precision rounding of a few weights
 _FLOAT32_ROUNDING = 1e-5
+_OTHER_FORMS = (".bz2", ".xz", ".zst", ".lz4", ".zip", ".parquet")
 _LONGEST_ID = 80  # characters; a longer prompt_id is a problem's text
 
 
@@ -79,6 +81,14 @@ class Expert:
             if there != self.tokenizer.convert_ids_to_tokens(token_id):
                 return token_id, there, here
         return None
+
+
+def is_gzipped(file: str, option: str) -> bool:
+    """By its name. Raises UserError naming `option` for the name of what is not read or written."""
+    if file.lower().endswith(_OTHER_FORMS):
+        form = file[file.rindex(".") :]
+        raise UserError(f"{option} {file}: cannot be {form}; give .jsonl, or .jsonl.gz")
+    return file.lower().endswith(".gz")
 
 
 def parse(raw: bytes, file: str, number: int, expert: Expert) -> Line:

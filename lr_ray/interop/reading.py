@@ -3,10 +3,13 @@
 Exercised by `lr-ray import` and `pytest tests/unit/test_interchange.py`.
 """
 
+import contextlib
+import gzip
 import itertools
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -15,14 +18,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.config import Config
 from lr_ray.errors import StageError, UserError, why_not_read
-from lr_ray.interop.form import Expert, Line, decode, parse
+from lr_ray.interop.form import Expert, Line, decode, is_gzipped, parse
 from lr_ray.interop.grouping import group, row
 from lr_ray.problems.rejections import LINES, write_rejections
 from lr_ray.problems.rows import UnusableRowError as BadLine
 from lr_ray.run.schemas import REJECTED, SUPERVISION
 from lr_ray.run.store import Run
 
-Progress = Callable[[int], None]  # bytes read
+Progress = Callable[[int], None]  # bytes of the files read
 
 SHARD = "part-import-{:06}.parquet"
 _SHARD_VALUES = 1 << 20  # tokens and label entries: about 8 MB before compression
@@ -39,8 +42,8 @@ def check_files(files: Sequence[str], expert: Expert) -> int:
             fs, path = fsspec.core.url_to_fs(file)
             if isinstance(fs, LocalFileSystem) and fs.info(path)["type"] == "other":
                 raise UserError(f"--samples {file}: a pipe or device; give a regular file")
-            with _open(file) as stream:
-                total += stream.size or 0
+            with _opened(file) as (stored, stream):
+                total += stored.size or 0
                 _check_tokenizer(file, itertools.islice(stream, _PEEK), expert)
         except UserError:
             raise
@@ -49,7 +52,7 @@ def check_files(files: Sequence[str], expert: Expert) -> int:
     return total
 
 
-def _check_tokenizer(file: str, lines: Iterator[bytes], expert: Expert) -> None:
+def _check_tokenizer(file: str, lines: Iterable[bytes], expert: Expert) -> None:
     compared = differing = 0
     first = ""
     for number, raw in enumerate(lines, 1):
@@ -141,9 +144,11 @@ def _problems(
     """Runs of usable lines that are of one problem."""
     lines: list[Line] = []
     try:
-        with _open(file) as stream:
+        with _opened(file) as (stored, stream):
+            told = 0
             for number, raw in enumerate(stream, 1):
-                on_progress(len(raw))
+                on_progress(stored.tell() - told)
+                told = stored.tell()
                 if not raw.strip():
                     continue
                 shards.counts["lines"] += 1
@@ -156,8 +161,8 @@ def _problems(
                     yield lines
                     lines = []
                 lines.append(line)
-    except OSError as error:
-        raise StageError(f"--samples {file}: {error.strerror or error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise StageError(f"--samples {file}: {why_not_read(error)}; give a whole file") from error
     if lines:
         yield lines
 
@@ -166,8 +171,12 @@ def _key(line: Line) -> tuple[str, str]:
     return line.problem_id, line.prompt_id
 
 
-def _open(file: str) -> Any:
-    return fsspec.open(file, "rb").open()
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[tuple[Any, Iterable[bytes]]]:
+    """The file as it is stored, and its lines."""
+    gzipped = is_gzipped(file, "--samples")
+    with fsspec.open(file, "rb") as stored:
+        yield stored, gzip.GzipFile(fileobj=stored) if gzipped else stored
 
 
 class _Shards:

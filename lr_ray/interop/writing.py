@@ -4,6 +4,7 @@ Exercised by `lr-ray export` and `pytest tests/unit/test_interchange.py`.
 """
 
 import contextlib
+import gzip
 import json
 import os
 from collections import Counter
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.errors import StageError, UserError, why_not_read
-from lr_ray.interop.form import Expert
+from lr_ray.interop.form import Expert, is_gzipped
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.run.paths import check_home, check_lasting
 from lr_ray.run.schemas import SUPERVISION
@@ -29,6 +30,7 @@ _MARK = "[[problem]]"
 
 def check_out(out: str, overwrite: bool) -> None:
     """Raises UserError when `out` cannot be, or must not be, written."""
+    is_gzipped(out, "--out")
     try:
         fs, path = fsspec.core.url_to_fs(out)
         if fs.isdir(path):
@@ -55,7 +57,10 @@ def export(run: Run, expert: Expert, out: str) -> Counter[str]:
     appears whole or not at all.
     """
     counts: Counter[str] = Counter()
-    with _atomic(out) as stream:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(_atomic(out))
+        if is_gzipped(out, "--out"):  # the same bytes at any time
+            stream = stack.enter_context(gzip.GzipFile("", "wb", 6, stream, mtime=0))
         for table in _sorted_rows(run, expert.rows):
             for record in table.to_pylist():
                 for line in _lines(record, expert, counts):
@@ -126,7 +131,7 @@ def problem_of(prompt: list[int], expert: Expert) -> str | None:
 
 
 @contextlib.contextmanager
-def _atomic(out: str) -> Iterator[IO[bytes]]:
+def _atomic(out: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A stream whose file takes its name on success; other filesystems commit a transaction."""
     fs, path = fsspec.core.url_to_fs(out)
     if isinstance(fs, LocalFileSystem):

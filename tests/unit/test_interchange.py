@@ -1,5 +1,6 @@
 """Sample files of the published code in and out, against kept steps made by the oracle."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -301,6 +302,40 @@ def test_file_of_another_tokenizer_is_named_with_line_and_token(tmp_path):
         check_files([write(tmp_path / "b.jsonl", line()), file], EXPERT)
     with pytest.raises(UserError, match="No such file"):
         check_files([str(tmp_path / "none")], EXPERT)
+
+
+def test_a_name_of_gzip_is_gzipped(sampled, exported, tmp_path):
+    out = tmp_path / "samples.jsonl.gz"
+    export(sampled, EXPERT, str(out))
+    assert gzip.decompress(out.read_bytes()) == exported[0].read_bytes()
+    assert check_files([str(out)], EXPERT) == out.stat().st_size
+    run, told = Run(str(tmp_path / "run")), []
+    import_files(run, config(), EXPERT, [str(out)], told.append)
+    assert kept_steps(run) == kept_steps(sampled)
+    assert sum(told) == out.stat().st_size
+    again = "memory://interchange/samples.gz"
+    export(sampled, EXPERT, again)
+    assert fsspec.filesystem("memory").cat_file(again) == out.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [20, -4])
+def test_a_gzip_file_that_is_not_whole_is_one_line(exported, tmp_path, cut):
+    file = tmp_path / "samples.jsonl.gz"
+    file.write_bytes(gzip.compress(exported[0].read_bytes() * 9)[:cut])
+    read = check_files if cut == 20 else lambda files, expert: imported(tmp_path / "run", *files)
+    with pytest.raises((UserError, StageError), match=r"^--samples .*\.gz: Compressed file ended "):
+        read([str(file)], EXPERT)
+
+
+@pytest.mark.parametrize("ending", ["bz2", "xz", "zst", "ZIP", "parquet"])
+def test_names_of_other_forms_are_refused(tmp_path, ending):
+    file = tmp_path / f"samples.{ending}"
+    said = f"samples\\.{ending}: cannot be \\.{ending}; give .jsonl, or .jsonl.gz$"
+    with pytest.raises(UserError, match=f"^--out .*{said}"):
+        check_out(str(file), overwrite=False)
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match=f"^--samples .*{said}"):
+        check_files([str(file)], EXPERT)
 
 
 URIS = ["zip://x.jsonl", "github://x.jsonl", "reference://x", "ftp://127.0.0.1:1/x", "nosuch://x"]

@@ -1,5 +1,6 @@
 """python -m lr_ray.grading as a person runs it."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -32,6 +33,20 @@ def test_each_row_gets_what_was_read_the_verdict_and_why(tmp_path):
         ("1+x", True, "equivalent"),
     ]
     assert lines[0]["id"] == 7
+
+
+def test_gzipped_rows_are_read_and_part_of_such_a_file_is_one_line(tmp_path):
+    row, path = {"expected": "12", "completion": "The answer is 12"}, tmp_path / "rows.jsonl.gz"
+    whole = gzip.compress(json.dumps(row).encode())
+    for content, said in ((whole, ""), (whole[:-4], "Compressed file ended before ")):
+        path.write_bytes(content)
+        done = subprocess.run(
+            [sys.executable, "-m", "lr_ray.grading", str(path)], capture_output=True, text=True
+        )
+        assert done.returncode == (2 if said else 0)
+        assert (f"error: {path}: {said}" if said else "") in done.stderr
+        assert bool(said) or json.loads(done.stdout)["correct"]
+        assert len(done.stderr.splitlines()) == bool(said)
 
 
 def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
