@@ -73,7 +73,8 @@ def _against_paper(command: Command[Config]) -> int:
     from lr_ray.experiments.against import lines, look
 
     options, run = command.options, command.run
-    if options.config or options.run is None or options.grid or options.amateurs or options.source:
+    others = (options.config, options.grid, options.amateurs, options.source, options.device)
+    if options.run is None or any(others):
         raise UserError("--against paper: takes --run alone, and reads the settings that it has")
     changed = command.config.changes(read_asked(run)["config"])
     if changed:

@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     options = _parse(argv)
     run, what, to = Run(options.run), options.what, options.to
     hub = _is_hub(to)
+    if options.public and not hub:
+        raise UserError(f"--public: --to {to} is a folder; leave one of the two out")
     made = run if what == "supervision" else result_of(run)
     summary = _check(made, what)
     folder = None if hub else _check_folder(to)

@@ -84,6 +84,10 @@ def serve_run(command: Command[Config]) -> int:
 def serve_models(command: Command[ServeConfig]) -> int:
     """Serves model directories, of no run. Ends by an interruption only."""
     config = command.config
+    if command.options.run is not None:
+        raise UserError(
+            f"--run {command.options.run}: --models serves directories, of no run; give one of the two"
+        )
     key = read_key(KEY_VARIABLE)
     serving.check_port(config.serving)
     check_serving(config.resources, config.serving)

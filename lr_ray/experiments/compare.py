@@ -71,6 +71,9 @@ def compare(
         checks.check_kind(run)
         asked = _asked(run, grid_name, amateurs, source)
         grid = read_grid(asked["grid"], config, asked["amateurs"])
+        if amateurs and {v.config.models.amateur for v in grid.variants} == {config.models.amateur}:
+            said = f"no variant of grid {grid.name} has an amateur of its own; leave it out"
+            raise UserError(f"--amateurs {amateurs}: {said}")
         plan = make_plan(config, grid)
         if run.exists("run.json"):
             begin(run, config, None)

@@ -70,6 +70,10 @@ def execute(
                 report.print_summary(_terminal(), run, summary)
             return 0
         if run.exists("run.json") and run.exists("summary.json"):
+            if source is not None and source.location not in summary.get("shared", {}).values():
+                print(
+                    f"from       {source.location}: nothing is taken, as {run.location} has begun"
+                )
             source = None  # it was taken over when the run began
         if source is None:
             _check_before(run, summary, todo)

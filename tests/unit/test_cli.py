@@ -201,6 +201,25 @@ def test_names_of_an_endpoints_models_need_the_endpoint(said, tmp_path):
         assert (code, error) == (2, "error: --models: names what an --endpoint serves; give --endpoint URL too, or leave it out\n")  # fmt: skip
 
 
+def test_directories_that_are_served_are_of_no_run(said, tmp_path):
+    code, _, error = said("serve", "--models", "a=embedded:expert", "--run", str(tmp_path))
+    assert (code, error) == (2, f"error: --run {tmp_path}: --models serves directories, of no run; give one of the two\n")  # fmt: skip
+
+
+def test_a_folder_is_not_made_public(said, tmp_path):
+    asked = ["--run", str(tmp_path), "--to", "./out", "--public"]
+    code, _, error = said("push", *asked)
+    assert (code, error) == (2, "error: --public: --to ./out is a folder; leave one of the two out\n")  # fmt: skip
+
+
+def test_amateurs_for_a_grid_that_names_none_are_refused(said, tmp_path):
+    run = tmp_path / "run"
+    asked = ["--config", "demo", "--run", str(run), "--grid", "threshold"]
+    code, _, error = said("compare", *asked, "--amateurs", str(tmp_path))
+    assert (code, error) == (2, f"error: --amateurs {tmp_path}: no variant of grid threshold has an amateur of its own; leave it out\n")  # fmt: skip
+    assert not run.exists()
+
+
 def test_what_an_endpoints_first_model_is_has_no_default(said, tmp_path):
     asked = ["--endpoint", "http://127.0.0.1:9/v1", "--models", "a", "--run", str(tmp_path / "run")]
     code, _, error = said("evaluate", *asked, "--evaluation.protocol", "paper")

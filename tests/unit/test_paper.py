@@ -250,6 +250,7 @@ def test_the_command_prints_a_table_or_json_and_writes_nothing(tmp_path, capsys)
     [
         (["--config", "demo"], "takes --run alone"),
         (["--grid", "gap"], "takes --run alone"),
+        (["--device", "cpu"], "takes --run alone"),
         (["--sampling.kl_threshold", "1"], "was made with another sampling.kl_threshold = 0.4 (now 1.0)"),
     ],
 )  # fmt: skip

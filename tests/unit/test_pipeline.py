@@ -218,6 +218,13 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
     assert execute(small(), both, ("sampling",), "demo", source=sampled) == 0
     assert contents(both) == contents(sampled)
     assert both.exists("model")  # trained by the same settings
+    capsys.readouterr()
+    other = small(kl_threshold=0.04)  # the run has begun, and takes nothing more from elsewhere
+    assert execute(other, both, ("sampling",), "demo", source=run, yes=True) == 0
+    told = f"from       {run.location}: nothing is taken, as {both.location} has begun\n"
+    assert told in capsys.readouterr().out
+    assert execute(small(), both, ("sampling",), "demo", source=sampled, yes=True) == 0
+    assert "nothing is taken" not in capsys.readouterr().out
     with pytest.raises(UserError, match="is the run itself; give another --run"):
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
 
