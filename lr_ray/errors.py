@@ -1,8 +1,12 @@
 """The exceptions that users are meant to see: one line each, what is wrong and what would be right."""
 
+import errno
 from collections.abc import Sequence
 
 GIT_LFS = b"version https://git-lfs.github.com"  # how a pointer begins
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of SQLite and of Ray's object store, both about temporary files, and of safetensors.
+_SAID_FULL = ("disk is full", "No space left on device")
 IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull there"
 
 
@@ -38,6 +42,18 @@ def why_not_read(error: BaseException) -> str:
 def named(error: BaseException) -> str:
     """Its type, and the first line of what it says."""
     return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether it, or an error that it was made of, says that a disk has no room."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (isinstance(cause, OSError) and cause.errno in _FULL) or any(
+            said in str(cause) for said in _SAID_FULL
+        ):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 class _LineError(Exception):

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from lr_ray.errors import StageError, UserError, named, one_line
+from lr_ray.errors import StageError, UserError, is_full_disk, named, one_line
 
 # Name to its module in this package and to what it does. A module has `main(argv) -> int`.
 COMMANDS = {
@@ -143,7 +143,7 @@ def _said(text: str, code: int) -> int:
     try:
         print(text, flush=True)
     except OSError as error:
-        if not _is_unwritten(error, ""):
+        if not _is_unwritten(error, resumes=False):
             raise
         return 1
     return code
@@ -200,19 +200,40 @@ def guarded(work: Callable[[], int], resumes: bool = True) -> int:
         print(f"interrupted{going_on}", file=sys.stderr)
         return 130
     except Exception as error:
-        if _is_unwritten(error, " for the run; the same command goes on where it was" * resumes):
+        if _is_unwritten(error, resumes):
             return 1
-        with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        print(f"error: {one_line(named(error))} (traceback: {log.name})", file=sys.stderr)
+        print(f"error: {one_line(named(error))} (traceback: {_kept_traceback()})", file=sys.stderr)
         return 1
 
 
-def _is_unwritten(error: Exception, going_on: str) -> bool:
+def _kept_traceback() -> str:
+    """The file with the traceback of the error that is handled, or why there is none."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="lr_ray-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+    except OSError as error:
+        return f"none, {error.strerror}"
+    return log.name
+
+
+def _full(error: Exception, resumes: bool) -> str:
+    """Which file or folder has no room, where that is known, and what to do."""
+    from lr_ray.run.paths import MAKE_ROOM, full_temporary
+
+    # Of a copy, `filename` is what was read.
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    temporary, room = full_temporary(), "make room" + " for the run" * resumes
+    if temporary and (file is None or f"{file}".startswith(f"{temporary.rstrip('/')}/")):
+        file, room = file or temporary, MAKE_ROOM
+    said = os.strerror(getattr(error, "errno", None) or errno.ENOSPC)
+    again = "; the same command goes on where it was" * resumes
+    return one_line(f"{file}: {said}" if file else said) + f"; {room}{again}"
+
+
+def _is_unwritten(error: Exception, resumes: bool) -> bool:
     """Whether it is of a full disk, which is told, or of output that nobody reads, as behind `| head -1`."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{os.strerror(error.errno)}; make room{going_on}", file=sys.stderr)
+    if is_full_disk(error):
+        print(f"error: {_full(error, resumes)}", file=sys.stderr)
         return True
     if isinstance(error, BrokenPipeError):
         try:

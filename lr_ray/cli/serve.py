@@ -28,6 +28,7 @@ from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.site import connected
 from lr_ray.placement.sizes import largest
 from lr_ray.run.asked import check_made
+from lr_ray.run.paths import temporary
 from lr_ray.run.rounds import result_of
 from lr_ray.run.store import read_summary
 from lr_ray.runtime import interrupts
@@ -73,7 +74,7 @@ def serve_run(command: Command[Config]) -> int:
         log = run.log_path()
         made = result_of(run)
         print(f"run        {made.location}\nlog        {log}")
-        with tempfile.TemporaryDirectory() as cache:
+        with temporary() as cache:
             # The adapter of a later round stands on the round before it.
             folder = improved(config) if made.location == run.location else "model"
             models = {"expert": expert, "improved": made.local_folder(folder, cache)}

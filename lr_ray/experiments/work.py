@@ -6,7 +6,6 @@ Exercised by `lr-ray compare --config demo --run RUN` and
 """
 
 import contextlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +34,7 @@ from lr_ray.pipeline.stages import add_drift, label, run_stage
 from lr_ray.placement.site import Site
 from lr_ray.report import write_page
 from lr_ray.run.asked import begin
+from lr_ray.run.paths import temporary
 from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts
@@ -185,7 +185,7 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
     config = bench.arranged(bench.config)
     todo = [c for c in cells if "accuracy" not in read_summary(bench.run.child(c.folder))]
     by_name = {cell.name: cell for cell in todo}
-    with tempfile.TemporaryDirectory() as cache, AnswerStore(bench.run) as store:
+    with temporary() as cache, AnswerStore(bench.run) as store:
         untrained, stops = references(bench), stop_token_ids(bench.expert)
         pending = [*untrained, *(_asked(bench, cell, cache) for cell in todo)]
         if bench.answered:

@@ -5,7 +5,6 @@ Exercised by `pytest tests/integration/test_probe.py`.
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from lr_ray.report import probe as figures_of
 from lr_ray.report.page import write_probe
 from lr_ray.report.pair import compatibility
 from lr_ray.report.rates import scaled, timed, with_placement
+from lr_ray.run.paths import temporary
 from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
 from lr_ray.runtime.cluster import cluster
@@ -112,7 +112,7 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
     known, grader = _gradable(run, probed.data)
     if not known:
         return None
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary() as folder:
         file = Path(folder, "probe.jsonl")
         texts = [
             json.loads(r["metadata"] or "{}")

@@ -1,7 +1,6 @@
 """How each stage runs: what it says while it does, and what it adds to summary.json."""
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
+from lr_ray.run.paths import temporary
 from lr_ray.run.stages import parts_from
 from lr_ray.run.store import Run
 from lr_ray.runtime.metrics import StageMetrics
@@ -118,7 +118,7 @@ def _train(job: Job) -> None:
 
 
 def _evaluate(job: Job) -> None:
-    with tempfile.TemporaryDirectory() as cache:
+    with temporary() as cache:
         served = job.run.local_folder(improved(job.config), cache)
         paths = {"expert": job.expert, "improved": served}
         job.summary |= ask_models(job, paths, lambda group: serving_of(job, group))
@@ -143,7 +143,7 @@ def add_drift(
 
     say("drift      reads both models")
     table = run.answers(next(iter(summary["accuracy"])))
-    with tempfile.TemporaryDirectory() as cache:
+    with temporary() as cache:
         expert = resolve_model(config.models.expert, "models.expert")
         if improved_path is None or is_adapter(improved_path):
             improved_path = run.local_folder("model", cache)

@@ -3,7 +3,6 @@
 pytest tests/unit/test_trackers.py
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from lr_ray.config import Config
 from lr_ray.evaluation.results import changed
 from lr_ray.report.page import PAGE
+from lr_ray.run.paths import temporary
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run
 from lr_ray.training.outcome import Outcome
@@ -35,7 +35,7 @@ def tell_trackers(run: Run, config: Config, summary: dict[str, Any]) -> None:
     ]
     kl = kept_kl(run) if config.sampling.method == "contrast" else np.zeros(0, np.float32)
     steps, page = summary["training"]["optimizer_steps"], None
-    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+    with temporary() as scratch:
         if "accuracy" in summary and run.exists(PAGE):
             page = run.path(PAGE) if run.is_local else str(Path(scratch, PAGE))
             if not run.is_local:

@@ -1,10 +1,19 @@
-"""Local paths at which nothing should be written. Exercised by `pytest tests/unit/test_store.py`."""
+"""Local paths: at which nothing should be written, and for temporary files, whose disk may get full.
 
+Exercised by `pytest tests/unit/test_store.py`.
+"""
+
+import contextlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError, is_full_disk
 
+_NO_ROOM = 1 << 20  # bytes: less than is asked for at once
 _JOB_FOLDER = "/runtime_resources/working_dir_files/"  # of Ray's session
+MAKE_ROOM = "make room there, or name another folder with TMPDIR"
 
 
 def check_home(path: str, option: str) -> None:
@@ -22,3 +31,25 @@ def check_lasting(path: str, said: str) -> None:
             f"{said}: lies in the submitted job's copy of its working directory, which Ray removes; "
             "give an absolute path or a URI"
         )
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[str]:
+    """A temporary folder. Raises StageError naming its disk where that is the one without room."""
+    with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
+        try:
+            yield folder
+        except Exception as error:
+            if is_full_disk(error) and (full := full_temporary()):
+                raise StageError(f"{full}: no space left; {MAKE_ROOM}") from error
+            raise
+
+
+def full_temporary() -> str | None:
+    """The folder of this machine's temporary files, or of Ray's, whose disk has no room."""
+    ours = os.environ.get("TMPDIR") or "/tmp"
+    for folder in dict.fromkeys((tempfile.tempdir or ours, os.environ.get("RAY_TMPDIR") or ours)):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(folder).free < _NO_ROOM:
+                return folder
+    return None

@@ -6,7 +6,6 @@ Exercised by `pytest tests/unit/test_checkpoint.py tests/integration/test_kills.
 
 import json
 import logging
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from lr_ray.errors import StageError, reason
+from lr_ray.run.paths import temporary
 from lr_ray.run.store import Run
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def save(run: Run, progress: Progress) -> None:
     from safetensors.torch import save_file
 
     assert progress.state is not None
-    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+    with temporary() as scratch:
         file = Path(scratch, _WEIGHTS)
         save_file(progress.state, file)
         run.fs.makedirs(run.path(progress.name), exist_ok=True)
@@ -124,7 +124,7 @@ def load(run: Run, name: str) -> Progress:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+    with temporary() as scratch:
         folder = run.local_folder(name, scratch)
         try:
             rows = json.loads(Path(folder, _METRICS).read_text())

@@ -5,7 +5,6 @@ Exercised by `lr-ray train --run RUN` and `pytest tests/integration -k training`
 
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from lr_ray.errors import StageError
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import fingerprint
+from lr_ray.run.paths import temporary
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run, read_summary
 from lr_ray.runtime import interrupts, threads
@@ -138,7 +138,7 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> tuple[int, i
                 f"{run.location}/{name}: was sampled from another expert (fingerprint {theirs}, "
                 f"this one's is {mine}); sample with this one, or give that one as models.expert"
             )
-    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+    with temporary() as scratch:
         supervision = Supervision(run, vocabulary_rows(expert), scratch)
     summary = read_summary(run)
     sampled = summary.get("sampling", {}).get("trajectories", supervision.trajectories)

@@ -15,6 +15,7 @@ from lr_ray.config import Place, Training
 from lr_ray.errors import StageError
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.plugins import backends
+from lr_ray.run.paths import full_temporary, temporary
 from lr_ray.run.store import Run
 from lr_ray.runtime import threads
 from lr_ray.training import checkpoint
@@ -56,7 +57,7 @@ def _final(error: Exception, run: Run) -> str | None:
 
     if isinstance(error, StageError):
         return str(error)
-    full = f"{run.location}, or its machine's {tempfile.gettempdir()}: no space left"
+    full = full_temporary() or f"{run.location}, or its machine's {tempfile.gettempdir()}"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "out of GPU memory; lower training.micro_batch_tokens, set "
@@ -70,7 +71,7 @@ def _final(error: Exception, run: Run) -> str | None:
             return f"{run.location}: cannot be written: {reason}; put that right and run again"
         # safetensors has a kind of error of its own, and no error says which of the two it was
         if known in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause):
-            return f"{full}; make room and run again"
+            return f"{full}: no space left; make room and run again"
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -86,7 +87,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     place: Place = spec["place"]
     if place.gpus == 0:
         torch.set_num_threads(threads.count(place))
-    with tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch:
+    with temporary() as scratch:
         supervision = Supervision(run, vocabulary_rows(spec["expert"]), scratch)
         make = backends.get(training.backend, "training.backend")
         backend: Backend = make(spec["expert"], training)

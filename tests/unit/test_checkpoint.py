@@ -162,3 +162,9 @@ def test_a_disk_that_stays_full_ends_the_training_and_may_be_that_of_scratch_fil
 ):
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/scratch")
     assert _final(OSError(code, "said"), run) == (told and told.format(run=run.location))
+
+
+def test_the_full_disk_is_named_where_it_is_that_of_scratch_files(run, monkeypatch):
+    monkeypatch.setattr("lr_ray.training.worker.full_temporary", lambda: "/scratch")
+    said = "/scratch: no space left; make room and run again"
+    assert _final(OSError(errno.ENOSPC, "said"), run) == said

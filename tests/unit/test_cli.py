@@ -4,9 +4,12 @@ import errno
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -285,6 +288,42 @@ def test_a_disk_that_is_full_is_one_line_whatever_was_written(capsys, error, lin
         assert guarded(work) == 1
     there = capsys.readouterr().err
     assert there == f"error: {line}; make room for the run; the same command goes on where it was\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "whatever"), "/scratch: No space left on device; make room there, or name another folder with TMPDIR"),
+        (OSError(errno.ENOSPC, "whatever", "/scratch/ray/x"), "/scratch/ray/x: No space left on device; make room there, or name another folder with TMPDIR"),
+        (OSError(errno.ENOSPC, "whatever", "/model/x", None, "/data/run/x"), "/data/run/x: No space left on device; make room for the run"),
+        (sqlite3.OperationalError("database or disk is full"), "/scratch: No space left on device; make room there, or name another folder with TMPDIR"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_of_temporary_files_is_named(capsys, monkeypatch, error, line):
+    def work():
+        raise error
+
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    free = {"/scratch": 4096}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free.get(path, 1e9)))
+    with interrupts.borrowed():
+        assert guarded(work) == 1
+    assert capsys.readouterr().err == f"error: {line}; the same command goes on where it was\n"
+
+
+def test_an_error_whose_traceback_finds_no_room_is_one_line(capsys, monkeypatch):
+    def work():
+        raise KeyError("x")
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    with interrupts.borrowed():
+        assert guarded(work) == 1
+    said = "error: KeyError: 'x' (traceback: none, No space left on device)\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["doctor", "--json"]])

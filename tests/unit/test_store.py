@@ -1,6 +1,9 @@
 """Files appear whole or not at all; a run is one config's and one driver's."""
 
+import errno
 import os
+import shutil
+from types import SimpleNamespace
 from typing import ClassVar
 
 import fsspec
@@ -14,6 +17,7 @@ from lr_ray.errors import StageError, UserError
 from lr_ray.interop.writing import check_out
 from lr_ray.labelling.shards import survey
 from lr_ray.run.asked import begin
+from lr_ray.run.paths import temporary
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.store import Run, read_asked, read_summary
 
@@ -353,3 +357,14 @@ def test_answers_that_cannot_be_read_are_one_line(run, content):
         StageError, match=r"/evaluation/demo\.parquet: cannot be read: .+; put the run's own"
     ):
         run.answers("demo")
+
+
+@pytest.mark.parametrize(("free", "told"), [(4096, True), (10**9, False)])
+def test_the_disk_of_temporary_files_is_named_where_it_is_the_full_one(monkeypatch, free, told):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StageError if told else OSError) as error, temporary() as folder:
+        raise full
+    said = f"{os.path.dirname(folder)}: no space left; make room there, or name another folder with TMPDIR"
+    assert str(error.value) == said if told else error.value is full
+    assert not os.path.exists(folder)
