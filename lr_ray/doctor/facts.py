@@ -21,7 +21,7 @@ import psutil
 
 from lr_ray.doctor.installed import Differing, differing, engines
 from lr_ray.placement.nvidia import Seen, cards_on_bus, look
-from lr_ray.runtime.cluster import ask_nodes, nodes
+from lr_ray.runtime.cluster import ask_nodes, joins, nodes
 from lr_ray.runtime.connection import PROXIES, scheme_of
 
 # What Ray puts below its temporary directory, with its socket of the longest name
@@ -130,7 +130,7 @@ def gather(
         run=_folder(run) if run is not None else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         socket_path=os.path.join(temp, _SESSION.format(pid=os.getpid())),
-        joins=environ.get("RAY_ADDRESS"),
+        joins=joins(environ),
         ray_token=_has_ray_token(environ, home),
         hub_token=_has_hub_token(environ, hub_home),
         proxies=_proxies(environ),

@@ -4,7 +4,6 @@ Commands are thin calls of `execute`. A stage whose part of summary.json is ther
 again only where a setting that it depends on was changed, and `yes` given.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from lr_ray.run.asked import MODEL_BEHIND, Difference, begin, difference, finger
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
-from lr_ray.runtime.cluster import cluster
+from lr_ray.runtime.cluster import cluster, joins
 from lr_ray.runtime.progress import recorded
 
 LABELLING = "labelling"  # as a command's stage: without engines, of scores that are there
@@ -241,7 +240,7 @@ def _run_stages(job: Job, stages: Sequence[str], started: float) -> None:
                 from lr_ray import serving
 
                 serving.make_way(job.config.serving)
-            if not os.environ.get("RAY_ADDRESS"):  # nobody will start other nodes
+            if joins() is None:  # nobody will start other nodes
                 for stage in stages:
                     for wanted in placement.demands(job.site.arranged(job.config, [stage]), stage):
                         placement.check_room(stage, wanted)

@@ -4,14 +4,13 @@ Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lr_ray.config import Place
 from lr_ray.placement.nvidia import gpus
-from lr_ray.runtime.cluster import ask_nodes, nodes
+from lr_ray.runtime.cluster import ask_nodes, joins, nodes
 
 _PROBE_S = 30.0
 # Bytes of a GPU where no driver says how large it is: the first on which a stage fits.
@@ -77,7 +76,7 @@ def of_cluster() -> Cards:
     there = [node for node in nodes() if node["Resources"].get("GPU")]
     counts = tuple(sorted((int(node["Resources"]["GPU"]) for node in there), reverse=True))
     kinds = _measured(there)
-    fixed = not os.environ.get("RAY_ADDRESS")
+    fixed = joins() is None
     least = min((memory for _, memory in kinds), default=ASSUMED[0])
     return Cards(counts, least, fixed, bool(kinds), kinds)
 

@@ -14,7 +14,7 @@ from lr_ray.placement.needs import Bundle
 from lr_ray.run.lock import NOTE
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
-from lr_ray.runtime.cluster import ask_nodes, nodes
+from lr_ray.runtime.cluster import ask_nodes, joins, nodes
 
 _POLL_S = 2.0
 _PROBE_S = 30.0
@@ -39,7 +39,7 @@ def await_room(
     bundles = [bundle for part in wanted.values() for bundle in part if bundle]
     if not bundles:
         return
-    wait_s = wait_s if os.environ.get("RAY_ADDRESS") else 2 * _POLL_S
+    wait_s = wait_s if joins() else 2 * _POLL_S
     told = refused = False
     _settle(bundles)
     deadline = time.monotonic() + wait_s

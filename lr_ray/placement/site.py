@@ -4,7 +4,6 @@ Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ from lr_ray.placement import cards
 from lr_ray.placement.arrange import arrange
 from lr_ray.placement.cards import NONE, Cards
 from lr_ray.placement.sizes import Models, find_models
-from lr_ray.runtime.cluster import cluster
+from lr_ray.runtime.cluster import cluster, joins
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Site:
 @contextlib.contextmanager
 def connected() -> Iterator[Cards]:
     """The GPUs of the cluster that RAY_ADDRESS names, connected within; without one, this machine's."""
-    if not os.environ.get("RAY_ADDRESS"):
+    if joins() is None:
         yield cards.local()
         return
     with cluster():

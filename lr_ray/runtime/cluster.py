@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lr_ray import plugins
@@ -44,7 +44,7 @@ def cluster() -> Iterator[str]:
         options["runtime_env"] = env
     _connect(options)
     interrupts.install()  # Ray puts its own there
-    ours = not os.environ.get("RAY_ADDRESS")
+    ours = joins() is None
     with leftovers.ended(_logs()) if ours else contextlib.nullcontext():
         try:
             yield _logs()
@@ -55,7 +55,7 @@ def cluster() -> Iterator[str]:
 def _connect(options: dict[str, Any]) -> None:
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
+    if joins():
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -73,20 +73,26 @@ def _logs() -> str:
     return os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
 
 
+def joins(environ: Mapping[str, str] = os.environ) -> str | None:
+    """RAY_ADDRESS where it names a cluster; "local" is Ray's word for one of the job's own."""
+    address = environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
+
+
 def check_address() -> None:
     """Raises UserError when RAY_ADDRESS cannot be connected to; Ray would try for many minutes."""
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = joins()
+    if address is None or address == "auto":
+        return
     if "://" in address:  # of the dashboard, or of Ray Client
         raise UserError(
             f"RAY_ADDRESS: {address}: a job runs on a node of the cluster; submit it (ray job submit), "
             "or give the head's host:6379"
         )
-    if address in ("", "auto", "local"):
-        return
     host, _, port = address.rpartition(":")
     try:
         if not (host and re.fullmatch("[0-9]{1,5}", port)):
-            raise ValueError("must be HOST:PORT, as the head's, or auto")
+            raise ValueError("must be HOST:PORT, as the head's, auto or local")
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
     except (OSError, OverflowError, ValueError) as error:  # UnicodeError is a ValueError
         said = getattr(error, "strerror", None) or reason(error)

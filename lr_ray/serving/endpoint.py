@@ -5,7 +5,6 @@ pytest tests/integration/endpoint/test_serving.py
 
 import contextlib
 import errno
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError, UserError
 from lr_ray.placement import await_room, check_head, check_model, replica_bundles
 from lr_ray.runtime import interrupts
+from lr_ray.runtime.cluster import joins
 from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
 
@@ -29,7 +29,7 @@ def check_port(serving: Serving) -> None:
 
     Of a job on a cluster `make_way` asks that: a killed job's endpoint may still have the port.
     """
-    if not os.environ.get("RAY_ADDRESS"):
+    if joins() is None:
         _check_free(serving)
 
 

@@ -1,13 +1,16 @@
 """What a job's cluster is told before it starts; nothing here starts one."""
 
+import contextlib
 import os
 import subprocess
 import sys
 
 import pytest
 
+from lr_ray.doctor.facts import gather
 from lr_ray.errors import UserError
-from lr_ray.runtime.cluster import check_address, cluster
+from lr_ray.placement.site import connected
+from lr_ray.runtime.cluster import _connect, check_address, cluster, joins
 
 READ = "from ray.serve._private.constants import PROXY_READY_CHECK_TIMEOUT_S as s; print(s)"
 
@@ -39,3 +42,29 @@ def test_an_address_that_is_none_is_named_in_a_line(monkeypatch, address):
 def test_an_address_that_ray_finds_itself_is_left_to_it(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
     check_address()
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [(None, None), ("", None), ("local", None), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")],
+)  # fmt: skip
+def test_local_is_a_cluster_of_the_jobs_own(monkeypatch, given, address):
+    monkeypatch.setenv("RAY_ADDRESS", given) if given is not None else monkeypatch.delenv("RAY_ADDRESS", raising=False)  # fmt: skip
+    assert joins() == address
+    assert gather(versions=False).joins == address
+    started = []
+    monkeypatch.setattr("ray.init", lambda *words, **options: started.append((*words, *sorted(options))))  # fmt: skip
+    _connect({})
+    assert started == [() if address else ("local", "dashboard_host", "include_dashboard", "num_cpus")]  # fmt: skip
+    monkeypatch.setattr("lr_ray.placement.cards.local", lambda: "this machine's")
+    monkeypatch.setattr("lr_ray.placement.site.cluster", lambda: contextlib.nullcontext())
+    monkeypatch.setattr("lr_ray.placement.cards.of_cluster", lambda: "the cluster's")
+    with connected() as cards:
+        assert (cards == "this machine's") == (address is None)
+
+
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "http://10.0.0.1:8265"])
+def test_a_client_of_a_cluster_is_told_to_submit(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=rf"^RAY_ADDRESS: {address}: a job runs on a node of the cluster; submit it"):  # fmt: skip
+        check_address()
