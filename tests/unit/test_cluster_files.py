@@ -757,6 +757,36 @@ def test_the_batch_script_is_bash_and_its_options_of_ray_exist():
     assert max(directives) < first  # Slurm reads none after the first command
 
 
+@pytest.mark.parametrize(
+    ("named", "interfaces", "address"),
+    [
+        ("10.1.2.3 STREAM node1\n10.1.2.3 DGRAM", "192.168.0.9", "10.1.2.3"),
+        ("127.0.1.1 STREAM node1\n127.0.1.1 DGRAM", "169.254.3.1 192.168.0.9 10.0.0.2 fd00::1", "192.168.0.9"),
+        ("", "fd00::1 10.0.0.2", "10.0.0.2"),
+        ("127.0.0.1 STREAM localhost", "", None),
+    ],
+)  # fmt: skip
+def test_nodes_of_slurm_are_reached_by_no_loopback_address(tmp_path, named, interfaces, address):
+    for name, said in (("getent", named), ("hostname", interfaces)):
+        (tmp_path / f"{name}.txt").write_text(said + "\n" * bool(said))
+        missing = " && false" * (not said)
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat {tmp_path}/{name}.txt{missing}\n")
+        (tmp_path / name).chmod(0o755)
+    text = (CLUSTER / "slurm.sbatch").read_text()
+    function = text[text.index("own_address() {") : text.index("# This script runs on")]
+    begin = text[text.index("LR_RAY_HEAD=") : text.index("export LR_RAY_HEAD")]
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; {function}{begin}echo $LR_RAY_HEAD"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURMD_NODENAME": "node1", "SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stdout == (f"{address}:20007\n" if address else "")
+    assert done.stderr == ("" if address else "error: node1 has no IPv4 address but loopback\n")
+    assert done.returncode == (not address)
+    assert '--node-ip-address="$address"' in text
+
+
 def test_the_readmes_docker_line_runs_the_built_image_with_options_that_exist(capsys):
     (built,) = (c for c in commands(README, "docker") if c[1] == "build")
     (line,) = (c for c in commands(README, "docker") if c[1] == "run")
