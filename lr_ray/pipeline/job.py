@@ -71,10 +71,11 @@ def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
     return {"versions": versions(), "models": models, "data": data}
 
 
-def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
+def check(config: Config, stages: Sequence[str], staged: bool = False) -> tuple[str, str | None]:
     """Everything that can be wrong and is cheap to find. Returns the models' directories.
 
-    The amateur is looked for only when there is sampling to do, by method contrast.
+    The amateur is looked for only when there is sampling to do, by method contrast; the source unless its
+    problems may be `staged`, as it may be gone since. `read_source` looks at it where they are not.
     """
     if "evaluation" in stages:
         from lr_ray.evaluation.tasks import load_tasks
@@ -97,7 +98,8 @@ def check(config: Config, stages: Sequence[str]) -> tuple[str, str | None]:
         check_lengths(expert, config, tasks)
     if "sampling" not in stages:
         return expert, None
-    check_source(config)
+    if not staged:
+        check_source(config)
     if config.sampling.method == "rejection":
         check_room(expert, None, config.sampling)
         return expert, None

@@ -15,16 +15,19 @@ from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
+from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.job import Job, check, check_problems, facts, read_source
 from lr_ray.pipeline.sharing import can_share, differing, has_trajectories, share, void
 from lr_ray.pipeline.stages import add_drift, label, run_stage
 from lr_ray.placement.site import site
+from lr_ray.problems import INDEX
 from lr_ray.run.asked import MODEL_BEHIND, Difference, begin, difference, fingerprints_of
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
 from lr_ray.runtime.cluster import cluster, joins
 from lr_ray.runtime.progress import recorded
+from lr_ray.sampling.trajectories import made_with
 
 LABELLING = "labelling"  # as a command's stage: without engines, of scores that are there
 
@@ -79,7 +82,9 @@ def execute(
         placed = [] if LABELLING in stages else todo  # labels need no engine, and so no GPU
         check_config(config, placed, run)
         with site(config, placed) as there:
-            job = Job(config, run, *check(config, todo), _terminal(), summary, there)
+            staged = source is not None or run.exists(INDEX)
+            models = check(config, todo, staged)
+            job = Job(config, run, *models, _terminal(), summary, there)
             log = run.log_path()
             print(f"config     {name}\nrun        {run.location}\nlog        {log}")
             if run.exists("run.json"):
@@ -213,8 +218,10 @@ def _take(job: Job, source: Run, stages: Sequence[str]) -> None:
     """Takes over the stages of another run, and says which."""
     with source.lock(shared=True):
         job.summary |= share(source, job.run, stages)
-        plausibility = job.config.sampling.plausibility
-        if list(stages) == ["decoding"] and has_trajectories(source, plausibility):
+        wanted = made_with(job.config, fingerprint(job.expert))
+        if list(stages) == ["decoding"] and has_trajectories(
+            source, wanted["plausibility"], wanted["decoding"]
+        ):
             job.sampling_options = {"trajectories": source}
     job.run.write_json("summary.json", job.summary)
     job.console.print(

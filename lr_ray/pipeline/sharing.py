@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lr_ray.config import Config, resolve
+from lr_ray.config import Config, changed, resolve
 from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
 from lr_ray.problems import INDEX
@@ -26,10 +26,16 @@ def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None
     asked, there = read_asked(source), read_summary(source)
     before = fingerprints_of(asked)
     try:
-        theirs = digests(resolve(asked["config"]), before)
+        there_config = resolve(asked["config"])
     except UserError as error:
         raise UserError(f"{source.location}: {error}") from None
-    ours = digests(config, {**before, **fingerprints})
+    same_weights = {
+        f"models.{role}": getattr(there_config.models, role)  # wherever they lie now
+        for role, now in fingerprints.items()
+        if now is not None and now == before.get(role)
+    }
+    theirs = digests(there_config, before)
+    ours = digests(changed(config, same_weights), {**before, **fingerprints})
     same = lambda s: theirs[s.name] == ours[s.name] and bool(set(there).intersection(s.parts))  # noqa: E731
     return [stage.name for stage in itertools.takewhile(same, STAGES)]
 
@@ -66,12 +72,15 @@ def share(source: Run, run: Run, stages: Sequence[str]) -> dict[str, Any]:
     return {**parts, "shared": dict.fromkeys(stages, source.location)} if stages else {}
 
 
-def has_trajectories(source: Run, plausibility: float) -> bool:
+def has_trajectories(source: Run, plausibility: float, decoding: str | None = None) -> bool:
     """Whether a finished run has kept the expert's trajectories of all its problems.
 
-    They serve a `plausibility` that is not below the one that they were completed for.
+    They serve a `plausibility` that is not below the one that they were completed for. `decoding`: the
+    digest that they must have (`trajectories.made_with`), which has the expert's folder in it.
     """
     there = footers(source, "trajectories").values()
+    if decoding is not None:
+        there = [said for said in there if said.get("decoding") == decoding]
     kept = [p for said in there if said["plausibility"] <= plausibility for p in said["problems"]]
     return len(set(kept)) == source.read_json(INDEX)["problems"]
 

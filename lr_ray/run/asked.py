@@ -48,6 +48,9 @@ def difference(
             effect = next(s.effect for s in STAGES if s.model == role)
             name = f"{MODEL_BEHIND}{role}: its fingerprint"
             changes.append(Change(name, before, now, frozenset({effect})))
+        elif now is not None:  # the same weights, wherever they lie now
+            name = f"models.{role}"
+            changes = [c._replace(effects=frozenset()) if c.name == name else c for c in changes]
     first = next((s for s in STAGES if any(s.effect in c.effects for c in changes)), None)
     affected = [stage.name for stage in from_stage(first.name)] if first else []
     return Difference(changes, affected, [name for name in begun(run) if name in affected])

@@ -229,6 +229,27 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
 
 
+def test_models_and_problems_that_lie_elsewhere_now_are_the_same(sampled, tmp_path, capsys):
+    there = sampled.read_json("run.json")
+    moved = {}
+    for role, path in (("expert", expert_path()), ("amateur", amateur_path())):
+        moved[f"models.{role}"] = str(shutil.copytree(path, tmp_path / role))
+        there["config"]["models"][role] = f"/gone/{role}"
+    there["config"]["data"]["source"] = "/gone/problems.jsonl"
+    sampled.write_json("run.json", there)
+    other = changed(resolve(there["config"]), {**moved, "sampling.kl_threshold": 0.05})
+    run = Run(str(tmp_path / "new"))
+    assert execute(other, run, ("labelling",), "demo", source=sampled) == 0
+    told = capsys.readouterr().out
+    assert f"from       {sampled.location}: decoding, scoring\n" in told
+    assert "differs    sampling.kl_threshold = 0.3 (now 0.05)\n" in told
+    assert run.read_json("run.json")["config"]["models"]["expert"] == moved["models.expert"]
+    name = tmp_path / "expert" / "config.json"
+    name.write_text(name.read_text() + " ")  # other contents
+    with pytest.raises(UserError, match=r"was made with another models\.expert = /gone/expert \(now .*expert\), model behind"):  # fmt: skip
+        execute(other, Run(str(tmp_path / "newer")), ("training",), "demo", source=sampled)
+
+
 def test_a_run_from_one_that_a_job_works_on_is_not_begun(sampled, tmp_path):
     run = Run(str(tmp_path / "new"))
     with (
