@@ -90,17 +90,25 @@ def _side_by_side(config: Config, models: Models, cards: Cards) -> Iterator[Valu
 
 
 def _a_gpu_each(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
-    """Whole GPUs, shared out by the models' sizes: decoding and scoring are bound by reading weights."""
+    """Whole GPUs, shared out by the models' sizes: decoding and scoring are bound by reading weights.
+
+    What one pool leaves by a stated number of engines is the other's.
+    """
     expert, amateur = models["expert"], models["amateur"]
     large, small = (m.parameters if m else 1 for m in (expert, amateur))
+    stated, others = config.sampling.expert.max_engines, config.sampling.amateur.max_engines
     each = gpus_of(config.resources.amateur, None, cards)[0]
     for split in gpus_of(config.resources.expert, expert, cards):
         if split + each > cards.count:
             continue
         wanted = round(cards.count * large / (large + small) / split)
-        count = min(max(1, wanted), int((cards.count - each) // split), most_engines(cards, split))
+        most = min(int((cards.count - each) // split), most_engines(cards, split))
+        most = most if stated == AUTO else min(most, stated)
+        count = min(max(1, wanted), most)
         while count > 1 and not _beside(count, split, each, cards):
             count -= 1
+        while others != AUTO and count < most and _beside(count + 1, split, each, cards) >= others:
+            count += 1
         ours = _pool(config, "expert", split, count, cards)
         yield ours | _pool(config, "amateur", each, _beside(count, split, each, cards), cards)
 

@@ -46,6 +46,28 @@ def test_stated_gpus_are_all_taken_and_no_more(count, expert, amateur, engines):
     assert needs.at_once(needs.processes(config, models, "sampling"), True, most=True) <= count
 
 
+@pytest.mark.parametrize(
+    ("stated", "engines"),
+    [
+        ({"amateur": 1}, (7, 1)),
+        ({"expert": 3}, (3, 5)),
+        ({"expert": 1}, (1, 7)),
+        ({"amateur": 4}, (6, 4)),  # at most: by the sizes there are two
+        ({"expert": 2, "amateur": 2}, (2, 2)),
+        ({}, (6, 2)),
+    ],
+)
+def test_what_one_pool_leaves_by_its_stated_engines_is_the_others(stated, engines):
+    limits = [f"--sampling.{role}.max_engines={most}" for role, most in stated.items()]
+    config, models = placed(pretended(8, 80e9), "qwen2.5-math-1.5b", *limits)
+    sampling = config.sampling
+    assert config.resources.sampling == "together"
+    assert (sampling.expert.most, sampling.amateur.most) == engines
+    assert needs.at_once(needs.processes(config, models, "sampling"), True) <= 8
+    for role in {"expert", "amateur"} - stated.keys():  # all GPUs are taken at once
+        assert getattr(sampling, role).min_engines == getattr(sampling, role).most
+
+
 def test_shares_of_several_gpus_do_not_reach_over_two_of_them():
     apart = ("--resources.sampling=apart", "--resources.expert.gpus=0.4")
     config, _ = placed(Cards((4, 1), 80e9), "qwen2.5-math-1.5b", *apart)
