@@ -8,6 +8,7 @@ pytest tests/unit/test_perturbations.py
 import random
 import re
 from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
 
 Perturb = Callable[[str, random.Random], str | None]
 
@@ -39,8 +40,16 @@ _NUMERALS = _set(
     "eighth ninth tenth once twice thrice double triple dozen dozens percent couple pair pairs first "
     "second"
 )
-# Each pair is one word with two letters swapped, so that a swap would make the other.
-_REAL = _set("trail trial angle angel dairy diary quite quiet united untied casual causal")
+# Words, but plurals, that a swap of two letters makes of others; "there" makes a numeral.
+_REAL = _set(
+    "trail trial angle angel dairy diary quite quiet united untied unite untie casual causal tired tried "
+    "fired fried files flies fires fries tires tries barely barley burnt brunt signing singing silver sliver "
+    "scared sacred split spilt satin stain perfect prefect martial marital crop corps carve crave lion loin "
+    "complaint compliant farmer framer farming framing grater garter crater carter gliding gilding bulge "
+    "bugle rogue rouge salts slats"
+)
+# Other words of two letters may be formulas, symbols or units: xy, Cu, ms.
+_SHORT = _set("am an as at be by do go he if in is it me my no of on or so to up us we")
 
 _MEN = _set(
     "Adam Alan Ali Ben Brian Carl Dan Daniel David Eric Ethan Gary George Henry Jake James Jason Jeff "
@@ -60,8 +69,10 @@ _UNITS = {
     "mph": "miles per hour", "km/h": "kilometers per hour", "%": "percent", "¢": "cent",
 }  # fmt: skip
 _UNIT = re.compile(
-    r"(?<![\w.$/])(?P<number>\d[\d,]*(?:\.\d+)?) ?"
-    rf"(?P<unit>{'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![\w/²³^*°-])(?!\.\w)"
+    r"(?<![\w.$/])(?P<number>\d+(?:,\d{3})*(?:\.\d+)?)"
+    r"(?! ?% \d)(?![mgL](?![A-Za-z]))"  # a remainder; a variable
+    rf" ?(?P<unit>{'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})"
+    r"(?![\w/²³^*·°-])(?! ?[+=(])(?!\.\w)"
 )
 _PRICE = re.compile(
     r"(?<![\w$])\$(?P<number>\d+(?:,\d{3})*(?:\.\d+)?)(?![\w,./-]*\w)"
@@ -69,11 +80,11 @@ _PRICE = re.compile(
 )
 
 _ASIDES = (
-    ("library", "The old library at the end of the street has {a} windows and was built in {b}."),
-    ("lighthouse", "A lighthouse on the coast is painted every {a} years and opened in {b}."),
-    ("orchestra", "The city orchestra has {a} violins and gave its first concert in {b}."),
-    ("museum", "A museum in the capital shows {a} paintings and was founded in {b}."),
-)
+    ("librar|window", "The old library at the end of the street has {a} windows and was built in {b}."),
+    ("lighthouse|paint", "A lighthouse on the coast is painted every {a} years and opened in {b}."),
+    ("orchestra|violin|concert", "The city orchestra has {a} violins and gave its first concert in {b}."),
+    ("museum|painting|picture", "A museum in the capital shows {a} paintings and was founded in {b}."),
+)  # fmt: skip
 _PREAMBLES = (
     "Please read what follows with care, and take all the time that it needs. It comes from a collection of "
     "exercises that people of many countries have worked on. There is no trick in it.",
@@ -91,12 +102,16 @@ _LEANS = _set(
     "pays paid wins won reads read begins began starts ran runs drove drives drinks drank throws threw "
     "sends sent saw sees met meets"
 )
+# Of what was said before: "Bob has one."
+_ELIDED = re.compile(rf"\b(?:has|have) (?:\d\S*|{'|'.join(_NUMERALS)})\.$")
 _STATES = re.compile(r"\b(?:has|have|is|are|costs?|weighs?|contains?|holds?|earns?|lives?|sits?)\b")
 
 
 def irrelevant(text: str, rng: random.Random) -> str | None:
     """A sentence with numbers about something else: before a question that leans on no noun, or in front."""
-    asides = [aside for noun, aside in _ASIDES if noun not in text.lower()]
+    asides = [aside for nouns, aside in _ASIDES if not re.search(nouns, text.lower())]
+    if not asides:
+        return None
     aside = rng.choice(asides).format(a=rng.randint(12, 90), b=rng.randint(1820, 1960))
     *story, question = _sentences(text)
     if story and question.endswith("?") and not _leans(question):
@@ -106,9 +121,14 @@ def irrelevant(text: str, rng: random.Random) -> str | None:
 
 def names(text: str, rng: random.Random) -> str | None:
     """Other given names, each the same throughout; a name before another capital is a known person's."""
-    known = r"\b{0} [A-Z]|(?:St\.|Saint|Sir|King|Queen|Mount|Lake) {0}\b"
-    there = {w for w in _WORD.findall(text) if w in _MEN | _WOMEN}
-    there = {n for n in there if not re.search(known.format(n), text)}
+    known = (
+        r"\b{0} [A-Z]|(?:St\.|Saint|Sir|King|Queen|Mount|Lake|[Tt]he) {0}\b"
+        r"|\b{0}['\u2019]s (?:law|theorem|lemma|rule|principle|algorithm|paradox)"
+    )
+    words = set(_WORD.findall(text))
+    there = {n for n in words & (_MEN | _WOMEN) if not re.search(known.format(n), text)}
+    if any(_same_person(name, word) for name in there for word in words - {name}):
+        return None
     new: dict[str, str] = {}
     for given in (_MEN, _WOMEN):
         free = sorted(name for name in given if name not in text)
@@ -116,6 +136,15 @@ def names(text: str, rng: random.Random) -> str | None:
         new |= zip(old, rng.sample(free, len(old)), strict=True)
     text = _outside(text, lambda part: _WORD.sub(lambda word: new.get(word[0], word[0]), part))
     return None if new.keys() & set(_WORD.findall(text)) else text  # one stays inside a formula
+
+
+def _same_person(name: str, word: str) -> bool:
+    """Whether a word may be a name in small letters, for short or with a slip: joe, Dan of Daniel, Marry."""
+    if not word[0].isupper():
+        return word == name.lower()
+    short, long = sorted((name, word), key=len)
+    near = SequenceMatcher(None, name, word).ratio() >= 0.8
+    return len(short) > 2 and (long.startswith(short) or (near and name[0] == word[0]))
 
 
 def units(text: str, rng: random.Random) -> str | None:
@@ -142,15 +171,21 @@ def typos(text: str, rng: random.Random) -> str | None:
         word = found[0]
         if not _can_swap(word) or next(number) not in drawn:
             return word
-        at = rng.choice([i for i in range(1, len(word) - 2) if word[i] != word[i + 1]])
-        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+        return rng.choice(_swapped(word))
 
     return _outside(text, lambda part: _WORD.sub(swap, part))
 
 
 def _can_swap(word: str) -> bool:
-    plain = len(word) >= 5 and word.islower() and word not in _NUMERALS and word not in _REAL
-    return plain and len(set(word[1:-1])) > 1
+    plain = len(word) >= 5 and word.islower() and word not in _NUMERALS
+    return plain and bool(_swapped(word))
+
+
+def _swapped(word: str) -> list[str]:
+    """A word with two unlike letters inside it swapped, in each way that makes no other word."""
+    ways = [i for i in range(1, len(word) - 2) if word[i] != word[i + 1]]
+    made = [word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in ways]
+    return [m for m in made if not {m, m.removesuffix("s")} & (_NUMERALS | _REAL)]
 
 
 def shuffled(text: str, rng: random.Random) -> str | None:
@@ -158,7 +193,7 @@ def shuffled(text: str, rng: random.Random) -> str | None:
     *story, question = _sentences(text)
     if len(story) < 2 or not question.endswith("?") or any(s.endswith("?") for s in story):
         return None
-    if any(_leans(s) or not _STATES.search(s) for s in story):
+    if any(_leans(s) or _ELIDED.search(s) or not _STATES.search(s) for s in story):
         return None
     for sentence in story:  # "the box" of one sentence is that of another
         others = " ".join(other for other in story if other is not sentence).lower()
@@ -180,8 +215,8 @@ def capitals(text: str, rng: random.Random) -> str | None:
 
     def upper(found: re.Match[str]) -> str:
         word = found[0]
-        variable = len(word) == 1 and word not in ("a", "A", "I")
-        return word if variable or word in _UNITS or not word[1:].islower() else word.upper()
+        formula = len(word) == 2 and word.lower() not in _SHORT
+        return word if formula or word in _UNITS or not word[1:].islower() else word.upper()
 
     return _outside(text, lambda part: re.sub(r"[A-Za-z]+(?:['\u2019][a-z]+)?", upper, part))
 
@@ -203,6 +238,9 @@ def perturbed(kind: str, problem: str, answer: str, key: str) -> str | None:
         return None
     if _ITS_OWN.search(body) and kind in (*_OF_WORDS, "shuffled"):
         return None
+    shared = set(_WORD.findall(body)) & set(_WORD.findall("".join(choices)))
+    if kind == "names" and shared & (_MEN | _WOMEN):
+        return None  # the choices would still have the old ones
     found = PERTURBATIONS[kind](body, random.Random(f"{kind} {key}"))
     return None if found is None or found == body else "\n".join([found, *choices])
 

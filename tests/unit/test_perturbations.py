@@ -22,7 +22,7 @@ from lr_ray.report import print_summary, write_page
 from lr_ray.run.store import Run
 from tests.unit.problem_sources import BENCHMARKS, jsonl, needs_benchmarks
 
-STORY = "Dan has 5 red pens in a box. Anna buys 12 pens for $3.50 each. How many pens are there?"
+STORY = "Dan has 5 yellow pens in a box. Anna buys 12 pens for $3.50 each. How many pens are there?"
 
 
 def of(kind, text, answer="7", key="p 0"):
@@ -44,6 +44,13 @@ def test_an_irrelevant_sentence_stands_before_the_question_or_leans_on_nothing()
     assert of("irrelevant", leaning).endswith(f". {leaning}")
 
 
+def test_an_irrelevant_sentence_has_nothing_that_the_problem_counts():
+    text = "A room has 5 windows and 3 pictures. How many windows and pictures are there?"
+    found = {of("irrelevant", text, key=f"p {seed}") for seed in range(40)}
+    assert not any("library" in f or "museum" in f for f in found)
+    assert of("irrelevant", f"A library and a museum pay a violinist and painters. {text}") is None
+
+
 def test_names_are_others_throughout_and_sentences_keep_theirs():
     text = "Dan has 5 pens. Anna has Dan's 3 old pens. How many pens has Dan?"
     found = of("names", text)
@@ -60,11 +67,23 @@ def test_names_are_others_throughout_and_sentences_keep_theirs():
         "By Paul Erdos, how many are 3 and 4?",
         "St. Peter saw 5 boats. How many?",
         "He has 5 pens. How many?",
+        "Was it found with the Adam optimizer in 5 steps?",
+        "By Henry\u2019s law, what is 5 times 3?",
+        "Joe has 5 pens. How many pens has joe?",
+        "Brian has 5 pens. How many pens has Bryan?",
+        "Jake has 5 pens. How many had Jakes?",
+        "Daniel has 5 pens. Dan gets 3. How many?",
         r"Daniel has $x_{Daniel} = 3$ pens. How many?",
     ],
 )
-def test_names_of_known_persons_and_names_inside_formulas_stay(text):
+def test_names_stay_that_are_known_persons_in_formulas_or_written_in_two_ways(text):
     assert of("names", text) is None
+
+
+def test_names_stay_that_the_choices_have():
+    asked = "Mary has 5 pens and Pam 3. What is true?\nAnswer Choices: (A) {} has more. (B) Pam has more."
+    assert of("names", asked.format("Mary"), "A") is None
+    assert of("names", asked.format("She"), "A") is not None
 
 
 @pytest.mark.parametrize(
@@ -76,6 +95,9 @@ def test_names_of_known_persons_and_names_inside_formulas_stay(text):
         ("5 m/s, 3 m^2, $2 million, $4/hour, a $20 bill, 7 mm2", None),
         ("So $x$ has 5 cm.", None),
         (r"\frac{1}{2} of 5 kg", None),
+        ("A mass of 2m and 9(9m + 3t); f(x) = 4x - 5, g(x) = 2x^2", None),
+        ("What is 1 + 3 % 3, and 0.2 kg·m^2?", None),
+        ("A bag of 1,250 g, 5, 30mph", "A bag of 1,250 grams, 5, 30 miles per hour"),
     ],
 )  # fmt: skip
 def test_units_are_written_out_behind_numbers_alone(text, written):
@@ -94,6 +116,13 @@ def test_typing_errors_swap_two_letters_and_spare_numerals():
     assert (before[0], before.rstrip(".")[-1]) == (after[0], after.rstrip(".")[-1])
 
 
+@pytest.mark.parametrize("word", ["there", "angles", "tried", "files", "split", "untied"])
+def test_a_typing_error_makes_no_other_word(word):
+    found = {of("typos", word, key=f"p {seed}") for seed in range(40)}
+    assert {"".join(sorted(f)) for f in found} == {"".join(sorted(word))}
+    assert not found & {"three", "angels", "tired", "flies", "spilt", "united", None}
+
+
 @pytest.mark.parametrize(
     ("text", "safe"),
     [
@@ -103,6 +132,8 @@ def test_typing_errors_swap_two_letters_and_spare_numerals():
         ("A box holds 3 pens. Ann has 4 of the box kind. How many pens?", False),
         ("Ann has 12 cents. Bob has 5 cents.", False),
         ("Ann has 12 cents. How many cents?", False),
+        ("Ann has 12 cents. Bob has 5. How many cents have Ann and Bob?", False),
+        ("Ann has 12 cents. Bob has one. How many cents have Ann and Bob?", False),
     ],
 )
 def test_sentences_change_places_only_where_each_stands_by_itself(text, safe):
@@ -117,6 +148,8 @@ def test_capitals_leave_variables_units_and_formulas():
     text = "Find x kilograms of NaCl for 5 kg of water, if $x + y = 3$ and Anna's pH is 7."
     expected = "FIND x KILOGRAMS OF NaCl FOR 5 kg OF WATER, IF $x + y = 3$ AND ANNA'S pH IS 7."
     assert of("capitals", text) == expected
+    cosets = "If ah = ha for h in H, is |aH| = |Ha| for 15 ms, 3 kb and Cu?"
+    assert of("capitals", cosets) == "IF ah = ha FOR h IN H, IS |aH| = |Ha| FOR 15 ms, 3 kb AND Cu?"
 
 
 def test_answers_in_words_and_texts_about_words_keep_their_words():
