@@ -169,8 +169,11 @@ labels = Registry("label rule", {
     "contrast": f"{_RULES}:contrast", "contrast:TEMPERATURE": f"{_RULES}:tempered",
     "expert": f"{_RULES}:expert", "greedy": f"{_RULES}:greedy",
 }, "steps, keep")  # fmt: skip
-# Objects that read and judge: see lr_ray.grading.graders, which adds the built-in ones.
-graders = Registry("grader", {"reasoning_gym": "lr_ray.grading.gym:Verifier"})
+# Objects that read and judge: see lr_ray.grading.graders. The pool knows the built-in ones by name.
+graders = Registry("grader", {
+    "reasoning_gym": "lr_ray.grading.gym:Verifier",
+    "math": "", "choice": "", "exact": "", "number": "", "demo": "",
+})  # fmt: skip
 # Classes of lr_ray.training.engine.Backend and lr_ray.engines.engine.Engine, or functions that make one.
 backends = Registry(
     "training backend", {"deepspeed": "lr_ray.training.engine:Engine"}, "expert, training"

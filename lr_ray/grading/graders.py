@@ -11,7 +11,6 @@ from lr_ray.grading.reading import KINDS as BUILT_IN
 from lr_ray.plugins import graders, uncallable
 
 _METHODS = {"read": "completion, cut, metadata", "judge": "expected, extracted, metadata"}
-graders.built_in.update(dict.fromkeys(BUILT_IN, ""))  # the pool knows them by name
 
 
 class Verdict(NamedTuple):

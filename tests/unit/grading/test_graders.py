@@ -1,5 +1,7 @@
 """Graders by name: built in, registered, of a user's own module; and the other graders to compare with."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -13,6 +15,8 @@ from lr_ray.evaluation.tasks import Task, load_tasks
 from lr_ray.grading.graders import Verdict, find, register
 from lr_ray.grading.others import OTHERS, Toolkit
 from lr_ray.grading.pool import Graded, Graders, Item
+from lr_ray.grading.reading import KINDS
+from lr_ray.plugins import graders
 from tests.unit.problem_sources import jsonl
 
 
@@ -200,3 +204,11 @@ def test_a_refused_question_has_no_answer():
     nothing = Graded(None, Verdict(False, "no answer"))
     with Graders() as graders:
         assert graders.grade_all("math", [Item("8", None)]) == [nothing]
+
+
+def test_no_plugin_takes_the_name_of_a_built_in_grader():
+    code = "from lr_ray.plugins import graders; print(*graders.built_in)"  # alone, as a plugin is
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert set(out.split()) == {*KINDS, "reasoning_gym"}
+    with pytest.raises(ValueError, match="a grader 'math' is there already"):
+        graders.register("math")(Within())
