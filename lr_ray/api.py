@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def make_config(name: str, device: Literal["cpu", "gpu"] | None = None, **overrides: Any) -> Config:
+def make_config(
+    name: str | os.PathLike[str], device: Literal["cpu", "gpu"] | None = None, **overrides: Any
+) -> Config:
     """A preset or YAML file as a checked config.
 
     `overrides` are sections, `sampling={"kl_threshold": 0.3}`, or dotted names,
     `**{"sampling.kl_threshold": 0.3}`. `device` is as --device: with "cpu" no process gets a GPU.
     Raises UserError naming each field that is wrong.
     """
-    tree = read_tree(name)
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"name is of type {type(name).__name__}; must be a preset or a YAML file")
+    tree = read_tree(os.fspath(name))
+    if device not in (None, "cpu", "gpu"):
+        raise UserError(f"device = {device!r}: must be 'cpu' or 'gpu'")
     if device:
         tree = on_device(tree, device)
     for key, value in overrides.items():
@@ -35,7 +41,7 @@ def make_config(name: str, device: Literal["cpu", "gpu"] | None = None, **overri
 
 
 def run_pipeline(
-    config: Config | str,
+    config: Config | str | os.PathLike[str],
     run: str | os.PathLike[str],
     stages: Sequence[str] = STAGES,
     source: str | os.PathLike[str] | None = None,
@@ -44,21 +50,23 @@ def run_pipeline(
     """Runs what is not finished of the stages, on the cluster of RAY_ADDRESS or a local one.
 
     `config`: of `make_config`, or a preset's or file's name. `run`: the run directory, a path or an fsspec
-    URI; called again after an interruption it goes on. `stages`: names of `lr_ray.config.STAGES`. `source`
+    URI; called again after an interruption it goes on. `stages`: names of `lr_ray.config.STAGES`, which are
+    done in its order. `source`
     and `yes` are as --from and --yes. Raises UserError for what is wrong before anything starts, StageError
     for a stage that failed, KeyboardInterrupt when it is interrupted.
     """
     from lr_ray.experiments.rounds import run_rounds
     from lr_ray.runtime import interrupts
 
-    name = config if isinstance(config, str) else "of a Python program"
-    asked = make_config(config) if isinstance(config, str) else config
+    asked = config if isinstance(config, Config) else make_config(config)
+    name = "of a Python program" if asked is config else str(config)
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
         raise UserError(f"stages = {list(stages)}: give some of {', '.join(STAGES)}")
     there, before = Run(os.fspath(run)), Run(os.fspath(source)) if source else None
+    ordered = tuple(stage for stage in STAGES if stage in stages)
     with interrupts.borrowed():
-        run_rounds(asked, there, tuple(stages), name, source=before, yes=yes)
+        run_rounds(asked, there, ordered, name, source=before, yes=yes)
     return StoredRun(there)
 
 

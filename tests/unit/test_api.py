@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 import lr_ray
+from lr_ray.experiments import rounds
 from lr_ray.run.schemas import SCORES, SUPERVISION
 from lr_ray.run.store import Run
 from tests.unit.test_status import CONFIG, finished, sampled, staged
@@ -82,3 +83,24 @@ def test_a_wrong_stage_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(lr_ray.UserError, match=r"\['sample'\]: give some of sampling, "):
         lr_ray.run_pipeline("demo", tmp_path / "run", ["sample"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_config_is_given_by_a_name_or_a_path_and_else_refused_in_one_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("models: {expert: embedded:expert, amateur: embedded:amateur}\nrounds: 2\n")
+    assert lr_ray.make_config(file).rounds == 2
+    with pytest.raises(
+        lr_ray.UserError, match=r"^name is of type dict; must be a preset or a YAML"
+    ):
+        lr_ray.run_pipeline({"rounds": 2}, tmp_path / "run")
+    with pytest.raises(lr_ray.UserError, match=r"^device = 'tpu': must be 'cpu' or 'gpu'$"):
+        lr_ray.make_config("demo", device="tpu")
+
+
+def test_a_run_takes_a_files_path_and_its_stages_in_their_order(tmp_path, monkeypatch):
+    file, asked = tmp_path / "mine.yaml", []
+    file.write_text("models: {expert: embedded:expert, amateur: embedded:amateur}\nrounds: 2\n")
+    monkeypatch.setattr(rounds, "run_rounds", lambda *given, **_: asked.append(given))
+    lr_ray.run_pipeline(file, tmp_path / "run", ["training", "evaluation", "sampling", "training"])
+    [(config, _, stages, name)] = asked
+    assert (config.rounds, stages, name) == (2, lr_ray.api.STAGES, str(file))
