@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lr_ray.errors import StageError
 from lr_ray.evaluation.statistics import (
     accuracy_interval,
     macro_difference,
@@ -156,6 +157,18 @@ def disagreements(table: pa.Table, labels: Sequence[str]) -> list[dict[str, Any]
                 shared = {name: row[name] for name in SHARED}
                 found.append(shared | {"model": label} | {p: row[f"{label}_{p}"] for p in parts})
     return found
+
+
+def check_asked_alike(task: str, first: pa.Table, other: pa.Table, place: str) -> None:
+    """Raises StageError unless both tables of a task are of the same problems, row by row.
+
+    `place`: of the other, to be named. Whatever pairs scores of two evaluations rests on that.
+    """
+    if not first.select(SHARED).equals(other.select(SHARED)):
+        raise StageError(
+            f"{place}: was asked other problems of {task} than what it is compared with, as its file or "
+            "source has changed since; give another --run"
+        )
 
 
 def scores_of(table: pa.Table, label: str) -> Scores:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from lr_ray.config import STAGES, Config, changed, value_at
 from lr_ray.errors import StageError, UserError
-from lr_ray.evaluation.results import MEANS, scores_of
+from lr_ray.evaluation.results import MEANS, check_asked_alike, scores_of
 from lr_ray.evaluation.statistics import pooled_difference
 from lr_ray.experiments.plot import draw
 from lr_ray.experiments.table import markdown, percent, points
@@ -169,6 +169,7 @@ def _row(run: Run, config: Config, number: int) -> Found:
     accuracy = {}
     for task, part in summary.get("accuracy", {}).items():
         untouched, answers = run.answers(task), there.answers(task)
+        check_asked_alike(task, untouched, answers, there.location)
         expert, improved = scores_of(untouched, "expert"), scores_of(answers, "improved")
         accuracy[task] = pooled_difference(expert, [improved], config.evaluation.seed) | {
             "accuracy_ci95": part["models"]["improved"]["accuracy_ci95"],

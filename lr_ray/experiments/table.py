@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lr_ray.config import Config
-from lr_ray.evaluation.results import scores_of
+from lr_ray.evaluation.results import SHARED, check_asked_alike, scores_of
 from lr_ray.evaluation.statistics import paired_difference, pooled_difference
 from lr_ray.evaluation.tasks import task_names
 from lr_ray.experiments.grid import Grid, Variant
@@ -25,6 +25,7 @@ def collect(run: Run, config: Config, grid: Grid, plan: Plan, failed: dict[str, 
 
     `failed`: reason by name of the cells that could not be finished.
     """
+    _check_asked_alike(run, config, [c for c in plan.cells if c.name not in failed])
     rows = {v.name: _variant(run, config, v, plan, failed) for v in grid.variants}
     _add_differences(rows, run, config, plan, failed)
     first = next(r["accuracy"] for r in rows.values() if r["accuracy"])
@@ -37,6 +38,16 @@ def collect(run: Run, config: Config, grid: Grid, plan: Plan, failed: dict[str, 
         "variants": rows,
         "failed": failed,
     }
+
+
+def _check_asked_alike(run: Run, config: Config, cells: Sequence[Cell]) -> None:
+    """Raises StageError where a benchmark's problems have changed between the cells' evaluations."""
+    for benchmark in task_names(config.evaluation):
+        first, *others = (run.child(cell.folder) for cell in cells)
+        asked = first.answers(benchmark, list(SHARED))
+        for there in others:
+            other = there.answers(benchmark, list(SHARED))
+            check_asked_alike(benchmark, asked, other, there.location)
 
 
 def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row) -> Row:

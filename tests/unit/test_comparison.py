@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lr_ray.config import Config, merge, read_tree, resolve
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import LABELS, summarise
@@ -259,6 +259,17 @@ def compared(tmp_path) -> tuple[Run, Grid, dict]:
             finished(run, cell, right.get(cell.name, [1, 2, 3]), keeps[cell.variant.name])
     assert [c.name for c in unfinished(run, plan)] == ["equal-1"]
     return run, grid, collect(run, DEMO, grid, plan, {"equal-1": "loss is nan at step 3"})
+
+
+def test_variants_that_were_asked_other_problems_are_not_paired(compared):
+    run, grid, _ = compared
+    plan = make_plan(DEMO, grid)
+    there = run.child(plan.cells[-1].folder)
+    table = there.answers("demo")
+    there.write_table("evaluation/demo.parquet", table.slice(1))
+    told = f"^{there.location}: was asked other problems of demo than what it is compared with"
+    with pytest.raises(StageError, match=told):
+        collect(run, DEMO, grid, plan, {"equal-1": "no"})
 
 
 def test_accuracies_and_costs_are_those_of_the_runs(compared):

@@ -9,7 +9,7 @@ import pytest
 from lr_ray.cli.front import run_command
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.embedded import expert_path
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.results import LABELS, summarise
 from lr_ray.experiments import rounds
 from lr_ray.experiments.taking import runs_of
@@ -222,6 +222,21 @@ def test_status_tells_of_each_round_and_is_over_with_the_last(run):
     assert sum(label == "accuracy" for label, _ in told) == 2
     played(run, config(), 3, (100, 110))
     assert look(run)["finished"]
+
+
+def test_a_round_that_was_asked_other_problems_is_not_paired(run):
+    played(run, config(), 1, (100, 110))
+    there = round_of(run, 2)
+    begin(there, rounds._config(config(), run, 2), FACTS)
+    table = answers(100, 110)
+    column = table.column_names.index("expected")
+    changed = table.set_column(column, "expected", [["y"] * PROBLEMS])
+    there.write_table("evaluation/demo.parquet", changed)
+    said = read_summary(run)
+    there.write_json("summary.json", {name: said[name] for name in ("sampling", "accuracy")})
+    told = r"rounds/2: was asked other problems of demo than what it is compared with, .*; give another --run$"
+    with pytest.raises(StageError, match=told):
+        rounds._write(run, config(), 2)
 
 
 def test_more_rounds_can_be_asked_of_a_finished_run(run):
