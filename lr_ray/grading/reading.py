@@ -110,7 +110,7 @@ def _math(text: str, cut: bool) -> str | None:
 
 def _exact(text: str, cut: bool) -> str | None:
     """What is tagged, boxed or stated, else all that is said."""
-    tagged, boxed = _tagged(text, cut), _answering(text)
+    tagged, boxed = _tagged(text, cut, signs=True), _answering(text)
     if tagged:
         return tagged.content
     if boxed:
@@ -130,13 +130,18 @@ def _choice(text: str, cut: bool) -> str | None:
     return chosen(text, cut)
 
 
-def _tagged(text: str, cut: bool) -> Formula | None:
-    """The last <answer> that says something; one that stays open counts where its end was a stop."""
-    found = [
-        m
-        for m in _ANSWER.finditer(text)
-        if re.search(r"\w", m["text"]) and not _is_placeholder(m["text"].strip())
-    ]
+def _tagged(text: str, cut: bool, signs: bool = False) -> Formula | None:
+    """The last <answer> that says something; one that stays open counts where its end was a stop.
+
+    `signs`: so do signs of ASCII alone, such as [] or +.
+    """
+
+    def says(said: str) -> bool:
+        if signs:
+            return not _PLACEHOLDER.fullmatch(said)
+        return bool(re.search(r"\w|[^\x00-\x7f]", said)) and not _is_placeholder(said)
+
+    found = [m for m in _ANSWER.finditer(text) if says(m["text"].strip())]
     if not found or (cut and not found[-1][0].endswith(">")):
         return None
     return Formula(found[-1].start(), found[-1].end(), found[-1]["text"].strip())

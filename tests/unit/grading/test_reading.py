@@ -182,3 +182,14 @@ def test_importing_takes_no_heavy_package():
 def test_a_cut_completion_answers_only_by_what_is_whole(completion, kind, whole, cut):
     assert extract_answer(completion, kind) == whole
     assert extract_answer(completion, kind, cut=True) == cut
+
+
+@pytest.mark.parametrize("said", ["❌✅\n✅❌", "+", "[]", ")", ">=", "∅"])
+def test_an_answer_of_signs_is_read_from_its_tag(said):
+    text = f"Put it in <answer></answer>, as in <answer>...</answer>:\n<answer> {said} </answer>"
+    assert extract_answer(text, "exact") == said
+
+
+def test_a_tag_of_signs_that_are_no_mathematics_is_none():
+    assert extract_answer("<answer>∞</answer>", "math") == "∞"
+    assert extract_answer("<answer>7</answer> <answer>[]</answer>", "math") == "7"
