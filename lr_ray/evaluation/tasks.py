@@ -24,6 +24,8 @@ from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
 _DEMO_PROBLEMS = 1000
+_LONGEST = 180  # bytes of a task's name, which names of files go on after
+_PARAMETER = re.compile(r"[\w.-]+:(?![/:])")  # begins NAME:PARAMETER, but no URI
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def task_names(evaluation: Evaluation) -> list[str]:
     """Names of results: gsm8k, gsm8k-4-shot for four examples, `problems` for dir/problems.jsonl.
 
     Those of protocol paper end with -paper: mmlu_stem-5-shot-paper.
-    Raises UserError when two are the same.
+    Raises UserError when two are the same, or one is too long for a file's name.
     """
     names = [
         task_name(name, shots, protocol)
@@ -131,6 +133,12 @@ def task_names(evaluation: Evaluation) -> list[str]:
         raise UserError(
             f"evaluation.benchmarks: {', '.join(sorted(twice))} occurs twice; give each once, "
             "and files different names"
+        )
+    if long := [name for name in names if len(name.encode()) > _LONGEST]:
+        raise UserError(
+            f"evaluation.benchmarks: results named {long[0][:60]}... would have a name of "
+            f"{len(long[0].encode())} bytes; must have at most {_LONGEST}: give fewer parameters, or a file "
+            "a shorter name"
         )
     return names
 
@@ -156,7 +164,8 @@ def _paper_shots(name: str) -> int:
 
 
 def task_name(benchmark_name: str, shots: int, protocol: str = "same") -> str:
-    stem = files.ENDING.sub("", PurePosixPath(benchmark_name).name)
+    whole = _PARAMETER.match(benchmark_name)  # where a slash is no folder's
+    stem = files.ENDING.sub("", benchmark_name if whole else PurePosixPath(benchmark_name).name)
     stem = re.sub(r"[^\w.-]", "_", stem) + (f"-{shots}-shot" if shots else "")
     return stem + ("-paper" if protocol == "paper" else "")
 

@@ -366,3 +366,24 @@ def test_a_finished_evaluation_tells_that_its_file_holds_other_problems_now(tmp_
     file.unlink()
     tell_changed(run, evaluation)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("reasoning_gym:x?a=1/2&b=3", "reasoning_gym_x_a_1_2_b_3"),
+        ("mine:a/b", "mine_a_b"),
+        ("a/b.jsonl", "b"),
+        ("s3://a/b.jsonl", "b"),
+        ("simplecache::https://a/b.parquet", "b"),
+    ],
+)
+def test_a_slash_of_a_parameter_is_no_folder(source, name):
+    assert task_name(source, 0) == name
+
+
+def test_a_name_that_no_file_could_have_is_told_before_anything_is_asked():
+    options = "&".join(f"parameter_{i}=10" for i in range(20))
+    told = r"results named reasoning_gym_x_.*\.\.\. would have a name of 325 bytes; must have at most 180: "
+    with pytest.raises(UserError, match=told):
+        task_names(Evaluation(benchmarks=[f"reasoning_gym:x?{options}"]))
