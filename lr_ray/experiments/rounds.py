@@ -19,7 +19,7 @@ from lr_ray.method.contrast import entropy_terms
 from lr_ray.models.models import fingerprint
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, check_source, count_problems
-from lr_ray.run.asked import begin, fingerprints_of
+from lr_ray.run.asked import begin, difference, fingerprints_of
 from lr_ray.run.rounds import round_of
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run, read_asked, read_summary
@@ -72,7 +72,7 @@ def _check(config: Config, run: Run) -> None:
             f"--run {run.location}: of {rounds} rounds each takes the model of the one before from its "
             "directory; give a path that all nodes see"
         )
-    if config.data.repeat_in_rounds or round_of(run, rounds).exists(INDEX):
+    if config.data.repeat_in_rounds or _has_problems(run, config):
         return
     check_source(config)
     needed = (config.data.skip or 0) + rounds * each
@@ -82,6 +82,14 @@ def _check(config: Config, run: Run) -> None:
             f"sampling.max_problems = {each} each need {needed}; give a smaller max_problems, fewer rounds "
             "or --data.repeat_in_rounds true"
         )
+
+
+def _has_problems(run: Run, config: Config) -> bool:
+    """Whether the last round has its problems, and would not read others by this config."""
+    last = round_of(run, config.rounds)
+    if not (last.exists(INDEX) and last.exists("run.json")):
+        return False
+    return "decoding" not in difference(last, _config(config, run, config.rounds)).affected
 
 
 def _clear(there: Run, expert: str, yes: bool) -> None:

@@ -126,6 +126,22 @@ def test_a_source_that_is_too_small_is_told_before_anything_starts(run, tmp_path
     assert not run.exists("")
 
 
+def test_a_source_is_counted_anew_where_the_rounds_problems_would_be_others(run, tmp_path):
+    file = tmp_path / "problems.jsonl"
+    file.write_text("".join(json.dumps({"problem": f"{i}?"}) + "\n" for i in range(11)))
+    few, more = (
+        config(data={"source": str(file)}, sampling={"max_problems": each}) for each in (3, 4)
+    )
+    rounds._check(few, run)
+    begin(round_of(run, 3), rounds._config(few, run, 3), FACTS)
+    stage_problems(round_of(run, 3), rounds._config(few, run, 3))
+    file.unlink()
+    rounds._check(few, run)  # which they have
+    file.write_text("".join(json.dumps({"problem": f"{i}?"}) + "\n" for i in range(11)))
+    with pytest.raises(UserError, match=r"has 11 usable problems, and rounds of .* need 12"):
+        rounds._check(more, run)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
