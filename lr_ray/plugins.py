@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, named
 
 VARIABLE = "LR_RAY_PLUGINS"
 GROUP = "lr_ray.plugins"
@@ -222,10 +222,15 @@ def _import_named(name: str) -> None:
     try:
         _import(name)
     except Exception as error:
-        raise UserError(
-            f"--plugins {name}: cannot be imported: {error}; give a module of the Python path or of "
-            "the current folder, and on a cluster send it along (docs/extending.md)"
-        ) from None
+        plain = isinstance(error, ImportError | SyntaxError | ValueError) and str(error)
+        said = f"--plugins {name}: cannot be imported: {plain or named(error)}"[: 5 * _SHOWN]
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        if missing and f"{name}.".startswith(f"{missing}."):  # and not what it imports
+            said += (
+                "; give a module of the Python path or of the current folder, and on a cluster send it along "
+                "(docs/extending.md)"
+            )
+        raise UserError(said) from None
 
 
 @functools.cache

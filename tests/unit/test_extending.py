@@ -463,6 +463,8 @@ def test_a_grader_is_an_object_that_need_not_be_called(tmp_path, monkeypatch):
     [
         (None, "--plugins broken: cannot be imported: No module named 'broken'; give a module"),
         ("1 +", "--plugins broken: cannot be imported: invalid syntax"),
+        ("import no_such", "--plugins broken: cannot be imported: No module named 'no_such'\n"),
+        ("{}['mine']", "--plugins broken: cannot be imported: KeyError: 'mine'\n"),
         ("import lr_ray.plugins as p\np.labels.register('greedy')(print)", "a label rule 'greedy' is there already"),
     ],
 )  # fmt: skip
