@@ -16,7 +16,7 @@ _BARREN = 1000  # draws without a problem that is new, after which there are no 
 _TEST_SIZE = 500
 # Their problems hang on the order of Python's sets, which is another one in each process: the grader would
 # make another problem than was asked.
-_BY_PROCESS = ("isomorphic_strings", "polynomial_multiplication", "ransom_note")
+_BY_PROCESS = ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note")
 _FIRST_S = 30.0  # that a generator has for its first problem; some search a space without an end
 _ANY = "whatever the verifier accepts"  # in the place of an answer, where the generator gives none
 

@@ -93,7 +93,7 @@ def test_parameters_reach_the_generator():
         ("reasoning_gym:leg_counting?size=3&max_animals=9&size=3", "leg_counting: size is there twice; give it once"),
         ("reasoning_gym:leg_counting?size=0", "size=0: must be a whole number above 0"),
         *((f"reasoning_gym:{name}", f"{name} makes other problems in each process; take another generator")
-          for name in ("isomorphic_strings", "polynomial_multiplication", "ransom_note")),
+          for name in ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note")),
     ],
 )  # fmt: skip
 def test_a_bad_name_or_parameter_is_told_in_one_line(source, message):
