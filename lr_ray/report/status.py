@@ -25,7 +25,7 @@ Found = dict[str, Any]
 PIPELINE, ENDPOINT, COMPARISON = "pipeline run", "evaluation of an endpoint", "comparison"
 FINISHED, CURRENT, LATER, LEFT_OUT = "finished", "current", "later", "left out"  # of a stage
 _PARTS_OF = {"serving": "evaluation", "grading": "evaluation", "importing": "sampling"}
-_GRID, _TABLE, _TABLE_PAGE = "grid.json", "comparison.json", "comparison.md"  # of a comparison
+_GRID, _TABLE, _PAGES = "grid.json", "comparison.json", ("comparison.html", "comparison.md")
 
 
 def look(run: Run) -> Found:
@@ -148,8 +148,10 @@ def _compared(run: Run, variants: Found | None) -> Found | None:
     """How it ended, None where it has not; the table alone tells where no record has `variants`."""
     there = run.read_json(_TABLE) if run.exists(_TABLE) else {}
     lacking = there.get("failed") if variants is None else variants["done"] < variants["total"]
-    ended = {"seconds": there.get("seconds_total"), "page": f"{run.location}/{_TABLE_PAGE}"}
-    return None if lacking or not there else ended
+    if lacking or not there:
+        return None
+    page = next(filter(run.exists, _PAGES), _PAGES[-1])  # older ones have the table alone
+    return {"seconds": there.get("seconds_total"), "page": f"{run.location}/{page}"}
 
 
 def lines(found: Found) -> list[tuple[str, str]]:
@@ -197,13 +199,12 @@ def _work(work: Found, record: Found | None) -> str:
     process, seconds = f"process {work['pid']} on {work['host']}", work["seconds"]
     if record and _is_of(record, work):
         seconds = min(seconds, _age(record))
+    ago = f"heard of {_duration(seconds)} ago"
     if work["at_work"] is None:
-        return (
-            f"not known, the file system has no locks: {process}, heard of {_duration(seconds)} ago"
-        )
+        return f"not known, the file system has no locks: {process}, {ago}"
     if work["at_work"]:
-        return f"at work: {process}, heard of {_duration(seconds)} ago"
-    return f"killed or lost: {process}, last heard of {_duration(seconds)} ago; the same command goes on"
+        return f"at work: {process}, {ago}"
+    return f"killed or lost: {process}, last {ago}; the same command goes on"
 
 
 def _is_of(record: Found, work: Found) -> bool:

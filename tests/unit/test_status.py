@@ -481,6 +481,8 @@ def test_comparison_says_how_many_variants_are_finished_and_where_it_is(run):
     assert text["variants"] == "4 of 4 finished"
     assert "now" not in text
     assert text["finished"] == f"3.0 s in all; {run.location}/comparison.md"
+    run.write_bytes("comparison.html", b"")  # what a person opens
+    assert told(run)["finished"] == f"3.0 s in all; {run.location}/comparison.html"
 
 
 def test_a_comparison_is_known_without_a_record_of_its_variants(run):
