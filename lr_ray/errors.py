@@ -1,6 +1,7 @@
 """The exceptions that users are meant to see: one line each, what is wrong and what would be right."""
 
 import errno
+import re
 from collections.abc import Sequence
 
 GIT_LFS = b"version https://git-lfs.github.com"  # how a pointer begins
@@ -13,6 +14,16 @@ IS_POINTER = "is a pointer of git-lfs, not the file itself; run git lfs pull the
 def one_line(text: str) -> str:
     """The text with what ends a line, or cannot be shown, as Python escapes it."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 batch, 2 batches, 3 trajectories."""
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """batches, trajectories, optimizer steps."""
+    return re.sub("y$", "ie", noun) + ("es" if noun.endswith("ch") else "s")
 
 
 def series(words: Sequence[str]) -> str:

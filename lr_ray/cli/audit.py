@@ -15,7 +15,7 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import check_contrast
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, counted
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import check_made, is_imported
@@ -95,8 +95,9 @@ def _print_audit(done: "Audit", seed: int, seconds: float) -> None:
     """The table that a person reads: what was recomputed, and each figure against its bound."""
     k = f"K = {done.top_k} of {done.vocabulary[0]}"
     print(
-        f"audit      {done.rows} of {done.rows_of} rows (seed {seed}), {done.steps} steps, "
-        f"{done.steps_kept} kept; {k}, engines in {done.dtype}; on {done.device}, {seconds:.1f} s"
+        f"audit      {done.rows} of {counted(done.rows_of, 'row')} (seed {seed}), "
+        f"{counted(done.steps, 'step')}, {done.steps_kept} kept; {k}, engines in {done.dtype}; "
+        f"on {done.device}, {seconds:.1f} s"
     )
     said = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"

@@ -23,7 +23,7 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor.checks import asked, judge
 from lr_ray.doctor.facts import Facts, gather, gather_nodes
 from lr_ray.doctor.finding import Finding, Need, gb
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.run.store import Run, read_asked
 from lr_ray.runtime.cluster import check_address, cluster
 
@@ -129,7 +129,9 @@ def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
         what, _, advice = str(error).removeprefix("RAY_ADDRESS: ").partition("; ")
         here.append(Finding("bad", "RAY_ADDRESS", what, advice))
         return {}
-    here.append(Finding("ok", "RAY_ADDRESS", f"{os.environ['RAY_ADDRESS']}, {len(nodes)} nodes"))
+    here.append(
+        Finding("ok", "RAY_ADDRESS", f"{os.environ['RAY_ADDRESS']}, {counted(len(nodes), 'node')}")
+    )
     found: Found = {}
     for name, facts in nodes.items():
         if isinstance(facts, str):

@@ -11,7 +11,7 @@ import time
 from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 from lr_ray.console import quiet_others
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import check_made
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
             counts = export(run, expert, out)
     steps = counts["steps"]
     print(
-        f"exported   {steps} kept steps of {counts['trajectories']} trajectories, "
+        f"exported   {counted(steps, 'kept step')} of {counted(counts['trajectories'], 'trajectory')}, "
         f"{time.monotonic() - started:.1f} s\n"
         f"exact      for lr-ray import, but for trajectories after their last kept step, "
         "the KL of\n           other steps, and finish reasons\n"

@@ -11,7 +11,7 @@ from typing import Any
 from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import IMPORTED, begin
@@ -73,9 +73,9 @@ def _report(part: dict[str, Any], system_prompt: str | None, run: Run) -> None:
     from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT
 
     print(
-        f"imported   {part['lines']} lines: {part['steps_kept']} kept steps in "
-        f"{part['trajectories']} trajectories of {part['problems']} problems, "
-        f"{part['rejected']} lines rejected, {part['seconds']:.1f} s\n"
+        f"imported   {counted(part['lines'], 'line')}: {counted(part['steps_kept'], 'kept step')} in "
+        f"{counted(part['trajectories'], 'trajectory')} of {counted(part['problems'], 'problem')}, "
+        f"{counted(part['rejected'], 'line')} rejected, {part['seconds']:.1f} s\n"
         f"contexts   {part['steps_from_text']} of {part['steps_kept']} steps tokenized from text, "
         f"{part['steps_retokenized']} with another number of tokens than their step says; "
         f"{part['trajectories_split']} trajectories for steps that nest in no other"

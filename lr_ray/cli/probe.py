@@ -13,7 +13,7 @@ from lr_ray.cli.front import number
 from lr_ray.cli.options import Command, parse
 from lr_ray.cli.stages import SAMPLING, check_contrast
 from lr_ray.config import Config
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.run.store import Run
 
 
@@ -58,16 +58,19 @@ def _print(found: dict[str, Any], config: Config) -> None:
         labels = f"{other:.1%} prefer another token; entropy {_spread(figures['entropy'])} nats"
     sampling = "not measured: the scores were there"
     if cost["sampling_s"] is not None:
-        sampling = f"{cost['problems']} problems: at most {cost['sampling_s']:.0f} s"
+        sampling = f"{counted(cost['problems'], 'problem')}: at most {cost['sampling_s']:.0f} s"
     asking = []
     if cost["evaluation_s"]:
-        said = f"{cost['answers']} answers: about {cost['evaluation_s']:.0f} s"
+        said = f"{counted(cost['answers'], 'answer')}: about {cost['evaluation_s']:.0f} s"
         asking = [("evaluation", said)]
     for label, text in [
         ("", ""),
         ("pair", f"expert {config.models.expert}, amateur {config.models.amateur}"),
         *lines(found["pair"]),
-        ("sampled", f"{figures['trajectories']} trajectories, {figures['steps']} steps"),
+        (
+            "sampled",
+            f"{counted(figures['trajectories'], 'trajectory')}, {counted(figures['steps'], 'step')}",
+        ),
         ("cut", f"{figures['trajectories_cut']:.1%} at {config.sampling.max_new_tokens} tokens"),
         ("kept", f"{figures['kept']:.1%} [{share[0]:.1%}, {share[1]:.1%}] of the steps"),
         ("KL", f"{_spread(figures['kl'])} nats"),

@@ -22,7 +22,7 @@ from jinja2 import TemplateError
 
 from lr_ray.cli.front import Parser
 from lr_ray.config import value_at
-from lr_ray.errors import StageError, UserError, named, reason
+from lr_ray.errors import StageError, UserError, counted, named, reason
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.adapters import CONFIG, check_adapter_weights
 from lr_ray.models.files import check_weights, read_object
@@ -57,7 +57,9 @@ def main(argv: list[str]) -> int:
         where = _upload(target, to, what, options.public) if hub else f"{to}, not pushed"
     if made is not run:
         print(f"round      {made.location}, the result of all rounds")
-    print(f"{what:<10} {len(files)} files: {', '.join(files[:8])}{', ...' * (len(files) > 8)}")
+    print(
+        f"{what:<10} {counted(len(files), 'file')}: {', '.join(files[:8])}{', ...' * (len(files) > 8)}"
+    )
     print(f"output     {where}")
     return 0
 

@@ -20,7 +20,7 @@ from lr_ray.cli.options import Command, parse
 from lr_ray.config import Config, ServeConfig, Serving
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.models.adapters import with_adapters
 from lr_ray.models.models import fitting, resolve_all, resolve_model
 from lr_ray.pipeline.job import facts, improved
@@ -136,11 +136,13 @@ def _end(console: Console, settings: Serving) -> None:
     def on_waiting(under_way: int) -> None:
         nonlocal shown
         if under_way != shown:
-            console.print(f"serving    ending; {under_way} requests under way finish first")
+            console.print(f"serving    ending; waits for {counted(under_way, 'request')} under way")
         shown = under_way
 
     try:
         left = serving.drain(settings.drain_s, on_waiting)
-        console.print("serving    ended" + (f"; {left} requests were cut off" if left else ""))
+        console.print(
+            "serving    ended" + (f"; cut off {counted(left, 'request')}" if left else "")
+        )
     finally:
         serving.stop()

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.engines.engine import Score
 from lr_ray.engines.vllm import VllmEngine, on_cpu, start
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.models.architectures import check_scores
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import context_length, resolve_model
@@ -80,9 +80,11 @@ def _request(path: str, i: int, token_ids: Any, ids: Any) -> tuple[Score, tuple[
     if tokens.ndim != 1 or wanted.ndim != 2:
         raise UserError(f"{where}: token_ids must be [N], and ids [K] or [T, K]")
     if len(tokens) > room:
-        raise UserError(f"{where} has {len(tokens)} tokens; the model reads {room}")
+        raise UserError(f"{where} has {counted(len(tokens), 'token')}; the model reads {room}")
     if len(wanted) > len(tokens):
-        raise UserError(f"{where}: ids of {len(wanted)} positions; it has {len(tokens)} tokens")
+        raise UserError(
+            f"{where}: ids of {counted(len(wanted), 'position')}; it has {counted(len(tokens), 'token')}"
+        )
     if len(tokens) and not 0 <= tokens.min() <= tokens.max() < rows:
         raise UserError(f"{where}: token_ids must be from 0 to {rows - 1}, the model's last")
     if wanted.size and not 0 <= wanted.min() <= wanted.max() < 2**31:

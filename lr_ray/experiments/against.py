@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from lr_ray.config import Change, Config, changed, preset_names, read_tree, resolve
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.evaluation.results import LABELS
 from lr_ray.evaluation.tasks import parts_of
 from lr_ray.experiments import checks
@@ -165,7 +165,7 @@ def _reasons(config: Config, task: str, label: str, problems: int) -> list[str]:
     benchmark, shots, protocol = parts_of(task, config.evaluation)
     found = []
     if shots != (wanted := paper().protocol["shots"].get(benchmark, 0)):
-        found.append(f"{shots} worked examples, not {wanted}")
+        found.append(f"{counted(shots, 'worked example')}, not {wanted}")
     if problems < (whole := paper().problems[benchmark]):
         found.append(f"{problems} of {whole} problems")
     for change in _changes(config):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lr_ray.config import Config
+from lr_ray.errors import counted
 from lr_ray.evaluation.results import SHARED, check_asked_alike, scores_of
 from lr_ray.evaluation.statistics import paired_difference, pooled_difference
 from lr_ray.evaluation.tasks import task_names
@@ -142,7 +143,9 @@ def render(content: Row) -> str:
     """comparison.md."""
     grid, config = content["grid"], content["config"]
     benchmarks = list(content["expert"])
-    problems = ", ".join(f"{content['expert'][b]['problems']} problems of {b}" for b in benchmarks)
+    problems = ", ".join(
+        f"{counted(content['expert'][b]['problems'], 'problem')} of {b}" for b in benchmarks
+    )
     heads = [f"accuracy{' ' + b if len(benchmarks) > 1 else ''}" for b in benchmarks]
     head = ["variant"]
     for name in heads:

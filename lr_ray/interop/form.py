@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import context_length, load_tokenizer, render_prompt
 from lr_ray.problems.rows import UnusableRowError as BadLine
@@ -132,7 +132,9 @@ def _read(
         raise BadLine(f"token {token_id} is {_shown(there)} there and {here!r} for the expert")
     context = _ids(item, "context_token_ids", expert) if "context_token_ids" in item else None
     if context is not None and len(context) < step:
-        raise BadLine(f"context_token_ids has {len(context)} tokens, fewer than step = {step}")
+        raise BadLine(
+            f"context_token_ids has {counted(len(context), 'token')}, fewer than step = {step}"
+        )
     return Line(file, number, prompt_id, problem_id, step, prefix, ids, weights, float(kl), context)
 
 

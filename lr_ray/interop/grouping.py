@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lr_ray.errors import counted
 from lr_ray.interop.form import Expert, Line
 
 
@@ -44,7 +45,9 @@ def group(lines: Sequence[Line], expert: Expert) -> Group:
         if isinstance(step, str):
             result.unusable.append((line, step))
         elif len(step.context) > expert.room:
-            reason = f"context has {len(step.context)} tokens; the expert reads {expert.room}"
+            reason = (
+                f"context has {counted(len(step.context), 'token')}; the expert reads {expert.room}"
+            )
             result.unusable.append((line, reason))
         else:
             placed.append(step)

@@ -14,7 +14,7 @@ from typing import Any
 from lr_ray import embedded
 from lr_ray.config import Models, Sampling, Serving
 from lr_ray.console import fetching
-from lr_ray.errors import UserError, reason
+from lr_ray.errors import UserError, counted, reason
 from lr_ray.models.adapters import check_adapter, is_adapter, with_adapters
 from lr_ray.models.architectures import check_runs, check_scores
 from lr_ray.models.files import MISTRAL, context_length, read_object, vocabulary_rows
@@ -238,8 +238,9 @@ def check_pair(expert: str, amateur: str, models: Models) -> None:
             repr(token) for token in sorted(differing, key=lambda t: differing[t])[:5]
         )
         raise UserError(
-            f"models.expert and models.amateur have different tokenizers: {len(differing)} tokens "
-            f"differ ({shown}{', ...' if len(differing) > 5 else ''}); "
+            f"models.expert and models.amateur have different tokenizers: "
+            f"{counted(len(differing), 'token')} differ{'s' * (len(differing) == 1)} ({shown}"
+            f"{', ...' if len(differing) > 5 else ''}); "
             "the amateur must share the expert's token-to-id map"
         )
 

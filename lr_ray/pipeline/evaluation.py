@@ -15,7 +15,7 @@ from rich.console import Console
 from lr_ray import report
 from lr_ray.config import EndpointConfig, Evaluation
 from lr_ray.console import StageProgress, quiet_others, rate
-from lr_ray.errors import StageError, UserError
+from lr_ray.errors import StageError, UserError, counted
 from lr_ray.evaluation import answers, results
 from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
@@ -50,7 +50,9 @@ def run_evaluation(
     tasks = load_tasks(evaluation)
     repeated = repeated_rows(tasks)
     for name, repeats in repeated.items():
-        console.print(f"evaluation {name}: {repeats} rows repeat another one; each is asked once")
+        console.print(
+            f"evaluation {name}: {counted(repeats, 'repeated row')}; each problem is asked once"
+        )
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
         told = _Told(console, asking)
         tables = evaluate(
@@ -78,7 +80,7 @@ def run_evaluation(
         **({"left_out": told.left_out} if told.left_out else {}),
     }
     pace = f", {rate(timed / seconds)}/s" if timed else ""
-    console.print(f"evaluation {count} answers, {seconds:.1f} s{pace}")
+    console.print(f"evaluation {counted(count, 'answer')}, {seconds:.1f} s{pace}")
     return parts
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lr_ray import placement, report
 from lr_ray.config import Config
 from lr_ray.console import StageProgress
+from lr_ray.errors import counted
 from lr_ray.labelling.label import Facts
 from lr_ray.models.adapters import is_adapter
 from lr_ray.models.models import fingerprint, resolve_model
@@ -52,7 +53,7 @@ def _sample(job: Job) -> None:
     from lr_ray.sampling.sample import sample
 
     total = stage_problems(job.run, job.config)
-    job.console.print(f"sampling   {total} problems, starting engines")
+    job.console.print(f"sampling   {counted(total, 'problem')}, starting engines")
     metrics = StageMetrics(job.run, "sampling")
     with StageProgress(job.console, "sampling", total, "problems", metrics.progress) as progress:
 
@@ -100,7 +101,9 @@ def _train(job: Job) -> None:
 
     checked = check_supervision(job.run, job.expert, job.config.sampling)  # reads all of it
     steps = settled(job.config.training, *checked).optimizer_steps
-    job.console.print(f"training   {steps} optimizer steps on {checked[0]} kept steps")
+    job.console.print(
+        f"training   {counted(steps, 'optimizer step')} on {counted(checked[0], 'kept step')}"
+    )
     metrics = StageMetrics(job.run, "training")
     with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lr_ray.config import Place
+from lr_ray.errors import counted
 from lr_ray.placement.nvidia import gpus
 from lr_ray.runtime.cluster import ask_nodes, joins, nodes
 
@@ -59,7 +60,7 @@ class Cards:
         size = f"{self.memory / 1e9:.3g} GB" + ("" if self.measured else " (assumed)")
         if not self.count:
             return "no GPU"
-        return f"{self.count} GPU{'s' * (self.count > 1)} of {size}"
+        return f"{counted(self.count, 'GPU')} of {size}"
 
 
 NONE = Cards((), 0)

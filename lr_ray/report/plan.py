@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from lr_ray.config import STAGES, Config, changed, uses_gpus
 from lr_ray.config.resources import AUTO
-from lr_ray.errors import StageError, UserError, series
+from lr_ray.errors import StageError, UserError, counted, series
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
 from lr_ray.placement.needs import Processes
@@ -41,7 +41,7 @@ def lines(
     cards, there = _cards(config, gpus_given, gpu_memory_gb)
     models, unknown = find_models(config)
     told = [("plan", f"{name}, {there}"), *_models(config, models, unknown)]
-    (problems, counted), asked = how_many(config), answers(config)
+    (problems, known), asked = how_many(config), answers(config)
     wrong, largest = warnings(config, models), {}
     for stage in STAGES:
         try:
@@ -59,7 +59,7 @@ def lines(
         )
         for process in processes:
             told += _processes(process, cards.memory)
-        said = f"{'' if counted else 'at most '}{problems} problems"
+        said = f"{'' if known else 'at most '}{counted(problems, 'problem')}"
         told.append(("", _amounts(config, models, stage, problems, asked, said)))
         largest[stage] = most
     at_most = max(largest.values(), default=0)
@@ -108,7 +108,7 @@ def _processes(process: Processes, gpu: float) -> list[tuple[str, str]]:
     role, noun = process.role, NOUNS[process.role]
     each, models = (2, " of each of 2 models") if role == "server" else (1, "")
     least, most = process.least // each, process.most // each
-    count = f"{least} {noun}{'s' if least > 1 else ''}{models}"
+    count = f"{counted(least, noun)}{models}"
     count += f", up to {most}" if most > least else ""
     asked = [
         f"{v / 1e9:g} GB memory" if k == "memory" else f"{v:g} {k}"
@@ -140,7 +140,7 @@ def _amounts(
     sampling, training, expert = config.sampling, config.training, models["expert"]
     if stage == "sampling":
         shards = math.ceil(problems / sampling.batch_size)
-        said += f" in {shards} shards, "
+        said += f" in {counted(shards, 'shard')}, "
         tokens = problems * sampling.longest
         if sampling.method == "rejection":
             drawn = tokens * sampling.rejection.samples
@@ -150,18 +150,20 @@ def _amounts(
         return said + f"at most {amount(tokens, COUNT)} tokens decoded, {exchanged} exchanged"
     if stage == "training":
         unit = "kept steps" if training.batch_by == "step" else "trajectories"
-        counted = f"{amount(needs.trained(config, expert), COUNT)} " if expert else ""
-        steps = f"{training.optimizer_steps} optimizer steps of {training.batch_size} {unit}"
+        weights = f"{amount(needs.trained(config, expert), COUNT)} " if expert else ""
+        steps = (
+            f"{counted(training.optimizer_steps, 'optimizer step')} of {training.batch_size} {unit}"
+        )
         if training.optimizer_steps == AUTO:
             steps = f"once through what is kept, in batches of {training.batch_size} {unit}"
-        return f"{steps}; {counted}trained parameters, by method {training.method}"
+        return f"{steps}; {weights}trained parameters, by method {training.method}"
     if answers is None:
         return (
             "answers not known before benchmarks of the hub are read; evaluation.max_problems or "
             "evaluation.data_dir says how many"
         )
     tokens = answers * config.evaluation.max_new_tokens
-    return f"at most {answers} answers, {amount(tokens, COUNT)} tokens decoded"
+    return f"at most {counted(answers, 'answer')}, {amount(tokens, COUNT)} tokens decoded"
 
 
 def how_many(config: Config) -> tuple[int, bool]:
@@ -216,7 +218,7 @@ def warnings(config: Config, models: Models) -> list[str]:
 
 
 def gpus(count: int) -> str:
-    return f"{count} GPU{'s' * (count != 1)}"
+    return counted(count, "GPU")
 
 
 def amount(number: float, units: tuple[str, ...] = ("B", "kB", "MB", "GB", "TB")) -> str:

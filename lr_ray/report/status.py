@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from lr_ray.config import STAGES, value_at
-from lr_ray.errors import UserError
+from lr_ray.errors import UserError, counted
 from lr_ray.evaluation.results import MEANS
 from lr_ray.report.page import PAGE
 from lr_ray.report.terminal import difference_line, prompt_line, sampling_line, training_line
@@ -25,6 +25,7 @@ Found = dict[str, Any]
 PIPELINE, ENDPOINT, COMPARISON = "pipeline run", "evaluation of an endpoint", "comparison"
 FINISHED, CURRENT, LATER, LEFT_OUT = "finished", "current", "later", "left out"  # of a stage
 _PARTS_OF = {"serving": "evaluation", "grading": "evaluation", "importing": "sampling"}
+_REMOVED = "neither adapter/ nor model/ is there any more"
 _GRID, _TABLE, _PAGES = "grid.json", "comparison.json", ("comparison.html", "comparison.md")
 
 
@@ -185,7 +186,7 @@ def _config(asked: Found) -> str:
         return f"expert {models['expert']}; supervision imported; {asks}"
     amateur = f", amateur {models['amateur']}" if sampling["method"] == "contrast" else ""
     source = value_at(asked, "data.source") or value_at(config, "data.source")
-    most = f"at most {sampling['max_problems']} problems of {source}"
+    most = f"at most {counted(sampling['max_problems'], 'problem')} of {source}"
     return f"expert {models['expert']}{amateur}; {most}; {asks}"
 
 
@@ -233,13 +234,11 @@ def _told_of_stages(found: Found, texts: dict[str, str]) -> list[tuple[str, str]
             if state == CURRENT and found["checkpoint"] is not None:
                 told[-1] = (name, f"{told[-1][1]}; last checkpoint of step {found['checkpoint']}")
             made = ", ".join(f"{folder}/" for folder in found["export"])
-            gone = {
-                CURRENT: texts[LATER],
-                FINISHED: "neither adapter/ nor model/ is there any more",
-            }
+            gone = {CURRENT: texts[LATER], FINISHED: _REMOVED}
             told.append(("export", made or {**texts, **gone}[state]))
     for name, part in found["accuracy"].items():
-        told.append(("accuracy", f"{name}: {_accuracy(part)} on {part['problems']} problems"))
+        problems = counted(part["problems"], "problem")
+        told.append(("accuracy", f"{name}: {_accuracy(part)} on {problems}"))
     for part in MEANS:
         if mean := found[part]:
             of = part.removeprefix("accuracy_").replace("_", " ")
@@ -250,10 +249,10 @@ def _told_of_stages(found: Found, texts: dict[str, str]) -> list[tuple[str, str]
 
 def _finished(name: str, part: Found) -> str:
     if name == "sampling":
-        return f"finished: {part['shards']} shards, {sampling_line(part)}"
+        return f"finished: {counted(part['shards'], 'shard')}, {sampling_line(part)}"
     if name == "training":
         return f"finished: {training_line(part)}"
-    return f"finished: {part['answers']} answers, {part['seconds']:.1f} s"
+    return f"finished: {counted(part['answers'], 'answer')}, {part['seconds']:.1f} s"
 
 
 def _pace(found: Found) -> str:

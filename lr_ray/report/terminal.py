@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from lr_ray.errors import counted
 from lr_ray.evaluation.results import MEANS, changed, checks_of, disagreements, gains, judge_of
 from lr_ray.report.page import PAGE
 from lr_ray.run.store import Run
@@ -19,22 +20,24 @@ _SHOWN = 3
 def sampling_line(part: dict[str, Any]) -> str:
     if "imported" in part:  # of whose files no other steps are known
         return (
-            f"imported: {part['trajectories']} trajectories, {part['rejected']} lines rejected, "
-            f"{part['steps_kept']} kept steps, {part['seconds']:.1f} s"
+            f"imported: {counted(part['trajectories'], 'trajectory')}, "
+            f"{counted(part['rejected'], 'line')} rejected, "
+            f"{counted(part['steps_kept'], 'kept step')}, {part['seconds']:.1f} s"
         )
     share = part["steps_kept"] / max(1, part["steps_scored"])
     drawn = part.get("samples_drawn")  # by method rejection
-    right = f"{part['samples_right']} of {drawn} samples right, " if drawn else ""
+    right = f"{part['samples_right']} of {counted(drawn, 'sample')} right, " if drawn else ""
     return (
-        f"{right}{part['trajectories']} trajectories, {part['rejected']} rejected, "
-        f"{part['steps_kept']} of {part['steps_scored']} steps kept ({share:.1%}), "
+        f"{right}{counted(part['trajectories'], 'trajectory')}, {part['rejected']} rejected, "
+        f"{part['steps_kept']} of {counted(part['steps_scored'], 'step')} kept ({share:.1%}), "
         f"{part['seconds']:.1f} s"
     )
 
 
 def training_line(part: dict[str, Any]) -> str:
     return (
-        f"{part['optimizer_steps']} optimizer steps, {part['trained_steps']} trained steps "
+        f"{counted(part['optimizer_steps'], 'optimizer step')}, "
+        f"{counted(part['trained_steps'], 'trained step')} "
         f"({part['distinct_steps']} distinct), loss {part['final_loss']:.3f}, "
         f"{part['seconds']:.1f} s"
     )
@@ -74,7 +77,7 @@ def print_summary(console: Console, run: Run, summary: dict[str, Any]) -> None:
 def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
     """A line for two models, one each for another number of them, and one for odd endings."""
     models, differences = part["models"], part["differences"]
-    labels, problems = list(models), f"on {part['problems']} problems"
+    labels, problems = list(models), f"on {counted(part['problems'], 'problem')}"
     if len(labels) == 2:
         first, second = (f"{models[label]['accuracy']:.1%}" for label in labels)
         found = difference_line(differences[labels[1]])
@@ -99,7 +102,7 @@ def _task(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _perturbed(name: str, kind: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     """A line for each model: before, after, the paired difference, and how many right answers survive."""
-    on = f"on {found['problems']} of {found['of']} problems"
+    on = f"on {found['problems']} of {counted(found['of'], 'problem')}"
     if not found["models"]:
         return [(f"{kind} {name}", f"safe {on}")]
     rows = []
@@ -134,7 +137,7 @@ def drift_lines(part: dict[str, Any]) -> list[str]:
     for other in others:
         pair = part["models"][first], part["models"][other]
         texts = f"KL {pair[1]['kl']:.3g} nats, perplexity {_moved(pair, 'perplexity')}"
-        texts += f" on {part['texts']} tokens of other texts"
+        texts += f" on {counted(part['texts'], 'token')} of other texts"
         lines.append(f"{texts}; entropy {_moved(pair, 'entropy')}")
         authors = [model["right_perplexity"] for model in pair]
         right = ", ".join(f"{label}'s {_moved(authors, label)}" for label in (first, other))
@@ -156,7 +159,7 @@ def graders_line(part: dict[str, Any]) -> str:
     by |= {check: [found[check] for found in graders] for check in graders[0]}
     shown = ", ".join(f"{name} {' -> '.join(f'{a:.1%}' for a in of)}" for name, of in by.items())
     count = part["graders_disagree"]
-    return f"{shown}; {count} answer{'' if count == 1 else 's'} judged otherwise by one"
+    return f"{shown}; {counted(count, 'answer')} judged otherwise by one"
 
 
 def _endings(model: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.engines.engine import Score
 from lr_ray.engines.guard import start_guarded
+from lr_ray.errors import counted
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.run.schemas import lists
 
@@ -51,7 +52,7 @@ class AmateurScorer:
         """An engine may end at a token that its model has no row for, and takes in only so many."""
         count = sum(len(part) for part in tokens)
         if count > self.context:
-            return f"trajectory has {count} tokens; there is room for {self.context}"
+            return f"trajectory has {counted(count, 'token')}; there is room for {self.context}"
         largest = max(pc.max(part.values).as_py() for part in tokens)
         if largest < self.vocabulary:
             return None

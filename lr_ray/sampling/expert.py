@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lr_ray.config import Config
 from lr_ray.engines.engine import Generate
 from lr_ray.engines.guard import start_guarded
+from lr_ray.errors import counted
 from lr_ray.method.contrast import plausible_bound
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import load_tokenizer, render_prompt
@@ -109,7 +110,7 @@ class Solver(ABC):
             return "the chat template makes nothing of it"
         if len(prompt) > self.room:
             room = f"at most {self.room} leave room to answer{self.more}"
-            return f"prompt has {len(prompt)} tokens; {room}"
+            return f"prompt has {counted(len(prompt), 'token')}; {room}"
         if max(prompt) >= self.vocabulary:
             return f"prompt has token {max(prompt)}; the expert has {self.vocabulary}"
         return None

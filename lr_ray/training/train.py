@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Config, Place, Sampling, Training, digest_of
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, counted
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import fingerprint
@@ -144,7 +144,7 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> tuple[int, i
     sampled = summary.get("sampling", {}).get("trajectories", supervision.trajectories)
     if supervision.trajectories > sampled:
         raise StageError(
-            f"--run {run.location}: holds {supervision.trajectories} trajectories where {sampled} "
+            f"--run {run.location}: holds {counted(supervision.trajectories, 'trajectory')} where {sampled} "
             "were sampled; remove the files in supervision/ that the run did not write"
         )
     if supervision.trajectories != sampled:
@@ -162,7 +162,7 @@ def check_supervision(run: Run, expert: str, sampling: Sampling) -> tuple[int, i
     kept = int(supervision.step_counts.sum())
     if kept == 0:
         raise StageError(
-            f"--run {run.location}: {supervision.trajectories} trajectories, no kept step to train "
+            f"--run {run.location}: {counted(supervision.trajectories, 'trajectory')}, no kept step to train "
             "on; lower sampling.kl_threshold"
         )
     return kept, int((supervision.step_counts > 0).sum())

@@ -348,7 +348,7 @@ def test_the_function_alone_scores_one_sequence_or_many(elsewhere):
         ("embedded:amateur", [1, 2], [-1], "sequence 0: ids must be from 0 to"),
         ("embedded:amateur", [1, 10**6], [1], "sequence 0: token_ids must be from 0 to"),
         ("embedded:amateur", [1] * 10**5, [1], "has 100000 tokens; the model reads"),
-        ("embedded:amateur", [[1], [1]], [[[1], [2]], [1]], "ids of 2 positions; it has 1 tokens"),
+        ("embedded:amateur", [[1], [1]], [[[1], [2]], [1]], "ids of 2 positions; it has 1 token"),
         ("embedded:amateur", [[1], [1]], [[1]], "2 sequences, but ids of 1"),
         ("no/such/model", [1], [1], "score: model: no/such/model: no such directory"),
     ],

@@ -263,7 +263,7 @@ def test_ids_of_long_texts_repeats_and_other_files_are_distinct(tmp_path):
         (line(tokens=["1"]), "tokens must be a list of 2, as token_ids"),
         (
             line(context_token_ids=[1], step=2),
-            "context_token_ids has 1 tokens, fewer than step = 2",
+            "context_token_ids has 1 token, fewer than step = 2",
         ),
         (line("1" * 600), "context has"),
     ],

@@ -195,7 +195,7 @@ def test_page_and_terminal_show_other_graders_and_where_they_disagree(tmp_path, 
     write_page(run, summary)
     page = (tmp_path / "report.html").read_text()
     assert "by other graders" in page
-    assert "1 answers judged otherwise by one" in page
+    assert "1 answer judged otherwise by one" in page
     assert "toolkit: right, read <code>10001</code>" in page
     print_summary(Console(highlight=False, width=200), run, summary)
     printed = capsys.readouterr().out

@@ -538,5 +538,5 @@ def test_an_imported_run_says_nothing_of_a_sampling_that_never_was(run):
     told = dict(lines(look(run)))
     assert told["config"] == "expert embedded:expert; supervision imported; asks demo"
     assert told["sampling"].startswith(
-        "finished: 2 shards, imported: 3 trajectories, 1 lines rejected, "
+        "finished: 2 shards, imported: 3 trajectories, 1 line rejected, "
     )

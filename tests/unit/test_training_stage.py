@@ -99,7 +99,7 @@ def test_supervision_is_checked(tmp_path):
     empty = Run(str(tmp_path / "empty"))
     table = pa.Table.from_pylist([row("a", steps=())], schema=SUPERVISION)
     empty.write_table("supervision/part-0.parquet", table)
-    with pytest.raises(StageError, match="1 trajectories, no kept step to train on"):
+    with pytest.raises(StageError, match="1 trajectory, no kept step to train on"):
         stage.check_supervision(empty, EXPERT, contrast)
 
 

@@ -5,7 +5,6 @@ shows, or None where the run has nothing of the kind: the page then goes without
 its name in `SECTIONS`. docs/page.md; pytest tests/unit/page
 """
 
-import re
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from lr_ray.console import rate
+from lr_ray.errors import plural
 from lr_ray.report.page import (
     answers,
     asked,
@@ -75,7 +75,7 @@ def templates(package: str, autoescape: bool) -> jinja2.Environment:
         "points": lambda share: f"{100 * share:+.1f}",
         "count": lambda number: f"{number:,.0f}".replace(",", "\u202f"),
         "visible": lambda text: text.replace("\n", "\u21b5").replace(" ", "\u2423"),
-        "plural": _plural,
+        "plural": _counted,
         "rate": rate,
     }
     return found
@@ -99,7 +99,6 @@ def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, 
     )
 
 
-def _plural(number: int, noun: str) -> str:
-    """1 batch, 2 batches, 3 trajectories."""
-    many = re.sub("y$", "ie", noun) + ("es" if noun.endswith("ch") else "s")
-    return f"{number:,} {noun if number == 1 else many}".replace(",", "\u202f")
+def _counted(number: int, noun: str) -> str:
+    """As `errors.counted`, thousands apart."""
+    return f"{number:,} {noun if number == 1 else plural(noun)}".replace(",", "\u202f")

@@ -4,6 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lr_ray.errors import counted
 from lr_ray.report.page.charts import GREY, NEW, chart, intervals, percents
 from lr_ray.report.page.source import Source
 
@@ -65,7 +66,7 @@ def seeds(content: dict[str, Any]) -> str:
 
 
 def _listed(numbers: list[int]) -> str:
-    return f"{len(numbers)} seed{'s' * (len(numbers) > 1)} ({', '.join(map(str, numbers))})"
+    return f"{counted(len(numbers), 'seed')} ({', '.join(map(str, numbers))})"
 
 
 def _seconds(cost: dict[str, Any]) -> float | None:
