@@ -21,13 +21,15 @@ def section(source: Source) -> dict[str, Any] | None:
     done = {n: row for n, row in rows.items() if row["accuracy"]}
     beside = any("minus_first" in row for row in rows.values())
     minus = ["expert", *([next(iter(done))] if beside else [])]
+    each = any(len(run["runs"]) > 1 for run in rows.values())  # of one seed it is the mean again
+    several = len(content["expert"]) > 1
     return {
         "benchmarks": [
             {
                 "name": b,
                 "columns": [
-                    f"accuracy, {b}",
-                    "each seed",
+                    f"accuracy, {b}" if several else "accuracy",
+                    *(["each seed"] if each else []),
                     *(f"minus {name}, points [95 %]" for name in minus),
                 ],
                 **expert,
@@ -39,6 +41,7 @@ def section(source: Source) -> dict[str, Any] | None:
         ],
         "rows": rows,
         "beside": beside,
+        "each": each,
         "pages": [
             page
             for row in rows.values()

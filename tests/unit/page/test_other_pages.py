@@ -76,6 +76,21 @@ def test_a_comparison_of_one_variant_says_so(compared):
     assert said(of_class(root, "lead")[0]).startswith("Grid mine, 1 variant, 2 seeds (0, 1); ")
 
 
+def test_with_one_seed_no_column_says_its_accuracy_again(compared):
+    run, _, content = compared
+    run.write_json("run.json", {"config": DEMO.model_dump(mode="json")})
+    rows = content["variants"].items()
+    one = {name: row | {"runs": row["runs"][:1]} for name, row in rows}
+    page.write_comparison(run, content | {"variants": one}, {})
+    root = read(run.fs.cat_file(run.path(page.COMPARISON)).decode())
+    head, *found = table(root, "Each variant")
+    assert head[1:4] == ["accuracy", "minus expert, points [95 %]", "minus low, points [95 %]"]
+    assert {len(row) for row in found} == {len(head)}
+    text = said(by_id(root, "comparison"))
+    assert "mean of the seeds" not in text
+    assert "beside it" not in text
+
+
 def test_a_sweep_takes_the_pages_colours(comparison):
     sweep = next(
         s for s in of_class(comparison, "chart") if s.get("aria-label").startswith("The sweep")
