@@ -248,10 +248,14 @@ def _finish(bench: Bench, cell: Cell, expert: Answers, given: Replies, path: str
         job.summary |= write_tables(job.run, tasks, tables, evaluation, list(LABELS))
         job.summary["serving"] = {"seconds": given.starting_seconds}
         job.summary["evaluation"] = {
-            "answers": sum(table.num_rows for table in tables.values()),
+            "answers": len(LABELS) * sum(table.num_rows for table in tables.values()),
             "answers_timed": given.timed,
             "seconds": given.seconds,
-            **(conditions_of(evaluation, stop_token_ids(bench.expert)) if alike else {}),
+            **(
+                conditions_of(evaluation, stop_token_ids(bench.expert))
+                if alike
+                else {"expert_prefill": bench.config.evaluation.prefill}
+            ),
         }
         stages = [s for s in ("sampling", "training", "serving", "evaluation") if s in job.summary]
         job.summary["seconds_total"] = sum(job.summary[stage]["seconds"] for stage in stages)

@@ -112,21 +112,42 @@ def test_the_table_has_the_seconds_of_all_commands(untrained_alone):
     assert compare._seconds_before(there.run) == 1.5
 
 
-def test_a_variants_run_says_of_its_answers_what_any_run_does(tmp_path):
-    evaluation = {"max_problems": 6, "protocol": "both", "grader_check": ["math_verify"], "perturbations": ["names"]}  # fmt: skip
-    config = resolve(merge(read_tree("demo"), {"evaluation": evaluation}))
-    grid = Grid("mine", [0], [Variant("a", config, True, None)], None)
+def graded(folder, config, variant):
+    """The run of an untrained variant whose answers are there, and its tasks."""
+    grid = Grid("mine", [0], [Variant("a", variant, True, None)], None)
     plan = make_plan(config, grid)
-    run, expert = Run(str(tmp_path)), str(expert_path())
+    run, expert = Run(str(folder)), str(expert_path())
     amateurs = {"embedded:amateur": str(amateur_path())}
     there = Bench(
         run, config, grid, plan, expert, amateurs, Console(quiet=True), Site(), None, [], None
     )
     label_cell(there, plan.cells[0])
-    tasks = load_tasks(config.evaluation)
+    tasks = load_tasks(variant.evaluation)
     given = {task.name: [Answer("It is 7.", "stop")] * len(task.rows) for task in tasks}
     _finish(there, plan.cells[0], given, Replies(given, 1.0, 2.0, 5), expert)
-    folder = run.child(plan.cells[0].folder)
+    return run.child(plan.cells[0].folder), tasks
+
+
+@pytest.mark.parametrize("before", [None, "Well,"])
+def test_a_prefilled_variants_page_shows_the_experts_prompt_as_it_was_asked(tmp_path, before):
+    config = config_with(evaluation={"max_problems": 2, "prefill": before})
+    folder, _ = graded(
+        tmp_path, config, config_with(evaluation={"max_problems": 2, "prefill": "Step by step."})
+    )
+    page = read(folder.fs.cat_file(folder.path(PAGE)).decode())
+    asked = {
+        said(d.find("summary")): "".join(d.find("pre").itertext())
+        for d in by_id(page, "asked").iter("details")
+    }
+    assert list(asked) == ["demo, the expert", "demo, the variant's model"]
+    assert asked["demo, the expert"].endswith(f"<|im_start|>assistant\n{before or ''}")
+    assert asked["demo, the variant's model"].endswith("<|im_start|>assistant\nStep by step.")
+
+
+def test_a_variants_run_says_of_its_answers_what_any_run_does(tmp_path):
+    evaluation = {"max_problems": 6, "protocol": "both", "grader_check": ["math_verify"], "perturbations": ["names"]}  # fmt: skip
+    config = resolve(merge(read_tree("demo"), {"evaluation": evaluation}))
+    folder, tasks = graded(tmp_path, config, config)
     summary = read_summary(folder)
     assert list(summary["accuracy"]) == ["demo", "demo-paper"]
     assert summary["accuracy"]["demo-paper"]["protocol"] == "paper"
@@ -137,5 +158,6 @@ def test_a_variants_run_says_of_its_answers_what_any_run_does(tmp_path):
     assert found["conditions"]["max_new_tokens"] == 128
     assert found["conditions_paper"]["expert"] == "chat"
     assert (found["answers_timed"], found["seconds"]) == (5, 2.0)
+    assert found["answers"] == 2 * sum(len(task.rows) for task in tasks)  # both models', as a run's
     page = read(folder.fs.cat_file(folder.path(PAGE)).decode())
     assert "boxed" in said(by_id(page, "asked"))  # as the paper asks

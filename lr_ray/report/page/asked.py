@@ -74,24 +74,33 @@ def _sampled(source: Source) -> list[dict[str, str]]:
 
 
 def _tasks(source: Source) -> list[dict[str, str]]:
-    """The first problem of each task, as it was asked."""
+    """The first problem of each task, as it was asked.
+
+    A comparison's variant with a prefill has no conditions that all models were asked under: its expert was
+    asked with the comparison's.
+    """
     if "evaluation" not in source.config:
         return []
     evaluation, found = Evaluation.model_validate(source.config["evaluation"]), []
+    asked = source.summary.get("evaluation", {})
     for name, table in source.tables.items():
         part = source.summary["accuracy"][name]
         benchmark, shots, _ = parts_of(name, evaluation)
         shown = examples(part.get("kind") or _kind(benchmark, evaluation), shots)
-        problem = table["problem"][0].as_py()
+        problem, title = table["problem"][0].as_py(), name
         if part.get("protocol") == "paper":
-            said = source.summary["evaluation"]["conditions_paper"]
-            if said.get("completion"):
+            if asked["conditions_paper"].get("completion"):
                 raw = paper_request(problem, evaluation, True, shown)
                 found.append({"title": f"{name}, the expert", "text": raw["prompt"]})
             body = paper_request(problem, evaluation, False, shown)
         else:
+            if evaluation.prefill is not None and "conditions" not in asked:
+                plain = evaluation.model_copy(update={"prefill": asked.get("expert_prefill")})
+                turns = request(problem, plain, (), shown)["messages"]
+                found.append({"title": f"{name}, the expert", "text": _rendered(source, turns)})
+                title = f"{name}, the variant's model"
             body = request(problem, evaluation, (), shown)
-        found.append({"title": name, "text": _rendered(source, body["messages"])})
+        found.append({"title": title, "text": _rendered(source, body["messages"])})
     return found
 
 
