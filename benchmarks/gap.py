@@ -31,6 +31,7 @@ from lr_ray.grading.reading import extract_answer
 from lr_ray.labelling.label import Labelled, supervise
 from lr_ray.labelling.scores import score
 from lr_ray.models.models import load_tokenizer, render_prompt, stop_token_ids
+from lr_ray.report.page.charts import plain
 from lr_ray.report.probe import figures
 from lr_ray.run.schemas import REJECTED, TRAJECTORY, lists
 from lr_ray.run.store import Run
@@ -252,7 +253,7 @@ def draw(rows: list[dict], out: Path) -> None:
     axis.errorbar(kept, gains, yerr=[below, above], fmt="none", ecolor="#b0b0b0", capsize=3)
     dots = axis.scatter(kept, gains, c=entropies, cmap="viridis", zorder=3)
     for place, gain, name in zip(kept, gains, points, strict=True):
-        label = name.removeprefix("amateur-")
+        label = plain(name.removeprefix("amateur-"))
         axis.annotate(label, (place, gain), xytext=(5, 4), textcoords="offset points", fontsize=7)
     figure.colorbar(dots, label="mean entropy of the labels, nats")
     axis.axhline(0, color="#6b6b6b", linewidth=0.8)

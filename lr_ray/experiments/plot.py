@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from lr_ray.report.page.charts import GREY, NEW, PALE, WARM, percents
+from lr_ray.report.page.charts import GREY, NEW, PALE, WARM, percents, plain
 
 _LOG_FROM = 8.0  # largest through smallest value
 
@@ -48,7 +48,7 @@ def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
         left = figure.add_subplot()
         _accuracies(left, x, [row["accuracy"][benchmark] for row in rows.values()], benchmark)
         _shares(left.twinx(), x, [row["cost"]["steps_kept_share"] or 0.0 for row in rows.values()])
-        _ticks(left, x, list(rows))
+        _ticks(left, x, [plain(name) for name in rows])
         for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
             stream = io.BytesIO()
             figure.savefig(stream, format=kind, **options)
@@ -63,7 +63,7 @@ def axis_of(x: str, rows: dict[str, Any]) -> Axis:
         return Axis(gaps, "accuracy of the expert minus the amateur's", None)
     values = [row["value"] for row in rows.values()]
     if not all(isinstance(value, int | float) for value in values):
-        return Axis([float(i) for i in range(len(rows))], x, list(rows))
+        return Axis([float(i) for i in range(len(rows))], x, [plain(name) for name in rows])
     if min(values) > 0 and max(values) >= _LOG_FROM * min(values):
         return Axis(values, x, [f"{value:g}" for value in values], log=True)
     return Axis(values, x, None)
@@ -85,7 +85,7 @@ def _accuracies(axis: Any, x: Axis, pooled: list[dict[str, Any]], benchmark: str
         seeds = p["accuracy_of_seeds"]
         axis.plot([place] * len(seeds), seeds, ".", color=NEW, alpha=0.4)
     axis.set(xlabel=x.label, ylim=(0, 1))
-    axis.set_ylabel(f"accuracy on {benchmark}", color=NEW)
+    axis.set_ylabel(f"accuracy on {plain(benchmark)}", color=NEW)
     axis.set_title(
         "Mean of the seeds (dots: each); bars: 95 % interval of the difference to the expert",
         fontsize=9,

@@ -402,6 +402,19 @@ def test_a_sweep_is_drawn_against_its_values(compared):
     assert pictures == draw(compared[2], "demo")  # the same bytes each time
 
 
+@pytest.mark.parametrize("gap", [None, 0.25])
+def test_dollars_in_names_are_no_formula_in_a_sweeps_picture(compared, gap):
+    content = copy.deepcopy(compared[2])
+    content["grid"]["x"] = "models.amateur"
+    named = {f"{name}: $a$ to $b": row for name, row in content["variants"].items()}
+    for row in named.values():
+        row |= {"value": "x", "amateur_gap": gap}
+        row["accuracy"] = {"$c$": row["accuracy"]["demo"]} if row["accuracy"] else {}
+    text = draw(content | {"variants": named}, "$c$")["svg"].decode()
+    for words in ("low: $a$ to $b", "accuracy on $c$"):
+        assert f"<!-- {words} -->" in text
+
+
 def test_amateurs_lie_at_their_gap_once_it_is_measured():
     rows = {"a": {"value": "a"}, "b": {"value": "b"}}
     assert axis_of("models.amateur", rows) == Axis([0.0, 1.0], "models.amateur", ["a", "b"])

@@ -78,16 +78,20 @@ def thinned(values: Any) -> tuple[Any, Any]:
 
 
 def percents(axis: Any) -> None:
-    """Ticks of an axis whose values are fractions."""
-    from matplotlib.ticker import PercentFormatter
+    """Few ticks of an axis whose values are fractions, with no digit that says nothing."""
+    axis.get_major_locator().set_params(nbins=6, steps=[1, 2, 5, 10])
+    axis.set_major_formatter(lambda share, _: f"{round(100 * share, 6) + 0:g}%")  # + 0: no -0
 
-    axis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+def plain(text: str) -> str:
+    """A user's text as it is written: $ begins no formula of matplotlib's."""
+    return text.replace("$", r"\$")
 
 
 def _fitting(name: str) -> str:
-    """A name that leaves room for a plot: one that is too long without its middle. $ begins no formula."""
+    """A name that leaves room for a plot: one that is too long without its middle."""
     short = name if len(name) <= _NAME else f"{name[: _NAME // 2]}\u2026{name[1 - _NAME // 2 :]}"
-    return short.replace("$", r"\$")
+    return plain(short)
 
 
 def intervals(

@@ -5,7 +5,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lr_ray.errors import counted
-from lr_ray.report.page.charts import GREY, NEW, chart, intervals, percents
+from lr_ray.report.page.charts import GREY, NEW, chart, intervals, percents, plain
 from lr_ray.report.page.source import Source
 
 TITLE = "Variants"
@@ -110,7 +110,7 @@ def _cost(
             c.axes.set_xscale("log")
         else:
             c.axes.locator_params("x", nbins=5)
-        c.axes.set(xlabel=said, ylabel=f"accuracy on {benchmark}")
+        c.axes.set(xlabel=said, ylabel=f"accuracy on {plain(benchmark)}")
         c.axes.margins(x=0.1, y=0.15)
         percents(c.axes.yaxis)
     return c.svg

@@ -15,7 +15,7 @@ from lr_ray.labelling.label import supervise
 from lr_ray.pipeline.evaluation import evaluate_endpoint
 from lr_ray.report import write_page
 from lr_ray.report.page import PAGE
-from lr_ray.report.page.charts import NEW, intervals
+from lr_ray.report.page.charts import NEW, chart, intervals, percents
 from lr_ray.report.page.source import Source
 from lr_ray.run.schemas import REJECTED, SCORES
 from lr_ray.run.store import Run, read_summary
@@ -135,6 +135,24 @@ def test_names_of_any_length_leave_room_for_the_intervals_beside_them():
         svg = intervals("x", "Said", [(name, NEW, 0.5, (0.4, 0.6)) for name in names], None)
     shown = [e.text for e in read(f"<!doctype html>\n{svg}").iter("text")]
     assert [*names[:2], "olympiadbench:\u2026ill-Qwen-1.5B"] == [s for s in shown if s[-1] != "%"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0, 1.0, ["0%", "20%", "40%", "60%", "80%", "100%"]),
+        (0.92, 0.95, ["92%", "92.5%", "93%", "93.5%", "94%", "94.5%", "95%"]),
+        (-0.02, 0.02, ["-2%", "-1%", "0%", "1%", "2%"]),
+        (0.5, 0.504, ["50%", "50.1%", "50.2%", "50.3%", "50.4%"]),
+    ],
+)
+def test_an_axis_of_shares_has_no_digit_that_says_nothing(low, high, ticks):
+    with chart("x", "Said", (4.8, 1.0)) as drawn:
+        drawn.axes.set(xlim=(low, high), yticks=[])
+        percents(drawn.axes.xaxis)
+    shown = [e.text for e in read(f"<!doctype html>\n{drawn.svg}").iter("text")]
+    assert [text for text in shown if text in ticks] == shown
+    assert len(shown) > 2
 
 
 def test_answers_of_several_samples_are_not_counted_as_problems(run):
