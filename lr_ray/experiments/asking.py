@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lr_ray import serving
 from lr_ray.config import Config, Evaluation
+from lr_ray.errors import counted
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question
 from lr_ray.evaluation.client import ask
 from lr_ray.evaluation.evaluate import ServedModel, in_turns, keeping, questions
@@ -63,6 +64,13 @@ def answers_of(store: AnswerStore, asked: Asked, stop_token_ids: Sequence[int]) 
     if not all(key in store.answers for of_task in keys.values() for key in of_task):
         return None
     return {task: [store.answers[key] for key in of_task] for task, of_task in keys.items()}
+
+
+def to_ask(pending: Sequence[Asked], store: AnswerStore, stop_token_ids: Sequence[int]) -> str:
+    """How many of the models lack an answer, as a line says it."""
+    lacking = sum(answers_of(store, asked, stop_token_ids) is None for asked in pending)
+    models = counted(len(pending), "model")
+    return models if lacking == len(pending) else f"{lacking} of {models}"
 
 
 def take_answers(

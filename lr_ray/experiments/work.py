@@ -20,7 +20,15 @@ from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.experiments.asking import Answers, Asked, Replies, ask_all, beside_expert, take_answers
+from lr_ray.experiments.asking import (
+    Answers,
+    Asked,
+    Replies,
+    ask_all,
+    beside_expert,
+    take_answers,
+    to_ask,
+)
 from lr_ray.experiments.checks import unfinished
 from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
@@ -193,7 +201,9 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
         at_a_time = "one model" if config.resources.evaluation == "apart" else "two models"
         if config.serving.adapters:
             at_a_time = "the expert with all adapters"
-        bench.console.print(f"serving    {len(pending)} to be asked, {at_a_time} at a time")
+        bench.console.print(
+            f"serving    {to_ask(pending, store, stops)} to be asked, {at_a_time} at a time"
+        )
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
             replies = ask_all(pending, store, config, stops, bench.expert, progress.update_of)
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends

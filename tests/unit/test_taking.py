@@ -9,7 +9,7 @@ from lr_ray.config import merge, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
-from lr_ray.experiments.asking import Asked, questions_of, take_answers
+from lr_ray.experiments.asking import Asked, questions_of, take_answers, to_ask
 from lr_ray.experiments.taking import runs_of, take
 from lr_ray.pipeline.job import Job, facts
 from lr_ray.run.asked import begin
@@ -125,6 +125,17 @@ def test_answers_of_a_trained_model_are_taken_where_its_weights_are_summed(tmp_p
     with AnswerStore(here) as store:
         take_answers(store, there, [asked], ())
         assert bool(store.answers) == summed
+
+
+def test_models_that_have_all_their_answers_are_not_counted_among_those_to_be_asked(tmp_path):
+    expert = Asked("expert", MODELS[0], "expert f", config().evaluation, untrained=True)
+    trained = replace(expert, name="a-0", identity="a-0 f")
+    with AnswerStore(Run(str(tmp_path))) as store:
+        assert to_ask([expert], store, ()) == "1 model"
+        assert to_ask([expert, trained], store, ()) == "2 models"
+        for question in next(iter(questions_of(expert, ()).values())):
+            store.add(question.key, Answer("one", "stop"))
+        assert to_ask([expert, trained], store, ()) == "1 of 2 models"
 
 
 def test_answers_of_an_untrained_model_are_taken_where_it_was_asked_alike(tmp_path):
