@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,6 +21,8 @@ from lr_ray.run.paths import temporary
 from lr_ray.run.stages import parts_from
 from lr_ray.run.store import Run
 from lr_ray.runtime.metrics import StageMetrics
+
+_LOSSES = 20  # optimizer steps that a shown loss is the mean of, as on the page: one varies a lot
 
 
 def run_stage(job: Job, stage: str) -> None:
@@ -105,14 +108,17 @@ def _train(job: Job) -> None:
         f"training   {counted(steps, 'optimizer step')} on {counted(checked[0], 'kept step')}"
     )
     metrics = StageMetrics(job.run, "training")
-    with StageProgress(job.console, "training", steps, "steps", metrics.progress) as progress:
+    unit, losses = "optimizer steps", deque[float](maxlen=_LOSSES)
+    with StageProgress(job.console, "training", steps, unit, metrics.progress) as progress:
 
         def on_progress(row: dict[str, Any]) -> None:
             if row["step"] == row["resumed_at"] + 1 > 1:
                 job.console.print(
                     f"training   goes on after the checkpoint of step {row['resumed_at']}"
                 )
-            progress.update(row["step"], f"loss {row['loss']:.3f}")
+            losses.append(row["loss"])
+            mean = sum(losses) / len(losses)
+            progress.update(row["step"], f"loss {mean:.3f}, mean of {len(losses)}")
             metrics.set(loss=row["loss"], tokens_per_second=row["tokens"] / row["seconds"])
 
         result = train(job.run, job.config, job.expert, on_progress, checked)

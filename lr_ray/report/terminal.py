@@ -38,7 +38,7 @@ def training_line(part: dict[str, Any]) -> str:
     return (
         f"{counted(part['optimizer_steps'], 'optimizer step')}, "
         f"{counted(part['trained_steps'], 'trained step')} "
-        f"({part['distinct_steps']} distinct), loss {part['final_loss']:.3f}, "
+        f"({part['distinct_steps']} distinct), the last batch's loss {part['final_loss']:.3f}, "
         f"{part['seconds']:.1f} s"
     )
 
@@ -187,8 +187,10 @@ def _mean(name: str, part: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _print_changed(console: Console, run: Run, task: str, labels: list[str]) -> None:
-    """Problems whose verdict changed, gained ones first, with both solutions."""
-    for row in changed(run.answers(task), labels)[:_SHOWN]:
+    """Some problems whose verdict changed, gained ones first, with both solutions; a lost one if any."""
+    rows = changed(run.answers(task), labels)
+    gained, lost = ([row for row in rows if row["change"] == c] for c in ("gained", "lost"))
+    for row in (gained[: _SHOWN - bool(lost)] + lost)[:_SHOWN]:
         head = f"[bold]{escape(row['problem_id'])}[/bold] ({row['change']})"
         console.print(f"\n{head} {escape(_short(row['problem']))}", soft_wrap=True)
         width = max(len(label) for label in labels) + 1

@@ -1,6 +1,9 @@
 """What graded tables say, and the page that shows it; nothing here starts Ray."""
 
+import io
 import json
+import re
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -8,10 +11,10 @@ from rich.console import Console
 
 from lr_ray.evaluation.answers import Answer
 from lr_ray.evaluation.evaluate import grade
-from lr_ray.evaluation.results import changed, macro, prompt_alone, summarise
+from lr_ray.evaluation.results import LABELS, changed, macro, prompt_alone, summarise
 from lr_ray.evaluation.tasks import Task
 from lr_ray.grading.pool import Graders
-from lr_ray.report import print_summary, write_page
+from lr_ray.report import print_summary, terminal, write_page
 from lr_ray.run.store import Run
 
 EXPECTED = ["1", "2", "3", "4"]
@@ -96,6 +99,22 @@ def test_mean_over_tasks():
     found = macro(tables, ["expert", "improved"], seed=0)
     assert found["models"]["expert"]["accuracy"] == 0.75
     assert found["differences"]["improved"]["difference"] == 0.125
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [("ggggl", "ggl"), ("glll", "gll"), ("gggg", "ggg"), ("llll", "lll"), ("g", "g")],
+)
+def test_a_lost_problem_is_among_the_examples_where_there_is_one(monkeypatch, changes, shown):
+    words = {"g": "gained", "l": "lost"}
+    shared = {"problem": "?", "model": "improved"}
+    shared |= {f"{m}_{p}": "1" for m in LABELS for p in ("correct", "completion")}
+    rows = [{**shared, "problem_id": "p", "change": words[c]} for c in changes]
+    monkeypatch.setattr(terminal, "changed", lambda table, labels: rows)
+    console = Console(file=io.StringIO())
+    terminal._print_changed(console, SimpleNamespace(answers=str), "sums", LABELS)
+    told = re.findall(r"\((gained|lost)\)", console.file.getvalue())
+    assert told == [words[c] for c in shown]
 
 
 def test_changed_problems_are_listed_gained_ones_first():
