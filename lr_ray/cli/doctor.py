@@ -95,7 +95,10 @@ def show(found: Found) -> None:
     if count["bad"]:
         say(f"\nunfit: {count['bad']} of these would stop a run")
     else:
-        say("\nfit" + (f", with {count['warn']} to look at" if count["warn"] else ""))
+        say(
+            "\nfit: nothing here would stop a run"
+            + (f", with {count['warn']} to look at" if count["warn"] else "")
+        )
 
 
 def as_json(found: Found) -> str:

@@ -125,7 +125,8 @@ def _check_repository(to: str, what: str, public: bool) -> None:
 
     if not get_token():
         raise UserError(
-            "no token of the Hugging Face hub: run `hf auth login`, or set HF_TOKEN to one that may write"
+            "no token of the Hugging Face hub: run `hf auth login`, or set HF_TOKEN to one that may "
+            f"write; a folder is given as --to ./{to}"
         )
 
     def is_public() -> bool:

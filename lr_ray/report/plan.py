@@ -54,9 +54,8 @@ def lines(
         way = needs.together(config, stage)
         least, most = (needs.at_once(processes, way, more) for more in (False, True))
         grown = f", up to {most}" if most > least else ""
-        told.append(
-            (stage, f"{gpus(least)} at once{grown}" + ("" if way else ", one after the other"))
-        )
+        asked_at_once = f"{gpus(least)} at once{grown}" if most else "on CPUs"
+        told.append((stage, asked_at_once + ("" if way else ", one after the other")))
         for process in processes:
             told += _processes(process, cards.memory)
         said = f"{'' if known else 'at most '}{counted(problems, 'problem')}"
@@ -64,7 +63,8 @@ def lines(
         largest[stage] = most
     at_most = max(largest.values(), default=0)
     where = series([stage for stage, count in largest.items() if count == at_most > 0])
-    told.append(("largest", f"{gpus(at_most)} at once" + (f", in {where}" if where else "")))
+    if at_most:
+        told.append(("largest", f"{gpus(at_most)} at once, in {where}"))
     parts = needs.disk(config, models, problems)
     if parts:
         listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())

@@ -239,6 +239,8 @@ def test_rows_of_files_are_counted_and_the_device_is_told(job, tmp_path):
     done = job(*real, "--device", "cpu")
     assert "plan       qwen2.5-math-1.5b, on CPUs alone" in done.stdout
     assert "\n           4 problems in 1 shard," in done.stdout
+    assert "\nsampling   on CPUs\n" in done.stdout
+    assert "GPU" not in done.stdout
     assert "sequences of 640 tokens" in done.stdout  # not of the 4096 that the models read
 
 

@@ -261,7 +261,10 @@ def test_a_run_keeps_a_card_beside_what_it_has_trained(made):
         (["--to=model"], "--to: must be org/name"),
         (["--to=a/b/c"], "--to: must be org/name"),
         (["--to=or g/name"], "--to: must be org/name"),
-        (["--to=org/name"], "no token of the Hugging Face hub"),
+        (
+            ["--to=org/name"],
+            "no token of the Hugging Face hub: run `hf auth login`, or set HF_TOKEN to one that may write; a folder is given as --to ./org/name",
+        ),
         (["--to=FULL"], "is there and not an empty folder"),
         (["--to=FULL/link"], "is there and not an empty folder"),
         (["--to=FULL/file/x"], "Not a directory"),
