@@ -15,7 +15,7 @@ TITLE = "Asked"
 # Of the conditions, and of what is sampled: how a reader says it.
 SAID = {
     "system_prompt": "system prompt",
-    "prefill": "words put into the model's mouth",
+    "prefill": "prefill: how each answer begins",
     "max_new_tokens": "most tokens of an answer",
     "temperature": "temperature",
     "stop": "texts that end an answer",

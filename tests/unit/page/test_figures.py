@@ -166,6 +166,10 @@ def test_answers_of_several_samples_are_not_counted_as_problems(run):
     counted = table(root, "Answers, each sample by itself, by what both models made of them")[1]
     assert sum(map(int, counted[2:])) == 16
     assert "on 8 problems" in said(by_id(root, "outcome"))
+    assert table(root, "How the answers ended")[0][-1] == "over 2 samples"
+    head, *rows = table(page_of(run, summary), "How the answers ended")
+    assert head[-1] == "refused"  # of one sample the accuracy says it
+    assert {len(row) for row in rows} == {len(head)}
 
 
 def test_seconds_of_a_training_that_was_resumed_are_of_the_command_that_finished_it(run):
