@@ -69,7 +69,7 @@ def _task(name: str, labels: list[str], rows: list[list[Any]]) -> dict[str, Any]
 
 
 def _examples(labels: list[str], rows: list[list[Any]]) -> list[dict[str, Any]]:
-    """Lost and gained ones; where nothing changed, wrong ones."""
+    """Lost and gained ones; where nothing changed, wrong ones, and without one right ones."""
     by: dict[str, list[dict[str, Any]]] = {k: [] for k in KINDS}
     for row in rows:
         for i in range(1, len(labels)) if len(labels) > 1 else (0,):
@@ -78,7 +78,8 @@ def _examples(labels: list[str], rows: list[list[Any]]) -> list[dict[str, Any]]:
                 both = [(labels[j], row[4 + j]) for j in sorted({0, i})]
                 found.append({"row": row[:4], "models": both})
     changed = [(k, example) for k in ("lost", "gained") for example in by[k]]
-    shown = changed or [("wrong", example) for example in by["wrong"]]
+    alike = "wrong" if by["wrong"] else "right"
+    shown = changed or [(alike, example) for example in by[alike]]
     return [{"kind": k, **example} for k, example in shown]
 
 

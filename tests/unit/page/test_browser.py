@@ -238,3 +238,34 @@ def test_lines_of_a_problem_stay_lines(tab, tmp_path):
     texts = tab.evaluate(f"{of}.map((p) => p.innerText).filter((text) => text)")
     assert set(texts) == {problem}
     assert len(texts) > 2
+
+
+def test_right_to_left_text_runs_so_and_answers_are_shown_where_all_are_right(tab, tmp_path):
+    run = Run(str(tmp_path))
+    summary = made_up(run, problems=3, trajectories=3)
+    answers = run.answers("demo")
+    for name, values in {
+        "problem": ["\u0643\u0645 3 + 4\u061f", "\u202eHow many?", "1?"],
+        "expert_correct": [True] * 3,
+        "improved_correct": [True] * 3,
+    }.items():
+        answers = answers.set_column(answers.column_names.index(name), name, pa.array(values))
+    run.write_table("evaluation/demo.parquet", answers)
+    write_page(run, summary)
+    root = read((tmp_path / PAGE).read_text())
+    assert "right by both: made-up/00000" in said(by_id(root, "answers-list"))  # without scripts
+    tab.errors.clear()
+    tab.look()
+    tab.open(tmp_path / PAGE)
+    answers_shown(tab)
+    assert tab.evaluate(COUNT) == "3 of 3"
+    style = "getComputedStyle(document.querySelector('#answers-list {}'))"
+    for place in (".problem", "pre"):
+        assert tab.evaluate(f"{style.format(place)}.unicodeBidi") == "plaintext"
+    left = (
+        "((e, r) => { r.selectNodeContents(e); return r.getBoundingClientRect().left"
+        " - e.getBoundingClientRect().left; })(document.querySelector('#answers-list .problem'),"
+        " document.createRange())"
+    )
+    assert tab.evaluate(left) > 100  # to the right of its line
+    assert tab.errors == []
