@@ -14,7 +14,7 @@ from lr_ray import serving
 from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
-from lr_ray.errors import StageError, UserError, named
+from lr_ray.errors import StageError, UserError, counted, named
 from lr_ray.evaluation.answers import AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import scores_of
@@ -125,9 +125,8 @@ def _work(
         others = runs_of(answered) if answered else []
         log = run.log_path()
         print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")
-        print(
-            f"variants   {len(grid.variants)}, {len(plan.cells)} with their seeds, {len(cells)} to do"
-        )
+        runs = f"in {counted(len(plan.cells), 'run')} with all seeds"
+        print(f"variants   {len(grid.variants)}, {runs}, {len(cells)} to do")
         print(f"log        {log}")
         with quiet_others(log) as console, recorded(run) as record:
             for source in plan.sources:
