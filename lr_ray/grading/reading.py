@@ -137,9 +137,9 @@ def _tagged(text: str, cut: bool, signs: bool = False) -> Formula | None:
     """
 
     def says(said: str) -> bool:
-        if signs:
-            return not _PLACEHOLDER.fullmatch(said)
-        return bool(re.search(r"\w|[^\x00-\x7f]", said)) and not _is_placeholder(said)
+        if re.search(r"\w|[^\x00-\x7f]", said):
+            return not _is_placeholder(said)
+        return signs and not _PLACEHOLDER.fullmatch(said)
 
     found = [m for m in _ANSWER.finditer(text) if says(m["text"].strip())]
     if not found or (cut and not found[-1][0].endswith(">")):

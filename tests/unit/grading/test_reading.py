@@ -188,6 +188,7 @@ def test_a_cut_completion_answers_only_by_what_is_whole(completion, kind, whole,
 def test_an_answer_of_signs_is_read_from_its_tag(said):
     text = f"Put it in <answer></answer>, as in <answer>...</answer>:\n<answer> {said} </answer>"
     assert extract_answer(text, "exact") == said
+    assert extract_answer(f"{text} So are <answer>[answer]</answer> tags.", "exact") == said
 
 
 def test_a_tag_of_signs_that_are_no_mathematics_is_none():
