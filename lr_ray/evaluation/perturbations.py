@@ -46,7 +46,7 @@ _REAL = _set(
     "fired fried files flies fires fries tires tries barely barley burnt brunt signing singing silver sliver "
     "scared sacred split spilt satin stain perfect prefect martial marital crop corps carve crave lion loin "
     "complaint compliant farmer framer farming framing grater garter crater carter gliding gilding bulge "
-    "bugle rogue rouge salts slats"
+    "bugle salts slats"
 )
 # Other words of two letters may be formulas, symbols or units: xy, Cu, ms.
 _SHORT = _set("am an as at be by do go he if in is it me my no of on or so to up us we")
@@ -218,7 +218,9 @@ def capitals(text: str, rng: random.Random) -> str | None:
         formula = len(word) == 2 and word.lower() not in _SHORT
         return word if formula or word in _UNITS or not word[1:].islower() else word.upper()
 
-    return _outside(text, lambda part: re.sub(r"[A-Za-z]+(?:['\u2019][a-z]+)?", upper, part))
+    return _outside(
+        text, lambda part: re.sub(r"[A-Za-zÀ-ÖØ-öø-ÿ]+(?:['\u2019][a-z]+)?", upper, part)
+    )
 
 
 PERTURBATIONS: Mapping[str, Perturb] = {

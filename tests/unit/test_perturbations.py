@@ -148,6 +148,7 @@ def test_capitals_leave_variables_units_and_formulas():
     text = "Find x kilograms of NaCl for 5 kg of water, if $x + y = 3$ and Anna's pH is 7."
     expected = "FIND x KILOGRAMS OF NaCl FOR 5 kg OF WATER, IF $x + y = 3$ AND ANNA'S pH IS 7."
     assert of("capitals", text) == expected
+    assert of("capitals", "A Brønsted acid") == "A BRØNSTED ACID"
     cosets = "If ah = ha for h in H, is |aH| = |Ha| for 15 ms, 3 kb and Cu?"
     assert of("capitals", cosets) == "IF ah = ha FOR h IN H, IS |aH| = |Ha| FOR 15 ms, 3 kb AND Cu?"
 
