@@ -5,7 +5,7 @@ Exercised by `pytest tests/unit/test_drift.py`.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.utils import logging
 from lr_ray.audit.exact import logprobs
 from lr_ray.config import Evaluation
 from lr_ray.evaluation.client import request
+from lr_ray.evaluation.paper import paper_request
 from lr_ray.method.oracle import load
 from lr_ray.models.models import context_length, load_tokenizer
 from lr_ray.training.export import fits
@@ -33,8 +34,9 @@ def drift(
 ) -> dict[str, Any]:
     """What summary.json has as `drift`: figures of model directories by label, the first being the expert.
 
-    `table` is a task's (see `evaluation.grade`), `variables` are those of the chat template. `texts` and
-    `answers.<label>` count the tokens that were read. `models.<label>` has, of that model:
+    `table` is a task's (see `evaluation.grade`), `variables` are those of the chat template. `asked` is
+    `evaluation.drift`; `texts` and `answers.<label>` count the tokens that were read. `models.<label>` has, of
+    that model:
 
     kl: KL(expert || model) of the next token in texts that are not of the domain, mean in nats
     perplexity: of these texts
@@ -42,13 +44,17 @@ def drift(
     right_perplexity.<other>: of the right answers of model `other`; null where it has none
 
     Of each model the first answers are read, `evaluation.drift` tokens at most, as their text is tokenized
-    after the task's prompt without examples.
+    after the task's prompt without examples; of protocol paper, `evaluation` must be `paper.decided`.
     """
-    expert, room = next(iter(paths)), min(context_length(path) for path in paths.values())
+    expert, limit = next(iter(paths)), evaluation.drift or 0
+    room = min(context_length(path) for path in paths.values())
     tokenizer = load_tokenizer(paths[expert])
     texts = [(ids[:room], 1) for text in _texts() if len(ids := tokenizer(text)["input_ids"]) > 1]
     said = {
-        label: _answers(tokenizer, table, label, evaluation, room, variables) for label in paths
+        label: _answers(
+            tokenizer, table, label, _asked(evaluation, label == expert), limit, room, variables
+        )
+        for label in paths
     }
     models: dict[str, dict[str, Any]] = {}
     rows: list[Tensor] = []  # float32 [T, V] of each text, by the expert
@@ -63,6 +69,7 @@ def drift(
                 torch.set_num_threads(threads)
                 del model
     return {
+        "asked": evaluation.drift,
         "texts": sum(len(ids) - first for ids, first in texts),
         "answers": {
             label: sum(len(ids) - first for (ids, first), _ in given)
@@ -78,27 +85,33 @@ def _texts() -> list[str]:
     return text.strip().split("\n\n")
 
 
+def _asked(evaluation: Evaluation, is_expert: bool) -> Callable[[str], dict[str, Any]]:
+    """The request of a problem without its examples, as this model got it."""
+    if evaluation.protocol == "paper":
+        raw = is_expert and evaluation.paper.expert_prompt == "completion"
+        return lambda problem: paper_request(problem, evaluation, raw)
+    plain = evaluation.model_copy(update={"prefill": None})  # which an answer begins with
+    return lambda problem: request(problem, plain)
+
+
 def _answers(
     tokenizer: Any,
     table: pa.Table,
     label: str,
-    evaluation: Evaluation,
+    asked: Callable[[str], dict[str, Any]],
+    left: int,
     room: int,
     variables: Mapping[str, Any] | None,
 ) -> list[tuple[Tokens, bool]]:
     """A model's first answers behind their prompts, and whether each is right."""
-    found, left = [], evaluation.drift or 0
-    asked = evaluation.model_copy(update={"prefill": None})  # which an answer begins with
+    found = []
     parts = [f"{label}_{part}" for part in ("completion", "correct", "finish_reason")]
     names = ["problem", "sample", *parts]
     for row in table.select(names).to_pylist():
         problem, sample, completion, right, reason = (row[name] for name in names)
         if sample or not completion or reason == "refused":
             continue
-        turns = request(problem, asked)["messages"]
-        prompt = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, **(variables or {})
-        )["input_ids"]
+        prompt = _prompt(tokenizer, asked(problem), variables)
         answer = tokenizer(completion, add_special_tokens=False)["input_ids"]
         ids = [*prompt, *answer[:left]][:room]
         if len(ids) > len(prompt):
@@ -107,6 +120,18 @@ def _answers(
         if left <= 0:
             break
     return found
+
+
+def _prompt(
+    tokenizer: Any, body: Mapping[str, Any], variables: Mapping[str, Any] | None
+) -> list[int]:
+    if "prompt" in body:
+        ids = tokenizer(body["prompt"])
+    else:
+        ids = tokenizer.apply_chat_template(
+            body["messages"], add_generation_prompt=True, tokenize=True, **(variables or {})
+        )
+    return list(ids["input_ids"])
 
 
 def _load(path: str) -> Any:

@@ -141,14 +141,19 @@ def add_drift(
     say: Callable[[str], None],
     improved_path: str | None = None,
 ) -> bool:
-    """Adds `drift` to an evaluated run's summary where the config asks for it and it lacks. Says whether.
+    """Adds `drift` to an evaluated run's summary where it lacks what the config asks for. Says whether.
 
     `improved_path`: directory of the model that answered, if it is not to be looked for in the run; an
     adapter does not stand alone, and the run's merged model is read in its place.
     """
-    if not config.evaluation.drift or "drift" in summary or "accuracy" not in summary:
+    asked = config.evaluation.drift
+    if not asked or "accuracy" not in summary:
+        return False
+    # Older figures do not say how many tokens were asked for.
+    if "drift" in summary and summary["drift"].get("asked", asked) == asked:
         return False
     from lr_ray.audit.drift import drift
+    from lr_ray.evaluation.paper import decided
 
     say("drift      reads both models")
     table = run.answers(next(iter(summary["accuracy"])))
@@ -158,7 +163,7 @@ def add_drift(
             improved_path = run.local_folder("model", cache)
         paths = {"expert": expert, "improved": improved_path}
         variables = config.models.chat_template_kwargs
-        summary["drift"] = drift(paths, table, config.evaluation, variables)
+        summary["drift"] = drift(paths, table, decided(config.evaluation, expert), variables)
     run.write_json("summary.json", summary)
     return True
 

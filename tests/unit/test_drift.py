@@ -10,6 +10,7 @@ import torch
 from lr_ray.audit.drift import _texts, drift
 from lr_ray.config import Evaluation, merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path, generate
+from lr_ray.evaluation.paper import turns
 from lr_ray.method.oracle import load, next_token_logprobs
 from lr_ray.models.models import load_tokenizer, render_prompt
 from lr_ray.pipeline.stages import add_drift
@@ -112,3 +113,27 @@ def test_an_evaluated_run_gets_its_figures_without_being_asked_again(tmp_path):
     assert run.read_json("summary.json")["drift"]["models"]["improved"]["kl"] > 0.1
     shutil.rmtree(tmp_path / "model")
     assert not add_drift(run, asked, summary, print)
+    fewer = resolve(merge(config.model_dump(mode="json"), {"evaluation": {"drift": 9}}))
+    shutil.copytree(AMATEUR, tmp_path / "model")
+    assert add_drift(run, fewer, summary, print)
+    assert summary["drift"]["answers"] == {"expert": 9, "improved": 9}
+
+
+def test_answers_under_the_papers_protocol_are_read_behind_its_prompts():
+    tokenizer, model = load_tokenizer(EXPERT), load(EXPERT)
+    paper = {"expert_prompt": "completion", "stop_token_ids": [2]}
+    asked = Evaluation.model_validate({"drift": 1000, "protocol": "paper", "paper": paper})
+    right = {"expert": [True, *[False] * 5], "improved": [True, *[False] * 5]}
+    found = drift({"expert": EXPERT, "improved": EXPERT}, table(**right), asked)
+    answer = tokenizer(RIGHT)["input_ids"]
+    raw = tokenizer(f"Question: {PROBLEMS[0]}\nAnswer: ")["input_ids"]
+    chat = tokenizer.apply_chat_template(turns(PROBLEMS[0]), add_generation_prompt=True)[
+        "input_ids"
+    ]
+    for label, prompt in (("expert", raw), ("improved", chat)):
+        with torch.inference_mode():
+            rows = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+        rows = rows[-len(answer) - 1 : -1]
+        negative = -rows[range(len(answer)), answer].mean().item()
+        perplexity = found["models"]["expert"]["right_perplexity"][label]
+        assert perplexity == pytest.approx(math.exp(negative), rel=1e-4)
