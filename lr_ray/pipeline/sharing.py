@@ -78,9 +78,8 @@ def has_trajectories(source: Run, plausibility: float, decoding: str | None = No
     They serve a `plausibility` that is not below the one that they were completed for. `decoding`: the
     digest that they must have (`trajectories.made_with`), which has the expert's folder in it.
     """
-    there = footers(source, "trajectories").values()
-    if decoding is not None:
-        there = [said for said in there if said.get("decoding") == decoding]
+    saids = footers(source, "trajectories").values()
+    there = [s for s in saids if decoding is None or s.get("decoding") == decoding]
     kept = [p for said in there if said["plausibility"] <= plausibility for p in said["problems"]]
     return len(set(kept)) == source.read_json(INDEX)["problems"]
 

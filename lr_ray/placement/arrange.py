@@ -56,7 +56,7 @@ def _check_split(place: Place, role: str, model: Model | None) -> None:
     if place.gpus not in possible:
         raise UserError(
             f"resources.{role}.gpus {_plain(place.gpus)}: vLLM cannot split the model's {model.heads} "
-            f"attention heads ({model.kv_heads} of keys and values), {model.intermediate} inner columns and "
+            f"attention heads ({model.kv_heads} of keys and values), {model.columns} inner columns and "
             f"{model.rows} tokens over so many; give {', '.join(map(str, possible))} or auto"
         )
 

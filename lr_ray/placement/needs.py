@@ -227,7 +227,7 @@ def activation_bytes(
     # Queries, keys, values, output; a logarithm a head.
     attention = dtype_bytes * model.head_dim * 2 * (heads + kv_heads) + 4 * heads
     mlp = dtype_bytes * 3 * model.intermediate  # gate, its activation, up
-    layer = 2 * norm + attention + mlp + dtype_bytes * sum(inputs)
+    layer = model.norms * norm + attention + mlp + dtype_bytes * sum(inputs)
     if not lora_targets:  # a weight's gradient needs its input: of norms and of linear layers
         layer += dtype_bytes * (4 * hidden + queries + model.intermediate)
     numbers = 4 * max(inputs, default=0)  # of the dropout masks

@@ -30,13 +30,19 @@ _HUB = {
     "Qwen/Qwen2.5-Math-72B-Instruct": _MATH_72B,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (*_MATH[:6], False, 131072),
 }
-_KINDS = ("qwen2", "qwen3", "llama", "mistral")
+_GEMMA = ("gemma", "gemma2", "gemma3_text")
+_MIXED = ("mixtral", "qwen3_moe")  # of experts, of which a token takes a few
+_KINDS = ("qwen2", "qwen3", "llama", "mistral", "phi3", *_GEMMA, *_MIXED)
+_NORMED_HEADS = ("qwen3", "qwen3_moe", "gemma3_text")
 _QKV, _MLP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj", "down_proj"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """An architecture. `cache`: keys and values of a token; `lora`: inputs + outputs, of all layers."""
+    """An architecture. `cache`: keys and values of a token; `lora`: inputs + outputs, of all layers.
+
+    `intermediate`: inner columns that a token takes, of several experts together; `columns` of one of them.
+    """
 
     parameters: int
     rows: int  # of the output layer
@@ -49,14 +55,17 @@ class Model:
     head_dim: int
     cache: int
     lora: dict[str, int]
+    columns: int = 0
+    norms: int = 2  # of a layer, over its whole width
 
 
 Models = dict[str, Model | None]  # expert and amateur; None for one that is not known
 
 
 def describe(config: dict[str, Any]) -> Model:
-    """The model of a config.json of Qwen2, Qwen3, Llama or Mistral.
+    """The model of a config.json of one of `_KINDS`.
 
+    Layers with a sliding window are counted as those that keep all tokens; their caches are smaller.
     Raises KeyError for a missing field and ValueError for one that is no number above 0.
     """
     hidden, layers, heads, inner, rows, context = (
@@ -71,32 +80,60 @@ def describe(config: dict[str, Any]) -> Model:
         _QKV if kind == "qwen2" else _QKV | {"o_proj"} if config.get("attention_bias") else set()
     )
     biased = biased | (_MLP if config.get("mlp_bias") else set())
-    layer = sum(i * o + (o if name in biased else 0) for name, (i, o) in shapes.items())
-    layer += 2 * hidden + (2 * head_dim if kind == "qwen3" else 0)  # norms
-    tables = 1 if config.get("tie_word_embeddings") else 2
+    size = {n: i * o + (o if n in biased else 0) for n, (i, o) in shapes.items()}
+    norms = 4 if kind in _GEMMA[1:] else 2
+    layer = sum(size.values()) + norms * hidden + (2 * head_dim if kind in _NORMED_HEADS else 0)
+    mixed, experts, taken, columns = _experts(config, layers, inner)
+    layer_of_experts = experts * (3 * hidden * columns + hidden)  # and the router's row for each
+    extra = mixed * (layer_of_experts - sum(size[name] for name in _MLP))
+    tables = 1 if config.get("tie_word_embeddings", kind in _GEMMA) else 2
+    # Experts are no layers of their own, which LoRA could be beside.
+    lora = {n: (layers - mixed * (n in _MLP)) * sum(shape) for n, shape in shapes.items()}
+    if kind == "phi3":  # whose layers take several of these at once
+        lora["qkv_proj"] = layers * (hidden + wide + 2 * narrow)
+        lora["gate_up_proj"] = layers * (hidden + 2 * inner)
+        lora = {name: lora[name] for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
     return Model(
-        parameters=tables * rows * hidden + layers * layer + hidden,
+        parameters=tables * rows * hidden + layers * layer + extra + hidden,
         rows=rows,
         context=context,
         hidden=hidden,
-        intermediate=inner,
+        intermediate=max(inner * (mixed < layers), taken * columns),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         cache=2 * layers * narrow,
-        lora={name: layers * (i + o) for name, (i, o) in shapes.items()},
+        lora=lora,
+        columns=columns,
+        norms=norms,
     )
+
+
+def _experts(config: dict[str, Any], layers: int, inner: int) -> tuple[int, int, int, int]:
+    """Layers that have experts, how many in each, how many a token takes, and inner columns of one."""
+    kind = config["model_type"]
+    if kind not in _MIXED:
+        return 0, 0, 1, inner
+    taken = _above_0(config, "num_experts_per_tok")
+    if kind == "mixtral":
+        return layers, _above_0(config, "num_local_experts"), taken, inner
+    step, dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or []
+    mixed = sum(i not in dense and (i + 1) % step == 0 for i in range(layers))
+    # transformers 5 writes the second name.
+    count = "num_experts" if "num_experts" in config else "num_local_experts"
+    return mixed, _above_0(config, count), taken, _above_0(config, "moe_intermediate_size")
 
 
 def _heads(config: dict[str, Any], hidden: int, heads: int) -> tuple[int, int]:
     """Heads of keys and values, and a head's size; a config.json need not have either."""
     given = {f for f in ("num_key_value_heads", "head_dim") if config.get(f) is not None}
-    if "head_dim" not in given and heads > hidden:
+    size = 256 if config["model_type"] in _GEMMA else hidden // heads  # where it is not given
+    if "head_dim" not in given and not size:
         raise ValueError(f"num_attention_heads = {heads}: must be at most hidden_size, {hidden}")
     return (
         _above_0(config, "num_key_value_heads") if "num_key_value_heads" in given else heads,
-        _above_0(config, "head_dim") if "head_dim" in given else hidden // heads,
+        _above_0(config, "head_dim") if "head_dim" in given else size,
     )
 
 

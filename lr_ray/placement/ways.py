@@ -157,7 +157,7 @@ def splits(model: Model | None, most: int) -> list[int]:
     if model is None:
         return [1]
     kv, rows = model.kv_heads, -(-model.rows // _PADDED_ROWS) * _PADDED_ROWS
-    whole = math.gcd(model.heads, model.intermediate, rows)
+    whole = math.gcd(model.heads, model.columns, rows)
     return [n for n in range(1, most + 1) if not whole % n and not (kv % n and n % kv)]
 
 

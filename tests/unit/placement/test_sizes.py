@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lr_ray import embedded
 from lr_ray.errors import UserError
 from lr_ray.placement.sizes import Model, describe, find_model
+from lr_ray.placement.ways import splits
 
 ROOT = Path(__file__).parents[3]
 SMOLLM2 = ROOT / ".cache/smollm2/expert"
@@ -63,6 +66,47 @@ def test_biases_norms_and_head_size_of_other_kinds():
     assert describe({**base, "model_type": "qwen3"}).parameters - plain.parameters == 2 * 4
     wide = describe({**base, "head_dim": 8})
     assert wide.parameters - plain.parameters == 2 * 64 + 2 * 32
+
+
+TINY = {
+    "hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+KINDS = [
+    ("qwen2", {}), ("qwen3", {"head_dim": 16}), ("llama", {"attention_bias": True}), ("mistral", {}),
+    ("phi3", {}), ("gemma", {"head_dim": 16}), ("gemma", {}), ("gemma2", {"head_dim": 16}),
+    ("gemma2", {"tie_word_embeddings": False}), ("gemma3_text", {"head_dim": 16}),
+    ("mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2}),
+    ("qwen3_moe", EXPERTS | {"num_experts": 6}),
+    ("qwen3_moe", EXPERTS | {"num_experts": 6, "mlp_only_layers": [1], "decoder_sparse_step": 2}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "more"), KINDS)
+def test_parameters_are_those_that_transformers_makes(kind, more):
+    config = AutoConfig.for_model(kind, **TINY, **more)
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config)
+    written = TINY | more | {"model_type": kind}  # as a file is that leaves defaults out
+    for found in (describe(config.to_dict()), describe(written)):
+        assert found.parameters == sum(p.numel() for p in made.parameters())
+        for name, size in found.lora.items():
+            layers = [m for n, m in made.named_modules() if n.endswith(f".{name}")]
+            assert size == sum(m.in_features + m.out_features for m in layers)
+        size = getattr(made.model.layers[0].self_attn, "head_dim", None)
+        assert found.head_dim == size
+        assert found.cache == 2 * 5 * 2 * size
+
+
+def test_a_token_takes_few_of_the_experts_and_a_split_divides_each():
+    plain = {**TINY, "model_type": "qwen3_moe", "num_experts": 6, "head_dim": 16, **EXPERTS}
+    mixed = describe(plain)
+    assert (mixed.intermediate, mixed.columns) == (2 * 24, 24)
+    partly = describe(plain | {"mlp_only_layers": [0], "intermediate_size": 480})
+    assert (partly.intermediate, partly.columns) == (480, 24)
+    rows = {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 6400}
+    assert splits(describe(plain | rows), 16) == [1, 2, 4, 8]  # 24 columns are no multiple of 16
 
 
 @pytest.mark.parametrize(
