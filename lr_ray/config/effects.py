@@ -22,13 +22,16 @@ class On:
 
     `when`: another field has this value. `if_less`: the new value is smaller; what was made with a smaller
     one serves larger ones too. An `if_set` field is no input while it is null or an empty list, so that runs
-    from before there was such a field stay as they are.
+    from before there was such a field stay as they are; nor is a field that is `unless`. `rules`:
+    sampling.selection is one of these, whatever its parameter.
     """
 
     effect: str
     when: tuple[str, str] | None = None
     if_less: bool = False
     if_set: bool = False
+    unless: Any = None
+    rules: tuple[str, ...] = ()
 
 
 def setting(*affects: str | On, **field: Any) -> Any:

@@ -44,8 +44,7 @@ class Tree(Section):
     def identity(self) -> dict[str, Any]:
         """Dotted name to value of every field that can change a result."""
         flat = flatten(self.model_dump(mode="json"))
-        changing = lambda name: any(m.effect != "speed" for m in marks_of(type(self), name))  # noqa: E731
-        return {name: value for name, value in flat.items() if changing(name)}
+        return {name: value for name, value in flat.items() if _changing(type(self), name, flat)}
 
     def digest(self) -> str:
         """sha256 (hex, first 16) of `identity`: equal runs have equal digests."""
@@ -61,7 +60,7 @@ class Tree(Section):
         gone = [n for n in there if n not in here and fields_of(kind, n)]  # entries of a mapping
         before |= {n: there[n] for n in gone}
         found = []
-        for name in [*self.identity(), *gone]:
+        for name in [*(n for n in here if _changing(kind, n, here, before)), *gone]:
             old, new = before[name], here.get(name)
             if old == new:
                 continue
@@ -81,6 +80,12 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _changing(kind: type[Tree], name: str, *flats: Mapping[str, Any]) -> bool:
+    """Whether a field can change a result; one that does by some selection rules, in one of these trees."""
+    marks = [m for m in marks_of(kind, name) if m.effect != "speed"]
+    return any(not m.rules or any(m in _acting(kind, name, flat) for flat in flats) for m in marks)
+
+
 def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[On]:
     """A field's marks whose conditions hold in a flat tree."""
     return [
@@ -88,6 +93,8 @@ def _acting(kind: type[Tree], name: str, flat: Mapping[str, Any]) -> list[On]:
         for m in marks_of(kind, name)
         if (m.when is None or flat.get(m.when[0]) == m.when[1])
         and not (m.if_set and flat.get(name) in (None, []))
+        and (m.unless is None or flat.get(name) != m.unless)
+        and (not m.rules or str(flat.get("sampling.selection")).partition(":")[0] in m.rules)
     ]
 
 

@@ -3,6 +3,7 @@
 The same code labels a batch in sampling's last task. Exercised by `pytest tests/unit/test_relabel.py`.
 """
 
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
@@ -10,10 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lr_ray.config import Sampling
+from lr_ray.config.sections.common import OF_A_BATCH
+from lr_ray.errors import UserError
 from lr_ray.labelling.label import NO_LABEL, supervise
 from lr_ray.labelling.shards import FOLDERS, footers, write_shard
 from lr_ray.run.schemas import REJECTED, SCORES
 from lr_ray.run.store import Run, shaped
+
+_INDEX = pa.schema([SCORES.field("index")])
 
 
 def label_scores(run: Run, sampling: Sampling) -> int:
@@ -26,6 +31,8 @@ def label_scores(run: Run, sampling: Sampling) -> int:
     there = set(run.shards("supervision"))
     missing = [name for name in run.shards("scores") if _beside(name, "supervision") not in there]
     holders = footers(run, *FOLDERS) if missing else {}
+    if sampling.selection.partition(":")[0] in OF_A_BATCH:
+        _check_batches(run, sampling, missing)
     labelled = 0
     for name in missing:
         said = run.read_facts(name)
@@ -52,6 +59,18 @@ def label_scores(run: Run, sampling: Sampling) -> int:
         holders[name] = {"problems": [*scores["index"].to_pylist(), *bad_index]}
         labelled += 1
     return labelled
+
+
+def _check_batches(run: Run, sampling: Sampling, names: Sequence[str]) -> None:
+    """Raises UserError where scores lie in larger batches than are asked for, of which the rule chooses."""
+    for name in names:
+        rows = run.read_tables([name], _INDEX).num_rows
+        if rows > sampling.batch_size:
+            raise UserError(
+                f"{run.location}/{name}: has {rows} rows, and selection {sampling.selection} chooses among "
+                f"those of a batch of sampling.batch_size = {sampling.batch_size}; give the batch size "
+                "that they were sampled with"
+            )
 
 
 def _unscored(run: Run, rejected: str, problems: list[int]) -> tuple[pa.Table, list[int]]:

@@ -138,3 +138,25 @@ def test_a_smaller_plausibility_needs_trajectories_again_and_a_larger_one_labels
 
 def test_stages_are_in_the_order_of_their_effects():
     assert [s.effect for s in STAGES] == ["trajectories", "scores", "rows", "weights", "answers"]
+
+
+@pytest.mark.parametrize("rule", ["random", "top:0.1", "entropy:0.2", "quadrant:sure_close"])
+def test_the_batch_size_affects_the_rows_of_rules_that_choose_within_a_batch(rule):
+    plain, other = (with_(sampling={"selection": rule, "batch_size": n}) for n in (64, 32))
+    ours, theirs = digests(plain, {}), digests(other, {})
+    assert [name for name in NAMES if ours[name] != theirs[name]] == list(NAMES[2:])
+    assert "sampling.batch_size" not in plain.inputs("rows")  # digests of runs from before hold
+    for before, now in ((plain, other), (other, plain)):
+        (change,) = now.changes(before.model_dump(mode="json"))
+        assert change.effects == {"rows"}
+    rejection = {"method": "rejection", "selection": rule}
+    two = (digests(with_(sampling=rejection | {"batch_size": n}), {}) for n in (64, 32))
+    assert next(two) == next(two)
+
+
+@pytest.mark.parametrize("rule", ["kl", "all", "random_within", "window:1-3", "first:2"])
+def test_the_batch_size_is_speed_by_other_rules(rule):
+    plain, other = (with_(sampling={"selection": rule, "batch_size": n}) for n in (64, 32))
+    assert digests(plain, {}) == digests(other, {})
+    assert plain.digest() == other.digest()
+    assert not other.changes(plain.model_dump(mode="json"))

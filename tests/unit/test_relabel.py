@@ -251,3 +251,12 @@ def test_seconds_are_of_the_problems_that_this_attempt_sampled(source, monkeypat
     for folder in ("supervision", "rejected", "scores"):
         source.remove(folder)
     assert timed() == PROBLEMS
+
+
+def test_scores_of_larger_batches_are_not_labelled_as_if_they_were_of_small_ones(source, tmp_path):
+    target = Run(str(tmp_path / "target"))
+    with pytest.raises(UserError, match=r"scores/part-.* has 1\d rows, and selection top:0\.1 chooses among those of a batch of sampling\.batch_size = 8; give the batch size"):  # fmt: skip
+        relabel(source, target, config(selection="top:0.1", batch_size=8))
+    again = Run(str(tmp_path / "again"))
+    assert relabel(source, again, config(selection="top:0.1", batch_size=16))["steps_kept"]
+    assert relabel(source, Run(str(tmp_path / "other")), config(selection="all", batch_size=8))["steps_kept"]  # fmt: skip

@@ -13,6 +13,8 @@ else:
     Processes = auto_or(Annotated[int, Field(ge=1, le=1024)])
 
 CONTRAST, REJECTION = ("sampling.method", "contrast"), ("sampling.method", "rejection")
+# Selection rules that choose among the steps of a batch.
+OF_A_BATCH = ("random", "top", "entropy", "quadrant")
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]

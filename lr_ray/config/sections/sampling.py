@@ -8,7 +8,14 @@ from lr_ray import plugins
 from lr_ray.config.effects import On, setting
 from lr_ray.config.resources import AUTO
 from lr_ray.config.section import Section
-from lr_ray.config.sections.common import CONTRAST, REJECTION, Dtype, Fraction, Processes
+from lr_ray.config.sections.common import (
+    CONTRAST,
+    OF_A_BATCH,
+    REJECTION,
+    Dtype,
+    Fraction,
+    Processes,
+)
 
 # Without a limit an engine's cache must have room for the longest sequence that its model reads, of Llama 3.2
 # 131 072 tokens.
@@ -92,8 +99,11 @@ class Sampling(Section):
     """Tokens of a label have at least this share of the step's top probability (alpha)."""
     top_k: int = setting(On("trajectories", CONTRAST), default=256, ge=2, le=8192)
     """Log-probabilities exchanged for each step, at most the whole vocabulary."""
-    batch_size: int = setting("speed", default=64, ge=1, le=4096)
-    """Problems sent to an engine at once, and rows of a shard."""
+    batch_size: int = setting(
+        "speed", On("rows", CONTRAST, unless=64, rules=OF_A_BATCH), default=64, ge=1, le=4096
+    )
+    """Problems sent to an engine at once, and rows of a shard; by the selections random, top, entropy and
+    quadrant also those among which steps are chosen."""
     max_rejected: Fraction = setting("speed", default=0.05)
     """Fraction of problems that may be rejected before the job fails."""
     seed: int = setting(On("rows", CONTRAST), On("trajectories", REJECTION), default=0, ge=0)
