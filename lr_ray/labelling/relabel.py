@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 
 from lr_ray.config import Sampling
 from lr_ray.config.sections.common import OF_A_BATCH
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.label import NO_LABEL, supervise
 from lr_ray.labelling.shards import FOLDERS, footers, write_shard
-from lr_ray.run.schemas import REJECTED, SCORES
+from lr_ray.run.schemas import REJECTED, SCORES, first_null
 from lr_ray.run.store import Run, shaped
 
+_NEEDED = ["index", "problem_id", "prompt_token_ids", "completion_token_ids", "kl", "plausible"]
 _INDEX = pa.schema([SCORES.field("index")])
 
 
@@ -49,6 +50,9 @@ def label_scores(run: Run, sampling: Sampling) -> int:
             for problem in holder.get("problems", ())
         }
         scores = run.read_tables([name], SCORES)
+        if null := first_null(scores.select(_NEEDED)):
+            where = f"{run.location}/{name}: row {null[0] + 1}: a null in {null[1]}"
+            raise StageError(f"{where}; put the run's own file there, or sample again")
         scores = scores.filter(pc.invert(pc.is_in(scores["index"], pa.array(others, pa.int64()))))
         bad, bad_index = _unscored(run, rejected, holders.get(rejected, {}).get("problems", []))
         if not scores.num_rows and not bad_index:  # of an interrupted batch that others did

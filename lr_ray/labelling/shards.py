@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,21 @@ def checked_footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
 
 
 def footers(run: Run, *folders: str) -> dict[str, dict[str, Any]]:
-    """What each shard of the folders says of itself."""
+    """What each shard of the folders says of itself. Raises UserError for a footer of another form."""
     names = [shard for folder in folders for shard in run.shards(folder)]
     with ThreadPoolExecutor(16) as threads:  # each is a request where the run is in an object store
-        return dict(zip(names, threads.map(run.read_facts, names), strict=True))
+        return dict(zip(names, threads.map(partial(_footer, run), names), strict=True))
+
+
+def _footer(run: Run, name: str) -> dict[str, Any]:
+    said = run.read_facts(name)
+    with shaped(run.location, name):
+        if name.startswith("trajectories/") and not {"problems", "plausibility"} <= said.keys():
+            raise KeyError("no problems and plausibility in its footer")
+        if not all(type(problem) is int and problem >= 0 for problem in said.get("problems", [])):
+            raise ValueError("problems must be whole numbers from 0")
+        float(said.get("plausibility", 1))
+    return said
 
 
 def remove_leftovers(run: Run) -> None:

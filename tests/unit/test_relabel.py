@@ -260,3 +260,13 @@ def test_scores_of_larger_batches_are_not_labelled_as_if_they_were_of_small_ones
     again = Run(str(tmp_path / "again"))
     assert relabel(source, again, config(selection="top:0.1", batch_size=16))["steps_kept"]
     assert relabel(source, Run(str(tmp_path / "other")), config(selection="all", batch_size=8))["steps_kept"]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["kl", "plausible", "index"])
+def test_scores_without_a_column_are_named(source, column):
+    name = source.shards("scores")[0]
+    facts, table = source.read_facts(name), source.read_tables([name], SCORES)
+    source.write_table(name, table.drop_columns([column]), facts)
+    source.remove("supervision")
+    with pytest.raises(StageError, match=rf"{name}: row 1: a null in {column}; put the run's own"):
+        finish(source, config())

@@ -11,7 +11,7 @@ from lr_ray.problems import read_problems, stage_problems
 from lr_ray.run.schemas import TRAJECTORY
 from lr_ray.run.store import Run
 from lr_ray.sampling.graph import write_contrast
-from lr_ray.sampling.trajectories import plan, read, save
+from lr_ray.sampling.trajectories import decoded, plan, read, save
 from tests.unit.test_relabel import EXCHANGE, PROBLEMS, config, trajectories
 
 FOOTER = {"decoding": "f" * 16, "plausibility": 0.2}
@@ -85,3 +85,20 @@ def test_what_does_not_fit_is_refused(source, tmp_path):
 
 def merge_seed(seed: int):
     return config().model_copy(update={"data": config().data.model_copy(update={"seed": seed})})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"problems": [0]}, {"problems": None, "plausibility": 0.2}, {"problems": 5, "plausibility": 0.2},
+     {"problems": ["x"], "plausibility": 0.2}, {"problems": [-1], "plausibility": 0.2},
+     {"problems": [0], "plausibility": None}, {"problems": [0], "plausibility": []}],
+)  # fmt: skip
+def test_a_footer_of_another_form_is_one_line_with_the_file(tmp_path, said):
+    run = Run(str(tmp_path / "run"))
+    run.write_table("trajectories/part-0.parquet", TRAJECTORY.empty_table(), said)
+    for asked in (
+        lambda: has_trajectories(run, 0.2),
+        lambda: decoded(run, {"decoding": "x", "plausibility": 0.2}, 3),
+    ):
+        with pytest.raises(UserError, match=r"/trajectories/part-0\.parquet: holds something else than lr_ray writes there: "):  # fmt: skip
+            asked()
