@@ -1,12 +1,17 @@
 """The pages in a browser: keys, search, filters, narrow and dark screens, print, and who cannot see them."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
-from lr_ray.report.page import PAGE, write_page
+from lr_ray.report.page import COMPARISON, PAGE, write_comparison, write_page
 from lr_ray.run.store import Run
 from tests.made_up import made_up
 from tests.unit.page.dom import answers_in, by_id, read, said
+from tests.unit.test_comparison import DEMO, compared
+
+__all__ = ["compared"]  # a fixture
 
 FIRST = "document.querySelector('.tokens')"
 FOCUSED = "document.activeElement"
@@ -269,3 +274,18 @@ def test_right_to_left_text_runs_so_and_answers_are_shown_where_all_are_right(ta
     )
     assert tab.evaluate(left) > 100  # to the right of its line
     assert tab.errors == []
+
+
+def test_the_main_table_of_a_comparison_stands_beside_its_page_on_a_screen(tab, compared):
+    run, _, content = compared
+    run.write_json("run.json", {"config": DEMO.model_dump(mode="json")})
+    names = ("lightreasoner", "random-steps", "rejection-sampling", "prefilled-expert")
+    rows = dict(zip(names, content["variants"].values(), strict=True))
+    for row in rows.values():
+        row["runs"] = row["runs"][:1]
+        row["cost"] |= {"steps_kept": 123_456, "steps_kept_share": 0.136, "tokens_forward": 7.8e6}
+    write_comparison(run, content | {"variants": rows}, {})
+    tab.look(1100)
+    tab.open(Path(run.path(COMPARISON)))
+    wide = "document.querySelector('#comparison .wide')"
+    assert tab.evaluate(f"{wide}.scrollWidth") <= tab.evaluate(f"{wide}.clientWidth")
