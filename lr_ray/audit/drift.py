@@ -35,8 +35,8 @@ def drift(
     """What summary.json has as `drift`: figures of model directories by label, the first being the expert.
 
     `table` is a task's (see `evaluation.grade`), `variables` are those of the chat template. `asked` is
-    `evaluation.drift`; `texts` and `answers.<label>` count the tokens that were read. `models.<label>` has, of
-    that model:
+    `evaluation.drift`; `texts` and `answers.<label>` count the tokens that were read. `models.<label>` has,
+    of that model:
 
     kl: KL(expert || model) of the next token in texts that are not of the domain, mean in nats
     perplexity: of these texts
