@@ -16,7 +16,7 @@ from lr_ray.evaluation.tasks import task_names
 from lr_ray.experiments.grid import Grid, Variant
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.report.page.comparison import seeds
-from lr_ray.run.store import SCHEMA_VERSION, Run
+from lr_ray.run.store import SCHEMA_VERSION, Run, read_summary
 
 Row = dict[str, Any]
 
@@ -135,7 +135,7 @@ def _chain(plan: Plan, folder: str | None) -> list[str]:
 
 
 def _seconds(run: Run, folders: Sequence[str]) -> float:
-    parts = [run.child(folder).read_json("summary.json")["sampling"] for folder in folders]
+    parts = [read_summary(run.child(folder))["sampling"] for folder in folders]
     return sum(float(part["seconds"]) for part in parts)
 
 

@@ -19,9 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 from lr_ray.errors import StageError, UserError, why_not_read
 from lr_ray.interop.form import Expert, is_gzipped
 from lr_ray.labelling.shards import checked_footers
-from lr_ray.run.paths import check_home, check_lasting
+from lr_ray.run.paths import atomic, check_home, check_lasting
 from lr_ray.run.schemas import SUPERVISION
-from lr_ray.run.store import Run, atomic
+from lr_ray.run.store import Run
 from lr_ray.training.data import check_rows
 
 _CHUNK = 20_000  # rows in memory; each chunk is one pass over the shards, which are in no order

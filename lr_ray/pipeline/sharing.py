@@ -10,7 +10,7 @@ from typing import Any
 from lr_ray.config import Config, changed, resolve
 from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
-from lr_ray.problems import INDEX
+from lr_ray.problems import read_index
 from lr_ray.report.page import PAGE
 from lr_ray.run.asked import difference, fingerprints_of, is_imported
 from lr_ray.run.stages import SAMPLING, STAGES, UNUSABLE, digests, from_stage, parts_from
@@ -81,7 +81,7 @@ def has_trajectories(source: Run, plausibility: float, decoding: str | None = No
     saids = footers(source, "trajectories").values()
     there = [s for s in saids if decoding is None or s.get("decoding") == decoding]
     kept = [p for said in there if said["plausibility"] <= plausibility for p in said["problems"]]
-    return len(set(kept)) == source.read_json(INDEX)["problems"]
+    return len(set(kept)) == read_index(source)["problems"]
 
 
 def void(run: Run, stage: str, summary: dict[str, Any]) -> None:

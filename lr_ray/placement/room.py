@@ -176,7 +176,7 @@ def check_head() -> None:
 
 
 def _sees(run: Run) -> bool:
-    return run.exists(NOTE) and run.read_json(NOTE)["token"] == run.token
+    return run.exists(NOTE) and run.read_json(NOTE).get("token") == run.token
 
 
 def _no_room(wanted: Mapping[str, Sequence[Bundle]], wait_s: float | None) -> str:

@@ -9,4 +9,4 @@ Exercised by `pytest tests/unit/test_problems*.py`.
 from lr_ray.problems.rejections import check_rows, write_rejections
 from lr_ray.problems.rows import PROBLEM
 from lr_ray.problems.sources import check_source
-from lr_ray.problems.staging import INDEX, count_problems, read_problems, stage_problems
+from lr_ray.problems.staging import INDEX, count_problems, read_index, read_problems, stage_problems

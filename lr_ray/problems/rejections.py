@@ -7,7 +7,7 @@ import json
 
 from lr_ray.config import Config
 from lr_ray.errors import UserError
-from lr_ray.problems.staging import INDEX
+from lr_ray.problems.staging import read_index
 from lr_ray.run.schemas import REJECTED
 from lr_ray.run.store import Run
 
@@ -27,7 +27,7 @@ def write_rejections(run: Run) -> None:
 
 def check_rows(run: Run, config: Config) -> None:
     """Raises UserError when more of the staged source's rows are rejected than the config allows."""
-    index = run.read_json(INDEX)
+    index = read_index(run)
     rejected, total = index["rejected"], index["rejected"] + index["problems"]
     allowed = config.sampling.max_rejected
     if rejected > allowed * total:
@@ -36,5 +36,5 @@ def check_rows(run: Run, config: Config) -> None:
         raise UserError(
             f"data.source: {config.data.source}: {rejected} of {total} rows cannot be used, more than "
             f"sampling.max_rejected = {allowed}; mend them, or give --sampling.max_rejected {enough:g}; "
-            f"reasons: {run.location}/{LINES}; the first: {index['first_rejected']}"
+            f"reasons: {run.location}/{LINES}; the first: {index.get('first_rejected')}"
         )

@@ -7,13 +7,14 @@ import functools
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from lr_ray.config import Config, Data
-from lr_ray.errors import StageError
+from lr_ray.errors import StageError, UserError
 from lr_ray.grading.graders import find as find_grader
 from lr_ray.problems.benchmarks import grader_of, unjudged
 from lr_ray.problems.order import Item, distinct, shuffled
@@ -30,6 +31,19 @@ _CACHED_PARTS = 4
 _PROBLEMS = "problems/part-{:05d}.parquet"
 
 
+def read_index(run: Run) -> dict[str, Any]:
+    """How many `problems` and `rejected` rows are staged. Raises UserError for something else in its file."""
+    index = run.read_json(INDEX)
+    for name, least in (("problems", 1), ("rejected", 0), ("rows_a_part", 1)):
+        value = index.get(name)
+        if type(value) is not int or value < least:
+            raise UserError(
+                f"{run.location}/{INDEX}: {name} = {value!r:.100}: must be a whole number from {least}; "
+                "remove the folder problems, which sampling then writes anew"
+            )
+    return index
+
+
 def stage_problems(run: Run, config: Config) -> int:
     """Writes the run's problems unless they are there. Returns how many there are.
 
@@ -37,7 +51,7 @@ def stage_problems(run: Run, config: Config) -> int:
     when the source has no usable row or cannot be read on.
     """
     if run.exists(INDEX):
-        return int(run.read_json(INDEX)["problems"])
+        return int(read_index(run)["problems"])
     _clear(run)
     good = _Parts(run, _PROBLEMS, PROBLEM, ROWS_A_PART)
     bad = _Parts(run, f"{UNUSABLE}{{:05d}}.parquet", REJECTED, _REJECTED_ROWS_A_PART)
@@ -154,7 +168,7 @@ class _Parts:
 
 @functools.lru_cache(maxsize=8)
 def _index(address: str) -> dict[str, int]:
-    return Run(address).read_json(INDEX)
+    return read_index(Run(address))
 
 
 @functools.lru_cache(maxsize=_CACHED_PARTS)

@@ -1,4 +1,4 @@
-"""Local paths: at which nothing should be written, and for temporary files, whose disk may get full.
+"""Local paths: at which nothing should be written, whole at once, and of temporary files.
 
 Exercised by `pytest tests/unit/test_store.py`.
 """
@@ -7,7 +7,10 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
+
+from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.errors import StageError, UserError, is_full_disk
 
@@ -53,3 +56,20 @@ def full_temporary() -> str | None:
             if shutil.disk_usage(folder).free < _NO_ROOM:
                 return folder
     return None
+
+
+@contextlib.contextmanager
+def atomic(final: str) -> Iterator[str]:
+    """A temporary local path, of a file or a folder, that takes the final name on success."""
+    folder, base = os.path.split(final)
+    os.makedirs(folder, exist_ok=True)
+    temporary, local = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp", LocalFileSystem()
+    try:
+        yield temporary
+        if os.path.isdir(final):
+            local.rm(final, recursive=True)
+        os.replace(temporary, final)
+    except BaseException:
+        if os.path.exists(temporary):
+            local.rm(temporary, recursive=True)
+        raise

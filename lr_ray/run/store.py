@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.errors import StageError, UserError, named, reason, why_not_read
 from lr_ray.run import lock
-from lr_ray.run.paths import check_home, check_lasting
+from lr_ray.run.paths import atomic, check_home, check_lasting
 
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
 _FACTS = b"lr_ray"  # key in a Parquet footer
@@ -251,23 +250,6 @@ class Run:
 
 
 @contextlib.contextmanager
-def atomic(final: str) -> Iterator[str]:
-    """A temporary local path, of a file or a folder, that takes the final name on success."""
-    folder, base = os.path.split(final)
-    os.makedirs(folder, exist_ok=True)
-    temporary, local = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp", LocalFileSystem()
-    try:
-        yield temporary
-        if os.path.isdir(final):
-            local.rm(final, recursive=True)
-        os.replace(temporary, final)
-    except BaseException:
-        if os.path.exists(temporary):
-            local.rm(temporary, recursive=True)
-        raise
-
-
-@contextlib.contextmanager
 def shaped(location: str, file: str) -> Iterator[None]:
     """Raises UserError naming the file, of a run, that has other fields or kinds than are read within."""
     try:
@@ -278,9 +260,18 @@ def shaped(location: str, file: str) -> Iterator[None]:
 
 
 def read_summary(run: Run) -> dict[str, Any]:
-    """summary.json, empty where there is none; a part that is null counts as missing."""
+    """summary.json, empty where there is none; a part that is null counts as missing.
+
+    Raises UserError where a part is of another kind.
+    """
     summary = run.read_json("summary.json") if run.exists("summary.json") else {}
-    return {part: value for part, value in summary.items() if value is not None}
+    there = {part: value for part, value in summary.items() if value is not None}
+    with shaped(run.location, "summary.json"):
+        for part, value in there.items():
+            if isinstance(value, dict) == (part == "seconds_total"):
+                must = "a number" if part == "seconds_total" else "an object"
+                raise TypeError(f"{part} = {value!r:.100}: must be {must}")
+    return there
 
 
 def read_asked(run: Run) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lr_ray.labelling.relabel import exchange_of, label_scores
 from lr_ray.labelling.shards import remove_leftovers, survey
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import fingerprint
-from lr_ray.problems import INDEX, stage_problems, write_rejections
+from lr_ray.problems import INDEX, read_index, stage_problems, write_rejections
 from lr_ray.problems.rejections import LINES
 from lr_ray.run.store import Run
 from lr_ray.sampling import graph
@@ -110,7 +110,7 @@ def finish(
     if not run.exists(INDEX):
         return None
     label_scores(run, config.sampling)
-    finished, facts = survey(run, run.read_json(INDEX)["problems"])
+    finished, facts = survey(run, read_index(run)["problems"])
     if not finished.all():
         return None
     facts += _unusable(run)
@@ -124,14 +124,14 @@ def finish(
 
 def _unusable(run: Run) -> Facts:
     """The rows of the source that are no problem."""
-    rejected = run.read_json(INDEX)["rejected"]
+    rejected = read_index(run)["rejected"]
     return Facts(problems=rejected, rejected=rejected)
 
 
 def _check_rejected(run: Run, sampling: Sampling, facts: Facts) -> None:
     """Raises StageError when more of the problems are rejected than the config allows."""
-    index = run.read_json(INDEX)
-    total, first = index["problems"] + index["rejected"], index["first_rejected"]
+    index = read_index(run)
+    total, first = index["problems"] + index["rejected"], index.get("first_rejected")
     if facts.rejected > sampling.max_rejected * total:
         write_rejections(run)
         raise StageError(

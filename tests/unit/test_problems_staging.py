@@ -106,6 +106,26 @@ def test_a_part_that_is_damaged_or_gone_is_written_anew_as_the_error_advises(tmp
     assert read_problems(run, np.array([1499]))["problem"].to_pylist() == ["1499 + 1?"]
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        {},
+        {"problems": "3", "rejected": 0, "rows_a_part": 1024},
+        {"problems": 3, "rejected": None, "rows_a_part": 1024},
+        {"problems": 3, "rejected": 0, "rows_a_part": 0},
+    ],
+)
+def test_an_index_of_another_form_is_named(tmp_path, index):
+    path = jsonl(tmp_path / "rows.jsonl", rows(3))
+    run = stage(tmp_path, path)
+    run.write_json("problems/index.json", index)
+    said = r"problems/index\.json: \w+ = .*: must be a whole number from \d; remove the folder problems"
+    with pytest.raises(UserError, match=said):
+        stage_problems(run, config_of(path))
+    with pytest.raises(UserError, match=said):
+        check_rows(run, config_of(path))
+
+
 def test_a_staged_run_is_left_as_it_is(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", rows(3))
     run = stage(tmp_path, path)

@@ -149,6 +149,22 @@ def test_a_part_of_the_summary_that_is_null_is_missing(run):
     assert read_summary(run) == {"training": {"loss": 1}}
 
 
+@pytest.mark.parametrize(
+    ("part", "must"),
+    [
+        ({"sampling": []}, r"sampling = \[\]: must be an object"),
+        ({"shared": "runs/a"}, "shared = 'runs/a': must be an object"),
+        ({"seconds_total": {}}, r"seconds_total = {}: must be a number"),
+    ],
+)
+def test_a_part_of_the_summary_of_another_kind_is_named(run, part, must):
+    run.write_json("summary.json", {"training": {"loss": 1}, **part})
+    with pytest.raises(
+        UserError, match=rf"/summary\.json: .* {must}; put the run's own file there"
+    ):
+        read_summary(run)
+
+
 @pytest.mark.parametrize("text", ["null", "[]", "3", "{", "", '"a"', "[" * 100_000, "\xff"])
 def test_a_summary_that_is_no_object_is_one_line(run, text):
     run.fs.pipe_file(run.path("summary.json"), text.encode("latin-1"))
