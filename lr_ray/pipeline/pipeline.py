@@ -25,6 +25,7 @@ from lr_ray.run.asked import MODEL_BEHIND, Difference, begin, difference, finger
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
+from lr_ray.runtime import interrupts
 from lr_ray.runtime.cluster import cluster, joins
 from lr_ray.runtime.progress import recorded
 from lr_ray.sampling.trajectories import made_with
@@ -253,6 +254,7 @@ def _run_stages(job: Job, stages: Sequence[str], started: float) -> None:
                         placement.check_room(stage, wanted)
             for stage in stages:
                 run_stage(job, stage)
+                interrupts.again()
                 _note_seconds(job, before, started)
     _note_seconds(job, before, started)
     report.write_cards(job.run, job.summary)

@@ -64,7 +64,11 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def again() -> None:
-    """Raises a received signal's exception once more, where a library has made another error of it."""
+    """Raises a received signal's exception once more, where a library has made another error of it, or
+    Python has dropped it, as in a callback of the garbage collector. In another thread it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     if received == signal.SIGINT:
         raise KeyboardInterrupt
     if received is not None:

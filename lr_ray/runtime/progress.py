@@ -45,9 +45,13 @@ class Record:
         self._add(facts, at_once=True)
 
     def hear(self, told: Told) -> None:
-        """Takes over what a stage's progress shows; written when that is due, and at its start and end."""
+        """Takes over what a stage's progress shows; written when that is due, and at its start and end.
+
+        Raises a received signal's exception once more: work that goes on has not heard of it.
+        """
         facts = asdict(told)
         self._add(facts, facts.pop("at_once"))
+        interrupts.again()
 
     def _add(self, facts: dict[str, Any], at_once: bool) -> None:
         with self._lock:

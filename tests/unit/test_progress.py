@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import threading
 import uuid
 
@@ -13,7 +14,7 @@ from lr_ray import console
 from lr_ray.console import StageProgress
 from lr_ray.errors import StageError, UserError
 from lr_ray.run.store import Run
-from lr_ray.runtime import progress
+from lr_ray.runtime import interrupts, progress
 from lr_ray.runtime.progress import FILE, recorded
 
 
@@ -141,6 +142,25 @@ def test_any_thread_may_tell(run):
     record = json.loads(run.fs.cat_file(run.path(FILE)))
     assert (record["done"], record["state"]) == (8, "finished")
     assert os.listdir(run.root) == [FILE]
+
+
+def test_an_interruption_that_python_has_dropped_is_raised_with_the_next_update(run, monkeypatch):
+    """As of a signal that comes within a callback of the garbage collector."""
+
+    def work() -> None:
+        with recorded(run), stage(total=8) as shown:
+            shown.update(1)
+            monkeypatch.setattr(interrupts, "received", signal.SIGINT)
+            other = threading.Thread(target=shown.update, args=(2,))
+            other.start()
+            other.join()
+            assert shown.done == 2  # as it is not that thread's to hear of
+            shown.update(3)
+            pytest.fail("the work went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert there(run, "state", "done") == ("interrupted", 3)
 
 
 def test_a_record_that_cannot_be_written_stops_nothing(run):
