@@ -61,16 +61,7 @@ def execute(
             summary.pop(part, None)
         todo = [stage for stage in commands if stage not in summary]
         if not todo:
-            print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
-            if "evaluation" in stages:
-                from lr_ray.pipeline.evaluation import tell_changed
-
-                tell_changed(run, config.evaluation)
-            moved = "evaluation" in stages and add_drift(run, config, summary, print)
-            with shaped(run.location, "summary.json"):
-                if moved or not run.exists(report.PAGE):  # as where there was no room for it
-                    report.write_page(run, summary)
-                report.print_summary(_terminal(), run, summary)
+            _tell_finished(run, config, stages, summary)
             return 0
         if run.exists("run.json") and run.exists("summary.json"):
             if source is not None and source.location not in summary.get("shared", {}).values():
@@ -99,6 +90,22 @@ def execute(
                 _run_stages(job, todo, started)
         report.print_summary(_terminal(), run, summary)
     return 0
+
+
+def _tell_finished(
+    run: Run, config: Config, stages: Sequence[str], summary: dict[str, Any]
+) -> None:
+    """What came out of a run whose stages were all done before; adds figures of drift that it lacks."""
+    print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
+    if "evaluation" in stages:
+        from lr_ray.pipeline.evaluation import tell_changed
+
+        tell_changed(run, config.evaluation)
+    moved = "evaluation" in stages and add_drift(run, config, summary, print)
+    with shaped(run.location, "summary.json"):
+        if moved or not run.exists(report.PAGE):  # as where there was no room for it
+            report.write_page(run, summary)
+        report.print_summary(_terminal(), run, summary)
 
 
 def _unscored(run: Run) -> str:

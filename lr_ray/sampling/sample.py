@@ -81,13 +81,7 @@ def sample(
         build = graph.contrast if config.sampling.method == "contrast" else graph.rejection
         with closing(_rows(work, todo, build, starts, on_activity)) as rows:
             for row in rows:
-                name, shard = row.pop("shard"), Facts(**row)
-                facts += shard
-                _log.info(
-                    "shard %s: %d problems, %d trajectories, %d rejected, %d of %d steps kept",
-                    *(name, shard.problems, shard.trajectories, shard.rejected),
-                    *(shard.steps_kept, shard.steps_scored),
-                )
+                facts += _logged(row)
                 check(facts)
     if (part := finish(run, config, exchange)) is None:
         missing = total - int(survey(run, total)[0].sum())
@@ -97,6 +91,17 @@ def sample(
     timed = part["problems"] - (total - made) if made else 0
     spent = {"seconds": time.monotonic() - started, "starting_seconds": sum(starts)}
     return part | spent | {"problems_timed": timed}
+
+
+def _logged(row: dict[str, Any]) -> Facts:
+    """A shard's facts, which the driver's log has too."""
+    name, shard = row.pop("shard"), Facts(**row)
+    _log.info(
+        "shard %s: %d problems, %d trajectories, %d rejected, %d of %d steps kept",
+        *(name, shard.problems, shard.trajectories, shard.rejected),
+        *(shard.steps_kept, shard.steps_scored),
+    )
+    return shard
 
 
 def finish(
