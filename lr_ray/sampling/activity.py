@@ -55,11 +55,6 @@ class Observer:
         self.working: float | None = None  # since
         self.tokens, self.scored = Pace(), Pace()
 
-    @property
-    def starting(self) -> float:
-        """Seconds until a token was seen; 0 where all were done before a look."""
-        return self.working - self.started if self.working is not None else 0.0
-
     def look(self, told: Told, now: float | None = None) -> tuple[str, float | None]:
         """A note for the progress line, and the seconds left once they can be told."""
         now = time.monotonic() if now is None else now

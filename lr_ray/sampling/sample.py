@@ -74,12 +74,11 @@ def sample(
     facts += unusable
     check(facts)
     made = len(todo) if trajectories is None else 0  # of problems, by both models
-    starts: list[float] = []
     if len(todo):
         if _is_apart(work):
-            work, made = _decode_first(work, total, todo, starts, on_activity, on_decoded)
+            work, made = _decode_first(work, total, todo, on_activity, on_decoded)
         build = graph.contrast if config.sampling.method == "contrast" else graph.rejection
-        with closing(_rows(work, todo, build, starts, on_activity)) as rows:
+        with closing(_rows(work, todo, build, on_activity)) as rows:
             for row in rows:
                 facts += _logged(row)
                 check(facts)
@@ -89,8 +88,7 @@ def sample(
     if _is_apart(work) and not keep_trajectories:
         run.remove(kept_trajectories.FOLDER)
     timed = part["problems"] - (total - made) if made else 0
-    spent = {"seconds": time.monotonic() - started, "starting_seconds": sum(starts)}
-    return part | spent | {"problems_timed": timed}
+    return part | {"seconds": time.monotonic() - started, "problems_timed": timed}
 
 
 def _logged(row: dict[str, Any]) -> Facts:
@@ -150,16 +148,9 @@ def _check_rejected(run: Run, sampling: Sampling, facts: Facts) -> None:
 
 
 def _rows(
-    work: Work,
-    todo: NDArray,
-    build: Callable[[Work, NDArray, Any], Any],
-    starts: list[float],
-    on_activity: OnActivity,
+    work: Work, todo: NDArray, build: Callable[[Work, NDArray, Any], Any], on_activity: OnActivity
 ) -> Generator[dict[str, Any]]:
-    """Rows, as they come, of the dataset of the problems at `todo`; `on_activity` hears of the engines.
-
-    At last `starts` gets the seconds that engines took before their first token.
-    """
+    """Rows, as they come, of the dataset of the problems at `todo`; `on_activity` hears of the engines."""
     import ray
 
     journal = graph.prepare(work)
@@ -169,7 +160,6 @@ def _rows(
     try:
         with watching(journal, observer, on_activity):
             yield from dataset.iter_rows()
-        starts.append(observer.starting)
     except ray.exceptions.RayError as error:
         raise StageError(f"sampling failed: {_reason(error)}") from error
 
@@ -185,7 +175,6 @@ def _decode_first(
     work: Work,
     total: int,
     todo: NDArray,
-    starts: list[float],
     on_activity: OnActivity,
     on_decoded: Callable[[int, int], None],
 ) -> tuple[Work, int]:
@@ -198,7 +187,7 @@ def _decode_first(
     done = total - len(missing)
     on_decoded(done, total)
     if len(missing):
-        with closing(_rows(work, missing, graph.decoding, starts, on_activity)) as rows:
+        with closing(_rows(work, missing, graph.decoding, on_activity)) as rows:
             for row in rows:
                 done += row["decoded"]
                 on_decoded(done, total)

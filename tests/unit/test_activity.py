@@ -18,7 +18,6 @@ def at_work(role, finished, tokens, under_way=0, inside=0):
 def test_starting_engines_are_told_apart():
     observer = Observer(problems=100, most_tokens=128, now=0)
     assert observer.look([], now=4) == ("starting engines, 4 s", None)
-    assert observer.starting == 0
     loading = [
         engine("expert", state="loading"),
         engine("amateur", state="loading") | {"weights": 3_400_000},
@@ -39,7 +38,6 @@ def test_starting_engines_are_told_apart():
 def test_time_left_is_that_of_the_tokens_that_are_missing():
     observer = Observer(problems=100, most_tokens=128, now=0)
     observer.look([at_work("expert", 0, 0, under_way=1)], now=10)
-    assert observer.starting == 10
     early = [at_work("expert", 5, 500, under_way=300, inside=20)]
     assert observer.look(early, now=15)[1] is None  # too early to tell
     later = [at_work("expert", 20, 2001, under_way=400, inside=20)]
