@@ -9,11 +9,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 
 from tests.integration.jobs import ROOT
 
+Found = TypeVar("Found")
 _MARK = "LR_RAY_TEST_MARK"
 
 
@@ -21,6 +23,14 @@ def title(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
+
+
+def is_doing(process: psutil.Process, what: str, within_s: float = 0.2) -> bool:
+    """Looks at its title every other millisecond: a task may take ten."""
+    deadline = time.monotonic() + within_s
+    while not (there := what in title(process)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return there
 
 
 class Driver:
@@ -47,13 +57,14 @@ class Driver:
         for line in self.process.stdout:
             self.output += line
 
-    def wait_until(self, there: Callable[[], object], within_s: float = 240) -> None:
-        """Fails when the job ends before."""
+    def wait_until(self, there: Callable[[], Found], within_s: float = 240) -> Found:
+        """Returns what was there. Fails when the job ends before."""
         deadline = time.monotonic() + within_s
-        while not there():
+        while not (found := there()):
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, f"waited in vain: {self.output}"
             time.sleep(0.05)
+        return found
 
     def named(self, part: str, child: str = "") -> list[psutil.Process]:
         """Processes of the job with this in their title, or their children with that in theirs."""
@@ -65,13 +76,13 @@ class Driver:
             return [c for process in found for c in process.children() if child in title(c)]
         return []
 
-    def kill(self, part: str, child: str = "") -> int:
-        """SIGKILL to the first process so named, when there is one. Returns its id."""
-        self.wait_until(lambda: self.named(part, child))
-        for victim in self.named(part, child):
-            victim.kill()
-            return victim.pid
-        return self.kill(part, child)
+    def kill(self, part: str, child: str = "", doing: str = "") -> int:
+        """SIGKILL to the first process so named, once its title says this too. Returns its id."""
+        victim, *_ = self.wait_until(
+            lambda: [found for found in self.named(part, child) if is_doing(found, doing)]
+        )
+        victim.kill()
+        return victim.pid
 
     def marked(self) -> list[psutil.Process]:
         """Processes of the job's session or with its mark, whoever their parent is by now.

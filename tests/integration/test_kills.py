@@ -63,6 +63,7 @@ class Victim(NamedTuple):
     name: str
     title: str
     child: str = ""
+    doing: str = ""  # in its title, for moments
     when: Seen = lambda job, run: True
 
 
@@ -79,9 +80,7 @@ class Ending(NamedTuple):
     stuck: str = ""  # a process of this title is stopped first, and cannot end by itself
 
 
-EXPERT_AT_WORK, AMATEUR_AT_WORK = (
-    f"MapBatches({actor})).submit" for actor in ("ExpertSampler", "AmateurScorer")
-)
+EXPERT_AT_WORK = "MapBatches(ExpertSampler)).submit"
 IN_SAMPLING = Ending(
     "sampling",
     SIGKILL,
@@ -95,7 +94,7 @@ IN_TRAINING = Ending(
     went_on_beyond_another,
     (
         Victim("expert's engine process", EXPERT_AT_WORK, "VLLM::EngineCore"),
-        Victim("amateur's actor", AMATEUR_AT_WORK),
+        Victim("amateur's actor", "MapBatches(AmateurScorer))", doing=".submit"),
         Victim("training worker", "RayTrainWorker", when=is_beyond_a_checkpoint),
     ),
     engines_apart=True,
@@ -167,7 +166,7 @@ class Killed:
         for victim in ending.victims:
             job.wait_until(lambda: victim.when(job, self.folder))  # noqa: B023
             death.rows.append(rows_of(self.folder))
-            death.killed[victim.name] = job.kill(victim.title, victim.child)
+            death.killed[victim.name] = job.kill(victim.title, victim.child, victim.doing)
         job.wait_until(lambda: ending.when(job, self.folder))
         stuck = job.named(ending.stuck) if ending.stuck else []
         for process in stuck:  # at once: steps take a twentieth of a second
