@@ -18,7 +18,7 @@ def load(line: bytes) -> Any:
     """The value of a line in UTF-8. Raises JsonError."""
     try:
         text = line.decode("utf-8-sig")  # files put together may have a mark in the middle
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=no_constant, object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         said = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"
     except json.JSONDecodeError as error:
@@ -41,5 +41,5 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
     raise JsonError(f"not JSON: {name} is not a JSON number")

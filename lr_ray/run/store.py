@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.errors import StageError, UserError, named, reason, why_not_read
+from lr_ray.json_text import no_constant
 from lr_ray.run import lock
 from lr_ray.run.paths import atomic, check_home, check_lasting
 
@@ -120,7 +121,7 @@ class Run:
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises UserError when the file is missing or no JSON object."""
         try:
-            value = json.loads(self.fs.cat_file(self.path(name)))
+            value = json.loads(self.fs.cat_file(self.path(name)), parse_constant=no_constant)
         except Exception as error:  # JSON's, and each file system has exceptions of its own
             said = why_not_read(error)
             raise UserError(f"{self.location}/{name}: cannot be read: {said}") from None

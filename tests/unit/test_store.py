@@ -165,7 +165,9 @@ def test_a_part_of_the_summary_of_another_kind_is_named(run, part, must):
         read_summary(run)
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "3", "{", "", '"a"', "[" * 100_000, "\xff"])
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "3", "{", "", '"a"', "[" * 100_000, "\xff", '{"a": NaN}']
+)
 def test_a_summary_that_is_no_object_is_one_line(run, text):
     run.fs.pipe_file(run.path("summary.json"), text.encode("latin-1"))
     with pytest.raises(
