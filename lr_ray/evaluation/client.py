@@ -168,12 +168,9 @@ def ask(
 
 
 def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Runs it here, or in a thread where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
+    """Runs it in a thread: a notebook has an event loop in this one, and an interruption that comes to this
+    one while it waits is in none of the tasks, of which asyncio would print it.
+    """
     begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
 
     async def told() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import signal
@@ -22,6 +23,7 @@ from lr_ray.evaluation.known_fields import KnownFields
 from lr_ray.evaluation.paper import paper_request
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.run.store import Run
+from lr_ray.runtime import interrupts
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -180,6 +182,23 @@ def test_an_interruption_there_ends_the_asking(endpoint):
         in_a_loop(lambda: answers(endpoint, [str(i) for i in range(100)], concurrency=1))
     assert time.monotonic() - started < 60  # all of them hang for five minutes
     assert endpoint.asked.total() < 10
+
+
+def test_an_interruption_while_an_answer_is_kept_is_raised_and_not_printed(endpoint, capsys):
+    asked = [question("a", "a", request(f"p{i}", Evaluation())) for i in range(20)]
+    once = iter([signal.SIGINT])
+
+    def keep(question, answer):
+        for number in once:
+            signal.pthread_kill(threading.main_thread().ident, number)
+            time.sleep(0.1)
+
+    with interrupts.borrowed():
+        interrupts.install()  # asyncio has a handler of its own where Python's is in place
+        with pytest.raises(KeyboardInterrupt):
+            ask(endpoint.url, asked, Evaluation(), keep, lambda model, field: None)
+    gc.collect()
+    assert "was never retrieved" not in capsys.readouterr().err
 
 
 def test_a_request_that_hangs_is_tried_again(endpoint):
