@@ -113,32 +113,24 @@ def keep_right(
     `source`, `grader` and the rows say how answers are graded (see `benchmarks.grader_of`). A problem that
     has no right solution has no row; one that has an error or no answer is rejected.
     """
-    errors = [
-        error or (NO_ANSWER if answer is None else None)
-        for error, answer in zip(*(batch[n].to_pylist() for n in ("error", "answer")), strict=True)
-    ]
-    index = batch["index"].to_pylist()
-    bad_index = [i for i, error in zip(index, errors, strict=True) if error is not None]
-    bad = rejected(
-        batch, pa.array([e is not None for e in errors], pa.bool_()), pa.array(errors, pa.string())
-    )
-    solved = [p for p, error in zip(batch.to_pylist(), errors, strict=True) if error is None]
+    problems = batch.to_pylist()
+    errors = [p["error"] or (NO_ANSWER if p["answer"] is None else None) for p in problems]
+    reasons = pa.array(errors, pa.string())
+    failed = reasons.is_valid()
+    solved = [p for p, error in zip(problems, errors, strict=True) if error is None]
     finished = [
-        (problem, tuple(completion))
-        for problem in solved
-        for completion, reason in zip(
-            problem["completions"], problem["finish_reasons"], strict=True
-        )
+        (p, tuple(completion))
+        for p in solved
+        for completion, reason in zip(p["completions"], p["finish_reasons"], strict=True)
         if reason == "stop"
     ]
-    more = {p["problem_id"]: json.loads(p["metadata"] or "{}") for p in solved}
     kinds = [grader_of(source, grader, [problem["metadata"]]) for problem, _ in finished]
     graded = dict[int, Graded]()
     with Graders() as graders:
         for kind in dict.fromkeys(kinds):  # of a plugin's rows each may name its own
             of_kind = [i for i, other in enumerate(kinds) if other == kind]
             items = [
-                Item(p["answer"], decode(list(c)), False, more[p["problem_id"]])
+                Item(p["answer"], decode(list(c)), False, json.loads(p["metadata"] or "{}"))
                 for p, c in (finished[i] for i in of_kind)
             ]
             found = graders.grade_all(find(kind, "data.grader") or kind, items)
@@ -147,9 +139,10 @@ def keep_right(
     once = {(problem["index"], completion): problem for problem, completion in right}
     rows = [_row(problem, completion) for (_, completion), problem in once.items()]
     steps = sum(len(row["steps"]) for row in rows)
+    bad_index = batch["index"].filter(failed).to_pylist()
     return Labelled(
         pa.Table.from_pylist(rows, SUPERVISION),
-        bad,
+        rejected(batch, failed, reasons),
         [problem["index"] for problem in solved],
         bad_index,
         Facts(
