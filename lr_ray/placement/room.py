@@ -122,39 +122,36 @@ def check_visible(run: Run) -> None:
 
     The run is held by this driver.
     """
-    import ray
-
-    if not run.is_local:
-        return
-    here = ray.get_runtime_context().get_node_id()
-    others = {node["NodeID"]: node for node in nodes() if node["NodeID"] != here}
-    for node_id, seen in ask_nodes(list(others.values()), _sees, run, within_s=_PROBE_S).items():
-        if seen is False:  # rather than the error of a node that went away meanwhile
-            raise UserError(
-                f"--run {run.location}: is not seen on node {others[node_id]['NodeManagerAddress']}; "
-                "give a path on a file system that all nodes share, or a URI such as s3://bucket/run"
-            )
+    if run.is_local and (address := _blind(_sees, run, [{}])):
+        raise UserError(
+            f"--run {run.location}: is not seen on node {address}; give a path on a file system that all "
+            "nodes share, or a URI such as s3://bucket/run"
+        )
 
 
 def check_model(folder: str, bundles: Sequence[Bundle]) -> None:
     """Raises StageError naming a node that holds one of the bundles and does not see a model's directory."""
+    if address := _blind(_is_there, folder, bundles):
+        raise StageError(
+            f"{folder}: is not seen on node {address}, which may have to load this model; all nodes must "
+            "share its folder: HF_HOME for a hub's models, TMPDIR for those of a run in a bucket"
+        )
+
+
+def _blind(sees: Callable[[Any], bool], what: Any, bundles: Sequence[Bundle]) -> str | None:
+    """The address of another node that holds one of the bundles and does not see `what`, if there is one."""
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    there = {
-        node["NodeID"]: node
+    others = [
+        node
         for node in nodes()
         if node["NodeID"] != here and any(hold([node["Resources"]], [one]) for one in bundles)
-    }
-    for node_id, seen in ask_nodes(
-        list(there.values()), _is_there, folder, within_s=_PROBE_S
-    ).items():
-        if seen is False:  # rather than the error of a node that went away meanwhile
-            address = there[node_id]["NodeManagerAddress"]
-            raise StageError(
-                f"{folder}: is not seen on node {address}, which may have to load this model; all nodes must "
-                "share its folder: HF_HOME for a hub's models, TMPDIR for those of a run in a bucket"
-            )
+    ]
+    found = ask_nodes(others, sees, what, within_s=_PROBE_S)
+    # False, rather than the error of a node that went away meanwhile.
+    blind = (node["NodeManagerAddress"] for node in others if found[node["NodeID"]] is False)
+    return next(blind, None)
 
 
 def _is_there(folder: str) -> bool:
