@@ -67,17 +67,12 @@ def prepare(work: Work) -> Any:
 
 def contrast(work: Work, todo: NDArray, journal: Any) -> Any:
     """The dataset of shards, by the amateur's scores of the expert's greedy trajectories."""
-    config = work.config
     assert work.amateur is not None
-    room = _room(work)
-    scored = _on_engines(
-        _trajectories(work, todo, room, journal),
-        AmateurScorer,
-        (work.amateur, config, room, journal),
-        pool_options(
-            config.sampling.amateur, config.resources.amateur, batches_at_once(config, todo, 1)
-        ),
-    )
+    config, room = work.config, _room(work)
+    decoded = _trajectories(work, todo, room, journal)
+    arguments = (work.amateur, config, room, journal)
+    at_once = batches_at_once(config, todo, 1)
+    scored = _on_engines(decoded, AmateurScorer, arguments, config, "amateur", at_once)
     return _by_tasks(scored, write_contrast, (work.run, config, work.exchange), config)
 
 
@@ -118,26 +113,23 @@ def rejection(work: Work, todo: NDArray, journal: Any) -> Any:
 def _solved(work: Work, todo: NDArray, room: int, journal: Any, solver: type[Solver]) -> Any:
     """The dataset of what the expert's engines make of the problems at `todo`, a block a batch."""
     config, size = work.config, work.config.sampling.batch_size
-    full = batches_to_fill(config, on_cpu())
-    return _on_engines(
-        _blocks([pa.table({"index": todo[i : i + size]}) for i in range(0, len(todo), size)]),
-        solver,
-        (work.expert, config, room, work.run, journal),
-        pool_options(
-            config.sampling.expert, config.resources.expert, batches_at_once(config, todo, full)
-        ),
-    )
+    blocks = _blocks([pa.table({"index": todo[i : i + size]}) for i in range(0, len(todo), size)])
+    arguments = (work.expert, config, room, work.run, journal)
+    at_once = batches_at_once(config, todo, batches_to_fill(config, on_cpu()))
+    return _on_engines(blocks, solver, arguments, config, "expert", at_once)
 
 
 def _on_engines(
-    dataset: Any, engine: type, arguments: tuple[Any, ...], pool: dict[str, Any]
+    dataset: Any, actor: type, arguments: tuple[Any, ...], config: Config, role: str, at_once: int
 ) -> Any:
-    """The dataset through a pool of actors, a whole block at a time.
+    """The dataset through the pool of actors of a role, a whole block at a time.
 
     `map_batches` refuses whole blocks of unknown size where GPUs are asked for, lest they do not fit
     in memory; ours are batches of a stated size. What it calls after that check does not.
     """
-    return dataset.map_batches_internal(engine, fn_constructor_args=arguments, **pool)
+    pool, place = getattr(config.sampling, role), getattr(config.resources, role)
+    options = pool_options(pool, place, at_once)
+    return dataset.map_batches_internal(actor, fn_constructor_args=arguments, **options)
 
 
 def _blocks(tables: list[pa.Table]) -> Any:
