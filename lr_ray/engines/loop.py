@@ -47,7 +47,6 @@ class Activity:
     inside: int = 0  # requests
     waiting: int = 0
     busy_s: float = 0.0
-    idle_s: float = 0.0  # without a request, the time before the first one left out
     filled_s: float = 0.0  # seconds by the share of the engine's room that was taken
 
 
@@ -181,7 +180,7 @@ class _Turn:
         self.sequences = 0
         # A few wait inside, where the next step finds them: a step may be planned ahead of results.
         self.room = engine.room + engine.room // 8
-        self.activity, self.reported, self.last = Activity(), 0.0, 0.0
+        self.activity, self.reported, self.last = Activity(), 0.0, time.monotonic()
 
     def admit(self) -> bool:
         """Takes in what there is room for, and waits while there is nothing. False: it is closed."""
@@ -190,7 +189,7 @@ class _Turn:
             if not self.inside and not state.waiting:
                 self._tell()
                 state.changed.wait_for(lambda: state.waiting or state.closed)
-                self._pass_time("idle_s")
+                self.last = time.monotonic()
             if state.closed:
                 return False
             entering: list[_Request] = []
@@ -207,7 +206,10 @@ class _Turn:
             return
         taken = min(1.0, self.sequences / self.engine.room)
         outputs = self.engine.step()
-        self.activity.filled_s += taken * self._pass_time("busy_s")
+        now = time.monotonic()
+        self.activity.busy_s += now - self.last
+        self.activity.filled_s += taken * (now - self.last)
+        self.last = now
         for output in outputs:
             request = self._remove(output.request_id)
             call = request.call
@@ -248,14 +250,6 @@ class _Turn:
         request = self.inside.pop(name)
         self.sequences -= request.sequences
         return request
-
-    def _pass_time(self, part: str) -> float:
-        """Adds what has passed since the last call to a part of the activity."""
-        now = time.monotonic()
-        passed = now - self.last if self.last else 0.0
-        self.last = now
-        setattr(self.activity, part, getattr(self.activity, part) + passed)
-        return passed
 
     def _tell(self) -> None:
         self.reported = self.last
