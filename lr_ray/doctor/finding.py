@@ -54,13 +54,14 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def room(label: str, folder: Folder, wanted: float, advice: str) -> Findings:
+def room(label: str, folder: Folder, wanted: float, advice: str, level: Level = "bad") -> Findings:
+    """Whether a folder can be written, and has so many bytes free; `level` where not."""
     if folder.refuses:
         what = f"{folder.path} cannot be written: {folder.refuses}"
-        yield Finding("bad", label, what, advice)
+        yield Finding(level, label, what, advice)
     elif folder.free < wanted:
         what = f"{folder.path} has {gb(folder.free)} free, and {gb(wanted)} are needed"
-        yield Finding("bad", label, what, advice)
+        yield Finding(level, label, what, advice)
     else:
         used = f", of which {gb(wanted)} may be used" if wanted >= 1e9 else ""
         yield Finding("ok", label, f"{folder.path}, {gb(folder.free)} free{used}")

@@ -70,14 +70,9 @@ def run(facts: Facts, need: Need) -> Findings:
 
 
 def hub(facts: Facts, need: Need) -> Findings:
-    if need.hub_bytes:
-        advice = "name another folder with HF_HUB_CACHE"
-        yield from room("HF cache", facts.hub, need.hub_bytes, advice)
-    elif facts.hub.refuses:
-        what = f"{facts.hub.path} cannot be written: {facts.hub.refuses}"
-        yield Finding("warn", "HF cache", what, "name another folder with HF_HUB_CACHE")
-    else:
-        yield Finding("ok", "HF cache", f"{facts.hub.path}, {gb(facts.hub.free)} free")
+    level: Level = "bad" if need.hub_bytes else "warn"
+    advice = "name another folder with HF_HUB_CACHE"
+    yield from room("HF cache", facts.hub, need.hub_bytes, advice, level)
     token = "there" if facts.hub_token else "none; public models alone can be fetched"
     yield Finding("ok", "HF token", token)
 
