@@ -40,6 +40,8 @@ def load(text: str) -> Any:
     """The one document of a text. Raises YamlError."""
     try:
         return yaml.load(text, _Loader)
+    except YamlError:
+        raise
     except yaml.YAMLError as error:
         raise YamlError(_line(error)) from None
     except RecursionError:
@@ -56,10 +58,6 @@ def load(text: str) -> Any:
 
 _DIGITS = 4300  # of what Python reads as an integer
 _MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
-
-
-class _TwiceError(yaml.MarkedYAMLError):
-    """A key that a mapping has already."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -91,7 +89,7 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     where = f"line {line}: {key.value} is there twice"
                     where += f" (also in line {seen[key.value]})" if seen[key.value] != line else ""
-                    raise _TwiceError(problem=f"{where}; give it once")
+                    raise YamlError(f"{where}; give it once")
                 seen[key.value] = line
                 if key.tag != _MERGE:  # keys are names, so 1 and on are text too
                     key = yaml.ScalarNode(_TEXT, key.value, key.start_mark, key.end_mark)
@@ -140,8 +138,6 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 def _line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    if isinstance(error, _TwiceError):
-        return str(error.problem)
     if mark is None:
         return f"not valid YAML: {' '.join(str(error).split())}"
     problem = " ".join(str(getattr(error, "problem", error)).split())

@@ -103,18 +103,15 @@ def _mapping(option: str, texts: list[str]) -> dict[str, Any]:
             continue
         parts: list[str] = []
         for part in text.split(","):  # a part without a name is more of the path before it
-            more = parts and ("=" not in part or _exists(f"{parts[-1]},{part}"))
-            parts = [*parts[:-1], f"{parts[-1]},{part}"] if more else [*parts, part]
+            longer = f"{parts[-1]},{part}" if parts else ""
+            more = parts and ("=" not in part or os.path.exists(longer.partition("=")[2]))
+            parts = [*parts[:-1], longer] if more else [*parts, part]
         for part in parts:
             name, equals, value = part.partition("=")
             if not equals or not name.strip() or not value:
                 raise UserError(f"{option} {text!r}: must be NAME=VALUE, more of them after commas")
             pairs.append((name.strip(), value))
     return _once(option, pairs)
-
-
-def _exists(pair: str) -> bool:
-    return os.path.exists(pair.partition("=")[2])
 
 
 def _object(option: str, text: str) -> dict[str, Any]:

@@ -176,19 +176,14 @@ def render_prompt(
     return list(encoding["input_ids"])
 
 
-def shared_context(expert: str, amateur: str) -> int:
-    """Tokens of prompt and completion that both models have room for."""
-    return min(context_length(expert), context_length(amateur))
-
-
 def engine_room(expert: str, amateur: str | None, sampling: Sampling) -> int:
     """Tokens of prompt and completion that the engines of sampling have room for."""
-    return min(sampling.room, shared_context(expert, amateur or expert))
+    return min(sampling.room, *map(context_length, (expert, amateur or expert)))
 
 
 def check_room(expert: str, amateur: str | None, sampling: Sampling) -> None:
     """Raises UserError when a completion, or sampling.max_model_len, is beyond the models' context."""
-    room = shared_context(expert, amateur or expert)
+    room = min(map(context_length, (expert, amateur or expert)))
     field, tokens = sampling.limit
     who = "expert and amateur both read" if amateur else "the expert reads"
     if tokens >= room:
