@@ -4,7 +4,8 @@ pytest tests/unit/test_doctor.py
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from lr_ray.config import STAGES, Config, Resources, Serving, roles_of, uses_gpus
 from lr_ray.doctor import gpu_checks, node_checks
@@ -23,45 +24,30 @@ def judge(facts: Facts, need: Need) -> list[Finding]:
     return [finding for check in checks for finding in check(facts, need)]
 
 
-def check_machine(
-    needs_gpu: bool,
-    stages: Sequence[str],
-    run: Run | None = None,
-    dtypes: Collection[str] = (),
-    cpu_engines: Sequence[str] = (),
-) -> None:
-    """Raises UserError with the first finding that would stop these stages here; warnings stop nothing.
-
-    `stages` are of the pipeline, or `serving`; `dtypes` those of the engines, `cpu_engines` see `Need`.
-    """
+def check_machine(need: Need, run: Run | None = None) -> None:
+    """Raises UserError with the first finding that would stop what is needed; warnings stop nothing."""
     folder = run.root if run is not None and run.is_local else None
-    need = Need(needs_gpu, tuple(stages), frozenset(dtypes), tuple(cpu_engines), run_bytes=None)
-    for finding in judge(gather(folder, versions=False), need):
+    for finding in judge(gather(folder, versions=False), replace(need, run_bytes=None)):
         if finding.level == "bad":
             raise UserError(str(finding))
 
 
 def check_config(config: Config, stages: Sequence[str], run: Run) -> None:
     """As `check_machine`, with what these stages of a config ask for."""
-    on_cpu = _cpu_engines(config, stages)
-    check_machine(uses_gpus(config, stages), stages, run, _dtypes(config, stages), on_cpu)
+    check_machine(_need(config, stages), run)
 
 
 def check_serving(resources: Resources, serving: Serving, run: Run | None = None) -> None:
     """As `check_machine`, for an endpoint."""
-    check_machine(resources.server.gpus != 0, ("serving",), run, {serving.dtype})
+    check_machine(Need(resources.server.gpus != 0, ("serving",), frozenset({serving.dtype})), run)
 
 
-def _dtypes(config: Config, stages: Sequence[str]) -> set[str]:
-    """Data types of these stages' engines."""
-    found: set[str] = set()
-    if "sampling" in stages:
-        found.add(config.sampling.expert.dtype)
-        if config.sampling.method == "contrast":
-            found.add(config.sampling.amateur.dtype)
-    if "evaluation" in stages:
-        found.add(config.serving.dtype)
-    return found
+def _need(config: Config, stages: Sequence[str]) -> Need:
+    roles = roles_of(config, "sampling") if "sampling" in stages else ()
+    dtypes = {getattr(config.sampling, role).dtype for role in roles}
+    dtypes |= {config.serving.dtype} if "evaluation" in stages else set()
+    on_cpu = _cpu_engines(config, stages)
+    return Need(uses_gpus(config, stages), tuple(stages), frozenset(dtypes), on_cpu)
 
 
 def _cpu_engines(config: Config, stages: Sequence[str]) -> tuple[str, ...]:
@@ -76,10 +62,8 @@ def _cpu_engines(config: Config, stages: Sequence[str]) -> tuple[str, ...]:
 def asked(config: Config) -> Need:
     """The whole pipeline's need. Models that are not known count nothing; nothing is fetched."""
     models, _ = find_models(config)
-    return Need(
-        gpu=uses_gpus(config),
-        dtypes=frozenset(_dtypes(config, STAGES)),
-        cpu_engines=_cpu_engines(config, STAGES),
+    return replace(
+        _need(config, STAGES),
         run_bytes=sum(needs.disk(config, models, config.sampling.max_problems).values()),
         hub_bytes=sum(
             _HUB_BYTES * model.parameters

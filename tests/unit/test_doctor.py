@@ -390,7 +390,7 @@ def test_jobs_refuse_such_a_machine_in_one_line(tmp_path, script, env, said):
 def test_a_warning_stops_no_job(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "/proc/none")
     monkeypatch.setenv("HTTPS_PROXY", "http://")
-    check_machine(False, ("sampling", "training"), Run(str(tmp_path)))
+    check_machine(Need(False, ("sampling", "training")), Run(str(tmp_path)))
     with pytest.raises(UserError, match="proxy: HTTPS_PROXY is not an address"):
-        check_machine(False, ("evaluation",), Run(str(tmp_path)))
-    check_machine(False, ("sampling",), Run("memory://somewhere"))
+        check_machine(Need(False, ("evaluation",)), Run(str(tmp_path)))
+    check_machine(Need(False, ("sampling",)), Run("memory://somewhere"))
