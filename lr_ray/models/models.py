@@ -164,10 +164,7 @@ def render_prompt(
     system_prompt: str | None,
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of the chat template over the optional system turn and the problem.
-
-    `variables` are others of the template (models.chat_template_kwargs).
-    """
+    """Token ids of the chat template, with its `variables`, over the optional system turn and the problem."""
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     messages = [*system, {"role": "user", "content": problem}]
     encoding = tokenizer.apply_chat_template(

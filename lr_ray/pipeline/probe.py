@@ -105,10 +105,7 @@ def _look(
 
 
 def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[str, Any] | None:
-    """Accuracies of both models and their gap, asked as `evaluation` says; None: no answer can be graded.
-
-    `there` keeps what they say.
-    """
+    """Accuracies of both models and their gap, asked in the run `there`; None: no answer can be graded."""
     known, grader = _gradable(run, probed.data)
     if not known:
         return None

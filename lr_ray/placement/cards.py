@@ -20,16 +20,13 @@ ASSUMED = (24e9, 48e9, 80e9, 141e9, 288e9)
 
 @dataclass(frozen=True)
 class Cards:
-    """GPUs by node, each of `memory` bytes: those of the smallest.
+    """GPUs by node."""
 
-    `fixed`: no other nodes will come. `measured`: the memory is what the driver reported. `kinds`: names of
-    each node's resources, and bytes of its smallest GPU.
-    """
-
-    nodes: tuple[int, ...]
-    memory: float
-    fixed: bool = True
-    measured: bool = True
+    nodes: tuple[int, ...]  # how many each has
+    memory: float  # bytes of the smallest
+    fixed: bool = True  # no other nodes will come
+    measured: bool = True  # the memory is what the driver reported
+    # Names of each node's resources, and bytes of its smallest GPU.
     kinds: tuple[tuple[frozenset[str], float], ...] = ()
 
     def memory_for(self, place: Place) -> float:

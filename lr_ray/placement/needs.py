@@ -38,19 +38,15 @@ _LOGIT_BYTES = 10  # of a scored or sampled logit: bfloat16, float32, and a floa
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes of a stage that are all alike. `role` is their section of `resources`.
+    """Processes of a stage that are all alike."""
 
-    `weights` is None when the architecture is not known. `overhead` is all that is neither weights,
-    trained state nor cache: context, activations, logits, captured graphs.
-    """
-
-    role: str
+    role: str  # their section of `resources`
     place: Place
     least: int
     most: int
     dtype: str
-    weights: float | None
-    overhead: float = 0
+    weights: float | None  # None when the architecture is not known
+    overhead: float = 0  # all but weights, state and cache: activations, logits, captured graphs
     state: float = 0  # of the optimizer
     token: float = 0  # keys and values of a token
     sequence: int = 0  # tokens of the longest sequence, which must have room
@@ -82,10 +78,7 @@ class Processes:
 
     @property
     def needed(self) -> float:
-        """Bytes of a GPU that it cannot run without: with the cache that the config states, if any.
-
-        Else with one longest sequence, which is slow.
-        """
+        """Bytes of a GPU that it cannot run without: with the stated cache, else one longest sequence."""
         return self.fixed + (1e9 * (self.place.cache_gb or 0) or self.longest)
 
     def fits(self, gpu: float, tight: bool = False) -> bool:
@@ -266,10 +259,7 @@ def disk(config: Config, models: Models, problems: int) -> dict[str, float]:
 
 
 def demands(config: Config, stage: str) -> list[dict[str, list[Bundle]]]:
-    """What must fit at once for a stage to begin: a mapping for each group that runs after another.
-
-    Bundles by the name in `resources`.
-    """
+    """Bundles that must fit at once, by the name in `resources`, for each group that runs after another."""
     kinds = processes(config, {"expert": None, "amateur": None}, stage)
     if together(config, stage):
         return [{p.role: _bundles(p) for p in kinds}]

@@ -18,18 +18,14 @@ _PCI_NVIDIA, _PCI_DISPLAY = "0x10de", "0x03"  # vendor; first byte of the class
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that this process may use.
-
-    `used_bytes` is what a new process could not get, the driver's own reserve included.
-    `users` are the computing processes on it: process id (of the host, where this is a container) and
-    bytes, None where the driver does not tell.
-    """
+    """A GPU that this process may use."""
 
     name: str
     memory_bytes: int
-    used_bytes: int
+    used_bytes: int  # that a new process could not get, the driver's own reserve included
     capability: tuple[int, int]
     driver: str
+    # Processes that compute on it: id (the host's, in a container), and bytes where the driver tells.
     users: tuple[tuple[int, int | None], ...] = ()
 
 

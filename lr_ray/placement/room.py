@@ -118,10 +118,7 @@ def _is_refused(group: Any) -> bool:
 
 
 def check_visible(run: Run) -> None:
-    """Raises UserError naming a node of the cluster that does not see a run on a local path.
-
-    The run is held by this driver.
-    """
+    """Raises UserError naming a node that does not see a run on a local path, which this driver holds."""
     if run.is_local and (address := _blind(_sees, run, [{}])):
         raise UserError(
             f"--run {run.location}: is not seen on node {address}; give a path on a file system that all "

@@ -39,23 +39,20 @@ _QKV, _MLP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj", "down_proj
 
 @dataclass(frozen=True)
 class Model:
-    """An architecture. `cache`: keys and values of a token; `lora`: inputs + outputs, of all layers.
-
-    `intermediate`: inner columns that a token takes, of several experts together; `columns` of one of them.
-    """
+    """An architecture."""
 
     parameters: int
     rows: int  # of the output layer
     context: int  # tokens
     hidden: int
-    intermediate: int
+    intermediate: int  # inner columns that a token takes, of several experts together
     layers: int
     heads: int
     kv_heads: int
     head_dim: int
-    cache: int
-    lora: dict[str, int]
-    columns: int = 0
+    cache: int  # keys and values of a token, of all layers
+    lora: dict[str, int]  # inputs + outputs, of all layers
+    columns: int = 0  # inner ones of one expert
     norms: int = 2  # of a layer, over its whole width
 
 
@@ -172,25 +169,19 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
 
 
 def _fetched(reference: str, fetch: bool) -> Path | None:
-    """config.json of a hub model, without `fetch` of the hub's cache; None where it is not to be had.
-
-    Fetching the weights says why.
-    """
+    """config.json of a hub model, without `fetch` of the hub's cache; None where it is not to be had."""
     from huggingface_hub import hf_hub_download
 
     if reference.count("/") != 1:
         return None
     try:
         return Path(hf_hub_download(reference, "config.json", local_files_only=not fetch))
-    except Exception:  # the hub raises its own, requests' and httpx' kinds
+    except Exception:  # the hub's own, requests' and httpx' kinds; fetching the weights says why
         return None
 
 
 def find_models(config: Config, fetch: bool = False) -> tuple[Models, dict[str, str]]:
-    """The config's models by role, and a line by role for those whose size is not known.
-
-    Method rejection has no amateur.
-    """
+    """The config's models by role, and a line by role for those whose size is not known."""
     models: Models = {"expert": None, "amateur": None}
     unknown = {}
     for role in ["expert"] if config.sampling.method == "rejection" else list(models):

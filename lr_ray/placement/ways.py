@@ -57,10 +57,7 @@ def _together(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
 
 
 def _side_by_side(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
-    """Two engines on one GPU, each with a share for its weights and its part of the cache.
-
-    Caches that are stated stay as they are.
-    """
+    """Two engines on one GPU, each with a share for its weights and its part of the cache."""
     whole = changed(config, {"resources.expert.gpus": 1, "resources.amateur.gpus": 1})
     pair = needs.sampling(whole, models)
     if any(p.weights is None for p in pair):

@@ -15,16 +15,13 @@ from lr_ray.run.store import Run
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the method: `effect` is the mark of its settings, `model` the role that it loads first.
-
-    `leaves` are the files and folders it writes into a run, `parts` those of summary.json.
-    """
+    """A step of the method."""
 
     name: str
-    effect: str
-    leaves: tuple[str, ...]
-    parts: tuple[str, ...]
-    model: str | None = None
+    effect: str  # the mark of its settings
+    leaves: tuple[str, ...]  # files and folders that it writes into a run
+    parts: tuple[str, ...]  # those of summary.json
+    model: str | None = None  # the role that it loads first
 
 
 _TRAINING_LEAVES = ("checkpoints", "adapter", "model", "metrics.jsonl", "tensorboard")

@@ -160,12 +160,10 @@ def remove_groups(names: set[str]) -> None:
 
 
 def start_helper(kind: type, run: Run) -> Any:
-    """A small actor of a job on this run: asks for nothing, and is started again wherever it died.
-
-    Its name says what it is; a restart of the stage makes another.
-    """
+    """A small actor of a job on this run: asks for nothing, and is started again wherever it died."""
     import ray
 
+    # A restart of the stage makes another.
     name = f"{kind.__name__} of {run.location} {uuid.uuid4().hex[:8]}"
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     return ray.remote(kind).options(name=name, **options).remote()

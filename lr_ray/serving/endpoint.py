@@ -76,11 +76,10 @@ def start(
 
     `models` maps served names to Hugging Face directories that every node can read. Serve's logs go
     to the Ray session's. `on_progress` gets (models ready, models), `on_waiting` a line on the nodes
-    that are waited for. With a `key`, requests need it. `variables` are those of the chat templates where a
-    request gives no others. Ends the endpoint of a driver that was killed. Raises StageError when Serve runs
-    on the cluster otherwise, when this driver is not on the head, when the port is taken, when there is no
-    room after `resources.wait_s` seconds, when a node does not see a model, when one cannot be started, or
-    15 minutes after there was room; whatever was started is shut down by then.
+    that are waited for. `key`, `variables`: see `build_application`. Ends the endpoint of a driver that was
+    killed. Raises StageError when Serve runs on the cluster otherwise, when this driver is not on the head,
+    when the port is taken, when there is no room after `resources.wait_s` seconds, when a node does not see a
+    model, when one cannot be started, or 15 minutes after there was room; by then all is shut down.
     """
     from ray import serve
 

@@ -58,11 +58,8 @@ def save(run: Run, progress: Progress) -> None:
 
 
 def prune(run: Run, last: str) -> None:
-    """Removes all checkpoints but the last, just written, and the whole ones next before it.
-
-    Those of more steps were passed over.
-    """
-    there = _there(run)
+    """Removes all checkpoints but the last, just written, and the whole ones next before it."""
+    there = _there(run)  # those of more steps were passed over
     kept = [name for name in there[there.index(last) :] if _is_whole(run, name)][:KEPT]
     for name in there:
         if name not in kept:
