@@ -19,7 +19,6 @@ from lr_ray.models.files import (
     head,
     nested_in,
     read_object,
-    text_config,
     vocabulary_rows,
     whole_number,
 )
@@ -101,8 +100,9 @@ def _fit(folder: Path, where: str, shapes: Shapes) -> None:
     plain = _is_plain(config, shapes)
     _fit_layers(folder, where, shapes, plain)
     if plain:
-        _fit_rows(folder, where, shapes)
-        check_tensors(folder, where, config, _widths(folder, where), shapes)
+        known = _widths(folder, where, config)
+        _fit_rows(where, config, known, shapes)
+        check_tensors(folder, where, config, known, shapes)
     elif _lacks_output(config, shapes):
         raise UserError(
             f"{where}: the weights have no output layer, as lm_head.weight, and tie_word_embeddings is "
@@ -156,9 +156,8 @@ def _layers(pattern: str, shapes: Shapes) -> set[str]:
     return {found[1] for name in shapes if (found := re.search(pattern, name))}
 
 
-def _fit_rows(folder: Path, where: str, shapes: Shapes) -> None:
+def _fit_rows(where: str, config: dict[str, Any], known: dict[str, int], shapes: Shapes) -> None:
     """Raises UserError when the first layer's weights have other heads or another width."""
-    config, known = text_config(str(folder), where), _widths(folder, where)
     for name, fields in _ROWS.items():
         tensor = f"model.layers.0.{name}.weight"
         if tensor not in shapes or not known.keys() >= set(fields):
@@ -171,9 +170,8 @@ def _fit_rows(folder: Path, where: str, shapes: Shapes) -> None:
             )
 
 
-def _widths(folder: Path, where: str) -> dict[str, int]:
+def _widths(folder: Path, where: str, config: dict[str, Any]) -> dict[str, int]:
     """The fields of `_SIZES` and `_ROWS` that config.json has, and a head's size where others give it."""
-    config = text_config(str(folder), where)
     known = {
         field: whole_number(str(folder), field, where=where)
         for field in (*_SIZES, *itertools.chain(*_ROWS.values()))
