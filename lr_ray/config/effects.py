@@ -18,20 +18,17 @@ EFFECTS = ("trajectories", "scores", "rows", "weights", "answers", "rounds", "sp
 
 @dataclass(frozen=True)
 class On:
-    """One effect of a field, maybe on a condition.
-
-    `when`: another field has this value. `if_less`: the new value is smaller; what was made with a smaller
-    one serves larger ones too. An `if_set` field is no input while it is null or an empty list, so that runs
-    from before there was such a field stay as they are; nor is a field that is `unless`. `rules`:
-    sampling.selection is one of these, whatever its parameter.
-    """
+    """One effect of a field, maybe on a condition."""
 
     effect: str
-    when: tuple[str, str] | None = None
-    if_less: bool = False
+    when: tuple[str, str] | None = None  # another field has this value
+    if_less: bool = (
+        False  # its value gets smaller; what was made with a smaller one serves larger ones too
+    )
+    # It is neither null nor an empty list, so that runs from before there was such a field stay as they are.
     if_set: bool = False
-    unless: Any = None
-    rules: tuple[str, ...] = ()
+    unless: Any = None  # it has this value
+    rules: tuple[str, ...] = ()  # sampling.selection is one of these, whatever its parameter
 
 
 def setting(*affects: str | On, **field: Any) -> Any:
