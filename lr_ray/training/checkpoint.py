@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-
 from lr_ray.errors import StageError, reason
 from lr_ray.run.paths import temporary
 from lr_ray.run.store import Run
@@ -129,8 +127,3 @@ def load(run: Run, name: str) -> Progress:
         except (SafetensorError, ValueError) as error:
             said = f"damaged: {reason(error)}; remove this folder and run again"
             raise StageError(f"{run.location}/{name}: {said}") from None
-
-
-def file_system(run: Run) -> PyFileSystem | None:
-    """The run's, as Ray Train takes it; None for local files."""
-    return None if run.is_local else PyFileSystem(FSSpecHandler(run.fs))

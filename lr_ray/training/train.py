@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
 from lr_ray.config import Config, Place, Sampling, Training, digest_of
 from lr_ray.errors import StageError, counted
 from lr_ray.labelling.shards import checked_footers
@@ -113,7 +115,7 @@ def _trainer(run: Run, config: Config, expert: str, board: Any) -> Any:
         run_config=RunConfig(
             name=checkpoint.FOLDER,
             storage_path=run.root,
-            storage_filesystem=checkpoint.file_system(run),
+            storage_filesystem=None if run.is_local else PyFileSystem(FSSpecHandler(run.fs)),
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             worker_runtime_env={"env_vars": _QUIET | ({} if on_gpu else cpu_env(place))},
         ),
