@@ -45,10 +45,7 @@ def check_adapter_weights(folder: Path, where: str) -> None:
 
 
 def with_adapters(models: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Served names and directories, parted into whole models and adapters of the only one of those.
-
-    Raises UserError where it is not clear which model adapters belong to.
-    """
+    """Names and directories, parted into whole models and adapters of the only one. Raises UserError."""
     adapters = {name: path for name, path in models.items() if is_adapter(path)}
     whole = {name: path for name, path in models.items() if name not in adapters}
     if adapters and len(whole) != 1:

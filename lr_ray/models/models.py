@@ -32,10 +32,7 @@ _SAMPLED_BYTES = 1 << 20
 
 
 def resolve_model(reference: str, field: str) -> str:
-    """Local directory of a model reference; a hub id is downloaded first.
-
-    Raises UserError naming `field` when there is no usable model there.
-    """
+    """Local directory of a model reference; a hub id is downloaded first. Raises UserError naming `field`."""
     if reference.startswith("embedded:"):
         known = {"embedded:expert": embedded.expert_path, "embedded:amateur": embedded.amateur_path}
         if reference not in known:
@@ -122,10 +119,7 @@ def load_tokenizer(path: str) -> Any:
 
 
 def stop_token_ids(path: str) -> list[int]:
-    """Ids that end a completion: the generation config's EOS tokens and the tokenizer's.
-
-    Raises UserError for a generation config that has something else.
-    """
+    """Ids that end a completion: EOS tokens of the generation config and the tokenizer. Raises UserError."""
     file = Path(path, "generation_config.json")
     eos = read_object(file, path).get("eos_token_id") if file.is_file() else None
     given = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]

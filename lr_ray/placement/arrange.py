@@ -26,10 +26,7 @@ _WAYS = {
 
 
 def arrange(config: Config, models: Models, cards: Cards, stages: Sequence[str] = STAGES) -> Config:
-    """The config with a number in place of each `auto` of the given stages.
-
-    Raises UserError when a GPU is asked for and there is none, and when a stage does not fit in any way.
-    """
+    """The config with a number for each `auto` of these stages. Raises UserError where one does not fit."""
     for stage in stages:
         if uses_gpus(config, [stage]):
             config = _arranged(config, models, cards, stage)

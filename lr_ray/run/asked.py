@@ -36,10 +36,7 @@ class Difference:
 def difference(
     run: Run, config: Config, fingerprints: Mapping[str, str | None] | None = None
 ) -> Difference:
-    """What differs from run.json, of the config and of the models behind it where they are given.
-
-    Raises UserError when run.json cannot be read.
-    """
+    """What differs from run.json, of the config and of models that are given. Raises UserError without it."""
     there = read_asked(run)
     changes = config.changes(there["config"])
     for role, now in (fingerprints or {}).items():

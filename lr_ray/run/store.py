@@ -143,10 +143,7 @@ class Run:
             return [dict(json.loads(line)) for line in lines]
 
     def answers(self, task: str, columns: list[str] | None = None) -> pa.Table:
-        """The graded answers of an evaluation's task; of `columns`, where they are given.
-
-        Raises StageError when they cannot be read.
-        """
+        """Graded answers of an evaluation's task, of all columns or these. Raises StageError without them."""
         name = f"evaluation/{task}.parquet"
         try:
             return pq.read_table(self.path(name), columns=columns, filesystem=self.fs)
@@ -261,10 +258,7 @@ def shaped(location: str, file: str) -> Iterator[None]:
 
 
 def read_summary(run: Run) -> dict[str, Any]:
-    """summary.json, empty where there is none; a part that is null counts as missing.
-
-    Raises UserError where a part is of another kind.
-    """
+    """summary.json without parts that are null, {} where there is none. Raises UserError for another form."""
     summary = run.read_json("summary.json") if run.exists("summary.json") else {}
     there = {part: value for part, value in summary.items() if value is not None}
     with shaped(run.location, "summary.json"):
