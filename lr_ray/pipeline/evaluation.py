@@ -185,11 +185,9 @@ def tell_changed(run: Run, evaluation: Evaluation) -> None:
         asked = evaluation.model_copy(update={"benchmarks": own, "perturbations": []})
         with contextlib.suppress(UserError, StageError):  # as of a file that is gone
             for task in load_tasks(asked):
-                table = run.answers(task.name)
-                there = zip(
-                    table["problem"].to_pylist(), table["expected"].to_pylist(), strict=True
-                )
-                if set(there) != {(row["problem"], row["answer"]) for row in task.rows}:
+                asked_rows = run.answers(task.name, ["problem", "expected"]).to_pylist()
+                there = {(row["problem"], row["expected"]) for row in asked_rows}
+                if there != {(row["problem"], row["answer"]) for row in task.rows}:
                     changed[task.benchmark] = None
     for name in changed:
         print(
