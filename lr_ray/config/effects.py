@@ -22,10 +22,9 @@ class On:
 
     effect: str
     when: tuple[str, str] | None = None  # another field has this value
-    if_less: bool = (
-        False  # its value gets smaller; what was made with a smaller one serves larger ones too
-    )
-    # It is neither null nor an empty list, so that runs from before there was such a field stay as they are.
+    # Its value gets smaller: what was made with a smaller one serves larger ones too.
+    if_less: bool = False
+    # It is neither null nor an empty list: runs from before there was such a field stay as they are.
     if_set: bool = False
     unless: Any = None  # it has this value
     rules: tuple[str, ...] = ()  # sampling.selection is one of these, whatever its parameter

@@ -14,9 +14,8 @@ from lr_ray.errors import UserError
 from lr_ray.models.files import architecture, nested_in, read_object
 
 _REGISTRY = "model_executor/models/registry.py"  # in vLLM 0.29
-_KINDS = (
-    "transformers_utils/config.py"  # which has the model_type of configs that transformers lacks
-)
+# Of vLLM too: it has the model_type of configs that transformers lacks.
+_KINDS = "transformers_utils/config.py"
 _MULTIMODAL = "it is a multimodal model, and only text models can"
 _POOLING = "vLLM serves it for pooling only, without logits"
 # Tables of the registry whose models generate; classes in none may be run by way of transformers.

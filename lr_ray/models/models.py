@@ -220,9 +220,7 @@ def check_pair(expert: str, amateur: str, models: Models) -> None:
         special = set(ours.get_added_vocab()) | set(theirs.get_added_vocab())
         differing = {token: i for token, i in differing.items() if token not in special}
     if differing:
-        shown = ", ".join(
-            repr(token) for token in sorted(differing, key=lambda t: differing[t])[:5]
-        )
+        shown = ", ".join(map(repr, sorted(differing, key=differing.__getitem__)[:5]))
         raise UserError(
             f"models.expert and models.amateur have different tokenizers: "
             f"{counted(len(differing), 'token')} differ{'s' * (len(differing) == 1)} ({shown}"

@@ -86,12 +86,8 @@ def _expected(config: dict[str, Any], known: Mapping[str, int]) -> Iterator[tupl
 
 def _layer(config: dict[str, Any], known: Mapping[str, int]) -> dict[str, Sizes]:
     """Names and shapes of a layer's tensors."""
-    kind, hidden, inner = (
-        config["model_type"],
-        known.get("hidden_size"),
-        known.get("intermediate_size"),
-    )
-    head = known.get("head_dim")
+    kind, hidden = config["model_type"], known.get("hidden_size")
+    inner, head = known.get("intermediate_size"), known.get("head_dim")
     wide, narrow = (
         known[heads] * head if head and heads in known else None
         for heads in ("num_attention_heads", "num_key_value_heads")

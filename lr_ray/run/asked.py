@@ -13,9 +13,8 @@ from lr_ray.errors import UserError, series
 from lr_ray.run.stages import STAGES, begun, digests, from_stage
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked
 
-IMPORTED = {
-    "source": "imported"
-}  # `data` of a run whose supervision came from files of other tools
+# `data` of a run whose supervision came from files of other tools.
+IMPORTED = {"source": "imported"}
 # What importing reads of the sections that are about sampling.
 _READ_BY_IMPORT = ("models.expert", "models.chat_template_kwargs", "sampling.system_prompt")
 MODEL_BEHIND = "model behind models."  # begins the name of a change that is no setting
