@@ -127,8 +127,4 @@ def flat(column: pa.ChunkedArray) -> NDArray:
 def lists(rows: Sequence[Any], dtype: pa.DataType) -> pa.ListArray:
     """A list column from arrays or lists, without a Python object a value."""
     numpy_type = dtype.to_pandas_dtype()
-    arrays = [np.asarray(row, numpy_type) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in arrays], dtype=np.int64)])
-    values = np.concatenate(arrays) if arrays else np.empty(0, numpy_type)
-    # Arrow refuses offsets beyond int32, where a cast would wrap.
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, dtype))
+    return pa.array([np.asarray(row, numpy_type) for row in rows], pa.list_(dtype))
