@@ -8,7 +8,6 @@ room      whether the connected cluster has room, and sees the run
 """
 
 from lr_ray.placement.arrange import arrange
-from lr_ray.placement.cards import Cards
 from lr_ray.placement.needs import demands, replica_bundles
 from lr_ray.placement.room import await_room, check_head, check_model, check_room, check_visible
-from lr_ray.placement.sizes import Models, find_models
+from lr_ray.placement.sizes import find_models

@@ -39,9 +39,7 @@ from lr_ray.serving.refusals import (
 )
 
 with uncollected():
-    from ray.llm._internal.serve.core.configs.openai_api_models import (
-        OpenAIHTTPException,
-    )
+    from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
     from ray.llm._internal.serve.core.ingress.ingress import CallMethod
     from ray.llm._internal.serve.core.ingress.middleware import SetRequestIdMiddleware
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
