@@ -105,7 +105,7 @@ def resolve(tree: dict[str, Any], kind: type[Section] = Config, where: str = "co
 
 
 def changed(config: Kind, values: Mapping[str, Any], where: str = "config") -> Kind:
-    """The config with other values by dotted or nested names, later ones over others. Raises UserError."""
+    """The config with other values, by dotted or nested names; of two, the later holds. Raises UserError."""
     tree = config.model_dump(mode="json")
     for name, value in values.items():
         tree = merge(tree, unflatten({name: value}))

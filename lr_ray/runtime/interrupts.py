@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
 import psutil
 
@@ -75,16 +74,14 @@ def again() -> None:
         raise SystemExit(EXIT_CODES[received])
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     global received
     received = signal.Signals(number)
     if not _borrowed:
         watchdog = threading.Timer(GRACE_S + _patience_s, _end_now, (EXIT_CODES[received],))
         watchdog.daemon = True
         watchdog.start()
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(EXIT_CODES[received])
+    again()
 
 
 def _end_now(code: int) -> None:
