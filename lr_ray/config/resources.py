@@ -4,7 +4,7 @@
 config that has been through it holds numbers only, and stages see no other.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -23,16 +23,18 @@ def _whole_or_shared(gpus: float) -> float:
     return gpus
 
 
-def auto_or(kind: Any) -> Any:
-    """The type of a field that is `auto` or of `kind`."""
-    either = Annotated[Literal["auto"], Tag(AUTO)] | Annotated[kind, Tag(NUMBER)]
-    return Annotated[either, Discriminator(lambda value: AUTO if value == AUTO else NUMBER)]
+Kind = TypeVar("Kind")
+# The type of a field that is `auto` or of a kind.
+AutoOr = Annotated[
+    Annotated[Literal["auto"], Tag(AUTO)] | Annotated[Kind, Tag(NUMBER)],
+    Discriminator(lambda value: AUTO if value == AUTO else NUMBER),
+]
 
 
 if TYPE_CHECKING:  # stages see numbers only
     Gpus = float
 else:
-    Gpus = auto_or(Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)])
+    Gpus = AutoOr[Annotated[float, Field(ge=0, le=64), AfterValidator(_whole_or_shared)]]
 
 
 class Place(Section):

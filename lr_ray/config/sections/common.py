@@ -1,16 +1,13 @@
 """Types and conditions that several sections of the config have."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lr_ray.config.resources import auto_or
+from lr_ray.config.resources import AutoOr
 from lr_ray.config.section import Section
 
-if TYPE_CHECKING:
-    Processes: TypeAlias = int | Literal["auto"]
-else:
-    Processes = auto_or(Annotated[int, Field(ge=1, le=1024)])
+Processes = AutoOr[Annotated[int, Field(ge=1, le=1024)]]
 
 CONTRAST, REJECTION = ("sampling.method", "contrast"), ("sampling.method", "rejection")
 # Selection rules that choose among the steps of a batch.

@@ -1,19 +1,14 @@
 """Section `evaluation`: what both models are asked, and how."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from lr_ray.config.effects import On, setting
-from lr_ray.config.resources import AUTO, auto_or
+from lr_ray.config.resources import AUTO, AutoOr
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import Fields
 from lr_ray.config.typed import TYPED
-
-if TYPE_CHECKING:
-    Concurrency: TypeAlias = int | Literal["auto"]
-else:
-    Concurrency = auto_or(Annotated[int, Field(ge=1, le=4096)])
 
 PAPER, BOTH = ("evaluation.protocol", "paper"), ("evaluation.protocol", "both")
 
@@ -74,7 +69,7 @@ class Evaluation(Section):
     drift: int | None = setting("speed", default=None, ge=1, le=1_000_000)
     """Tokens of each model's answers, at most, that figures of drift are made of; they change no answer, and
     are left out at an endpoint, which shows no weights. null makes none."""
-    concurrency: Concurrency = setting("speed", default=AUTO)
+    concurrency: AutoOr[Annotated[int, Field(ge=1, le=4096)]] = setting("speed", default=AUTO)
     """Requests under way at once; auto is 256 a replica on GPUs, else 64."""
     timeout_s: float = setting("speed", default=600.0, gt=0, le=86400)
     """Seconds a request may take before it is retried."""

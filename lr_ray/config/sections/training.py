@@ -6,14 +6,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lr_ray import plugins
 from lr_ray.config.effects import On, setting
-from lr_ray.config.resources import AUTO, auto_or
+from lr_ray.config.resources import AUTO, AutoOr
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import Dtype, Fraction, Processes
 
 if TYPE_CHECKING:
     Steps: TypeAlias = int  # training sees numbers only
 else:
-    Steps = auto_or(Annotated[int, Field(ge=1)])
+    Steps = AutoOr[Annotated[int, Field(ge=1)]]
 
 LORA = ("training.method", "lora")
 
