@@ -36,9 +36,7 @@ def differing(found: Sequence[str]) -> tuple[Differing, ...]:
     own = {canonicalize_name(asked.name): asked for asked in _own(device)}
     lock = _LOCKS / f"{device}.txt"
     locked = {canonicalize_name(asked.name): asked for asked in _lines(lock)}
-    there = {
-        canonicalize_name(one.metadata["Name"]): one.version for one in metadata.distributions()
-    }
+    there = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()}
     result = []
     for name, asked in {**locked, **own}.items():
         version = there.get(name)

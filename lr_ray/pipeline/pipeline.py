@@ -227,9 +227,7 @@ def _take(job: Job, source: Run, stages: Sequence[str]) -> None:
     with source.lock(shared=True):
         job.summary |= share(source, job.run, stages)
         wanted = made_with(job.config, fingerprint(job.expert))
-        if list(stages) == ["decoding"] and has_trajectories(
-            source, wanted["plausibility"], wanted["decoding"]
-        ):
+        if list(stages) == ["decoding"] and has_trajectories(source, **wanted):
             job.sampling_options = {"trajectories": source}
     job.run.write_json("summary.json", job.summary)
     job.console.print(

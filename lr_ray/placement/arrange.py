@@ -212,9 +212,8 @@ def _plain(value: Any) -> str:
 
 def _least(config: Config, models: Models, cards: Cards, stage: str) -> str:
     """The memory that each process takes where it has a GPU to itself, training in its tightest way."""
-    whole = changed(
-        config, {f"resources.{r}.gpus": 1 for r in roles_of(config, stage) if is_auto(config, r)}
-    )
+    roles = (role for role in roles_of(config, stage) if is_auto(config, role))
+    whole = changed(config, {f"resources.{role}.gpus": 1 for role in roles})
     tried = [needs.processes(whole, models, stage)]
     if stage == "training":
         settled = [_with(config, values) for values in ways.training(config, models, cards)]

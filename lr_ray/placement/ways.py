@@ -179,9 +179,8 @@ def training(config: Config, models: Models, cards: Cards) -> Iterator[Values]:
     sizes = [asked.micro_batch_tokens]
     while sizes[-1] // 2 >= _LEAST_MICRO_BATCH:
         sizes.append(sizes[-1] // 2)
-    for zero, count in dict.fromkeys(
-        [(asked.zero_stage, workers[0]), (3, workers[0]), (3, workers[-1])]
-    ):
+    ways = (asked.zero_stage, workers[0]), (3, workers[0]), (3, workers[-1])
+    for zero, count in dict.fromkeys(ways):
         for checkpointing in dict.fromkeys((asked.gradient_checkpointing, True)):
             for tokens in sizes:
                 yield place | {

@@ -75,9 +75,8 @@ def recorded(run: Run, **facts: Any) -> Iterator[Record]:
             yield record
     except BaseException as error:
         stopped = interrupts.received is not None or not isinstance(error, Exception)
-        record.tell(
-            **({"state": INTERRUPTED} if stopped else {"state": FAILED, "error": _line(error)})
-        )
+        ended = {"state": INTERRUPTED} if stopped else {"state": FAILED, "error": _line(error)}
+        record.tell(**ended)
         raise
     record.tell(state=FINISHED)
 

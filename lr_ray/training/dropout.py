@@ -47,10 +47,8 @@ class Draw:
     def numbers(self, device: torch.device) -> Tensor:
         """int32, uniform, of the shape of the widest input."""
         if self._numbers is None:
-            drawn = torch.empty(
-                sum(n for _, n in self._rows), self.width, dtype=torch.int32, device=device
-            )
-            start = 0
+            tokens, start = sum(length for _, length in self._rows), 0
+            drawn = torch.empty(tokens, self.width, dtype=torch.int32, device=device)
             for index, length in self._rows:
                 seed = _number(f"{self.seed} {self.step} {index}", 7)
                 generator = torch.Generator(device).manual_seed(seed)
