@@ -4,12 +4,13 @@ Exercised by `pytest tests/integration/test_scorer.py`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lr_ray.config import merge, read_tree, resolve
+from lr_ray.config.sections.common import Dtype
 from lr_ray.engines.engine import Score
 from lr_ray.engines.vllm import VllmEngine, on_cpu, start
 from lr_ray.errors import UserError, counted
@@ -24,21 +25,13 @@ _held: dict[tuple[str, str], tuple[int, VllmEngine]] = {}  # one at most, with i
 
 
 @overload
-def score(
-    model: str,
-    token_ids: Sequence[int],
-    ids: ArrayLike,
-    dtype: Literal["float32", "bfloat16"] = ...,
-) -> Logprobs: ...
+def score(model: str, token_ids: Sequence[int], ids: ArrayLike, dtype: Dtype = ...) -> Logprobs: ...
 @overload
 def score(
-    model: str,
-    token_ids: Sequence[Sequence[int]],
-    ids: Sequence[ArrayLike],
-    dtype: Literal["float32", "bfloat16"] = ...,
+    model: str, token_ids: Sequence[Sequence[int]], ids: Sequence[ArrayLike], dtype: Dtype = ...
 ) -> list[Logprobs]: ...
 def score(
-    model: str, token_ids: Any, ids: Any, dtype: Literal["float32", "bfloat16"] = "float32"
+    model: str, token_ids: Any, ids: Any, dtype: Dtype = "float32"
 ) -> Logprobs | list[Logprobs]:
     """A model's log-probabilities of chosen tokens, given what stands before them: one forward a sequence.
 
