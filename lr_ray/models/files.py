@@ -20,12 +20,8 @@ MISTRAL = "consolidated*.safetensors"
 _NESTED = ("text_config", "llm_config", "language_config")
 # As vLLM looks for it (`vllm.config.model`); models of before Llama have names of their own.
 _CONTEXT = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "model_max_length",
-)
+    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"
+)  # fmt: skip
 # Byte order marks, at which transformers and the engines stop.
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _IS_MARKED = "begins with a byte order mark; save it as UTF-8 without one"

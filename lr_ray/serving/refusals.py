@@ -16,15 +16,9 @@ _SAYING = ("developer", "system", "tool", "user")  # an assistant may only call 
 _UNHEEDED = ("audio", "function_call", "functions", "logits_processors", "web_search_options")
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _NOT_OF_BEAMS = (
-    "allowed_token_ids",
-    "bad_words",
-    "logit_bias",
-    "min_tokens",
-    "response_format",
-    "stop",
-    "stop_token_ids",
-    "structured_outputs",
-)
+    "allowed_token_ids", "bad_words", "logit_bias", "min_tokens", "response_format", "stop",
+    "stop_token_ids", "structured_outputs",
+)  # fmt: skip
 MANY = 1000
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _DEEPEST = 64
