@@ -20,23 +20,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lr_ray.errors import one_line
 from lr_ray.runtime.imports import uncollected
+from lr_ray.serving import refusals
 from lr_ray.serving.bodies import Chat, Completion
 from lr_ray.serving.guard import STATE, Guard, error_response
-from lr_ray.serving.refusals import (
-    UNUSABLE_GRAMMAR,
-    beyond,
-    constrained,
-    empty_prompt,
-    first_wrong,
-    message_of,
-    misplaced,
-    readable,
-    status_of,
-    stream_start,
-    unheeded,
-    why_no_json,
-    wrong_value,
-)
 
 with uncollected():
     from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
@@ -69,7 +55,7 @@ class Ingress(OpenAiIngress):
                 try:
                     message["content"] = list(content)  # its parts are checked as they are read
                 except ValidationError as error:
-                    wrong = first_wrong(error.errors(), f"messages.{index}.content")
+                    wrong = refusals.first_wrong(error.errors(), f"messages.{index}.content")
                     raise HTTPException(400, wrong) from None
         return await super().chat(body, request)
 
@@ -114,23 +100,24 @@ class Ingress(OpenAiIngress):
         """Refuses first what an engine would fail at, and then what fails before an answer has begun."""
         asked = json.loads(await raw_request.body()) if raw_request else {}
         model = body.model or self._names()[0]
-        wrong = wrong_value(asked) or unheeded(asked)
+        wrong = refusals.wrong_value(asked) or refusals.unheeded(asked)
         if call_method == CallMethod.COMPLETIONS.value:
             vocabulary = self.vocabularies.get(self.hosts.get(model, model))
-            wrong = wrong or empty_prompt(asked) or beyond(body.prompt, vocabulary)
+            wrong = wrong or refusals.empty_prompt(asked)
+            wrong = wrong or refusals.beyond(body.prompt, vocabulary)
         else:
-            wrong = wrong or misplaced(asked)
+            wrong = wrong or refusals.misplaced(asked)
         if wrong:
             raise HTTPException(400, wrong)
         try:
             answer = await super()._process_llm_request(body, call_method, raw_request)
             if isinstance(answer, StreamingResponse):
-                return await _begun(answer, constrained(asked))
+                return await _begun(answer, refusals.constrained(asked))
             return answer
         except Exception as error:
             # The rest that fails so is a cache that cannot be loaded, and no engine here has another's.
-            if constrained(asked) and _generation_failed(error):
-                raise HTTPException(400, UNUSABLE_GRAMMAR) from None
+            if refusals.constrained(asked) and _generation_failed(error):
+                raise HTTPException(400, refusals.UNUSABLE_GRAMMAR) from None
             raise
 
     async def health(self) -> Response:
@@ -167,7 +154,7 @@ async def _begun(answer: StreamingResponse, grammar: bool) -> Response:
     begun = False
     async for packet in packets:
         held.append(packet)
-        error, begun = stream_start(str(packet))
+        error, begun = refusals.stream_start(str(packet))
         if error and not begun:
             raise OpenAIHTTPException(
                 message=error["message"], status_code=error["code"], type=error["type"]
@@ -175,7 +162,7 @@ async def _begun(answer: StreamingResponse, grammar: bool) -> Response:
         if begun:
             break
     if grammar and not begun:
-        raise HTTPException(400, UNUSABLE_GRAMMAR)
+        raise HTTPException(400, refusals.UNUSABLE_GRAMMAR)
 
     async def whole() -> AsyncIterator[Any]:
         for packet in held:
@@ -236,17 +223,16 @@ def _error(status: int, message: str, kind: str) -> Response:
 def _http_error(request: Request, error: Any) -> Response:
     kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
     unreadable = error.status_code == 400 and error.__cause__  # FastAPI's, of a body
-    return _error(
-        error.status_code, why_no_json(unreadable) if unreadable else str(error.detail), kind
-    )
+    said = refusals.why_no_json(unreadable) if unreadable else str(error.detail)
+    return _error(error.status_code, said, kind)
 
 
 def _openai_error(request: Request, error: Any) -> Response:
-    return _error(error.status_code, readable(error.message), error.type)
+    return _error(error.status_code, refusals.readable(error.message), error.type)
 
 
 def _validation_error(request: Request, error: Any) -> Response:
-    return _error(400, first_wrong(error.errors()), "invalid_request_error")
+    return _error(400, refusals.first_wrong(error.errors()), "invalid_request_error")
 
 
 def _away(request: Request, error: Exception) -> Response:
@@ -257,6 +243,6 @@ def _other_error(request: Request, error: Exception) -> Response:
     cause = _cause(error)
     if isinstance(cause, _AWAY):
         return _away(request, cause)
-    status, kind = status_of(cause)
-    shown = message_of(cause)
+    status, kind = refusals.status_of(cause)
+    shown = refusals.message_of(cause)
     return _error(status, shown if status < 500 else f"{type(cause).__name__}: {shown}", kind)
