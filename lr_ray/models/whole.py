@@ -10,18 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
-from lr_ray.models.files import (
-    Shapes,
-    architecture,
-    check_same_files,
-    check_weights,
-    context_length,
-    head,
-    nested_in,
-    read_object,
-    vocabulary_rows,
-    whole_number,
-)
+from lr_ray.models import files
+from lr_ray.models.files import Shapes
 from lr_ray.models.tensors import check_tensors
 from lr_ray.models.values import check_values
 
@@ -60,10 +50,10 @@ def check_files(folder: Path, where: str) -> None:
         raise UserError(
             f"{where}: holds an adapter beside the model; give the merged model, or move adapter_* away"
         )
-    for read in (architecture, vocabulary_rows, context_length):
+    for read in (files.architecture, files.vocabulary_rows, files.context_length):
         read(str(folder), where)
-    shapes = check_weights(folder, where)
-    check_same_files(folder, where)
+    shapes = files.check_weights(folder, where)
+    files.check_same_files(folder, where)
     _fit(folder, where, shapes)
     check_tokenizer(folder, where)
 
@@ -75,24 +65,24 @@ def check_tokenizer(folder: Path, where: str) -> None:
         raise UserError(f"{where}: no tokenizer.json; put the model's tokenizer beside its weights")
     for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
         if file.suffix == ".json":
-            read_object(file, where)
-        elif file.is_file() and head(file).startswith(GIT_LFS):
+            files.read_object(file, where)
+        elif file.is_file() and files.head(file).startswith(GIT_LFS):
             raise UserError(f"{where}: {file.name} {IS_POINTER}")
 
 
 def _fit(folder: Path, where: str, shapes: Shapes) -> None:
     """Raises UserError when the config is of another model than the weights."""
-    config = read_object(folder / "config.json", where)
+    config = files.read_object(folder / "config.json", where)
     if "model_type" not in config:
         raise UserError(f"{where}: config.json has no model_type; add it, as qwen2")
-    if nested_in(config):
+    if files.nested_in(config):
         return
     if _PLAIN.get(config["architectures"][0]) == config["model_type"]:
         check_values(config, where)
     for name, shape in shapes.items():
         if name.endswith("embed_tokens.weight") and len(shape) == 2:
             for field, size in zip(("vocab_size", "hidden_size"), shape, strict=True):
-                if whole_number(str(folder), field, where=where) != size:
+                if files.whole_number(str(folder), field, where=where) != size:
                     raise UserError(
                         f"{where}: config.json: {field} = {config[field]}, and {name} has {size}; "
                         f"{_OWN_CONFIG}"
@@ -137,7 +127,7 @@ def _lacks_output(config: dict[str, Any], shapes: Shapes) -> bool:
 def _fit_layers(folder: Path, where: str, shapes: Shapes, plain: bool) -> None:
     """Raises UserError when the weights lack a layer of config.json's count, or `plain` ones have more."""
     layers = _layers(r"\blayers\.(\d+)\.", shapes)
-    wanted = whole_number(str(folder), "num_hidden_layers", where=where) if layers else 0
+    wanted = files.whole_number(str(folder), "num_hidden_layers", where=where) if layers else 0
     missing = next((layer for layer in range(wanted) if str(layer) not in layers), None)
     more = len(_layers(r"^model\.layers\.(\d+)\.", shapes))
     if missing is not None:
@@ -173,7 +163,7 @@ def _fit_rows(where: str, config: dict[str, Any], known: dict[str, int], shapes:
 def _widths(folder: Path, where: str, config: dict[str, Any]) -> dict[str, int]:
     """The fields of `_SIZES` and `_ROWS` that config.json has, and a head's size where others give it."""
     known = {
-        field: whole_number(str(folder), field, where=where)
+        field: files.whole_number(str(folder), field, where=where)
         for field in (*_SIZES, *itertools.chain(*_ROWS.values()))
         if config.get(field) is not None
     }
