@@ -12,14 +12,7 @@ from typing import Any
 
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
-from lr_ray.engines.vllm import (
-    GRAPHS_ALONE,
-    HF_FORM,
-    SERVED_ENV,
-    WHOLE_PROMPTS,
-    gpu_options,
-    on_cpu,
-)
+from lr_ray.engines import vllm
 from lr_ray.models.adapters import engine_options, with_adapters
 from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_all
@@ -117,18 +110,18 @@ def model_options(
     name: str, path: str, serving: Serving, place: Place, variables: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Arguments of `LLMConfig` for the model directory `path`, served as `name`."""
-    on_gpu = not on_cpu()
+    on_gpu = not vllm.on_cpu()
     engine: dict[str, Any] = {"dtype": serving.dtype, "max_model_len": serving.max_model_len}
-    engine |= HF_FORM
+    engine |= vllm.HF_FORM
     if next(Path(path).rglob("consolidated*.safetensors"), None):  # at which vLLM takes Mistral's
         engine["tokenizer_mode"] = "hf"
     if variables:
         engine["default_chat_template_kwargs"] = dict(variables)
-    environment = dict(SERVED_ENV)
+    environment = dict(vllm.SERVED_ENV)
     if on_gpu:
-        engine |= gpu_options(place) | GRAPHS_ALONE
+        engine |= vllm.gpu_options(place) | vllm.GRAPHS_ALONE
     else:
-        engine |= WHOLE_PROMPTS | {
+        engine |= vllm.WHOLE_PROMPTS | {
             "enforce_eager": True,
             "disable_log_stats": True,
             "kv_cache_memory_bytes": cpu_cache_bytes(path, serving),
