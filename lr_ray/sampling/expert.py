@@ -75,11 +75,8 @@ class Solver(ABC):
             results[i] = result
         solved = [self.nothing if isinstance(result, str) else result for result in results]
         errors = [result if isinstance(result, str) else None for result in results]
-        columns = {
-            "index": pa.array(rows),
-            "error": pa.array(errors, pa.string()),
-            **self.columns(solved),
-        }
+        columns = {"index": pa.array(rows), "error": pa.array(errors, pa.string())}
+        columns |= self.columns(solved)
         named = (columns[n] if n in columns else problems[n] for n in self.schema.names)
         return pa.table(list(named), schema=self.schema)
 
