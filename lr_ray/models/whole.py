@@ -73,7 +73,7 @@ def check_tokenizer(folder: Path, where: str) -> None:
 def _fit(folder: Path, where: str, shapes: Shapes) -> None:
     """Raises UserError when the config is of another model than the weights."""
     config = files.read_object(folder / "config.json", where)
-    if "model_type" not in config:
+    if config.get("model_type") is None:
         raise UserError(f"{where}: config.json has no model_type; add it, as qwen2")
     if files.nested_in(config):
         return

@@ -209,6 +209,13 @@ def test_a_config_that_lacks_a_field_or_is_of_another_model_is_named(model, chan
     assert said in refusal(model)
 
 
+def test_a_null_model_type_is_none(model):
+    path = model / "config.json"
+    known = json.loads(path.read_text()) | {"architectures": ["Mine"], "model_type": None}
+    path.write_text(json.dumps(known | {"dtype": "double"}))
+    assert "config.json has no model_type" in refusal(model)
+
+
 WRONG = {"num_hidden_layers": 1, "num_attention_heads": 7, "head_dim": 3, "intermediate_size": 7}
 
 
