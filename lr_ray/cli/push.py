@@ -129,13 +129,10 @@ def _check_repository(to: str, what: str, public: bool) -> None:
             f"write; a folder is given as --to ./{to}"
         )
 
-    def is_public() -> bool:
-        try:
-            return not HfApi().repo_info(to, repo_type=PRODUCTS[what].repo_type).private
-        except RepositoryNotFoundError:  # which create_repo makes
-            return public
-
-    if _asking(to, is_public) != public:
+    is_public = public
+    with _asking(to), contextlib.suppress(RepositoryNotFoundError):  # which create_repo makes
+        is_public = not HfApi().repo_info(to, repo_type=PRODUCTS[what].repo_type).private
+    if is_public != public:
         there, advice = ("private", "leave out") if public else ("public", "give")
         raise UserError(
             f"--to {to}: is a {there} repository; {advice} --public, or give another name"
@@ -231,8 +228,7 @@ def _upload(folder: Path, to: str, what: str, public: bool) -> str:
     from huggingface_hub import HfApi
 
     kind, api = PRODUCTS[what].repo_type, HfApi()
-
-    def upload() -> str:
+    with _asking(to):
         made = api.create_repo(to, private=not public, repo_type=kind, exist_ok=True)
         api.upload_folder(
             repo_id=to,
@@ -241,15 +237,14 @@ def _upload(folder: Path, to: str, what: str, public: bool) -> str:
             commit_message=f"Push {what} by lr_ray",
             delete_patterns=_REPLACED,
         )
-        return made.url
-
-    return f"{_asking(to, upload)} ({'public' if public else 'private'})"
+    return f"{made.url} ({'public' if public else 'private'})"
 
 
-def _asking(to: str, ask: Callable[[], Any]) -> Any:
-    """What the hub answers. Raises StageError with one line of why it does not."""
+@contextlib.contextmanager
+def _asking(to: str) -> Iterator[None]:
+    """Raises StageError with one line of why the hub, asked within, does not answer."""
     try:
-        return ask()
+        yield
     except Exception as error:  # the hub's own kinds and its HTTP library's
         said = getattr(error, "server_message", None) or reason(error)
         raise StageError(f"--to {to}: not to be had from the hub: {said.splitlines()[0]}") from None
