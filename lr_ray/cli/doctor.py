@@ -150,16 +150,11 @@ def _cluster(need: Need, folder: str | None, here: list[Finding]) -> Found:
 
 def _grouped(found: Found) -> tuple[list[str], list[tuple[list[str], list[Finding]]]]:
     """Nodes that are as this one, and the others, alike ones together."""
-    here = _key(*found[_HERE])
-    alike: list[str] = []
-    others: dict[Any, tuple[list[str], list[Finding]]] = {}
+    groups: dict[Any, tuple[list[str], list[Finding]]] = {}
     for name, (facts, findings) in found.items():
-        key = _key(facts, findings)
-        if key != here:
-            others.setdefault(key, ([], findings))[0].append(name)
-        elif name != _HERE:
-            alike.append(name)
-    return alike, list(others.values())
+        groups.setdefault(_key(facts, findings), ([], findings))[0].append(name)
+    (alike, _), *others = groups.values()  # this machine is the first of all
+    return alike[1:], others
 
 
 def _key(facts: Facts | None, findings: list[Finding]) -> Any:
