@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -32,7 +32,6 @@ _LONGEST_ID = 80  # characters; a longer prompt_id is a problem's text
 class Line:
     """A kept step as its file has it."""
 
-    file: str
     number: int  # from 1
     prompt_id: str
     problem_id: str
@@ -53,13 +52,11 @@ class Expert:
         self.rows = vocabulary_rows(path)
         self.room = context_length(path)
         self.system_prompt, self.variables = system_prompt, variables
-        self._texts: dict[int, str] = {}
+        self.text = cache(self._alone)
 
-    def text(self, token_id: int) -> str:
+    def _alone(self, token_id: int) -> str:
         """Text of one token alone."""
-        if token_id not in self._texts:
-            self._texts[token_id] = self.tokenizer.decode([token_id])
-        return self._texts[token_id]
+        return str(self.tokenizer.decode([token_id]))
 
     def prompt(self, problem: str) -> list[int]:
         return render_prompt(self.tokenizer, problem, self.system_prompt, self.variables)
@@ -106,13 +103,13 @@ def parse(raw: bytes, file: str, number: int, expert: Expert) -> Line:
     if not _text(problem_id):
         raise BadLine("problem_id must be a text")
     try:
-        return _read(item, file, number, prompt_id, problem_id, expert)
+        return _read(item, number, prompt_id, problem_id, expert)
     except BadLine as error:
         raise BadLine(str(error), problem_id) from None
 
 
 def _read(
-    item: dict[str, Any], file: str, number: int, prompt_id: str, problem_id: str, expert: Expert
+    item: dict[str, Any], number: int, prompt_id: str, problem_id: str, expert: Expert
 ) -> Line:
     step, prefix, kl = item["step"], item["prefix"], item["kl_divergence"]
     if not _whole(step):
@@ -135,7 +132,7 @@ def _read(
         raise BadLine(
             f"context_token_ids has {counted(len(context), 'token')}, fewer than step = {step}"
         )
-    return Line(file, number, prompt_id, problem_id, step, prefix, ids, weights, float(kl), context)
+    return Line(number, prompt_id, problem_id, step, prefix, ids, weights, float(kl), context)
 
 
 def decode(raw: bytes) -> dict[str, Any]:
