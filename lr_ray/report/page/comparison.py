@@ -50,7 +50,6 @@ def section(source: Source) -> dict[str, Any] | None:
         ],
         "grid": content["grid"],
         "seeds": seeds(content),
-        "models": content["config"]["models"],
         "failed": content["failed"],
         "seconds_total": content.get("seconds_total"),
     }

@@ -25,7 +25,6 @@ def section(source: Source) -> dict[str, Any] | None:
     sampling = source.part("sampling", "problems", "steps_scored", "rejected", "seconds")
     evaluation = source.part("evaluation", "answers", "seconds")
     return {
-        "seconds": seconds,
         "total": source.summary.get("seconds_total"),
         "chart": _bar(seconds, source.summary.get("seconds_total")) if seconds else None,
         "lengths": [row for name in source.tables for row in _lengths(source, name)],

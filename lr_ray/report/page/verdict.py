@@ -33,5 +33,4 @@ def section(source: Source) -> dict[str, Any] | None:
         **found,
         "chart": picture,
         "pair": [(_PAIR[label], text) for label, text in lines(found["pair"])],
-        "models": source.config["models"],
     }
