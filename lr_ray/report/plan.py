@@ -54,7 +54,7 @@ def lines(
         way = needs.together(config, stage)
         least, most = (needs.at_once(processes, way, more) for more in (False, True))
         grown = f", up to {most}" if most > least else ""
-        asked_at_once = f"{gpus(least)} at once{grown}" if most else "on CPUs"
+        asked_at_once = f"{counted(least, 'GPU')} at once{grown}" if most else "on CPUs"
         told.append((stage, asked_at_once + ("" if way else ", one after the other")))
         for process in processes:
             told += _processes(process, cards.memory)
@@ -64,7 +64,7 @@ def lines(
     at_most = max(largest.values(), default=0)
     where = series([stage for stage, count in largest.items() if count == at_most > 0])
     if at_most:
-        told.append(("largest", f"{gpus(at_most)} at once, in {where}"))
+        told.append(("largest", f"{counted(at_most, 'GPU')} at once, in {where}"))
     parts = needs.disk(config, models, problems)
     if parts:
         listed = ", ".join(f"{name} {amount(value)}" for name, value in parts.items())
@@ -199,26 +199,19 @@ def answers(config: Config) -> int | None:
 def warnings(config: Config, models: Models) -> list[str]:
     """A line for each length that cannot work."""
     said = []
-    contexts = [model.context for model in models.values() if model]
+    room = min((model.context for model in models.values() if model), default=math.inf)
     (field, tokens), served, expert = config.sampling.limit, config.serving, models["expert"]
-    if contexts and tokens >= min(contexts):
-        room = min(contexts)
+    if tokens >= room:
         said.append(f"{field} = {tokens} leaves no room for a prompt in {room}")
     own = config.sampling.max_model_len
-    if own and contexts and own > min(contexts):
-        said.append(
-            f"sampling.max_model_len = {own} exceeds the {min(contexts)} tokens that are read"
-        )
+    if own and own > room:
+        said.append(f"sampling.max_model_len = {own} exceeds the {room} tokens that are read")
     if expert and served.max_model_len > expert.context:
         said.append(
             f"serving.max_model_len = {served.max_model_len} exceeds the {expert.context} tokens "
             "that the expert reads"
         )
     return said
-
-
-def gpus(count: int) -> str:
-    return counted(count, "GPU")
 
 
 def amount(number: float, units: tuple[str, ...] = ("B", "kB", "MB", "GB", "TB")) -> str:
