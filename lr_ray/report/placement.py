@@ -12,7 +12,7 @@ from lr_ray.placement.cards import Cards
 from lr_ray.placement.needs import Processes
 from lr_ray.placement.sizes import Models
 
-_NOUNS = {"expert": "expert", "amateur": "amateur", "trainer": "training worker", "server": "model"}
+_NOUNS = {"expert": "expert", "amateur": "amateur", "trainer": "training worker"}
 
 
 def placement_line(
@@ -31,24 +31,22 @@ def _stage(asked: Config, arranged: Config, models: Models, stage: str) -> str:
     ways = {True: " together", False: ", one after the other"}
     several = len(processes) > 1 or stage == "evaluation"
     way = ways[needs.together(arranged, stage)] if several else ""
-    how = {
-        name.partition(".")[2]: value
+    tighter = "".join(
+        f", {name.partition('.')[2]} {value}"
         for name, value in changes(asked, arranged, stage).items()
         if stage == "training" and not name.endswith(("gpus", "num_workers"))
-    }
-    tighter = "".join(f", {name} {value}" for name, value in how.items())
+    )
     return " and ".join(_process(p) for p in processes) + way + tighter
 
 
 def _process(p: Processes) -> str:
     """2 experts on 4 GPUs each (weights 36.4 GB, cache 9.4 GB of each GPU)."""
-    most, noun = p.most, _NOUNS[p.role]
+    most, gpus = p.most, p.place.gpus
     if p.role == "server":
         most //= 2
-    gpus = p.place.gpus
-    count = f"{most} {noun}s" if most > 1 else noun
-    if p.role == "server":
         count = f"both models, {most} replicas each" if most > 1 else "both models"
+    else:
+        count = f"{most} {_NOUNS[p.role]}s" if most > 1 else _NOUNS[p.role]
     memory = []
     if p.weights is not None and gpus:
         memory.append(f"weights {p.weights / 1e9:.3g} GB")
