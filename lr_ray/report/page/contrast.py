@@ -41,12 +41,10 @@ def _chosen(scored: Scored) -> list[int]:
 def _trajectory(
     scored: Scored, row: int, problems: dict[str, str], words: Words, least: float
 ) -> dict[str, Any]:
-    scores = scored.scores.slice(row, 1)
-    record = scores.drop_columns(["plausible", "prompt_token_ids"]).to_pylist()[0]
+    record = scored.scores.slice(row, 1).drop_columns("prompt_token_ids").to_pylist()[0]
     ids, kl = record["completion_token_ids"][:_MOST_STEPS], record["kl"][:_MOST_STEPS]
     labels = _labels(scored.supervision, record["problem_id"])
-    plausible = scores["plausible"].to_pylist()[0][: len(ids)]
-    pieces = words.pieces(ids)
+    pieces, plausible = words.pieces(ids), record["plausible"][: len(ids)]
     tokens = [
         {
             "text": _visible(text),

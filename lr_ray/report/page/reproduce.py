@@ -85,19 +85,15 @@ def _rows(changes: list[Change]) -> list[tuple[str, str, str]]:
 
 def _nearest(config: Config) -> tuple[str, list[Change]]:
     """The preset with the fewest settings of another value, and those settings."""
-    presets: dict[str, Any] = {
-        name: resolve(read_tree(name)).model_dump(mode="json") for name in preset_names()
-    }
-    changes = {name: config.changes(tree) for name, tree in presets.items()}
-    # An entry of a preset's mapping cannot be taken away on the command line.
-    entries = {
-        n
-        for n, found in changes.items()
-        for c in found
-        if c.now is None and c.name != _option(c.name)
-    }
-    name = min(changes, key=lambda name: (name in entries, len(changes[name])))
-    return name, changes[name]
+    trees = {name: resolve(read_tree(name)).model_dump(mode="json") for name in preset_names()}
+    found = [(name, config.changes(tree)) for name, tree in trees.items()]
+
+    def distance(preset: tuple[str, list[Change]]) -> tuple[bool, int]:
+        # An entry of a preset's mapping cannot be taken away on the command line.
+        stays = any(c.now is None and c.name != _option(c.name) for c in preset[1])
+        return stays, len(preset[1])
+
+    return min(found, key=distance)
 
 
 def _grid(source: Source) -> list[str]:

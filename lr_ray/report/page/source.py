@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lr_ray.config import Sampling
+from lr_ray.config import Sampling, value_at
 from lr_ray.errors import UserError
 from lr_ray.labelling.label import steps_of
 from lr_ray.method.contrast import entropy_terms
@@ -79,9 +79,8 @@ class Source:
     @cached_property
     def words(self) -> Words | None:
         """Tokens as text; None where the expert's directory is not to be had."""
-        models = self.config.get("models", {})
-        path = self.asked.get("models", {}).get("expert", {}).get("path")
-        reference = path or (models.get("expert") if isinstance(models, dict) else None)
+        path = value_at(self.asked, "models.expert.path")
+        reference = path or value_at(self.config, "models.expert")
         if not reference:
             return None
         try:
