@@ -11,9 +11,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lr_ray.cli.options import Command, parse
+from lr_ray.cli.options import parse
 from lr_ray.cli.stages import check_contrast
-from lr_ray.config import Config
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError, counted
 from lr_ray.models.models import resolve_model
@@ -44,9 +43,7 @@ def _count(text: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    command: Command[Config] = parse(
-        __doc__, argv, _add_options, prog="lr-ray audit", shown=["models"]
-    )
+    command = parse(__doc__, argv, _add_options, prog="lr-ray audit", shown=["models"])
     config, run, options = command.config, command.run, command.options
     there = read_asked(run)
     if not run.shards("supervision"):

@@ -52,9 +52,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    command: Command[Config] = parse(
-        __doc__, argv, _add_options, prog="lr-ray compare", shown=METHOD
-    )
+    command = parse(__doc__, argv, _add_options, prog="lr-ray compare", shown=METHOD)
     options, run = command.options, command.run
     if options.against:
         return _against_paper(command)

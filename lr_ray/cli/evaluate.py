@@ -10,9 +10,9 @@ prompt. The key is read from OPENAI_API_KEY. The same command goes on after an i
 import argparse
 import re
 
-from lr_ray.cli.options import Command, parse
+from lr_ray.cli.options import parse
 from lr_ray.cli.stages import EVALUATION, add_stage_options, run_stages
-from lr_ray.config import Config, EndpointConfig, endpoint_tree
+from lr_ray.config import EndpointConfig, endpoint_tree
 from lr_ray.errors import UserError
 
 _PROG = "lr-ray evaluate"
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
             raise UserError(
                 "--models: names what an --endpoint serves; give --endpoint URL too, or leave it out"
             )
-        command: Command[Config] = parse(__doc__, argv, _add_options, prog=_PROG, shown=EVALUATION)
+        command = parse(__doc__, argv, _add_options, prog=_PROG, shown=EVALUATION)
         return run_stages(command, ["evaluation"])
     from lr_ray.pipeline.evaluation import evaluate_endpoint
 

@@ -8,8 +8,7 @@ FILE is a path or an fsspec URI. lr_ray.interop says what such a file holds.
 import argparse
 import time
 
-from lr_ray.cli.options import Command, parse
-from lr_ray.config import Config
+from lr_ray.cli.options import parse
 from lr_ray.console import quiet_others
 from lr_ray.errors import UserError, counted
 from lr_ray.models.models import resolve_model
@@ -24,9 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    command: Command[Config] = parse(
-        __doc__, argv, _add_options, prog="lr-ray export", shown=["models.expert"]
-    )
+    command = parse(__doc__, argv, _add_options, prog="lr-ray export", shown=["models.expert"])
     from lr_ray.interop.form import PUBLISHED_SYSTEM_PROMPT, Expert
     from lr_ray.interop.writing import check_out, export
 

@@ -8,8 +8,7 @@ FILE is a path or an fsspec URI. lr_ray.interop says what such a file holds.
 import argparse
 from typing import Any
 
-from lr_ray.cli.options import Command, parse
-from lr_ray.config import Config
+from lr_ray.cli.options import parse
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError, counted
 from lr_ray.models.models import resolve_model
@@ -27,7 +26,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     shown = ["models", "sampling.system_prompt"]
-    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray import", shown=shown)
+    command = parse(__doc__, argv, _add_options, prog="lr-ray import", shown=shown)
     from lr_ray.interop.form import Expert
     from lr_ray.interop.reading import check_files, import_files, remove_leftovers
 

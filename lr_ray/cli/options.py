@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from typing_extensions import TypeVar
 
 from lr_ray import output, plugins
 from lr_ray.cli.front import Parser
@@ -21,7 +22,7 @@ from lr_ray.config.typed import typed_tree
 from lr_ray.errors import UserError
 from lr_ray.run.store import Run, read_asked
 
-Kind = TypeVar("Kind", bound=Tree)
+Kind = TypeVar("Kind", bound=Tree, default=Config)
 _NAMES = {int: "N", float: "X", bool: "{true,false}"}
 EVERYTHING = ("",)
 

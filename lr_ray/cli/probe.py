@@ -10,7 +10,7 @@ import argparse
 from typing import Any
 
 from lr_ray.cli.front import number
-from lr_ray.cli.options import Command, parse
+from lr_ray.cli.options import parse
 from lr_ray.cli.stages import SAMPLING, check_contrast
 from lr_ray.config import Config
 from lr_ray.errors import UserError, counted
@@ -29,9 +29,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str]) -> int:
-    command: Command[Config] = parse(
-        __doc__, argv, _add_options, prog="lr-ray probe", shown=SAMPLING
-    )
+    command = parse(__doc__, argv, _add_options, prog="lr-ray probe", shown=SAMPLING)
     options, config, run = command.options, command.config, command.run
     if options.config is None:
         raise UserError("--config: give that of the run to come; a probe's own has other problems")

@@ -6,9 +6,9 @@ lr-ray run --config demo --run runs/demo [--sampling.kl_threshold 0.3 ...] [--ro
 import argparse
 
 from lr_ray.cli import plan
-from lr_ray.cli.options import Command, parse
+from lr_ray.cli.options import parse
 from lr_ray.cli.stages import METHOD, add_stage_options, run_stages
-from lr_ray.config import STAGES, Config
+from lr_ray.config import STAGES
 from lr_ray.errors import UserError
 
 
@@ -22,7 +22,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     shown = (*METHOD, "rounds", "models.amateur_of_rounds", "data.repeat_in_rounds")
-    command: Command[Config] = parse(__doc__, argv, _add_options, prog="lr-ray run", shown=shown)
+    command = parse(__doc__, argv, _add_options, prog="lr-ray run", shown=shown)
     if command.options.plan:
         return plan.show(command)
     for name in ("gpus", "gpu_memory_gb", "rates"):

@@ -61,9 +61,7 @@ def stage_command(
     name: str, doc: str | None, argv: list[str], stage: str, shown: Sequence[str]
 ) -> int:
     """A command that runs one stage."""
-    command: Command[Config] = parse(
-        doc, argv, add_stage_options, prog=f"lr-ray {name}", shown=shown
-    )
+    command = parse(doc, argv, add_stage_options, prog=f"lr-ray {name}", shown=shown)
     return run_stages(command, [stage])
 
 
