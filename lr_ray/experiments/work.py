@@ -88,7 +88,6 @@ class Bench:
         self.record.tell(variants=said)
 
     def begin(self, job: Job, **more: Any) -> None:
-        job.run.create()
         begin(job.run, job.config, facts(job.config, self.expert, job.amateur) | more)
 
 
@@ -142,11 +141,11 @@ def _take_source(bench: Bench, job: Job) -> None:
 def label_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The cell's run with its supervision, without engines. Returns its summary."""
     job = bench.job(cell.folder, cell.config)
+    job.run.create()
     if "sampling" in job.summary or cell.source is None:
         bench.begin(job, untrained=cell.variant.untrained)
         return job.summary
     source = bench.run.child(cell.source)
-    job.run.create()
     with job.run.lock():
         bench.begin(job, untrained=False)
         found = take(job, [source, *bench.others], (*SAMPLING, "training"))
