@@ -54,8 +54,7 @@ def _check_asked_alike(run: Run, config: Config, cells: Sequence[Cell]) -> None:
 def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row) -> Row:
     cells = [cell for cell in plan.cells if cell.variant == variant]
     done = [cell for cell in cells if cell.name not in failed]
-    summaries = [run.child(cell.folder).read_json("summary.json") for cell in done]
-    of_cell = dict(zip((cell.name for cell in done), summaries, strict=True))
+    summaries = {c.name: run.child(c.folder).read_json("summary.json") for c in done}
     base = config.identity()
     settings = variant.config.identity()
     return {
@@ -67,8 +66,8 @@ def _variant(run: Run, config: Config, variant: Variant, plan: Plan, failed: Row
             for b in task_names(config.evaluation)
             if done
         },
-        "cost": _cost(run, plan, done, summaries),
-        "runs": [_run(cell, failed, of_cell.get(cell.name, {})) for cell in cells],
+        "cost": _cost(run, plan, done, list(summaries.values())),
+        "runs": [_run(cell, failed, summaries.get(cell.name, {})) for cell in cells],
     }
 
 
