@@ -98,7 +98,7 @@ def intervals(
     name: str,
     said: str,
     rows: list[tuple[str, str, float, Sequence[float]]],
-    line: float | None,
+    line: float | None = None,
 ) -> Markup:
     """A forest plot: a row for each (label, colour, value, interval), `line` where nothing differs."""
     with chart(name, said, (4.8, 0.7 + 0.32 * len(rows))) as drawn:

@@ -47,4 +47,4 @@ def _chart(tasks: list[dict[str, Any]]) -> str:
     said = "; ".join(
         f"{name} {value:.1%}, {lo:.1%} to {hi:.1%}" for name, _, value, (lo, hi) in rows
     )
-    return intervals("outcome", f"Accuracy with its 95 % interval. {said}", rows, None)
+    return intervals("outcome", f"Accuracy with its 95 % interval. {said}", rows)

@@ -26,9 +26,8 @@ def section(source: Source) -> dict[str, Any] | None:
             for label, model in accuracy["models"].items()
         ]
         said = "; ".join(f"{name} {value:.1%}" for name, _, value, _ in rows)
-        picture = intervals(
-            "outcome", f"Accuracy of both models with 95 % intervals: {said}", rows, None
-        )
+        title = f"Accuracy of both models with 95 % intervals: {said}"
+        picture = intervals("outcome", title, rows)
     return {
         **found,
         "chart": picture,
