@@ -142,25 +142,21 @@ def render(content: Row) -> str:
     """comparison.md."""
     grid, config = content["grid"], content["config"]
     benchmarks = list(content["expert"])
-    problems = ", ".join(
-        f"{counted(content['expert'][b]['problems'], 'problem')} of {b}" for b in benchmarks
-    )
-    heads = [f"accuracy{' ' + b if len(benchmarks) > 1 else ''}" for b in benchmarks]
-    head = ["variant"]
-    for name in heads:
-        head += [name, "each seed", "minus expert [95 %]"]
+    head, untouched, problems = ["variant"], ["expert, untouched"], list[str]()
+    for benchmark, expert in content["expert"].items():
+        of = f" {benchmark}" if len(benchmarks) > 1 else ""
+        head += [f"accuracy{of}", "each seed", "minus expert [95 %]"]
+        untouched += [f"{percent(expert['accuracy'])} %", "-", "-"]
+        problems.append(f"{counted(expert['problems'], 'problem')} of {benchmark}")
     head += ["steps kept", "distinct trained", "trained steps", "tokens forward", "problems"]
     head += ["sampling s", "training s"]
-    untouched = ["expert, untouched"]
-    for benchmark in benchmarks:
-        untouched += [f"{percent(content['expert'][benchmark]['accuracy'])} %", "-", "-"]
     rows = [[*untouched, *["-"] * 7]]
     rows += [_row(name, row, benchmarks) for name, row in content["variants"].items()]
     lines = [
         f"# Comparison: {grid['name']}",
         "",
-        f"Expert {config['models']['expert']}, amateur {config['models']['amateur']}; asked {problems}, "
-        f"{_asked(config['evaluation'])}; {seeds(content)}.",
+        f"Expert {config['models']['expert']}, amateur {config['models']['amateur']}; asked "
+        f"{', '.join(problems)}, {_asked(config['evaluation'])}; {seeds(content)}.",
         "",
         *markdown(head, rows),
         "",
