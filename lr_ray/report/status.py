@@ -162,8 +162,7 @@ def lines(found: Found) -> list[tuple[str, str]]:
         told.append(("config", _config(found["asked"])))
     with shaped(found["run"], progress.FILE):
         told.append(("work", _work(found["work"], found["progress"])))
-        told += [] if "stages" in found else _variant_lines(found)
-    told += _stage_lines(found) if "stages" in found else []
+        told += _stage_lines(found) if "stages" in found else _variant_lines(found)
     for number, later in enumerate(found.get("rounds", []), start=2):
         told += [("round", f"{number}: {later['run']}"), *_stage_lines(later)]
     if found.get("stopped"):

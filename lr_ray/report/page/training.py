@@ -31,19 +31,18 @@ def section(source: Source) -> dict[str, Any] | None:
 
 def _drawn(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What is shown of the metrics, a row for each optimizer step."""
-    columns = {
-        name: np.array([row[name] for row in rows], float) for name in (rows[0] if rows else ())
-    }
-    if rows:
-        columns["throughput"] = columns["tokens"] / np.maximum(columns["seconds"], 1e-6)
+    if not rows:
+        return {"charts": [], "resumed": [], "loss": None, "mean_of": 0}
+    columns = {name: np.array([row[name] for row in rows], float) for name in rows[0]}
+    columns["throughput"] = columns["tokens"] / np.maximum(columns["seconds"], 1e-6)
     resumed = sorted({int(row["resumed_at"]) for row in rows} - {0})
-    drawn = [_loss(columns, resumed)] if rows else []
+    drawn = [_loss(columns, resumed)]
     drawn += [_curve(columns[n], resumed, n, said) for n, said in _CURVES if n in columns]
     ends = (slice(None, _MEAN_OF), slice(-_MEAN_OF, None))
     return {
         "charts": drawn,
         "resumed": resumed,
-        "loss": [_mean(columns, at) for at in ends] if rows else None,
+        "loss": [_mean(columns, at) for at in ends],
         "mean_of": min(_MEAN_OF, len(rows)),
     }
 
