@@ -141,8 +141,7 @@ def _end(console: Console, settings: Serving) -> None:
 
     try:
         left = serving.drain(settings.drain_s, on_waiting)
-        console.print(
-            "serving    ended" + (f"; cut off {counted(left, 'request')}" if left else "")
-        )
+        cut = f"; cut off {counted(left, 'request')}" if left else ""
+        console.print(f"serving    ended{cut}")
     finally:
         serving.stop()

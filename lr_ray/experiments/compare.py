@@ -1,7 +1,6 @@
 """A comparison from the command line to its table.
 
-Exercised by `lr-ray compare --config demo --run RUN` and
-`pytest tests/integration/test_compare.py`.
+Exercised by `pytest tests/integration/test_compare.py`.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """The work of a comparison: sources, then each cell's supervision and training, then all answers.
 
 A cell's run directory is that of the pipeline, and what is in its summary.json is finished.
-Exercised by `lr-ray compare --config demo --run RUN` and
-`pytest tests/integration/test_compare.py`.
+Exercised by `pytest tests/integration/test_compare.py`.
 """
 
 import contextlib

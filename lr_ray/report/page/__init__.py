@@ -75,7 +75,9 @@ def templates(package: str, autoescape: bool) -> jinja2.Environment:
         "points": lambda share: f"{100 * share:+.1f}",
         "count": lambda number: f"{number:,.0f}".replace(",", "\u202f"),
         "visible": lambda text: text.replace("\n", "\u21b5").replace(" ", "\u2423"),
-        "plural": _counted,
+        "plural": lambda number, noun: (
+            f"{number:,} {noun if number == 1 else plural(noun)}".replace(",", "\u202f")
+        ),
         "rate": rate,
     }
     return found
@@ -97,8 +99,3 @@ def _render(source: Source, title: str, shown: list[tuple[ModuleType, dict[str, 
         plausibility=sampling.get("plausibility"),
         kinds=answers.KINDS,
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    """As `errors.counted`, thousands apart."""
-    return f"{number:,} {noun if number == 1 else plural(noun)}".replace(",", "\u202f")

@@ -23,6 +23,9 @@ def section(source: Source) -> dict[str, Any] | None:
     sampling = source.config["sampling"]
     threshold, taken_L = sampling["kl_threshold"], scored.steps.completion[scored.kept_L]
     by_kl = sampling["selection"] == "kl"
+    charts = [_histogram(scored, threshold if by_kl else None), _positions(scored)]
+    if scored.entropy_L.any():
+        charts.append(_entropies(scored))
     return {
         "steps": len(scored.steps.kl),
         "kept": len(scored.kept_L),
@@ -34,7 +37,7 @@ def section(source: Source) -> dict[str, Any] | None:
         "thresholds": thresholds(scored.steps, threshold),
         "otherwise": float((scored.preferred_L != taken_L).mean()) if len(taken_L) else None,
         "entropy": float(scored.entropy_L.mean()) if len(taken_L) else None,
-        "charts": _charts(scored, threshold, by_kl),
+        "charts": charts,
         "tokens": _tokens(source.words, scored) if source.words else None,
     }
 
@@ -49,11 +52,6 @@ def _tokens(words: Words, scored: Scored) -> dict[str, Any]:
         "kept": [(words.alone(i), count, count / all_of[i]) for i, count in kept],
         "otherwise": [(words.alone(a), words.alone(b), count) for (a, b), count in otherwise],
     }
-
-
-def _charts(scored: Scored, threshold: float, by_kl: bool) -> list[str]:
-    drawn = [_histogram(scored, threshold if by_kl else None), _positions(scored)]
-    return [*drawn, _entropies(scored)] if scored.entropy_L.any() else drawn
 
 
 def _histogram(scored: Scored, threshold: float | None) -> str:
