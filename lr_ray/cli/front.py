@@ -19,28 +19,26 @@ from typing import Any, NoReturn
 
 from lr_ray.errors import StageError, UserError, is_full_disk, named, one_line
 
-# Name to its module in this package and to what it does. A module has `main(argv) -> int`.
+# What each does. Its module in this package has `main(argv) -> int`.
 COMMANDS = {
-    "run": ("run", "sample, label, train and evaluate: the whole method over one run directory"),
-    "sample": ("sample", "the expert's trajectories, scored by both models, and their supervision"),
-    "label": ("label", "supervision from scores that are there, with another threshold or rule"),
-    "train": ("train", "fine-tune the expert on a run's supervision"),
-    "evaluate": ("evaluate", "compare the expert before and after, or models behind any endpoint"),
-    "serve": ("serve", "an OpenAI-compatible endpoint of a run's two models, or of directories"),
-    "compare": ("compare", "variants of the method over seeds, in one table"),
-    "probe": ("probe", "what a pair would teach, from a few problems, before the GPU hours"),
-    "audit": ("audit", "recompute a sample of a run's supervision in float32"),
-    "status": ("status", "how far a run is, and whether anybody works on it"),
-    "plan": ("plan", "what a run would ask for, without starting anything"),
-    "doctor": ("doctor", "what this machine or cluster has and lacks"),
-    "push": (
-        "push",
-        "a run's adapter, model or supervision to the Hugging Face hub, or to a folder",
-    ),
-    "import": ("import_samples", "a run from sample files of the published code"),
-    "export": ("export_samples", "a run's supervision as such a sample file"),
-    "grade": ("grade", "judge the answers in a file"),
+    "run": "sample, label, train and evaluate: the whole method over one run directory",
+    "sample": "the expert's trajectories, scored by both models, and their supervision",
+    "label": "supervision from scores that are there, with another threshold or rule",
+    "train": "fine-tune the expert on a run's supervision",
+    "evaluate": "compare the expert before and after, or models behind any endpoint",
+    "serve": "an OpenAI-compatible endpoint of a run's two models, or of directories",
+    "compare": "variants of the method over seeds, in one table",
+    "probe": "what a pair would teach, from a few problems, before the GPU hours",
+    "audit": "recompute a sample of a run's supervision in float32",
+    "status": "how far a run is, and whether anybody works on it",
+    "plan": "what a run would ask for, without starting anything",
+    "doctor": "what this machine or cluster has and lacks",
+    "push": "a run's adapter, model or supervision to the Hugging Face hub, or to a folder",
+    "import": "a run from sample files of the published code",
+    "export": "a run's supervision as such a sample file",
+    "grade": "judge the answers in a file",
 }
+_MODULES = {"import": "import_samples", "export": "export_samples"}  # of another name
 _USAGE = "usage: lr-ray COMMAND [--config NAME_OR_PATH] [--run DIR_OR_URI] [OPTION ...]"
 _EXAMPLES = """lr-ray run --config demo --run runs/demo --device cpu    the embedded pair, a minute or two
 lr-ray COMMAND --help                                    a command's options
@@ -156,7 +154,7 @@ def _work(name: str, argv: Sequence[str]) -> int:
     form, rest = output.taken(list(argv))
     try:
         with output.told_as(form):
-            command = importlib.import_module(f"lr_ray.cli.{COMMANDS[name][0]}")
+            command = importlib.import_module(f"lr_ray.cli.{_MODULES.get(name, name)}")
             return int(command.main(rest))
     except SystemExit as ended:  # of the argument parser
         interrupts.again()  # Ray makes SystemExit(1) of one that comes within ray.get
@@ -167,7 +165,7 @@ def _work(name: str, argv: Sequence[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
         f"{_USAGE}\n\nLightReasoner on Ray: a strong model learns from the steps at which it and a weaker "
         f"one differ.\n\n{commands}\n\n{_EXAMPLES}"
