@@ -17,7 +17,6 @@ SAID = {
     "system_prompt": "system prompt",
     "prefill": "prefill: how each answer begins",
     "max_new_tokens": "most tokens of an answer",
-    "temperature": "temperature",
     "stop": "texts that end an answer",
     "stop_token_ids": "tokens that end an answer",
     "expert": "how the expert is asked",

@@ -7,12 +7,7 @@ from lr_ray.report.page.source import Source
 from lr_ray.report.pair import lines
 
 TITLE = "Verdict"
-_PAIR = {
-    "tokens": "tokens",
-    "special": "special tokens",
-    "end": "end of an answer",
-    "template": "chat template",
-}
+_SAID = {"special": "special tokens", "end": "end of an answer", "template": "chat template"}
 
 
 def section(source: Source) -> dict[str, Any] | None:
@@ -31,5 +26,5 @@ def section(source: Source) -> dict[str, Any] | None:
     return {
         **found,
         "chart": picture,
-        "pair": [(_PAIR[label], text) for label, text in lines(found["pair"])],
+        "pair": [(_SAID.get(label, label), text) for label, text in lines(found["pair"])],
     }
