@@ -145,10 +145,7 @@ def heard(listener: Callable[[Told], None]) -> Iterator[None]:
 
 
 class StageProgress:
-    """A bar on a terminal, else a line now and then; `note` is shown behind it, and the time left.
-
-    Any thread may call it.
-    """
+    """A bar on a terminal, else a line now and then, with `note` and time left. Any thread may call it."""
 
     LINE_EVERY = 5.0  # seconds
     QUIET_LINE_EVERY = 15.0  # while nothing more is done

@@ -58,10 +58,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def serve_run(command: Command[Config]) -> int:
-    """Serves a run's expert and improved expert, of several rounds the result's.
-
-    Ends by an interruption only.
-    """
+    """Serves a run's expert and improved expert, of rounds the result's. Ends by an interruption only."""
     config, run = command.config, command.run
     if "training" not in read_summary(run):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")

@@ -78,8 +78,7 @@ def take_answers(
 ) -> None:
     """Adds what another run or comparison has of these models' answers.
 
-    Not of a trained model of before `TRAINED_WEIGHTS`, whose identity tells it from others of its comparison
-    only.
+    Not of a trained model of before `TRAINED_WEIGHTS`, whose identity is its own in its comparison only.
     """
     there = AnswerStore(other).answers
     for model in asked:
@@ -166,10 +165,7 @@ def _endpoint(served: Mapping[str, str], config: Config) -> Iterator[tuple[str, 
 
 
 def groups(pending: Sequence[Asked], at_once: int, expert: str) -> list[list[Asked]]:
-    """Those of as many directories together as are in memory at once, in order.
-
-    Adapters are, all of them, beside the expert.
-    """
+    """Those of as many directories as are in memory at once, in order; all adapters beside the expert."""
     paths = list(dict.fromkeys(asked.path for asked in pending))
     batches = []
     if any(is_adapter(path) for path in paths):

@@ -190,10 +190,7 @@ def _reasons_first(plan: Plan, failed: dict[str, str]) -> Iterator[None]:
 
 
 def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
-    """The table, and a sweep's pictures. The table comes last, as it says that all is there.
-
-    `seconds`: of all commands.
-    """
+    """A sweep's pictures, and last the table, which says that all is there. `seconds`: of all commands."""
     run = bench.run
     content = collect(run, bench.config, bench.grid, bench.plan, failed)
     content["seconds_total"] = seconds

@@ -33,10 +33,7 @@ def drawable(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(content: dict[str, Any], benchmark: str) -> dict[str, bytes]:
-    """The picture as svg and png; `content` is that of comparison.json, of a grid with x.
-
-    Some of its variants must be `drawable`.
-    """
+    """The picture as svg and png; `content`: of comparison.json, of a grid with x, some of it `drawable`."""
     import matplotlib
     from matplotlib.figure import Figure
 

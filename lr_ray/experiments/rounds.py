@@ -93,10 +93,7 @@ def _has_problems(run: Run, config: Config) -> bool:
 
 
 def _clear(there: Run, expert: str, yes: bool) -> None:
-    """Removes a round that was made from other weights than the round before has now, given `yes`.
-
-    Raises UserError without it.
-    """
+    """Removes a round made from other weights than the one before has now. Raises UserError without `yes`."""
     if not there.exists("run.json"):
         return
     if fingerprints_of(read_asked(there))["expert"] == fingerprint(expert):

@@ -33,10 +33,8 @@ def lines(
     """Label and text of each line of the plan; a line of what does not fit is labelled "!".
 
     `gpus_given` with `gpu_memory_gb` GB each are taken to be there; `rates`: a finished run whose seconds
-    are scaled to this one.
-
-    Raises UserError for models, problems, benchmarks or rates that cannot be read, and rates of other
-    models.
+    are scaled to this one. Raises UserError for models, problems, benchmarks or rates that cannot be read,
+    and rates of other models.
     """
     cards, there = _cards(config, gpus_given, gpu_memory_gb)
     models, unknown = find_models(config)
@@ -167,8 +165,7 @@ def _amounts(
 
 
 def how_many(config: Config) -> tuple[int, bool]:
-    """Problems to sample, and whether they were counted, as rows of files and plugins are; else at most so
-    many.
+    """Problems to sample, and whether they were counted (of files and plugins), or are at most so many.
 
     Raises UserError for a source that cannot be read.
     """
