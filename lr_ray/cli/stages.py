@@ -69,11 +69,5 @@ def run_stages(command: Command[Config], stages: Sequence[str]) -> int:
     """Runs what is not finished of the stages, and of the rounds. Returns the exit code."""
     from lr_ray.experiments.rounds import run_rounds
 
-    return run_rounds(
-        command.config,
-        command.run,
-        tuple(stages),
-        command.config_name,
-        source=command.source,
-        yes=command.options.yes,
-    )
+    config, name, yes = command.config, command.config_name, command.options.yes
+    return run_rounds(config, command.run, tuple(stages), name, source=command.source, yes=yes)
