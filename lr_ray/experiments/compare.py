@@ -18,21 +18,12 @@ from lr_ray.evaluation.answers import AnswerStore
 from lr_ray.evaluation.evaluate import grade
 from lr_ray.evaluation.results import scores_of
 from lr_ray.evaluation.tasks import load_tasks, task_names
-from lr_ray.experiments import checks
+from lr_ray.experiments import checks, work
 from lr_ray.experiments.asking import answers_of
 from lr_ray.experiments.grid import Grid, read_grid
 from lr_ray.experiments.plan import Plan, make_plan
 from lr_ray.experiments.table import collect, render
 from lr_ray.experiments.taking import runs_of
-from lr_ray.experiments.work import (
-    AMATEURS,
-    Bench,
-    amateur_name,
-    evaluate_cells,
-    references,
-    sample_sources,
-    train_cells,
-)
 from lr_ray.grading.pool import Graders
 from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.job import check, facts, read_source
@@ -132,28 +123,18 @@ def _work(
                 read_source(run.child(source.folder), source.config)
             begin(run, config, facts(config, expert, amateur))
             run.write_json(checks.ASKED, asked)
-            bench = Bench(
-                run=run,
-                config=config,
-                grid=grid,
-                plan=plan,
-                expert=expert,
-                amateurs=amateurs,
-                console=console,
-                site=there,
-                record=record,
-                others=others,
-                answered=answered,
+            bench = work.Bench(
+                run, config, grid, plan, expert, amateurs, console, there, record, others, answered
             )
             failed: dict[str, str] = {}
             if cells:
                 with cluster() as ray_logs:
                     console.print(f"ray logs   {ray_logs}")
                     serving.make_way(config.serving)
-                    unsampled = sample_sources(bench)
-                    failed = train_cells(bench, plan.cells, unsampled)
+                    unsampled = work.sample_sources(bench)
+                    failed = work.train_cells(bench, plan.cells, unsampled)
                     bench.tell("", failed)
-                    evaluate_cells(bench, [cell for cell in plan.cells if cell.name not in failed])
+                    work.evaluate_cells(bench, [c for c in plan.cells if c.name not in failed])
             bench.tell("", failed)
             if len(failed) < len(plan.cells):
                 with _reasons_first(plan, failed):
@@ -189,12 +170,12 @@ def _reasons_first(plan: Plan, failed: dict[str, str]) -> Iterator[None]:
         raise StageError(said) from error
 
 
-def _write(bench: Bench, failed: dict[str, str], seconds: float) -> None:
+def _write(bench: work.Bench, failed: dict[str, str], seconds: float) -> None:
     """A sweep's pictures, and last the table, which says that all is there. `seconds`: of all commands."""
     run = bench.run
     content = collect(run, bench.config, bench.grid, bench.plan, failed)
     content["seconds_total"] = seconds
-    if bench.grid.x == AMATEURS:
+    if bench.grid.x == work.AMATEURS:
         _add_gaps(bench, content)
     sweeps: dict[str, bytes] = {}
     if bench.grid.x:
@@ -216,14 +197,14 @@ def _pictures(config: Config) -> dict[str, str]:
     return {b: f"comparison-{b}" if len(benchmarks) > 1 else "comparison" for b in benchmarks}
 
 
-def _add_gaps(bench: Bench, content: dict[str, Any]) -> None:
+def _add_gaps(bench: work.Bench, content: dict[str, Any]) -> None:
     """Accuracy of each variant's amateur, and the expert's minus it, on the first task."""
     task = load_tasks(bench.config.evaluation)[0]
     stops = stop_token_ids(bench.expert)
-    asked = {reference.name: reference for reference in references(bench)}
+    asked = {reference.name: reference for reference in work.references(bench)}
     with Graders() as graders, AnswerStore(bench.run) as store:
         for name, row in content["variants"].items():
-            reference = asked.get(amateur_name(name))
+            reference = asked.get(work.amateur_name(name))
             answers = reference and answers_of(store, reference, stops)
             if not answers:
                 continue
