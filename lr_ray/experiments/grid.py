@@ -28,6 +28,7 @@ from lr_ray.config.reading import bare_name, read_mapping
 from lr_ray.config.section import Section
 from lr_ray.errors import UserError
 
+_GRIDS = Path(str(resources.files("lr_ray")), "presets", "grids")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 _SEEDED = ("training.seed", "sampling.seed")
@@ -67,8 +68,7 @@ class _File(Section):
 
 def grid_names() -> list[str]:
     """Names of the grids that the package brings."""
-    files = resources.files("lr_ray").joinpath("presets", "grids").iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+    return sorted(path.stem for path in _GRIDS.glob("*.yaml"))
 
 
 def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) -> Grid:
@@ -110,8 +110,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
                 f"--grid {name_or_path}: no such grid; give a .yaml file or one of "
                 + ", ".join(grid_names())
             )
-        grids = resources.files("lr_ray").joinpath("presets", "grids")
-        path, folder = Path(str(grids.joinpath(f"{name_or_path}.yaml"))), "."
+        path, folder = _GRIDS / f"{name_or_path}.yaml", "."
     return read_mapping(path, "--grid", "a mapping with seeds and variants"), folder
 
 
