@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         tempfile.TemporaryDirectory(prefix="lr_ray-") as scratch,
         _laid_out(folder or Path(scratch, "staged"), to) as target,
     ):
-        _stage(made, summary, what, to, target, os.symlink if hub else shutil.copyfile, scratch)
+        _stage(made, summary, what, to, target, hub, scratch)
         files = sorted(str(p.relative_to(target)) for p in target.rglob("*") if not p.is_dir())
         where = _upload(target, to, what, options.public) if hub else f"{to}, not pushed"
     if made is not run:
@@ -161,15 +161,10 @@ def _laid_out(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _stage(
-    run: Run,
-    summary: dict[str, Any],
-    what: str,
-    name: str,
-    target: Path,
-    place: Callable[[Path, Path], Any],
-    scratch: str,
+    run: Run, summary: dict[str, Any], what: str, name: str, target: Path, hub: bool, scratch: str
 ) -> None:
     """Lays the product's files and its card out in a folder, as they are to lie in a repository."""
+    place = os.symlink if hub else shutil.copyfile
     if what == "supervision":
         try:
             checked_footers(run, what)
@@ -183,7 +178,7 @@ def _stage(
             _write_config(run, file, inside / file.name, where)
         elif file.name != CARD:
             place(file.resolve(), inside / file.name)
-    text = _card(run, summary, what, name, ask_hub=place is os.symlink)
+    text = _card(run, summary, what, name, ask_hub=hub)
     (target / CARD).write_text(text, encoding="utf-8")
 
 
