@@ -95,10 +95,8 @@ def show(found: Found) -> None:
     if count["bad"]:
         say(f"\nunfit: {count['bad']} of these would stop a run")
     else:
-        say(
-            "\nfit: nothing here would stop a run"
-            + (f", with {count['warn']} to look at" if count["warn"] else "")
-        )
+        more = f", with {count['warn']} to look at" if count["warn"] else ""
+        say(f"\nfit: nothing here would stop a run{more}")
 
 
 def as_json(found: Found) -> str:

@@ -54,10 +54,7 @@ def main(argv: list[str]) -> int:
         f"and cannot read {counts['prompts_unread']} trajectories' problem"
     )
     if config.sampling.system_prompt != PUBLISHED_SYSTEM_PROMPT:
-        asked = config.sampling.system_prompt
-        print(
-            f"           its system prompt is {PUBLISHED_SYSTEM_PROMPT!r}, this run's is "
-            + ("none" if asked is None else repr(asked))
-        )
+        asked = "none" if expert.system_prompt is None else repr(expert.system_prompt)
+        print(f"           its system prompt is {PUBLISHED_SYSTEM_PROMPT!r}, this run's is {asked}")
     print(f"output     {out}")
     return 0

@@ -106,10 +106,8 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     path, folder = Path(name_or_path), str(Path(name_or_path).parent)
     if path.suffix not in (".yaml", ".yml"):
         if name_or_path not in grid_names():
-            raise UserError(
-                f"--grid {name_or_path}: no such grid; give a .yaml file or one of "
-                + ", ".join(grid_names())
-            )
+            said = f"no such grid; give a .yaml file or one of {', '.join(grid_names())}"
+            raise UserError(f"--grid {name_or_path}: {said}")
         path, folder = _GRIDS / f"{name_or_path}.yaml", "."
     return read_mapping(path, "--grid", "a mapping with seeds and variants"), folder
 

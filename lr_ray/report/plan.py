@@ -148,12 +148,11 @@ def _amounts(
         return said + f"at most {amount(tokens, COUNT)} tokens decoded, {exchanged} exchanged"
     if stage == "training":
         unit = "kept steps" if training.batch_by == "step" else "trajectories"
+        each = f"{training.batch_size} {unit}"
         weights = f"{amount(needs.trained(config, expert), COUNT)} " if expert else ""
-        steps = (
-            f"{counted(training.optimizer_steps, 'optimizer step')} of {training.batch_size} {unit}"
-        )
+        steps = f"{counted(training.optimizer_steps, 'optimizer step')} of {each}"
         if training.optimizer_steps == AUTO:
-            steps = f"once through what is kept, in batches of {training.batch_size} {unit}"
+            steps = f"once through what is kept, in batches of {each}"
         return f"{steps}; {weights}trained parameters, by method {training.method}"
     if answers is None:
         return (
