@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_ray import embedded
-from lr_ray.config import Config, changed, flatten, resolve
+from lr_ray.config import Config, changed, resolve
 from lr_ray.models.files import read_object
 from lr_ray.problems.benchmarks import find
 from lr_ray.report.page import templates
@@ -164,11 +164,10 @@ def _data_set(config: Config) -> str | None:
 
 def _settings(config: Config, effects: tuple[str, ...], imported: bool) -> list[tuple[str, str]]:
     """Name and value of every setting that the product depends on, without where files were."""
-    asked = flatten(config.model_dump(mode="json"))
-    depends = {n for n in config.inputs(*effects) if not imported or used_by_imported(n)}
-    named = [name for name in asked if name in depends]
-    prompts = ("sampling.system_prompt",)  # no path, whatever it begins with
-    return [(n, _cell(asked[n] if n in prompts else _value(asked[n]))) for n in named]
+    asked = config.inputs(*effects).items()
+    depends = [(n, value) for n, value in asked if not imported or used_by_imported(n)]
+    prompt = "sampling.system_prompt"  # no path, whatever it begins with
+    return [(n, _cell(value if n == prompt else _value(value))) for n, value in depends]
 
 
 def _value(value: Any) -> str | None:
