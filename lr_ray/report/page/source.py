@@ -111,11 +111,9 @@ class Source:
     @cached_property
     def problems(self) -> dict[str, str]:
         """Text of each problem that was sampled, by id."""
-        found: dict[str, str] = {}
-        for table in self._each("problems", PROBLEM):
-            columns = (table[name].to_pylist() for name in ("problem_id", "problem"))
-            found |= dict(zip(*columns, strict=True))
-        return found
+        table = self.run.read_tables(self.run.shards("problems"), PROBLEM)
+        columns = (table[name].to_pylist() for name in ("problem_id", "problem"))
+        return dict(zip(*columns, strict=True))
 
     def _first_scores(self) -> pa.Table:
         parts, steps = [SCORES.empty_table()], 0
