@@ -51,6 +51,7 @@ class Processes:
     token: float = 0  # keys and values of a token
     sequence: int = 0  # tokens of the longest sequence, which must have room
     usual: int = 0  # tokens of a usual one
+    models: int = 1  # that each have an equal part of them
 
     def room(self, gpu: float) -> float:
         """Bytes of 0.9 of its share of each of its GPUs of `gpu` bytes."""
@@ -154,7 +155,8 @@ def decoded_at_once(config: Config) -> int:
 def servers(serving: Serving, place: Place, model: Model | None, served: int) -> Processes:
     """The replicas of `served` models of one size."""
     least, most = serving.replicas, serving.max_replicas or serving.replicas
-    found = Processes("server", place, served * least, served * most, serving.dtype, None)
+    least, most = served * least, served * most
+    found = Processes("server", place, least, most, serving.dtype, None, models=served)
     if model is None:
         return found
     usual = min(ANSWER_TOKENS, serving.max_model_len)

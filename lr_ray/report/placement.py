@@ -41,10 +41,10 @@ def _stage(asked: Config, arranged: Config, models: Models, stage: str) -> str:
 
 def _process(p: Processes) -> str:
     """2 experts on 4 GPUs each (weights 36.4 GB, cache 9.4 GB of each GPU)."""
-    most, gpus = p.most, p.place.gpus
+    most, gpus = p.most // p.models, p.place.gpus
+    of_each = " each" * (p.models > 1)
     if p.role == "server":
-        most //= 2
-        count = f"both models, {most} replicas each" if most > 1 else "both models"
+        count = f"both models, {most} replicas{of_each}" if most > 1 else "both models"
     else:
         count = f"{most} {_NOUNS[p.role]}s" if most > 1 else _NOUNS[p.role]
     memory = []
@@ -52,6 +52,6 @@ def _process(p: Processes) -> str:
         memory.append(f"weights {p.weights / 1e9:.3g} GB")
     if p.place.cache_gb and gpus:
         memory.append(f"cache {p.place.cache_gb:.3g} GB")
-    each = " each" if most > 1 or p.role == "server" else ""
+    each = " each" if most > 1 else of_each
     where = f"{gpus:g} GPU{'s' * (gpus > 1)}" if gpus else "CPUs"
     return f"{count} on {where}{each}" + (f" ({', '.join(memory)})" if memory else "")

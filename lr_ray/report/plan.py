@@ -104,9 +104,9 @@ def _cards(config: Config, count: int | None, memory_gb: float | None) -> tuple[
 def _processes(process: Processes, gpu: float) -> list[tuple[str, str]]:
     """How many, what each asks for, and what its memory holds."""
     role, noun = process.role, NOUNS[process.role]
-    each, models = (2, " of each of 2 models") if role == "server" else (1, "")
-    least, most = process.least // each, process.most // each
-    count = f"{counted(least, noun)}{models}"
+    least, most = process.least // process.models, process.most // process.models
+    of = f"each of {process.models}" if process.models > 1 else "both"
+    count = counted(least, noun) + f" of {of} models" * (role == "server")
     count += f", up to {most}" if most > least else ""
     asked = [
         f"{v / 1e9:g} GB memory" if k == "memory" else f"{v:g} {k}"

@@ -43,5 +43,14 @@ def test_on_gpus(cards, preset, parts):
         assert part in said
 
 
+def test_one_engine_serves_adapters():
+    def said(gpus):
+        asked = ("qwen2.5-math-1.5b", "--serving.adapters=true")
+        return line(pretended(gpus, 80e9), *asked, stages=("evaluation",))
+
+    assert ": both models on 1 GPU (weights 3.09 GB, " in said(1)
+    assert ": both models, 8 replicas on 1 GPU each (weights 3.09 GB, " in said(8)
+
+
 def test_only_the_stages_that_run():
     assert "training" not in line(pretended(1, 24e9), "qwen2.5-math-1.5b", stages=("sampling",))
