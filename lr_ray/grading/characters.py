@@ -7,8 +7,7 @@ pytest tests/unit/grading/test_kinds.py
 
 import re
 import unicodedata
-from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 # Of each character what stands for it; a space where nothing is given.
 _PLAIN_PAIRS = """
@@ -29,22 +28,11 @@ _ROOT = re.compile(
 )
 
 
-class _Table(dict[int, str]):
-    """Of each code point the text that a function has for it, found when it is first met."""
-
-    def __init__(self, find: Callable[[str], str]) -> None:
-        self._find = find
-
-    def __missing__(self, point: int) -> str:
-        self[point] = found = self._find(chr(point))
-        return found
-
-
 def clean(text: str) -> str:
     """The text without zero-width characters, with one minus sign, one kind of space, quote and digit."""
     if text.isascii():
         return text
-    text = re.sub("正[负負]", "±", text.translate(_CLEAN))
+    text = re.sub("正[负負]", "±", "".join(map(_plain, text)))
     return re.sub(r"[负負](?=\d)", "-", text)
 
 
@@ -53,7 +41,7 @@ def latexed(text: str) -> str:
     r"""A cleaned answer with LaTeX for unicode mathematics: x⁴ as x^{4}, 2¾ as 2\frac{3}{4}, √2."""
     if text.isascii():
         return text
-    text = re.sub(r"\}[_^]\{", "", text.translate(_LATEX))  # two digits raised are one number
+    text = re.sub(r"\}[_^]\{", "", "".join(map(_latex, text)))  # two digits raised are one number
     return _ROOT.sub(_root, text)
 
 
@@ -62,6 +50,7 @@ def _root(root: re.Match[str]) -> str:
     return f"{_ROOTS[root[1]]}{{{operand}}}"
 
 
+@cache
 def _plain(character: str) -> str:
     if character in _PLAIN or character in _OPERATORS:
         return _PLAIN.get(character, character)
@@ -79,6 +68,7 @@ def _plain(character: str) -> str:
     return character
 
 
+@cache
 def _latex(character: str) -> str:
     if character in _OPERATORS or character.isascii():
         return _OPERATORS.get(character, character)
@@ -94,6 +84,3 @@ def _latex(character: str) -> str:
         return character
     name = greek[2].replace("LAMDA", "LAMBDA")
     return rf"\{name.lower() if greek[1] == 'SMALL' else name.title()} "
-
-
-_CLEAN, _LATEX = _Table(_plain), _Table(_latex)
