@@ -29,9 +29,8 @@ def boxes(text: str) -> list[Box]:
     if "boxed" not in text and "fbox" not in text:
         return []
     found: list[Box] = []
-    opened: list[
-        tuple[int, int]
-    ] = []  # of each open brace: where its box starts or -1, its content
+    # Of each open brace: where its box starts, or -1, and where its content does.
+    opened: list[tuple[int, int]] = []
     for mark in _MARK.finditer(text):
         if mark[0] == "{" or mark["brace"]:
             opened.append((mark.start() if mark["brace"] else -1, mark.end()))

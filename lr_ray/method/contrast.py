@@ -44,12 +44,9 @@ class Exchange:
         if member_M.all():
             return self
         counts = sum_of_step(member_M, self).astype(np.int32)
-        ids, expert, amateur = (
-            self.token_ids[member_M],
-            self.expert[member_M],
-            self.amateur[member_M],
+        return Exchange(
+            self.token_ids[member_M], self.expert[member_M], self.amateur[member_M], counts
         )
-        return Exchange(ids, expert, amateur, counts)
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,7 @@ from typing import Any
 from lr_ray.errors import UserError
 from lr_ray.grading.boxed import last_boxed
 from lr_ray.grading.judging import must_be
-from lr_ray.problems.rows import (
-    Convert,
-    Found,
-    Row,
-    UnusableRowError,
-    answer_text,
-    text,
-    value_of,
-)
+from lr_ray.problems.rows import Convert, Found, Row, UnusableRowError, answer_text, text, value_of
 from lr_ray.problems.rows import kind as kind_of
 
 MATH_SUBJECTS = (
