@@ -57,15 +57,11 @@ def request(
     `stop_token_ids` end an answer in addition to the model's own EOS; they are an extension that
     vLLM's endpoints know, so leave them out for others. `sample` counts from 0 at a temperature.
     """
-    messages = []
-    if evaluation.system_prompt is not None:
-        messages.append({"role": "system", "content": evaluation.system_prompt})
+    turns = [("system", evaluation.system_prompt)]
     for example in examples:
-        messages.append({"role": "user", "content": example.problem})
-        messages.append({"role": "assistant", "content": example.solution})
-    messages.append({"role": "user", "content": problem})
-    if evaluation.prefill is not None:
-        messages.append({"role": "assistant", "content": evaluation.prefill})
+        turns += [("user", example.problem), ("assistant", example.solution)]
+    turns += [("user", problem), ("assistant", evaluation.prefill)]
+    messages = [{"role": role, "content": said} for role, said in turns if said is not None]
     body = {"messages": messages, **sampling(evaluation, stop_token_ids, evaluation.stop, sample)}
     if evaluation.prefill is not None:
         body["extra_body"] |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -107,9 +103,8 @@ def check_endpoint(base_url: str, models: Iterable[str], max_new_tokens: int = 1
             _check_stays(shown, listed.http_response, any(r.status_code in _MOVED for r in past))
             served = {model.id: model for model in listed.parse()}
     except AuthenticationError as error:
-        _check_stays(
-            shown, error.response, bool(error.response.history)
-        )  # with which a key is not sent
+        # A key is not sent to where it redirects.
+        _check_stays(shown, error.response, bool(error.response.history))
         raise UserError(
             f"--endpoint {shown}: the key is not accepted; put the right one into {OPENAI_KEY}"
         ) from None
