@@ -1,6 +1,6 @@
 """Scored trajectories to supervision rows, and what a shard says of them."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,8 @@ class Facts:
     largest_amateur_residual: float = 0.0
 
     def __add__(self, other: "Facts") -> "Facts":
-        join = {name: max if name.startswith("largest") else int.__add__ for name in asdict(self)}
-        theirs = asdict(other)
-        return Facts(
-            **{name: join[name](mine, theirs[name]) for name, mine in asdict(self).items()}
-        )
+        pairs = {name: (mine, getattr(other, name)) for name, mine in vars(self).items()}
+        return Facts(**{n: max(p) if n.startswith("largest") else sum(p) for n, p in pairs.items()})
 
 
 @dataclass
