@@ -14,12 +14,12 @@ from lr_ray.config import Evaluation, Fields
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.examples import Example, examples
 from lr_ray.evaluation.perturbations import perturbed
-from lr_ray.evaluation.repeats import Once
 from lr_ray.grading.graders import Grader, find
 from lr_ray.problems import files, sources
 from lr_ray.problems.benchmarks import find as find_benchmark
 from lr_ray.problems.benchmarks import grader_of, unjudged
-from lr_ray.problems.rows import Rejected, listed, parse, place_in_order
+from lr_ray.problems.order import once
+from lr_ray.problems.rows import Problem, Rejected, listed, parse, place_in_order
 from lr_ray.problems.rows import kind as kind_of
 
 Row = dict[str, str]
@@ -228,7 +228,7 @@ def repeated_rows(tasks: Sequence[Task]) -> dict[str, int]:
 def _read(name: str, evaluation: Evaluation) -> tuple[list[_Item], int]:
     """All rows of a source, and how many others repeat one. Those of benchmarks stay as they are."""
     source, items, repeats = _source(name, evaluation), list[_Item](), 0
-    own, once = not find_benchmark(name), Once()
+    own, asked_before = not find_benchmark(name), dict[tuple[str, str], Problem]()
     fields = Fields(id="id") if sources.is_registered(name) else evaluation.fields
     asked = fields.model_dump().values()
     try:
@@ -236,7 +236,7 @@ def _read(name: str, evaluation: Evaluation) -> tuple[list[_Item], int]:
             found = parse(raw, source.convert, source.id_prefix)
             if found is None:
                 continue
-            item = once.of(found) if own else found
+            item = once(found, asked_before) if own else found
             if item is None:
                 repeats += 1
                 continue

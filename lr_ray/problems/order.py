@@ -1,6 +1,6 @@
-"""Drops repeated ids, and shuffles, on a temporary database that spills to disk.
+"""Drops repeated rows, and shuffles, on a temporary database that spills to disk.
 
-pytest tests/unit/test_problems_staging.py
+pytest tests/unit/test_problems_staging.py tests/unit/test_evaluation_tasks.py
 """
 
 import sqlite3
@@ -79,7 +79,34 @@ def _database(table: str) -> sqlite3.Connection:
 
 def _repeat(item: Problem, database: sqlite3.Connection, table: str, key: bytes) -> Rejected:
     found = database.execute(f"SELECT file, row FROM {table} WHERE key = ?", (key,))
-    file, row = found.fetchone()
-    where = f"row {row}" + (f" of {file}" if file != item.file else "")
-    reason = f"duplicate of {where}: the same id or text; must occur once"
+    reason = f"duplicate of {_place(*found.fetchone(), item)}: the same id or text; must occur once"
     return Rejected(item.problem_id, item.file, item.row, reason)
+
+
+def once(item: Item, asked: dict[tuple[str, str], Problem]) -> Item | None:
+    """The item; None for one that repeats a problem of `asked`, which it joins, and its answer.
+
+    One that contradicts an earlier row, by its answer or under its id, is rejected.
+    """
+    if isinstance(item, Rejected):
+        return item
+    same = asked.setdefault(("problem", item.problem.strip()), item)
+    other = asked.setdefault(("id", item.problem_id), item)
+    if same is item and other is item:
+        return item
+    if same is item:
+        place = _place(other.file, other.row, item)
+        reason = f"has the id {item.problem_id!r} of {place}; ids must differ"
+    elif (same.answer or "").strip() == (item.answer or "").strip():
+        return None
+    else:
+        reason = (
+            f"asks the same as {_place(same.file, same.row, item)}, whose answer is {same.answer!r} and "
+            f"not {item.answer!r}; keep the right one"
+        )
+    return Rejected(item.problem_id, item.file, item.row, reason)
+
+
+def _place(file: str, row: int, item: Problem) -> str:
+    """Where another row stands, told of the item."""
+    return f"row {row}" + (f" of {file}" if file != item.file else "")
