@@ -79,7 +79,8 @@ def _database(table: str) -> sqlite3.Connection:
 
 def _repeat(item: Problem, database: sqlite3.Connection, table: str, key: bytes) -> Rejected:
     found = database.execute(f"SELECT file, row FROM {table} WHERE key = ?", (key,))
-    reason = f"duplicate of {_place(*found.fetchone(), item)}: the same id or text; must occur once"
+    file, row = found.fetchone()
+    reason = f"duplicate of {_place(file, row, item)}: the same id or text; must occur once"
     return Rejected(item.problem_id, item.file, item.row, reason)
 
 
