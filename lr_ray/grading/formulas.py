@@ -278,7 +278,5 @@ def _is_one_list(text: str, one: Formula, next_one: Formula, ends: set[int]) -> 
 
 
 def _is_unit_after(run: Formula, text: str, ends: set[int]) -> bool:
-    start = run.start
-    while start and text[start - 1] in " \t":
-        start -= 1
+    start = len(text[: run.start].rstrip(" \t"))
     return start in ends and _UNIT.fullmatch(run.content) is not None

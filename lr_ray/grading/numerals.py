@@ -186,12 +186,10 @@ def _close(expected: Number, extracted: Number) -> bool:
         return True
     if any(n.step is None and n.value.denominator == 1 for n in (expected, extracted)):
         return False
-    if expected.step is None and extracted.step is None:
-        return False
-    steps = [n.step or Fraction(n.value.denominator == 1) for n in (expected, extracted)]
+    step = max(expected.step or 0, extracted.step or 0)  # 0 of two fractions, which are exact
     difference = abs(expected.value - extracted.value)
     largest = max(abs(expected.value), abs(extracted.value))
-    return difference <= max(steps) / 2 and difference <= RELATIVE_TOLERANCE * largest
+    return difference <= step / 2 and difference <= RELATIVE_TOLERANCE * largest
 
 
 def _with_point(number: re.Match[str]) -> str:

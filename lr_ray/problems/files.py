@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import has_magic
 from typing import Any
 
 import fsspec
@@ -56,7 +57,7 @@ def is_file_name(source: str) -> bool:
 
 def is_location(source: str) -> bool:
     """Whether a source is meant as a path, URI or glob of files."""
-    return is_file_name(source) or has_glob(source)
+    return is_file_name(source) or has_magic(source)
 
 
 def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob") -> list[File]:
@@ -67,7 +68,7 @@ def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob")
     try:
         fs, path = fsspec.core.url_to_fs(location)
         paths = [path] if fs.isfile(path) else []
-        if not paths and has_glob(path):
+        if not paths and has_magic(path):
             paths = sorted(found for found in fs.glob(path) if _is_meant(found, path, fs))
         elif not paths:
             _check_reached(fs, path)
@@ -76,7 +77,7 @@ def find(location: str, option: str, hint: str = f"a {KINDS} path, URI or glob")
     if not paths:
         there = isinstance(fs, LocalFileSystem) and os.path.exists(path)
         absent = "is no regular file" if there else "no such file"
-        what = "no file matches" if has_glob(path) else absent
+        what = "no file matches" if has_magic(path) else absent
         raise UserError(f"{option}: {location}: {what}; give {hint}")
     for found in paths:
         if not is_file_name(found):
@@ -97,10 +98,6 @@ def _check_reached(fs: fsspec.AbstractFileSystem, path: str) -> None:
     except FileNotFoundError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
-
-
-def has_glob(path: str) -> bool:
-    return any(character in path for character in "*?[")
 
 
 def read(
