@@ -1,8 +1,8 @@
 """The method's arithmetic on arrays: step KL, plausible set, soft labels (arXiv 2510.07962, sampling stage).
 
-And that of its ablations: labels of the expert alone. NumPy only; rules.py says which is used when. Shape
-suffixes: N steps (of one or many trajectories), M exchanged tokens, which are those of the first step, then
-those of the second, and so on. Exercised by `pytest tests/unit/test_contrast.py`.
+NumPy only; rules.py says what is used when. Shape suffixes: N steps (of one or many trajectories), M
+exchanged tokens, which are those of the first step, then those of the second, and so on.
+Exercised by `pytest tests/unit/test_contrast.py`.
 """
 
 import hashlib
@@ -120,19 +120,6 @@ def soft_labels(
     member = plausible(x, plausibility) & np.isfinite(x.amateur) & x.of_step(keep_N)
     ratio = x.expert[member].astype(np.float64) - x.amateur[member]
     return softmax_labels(x, keep_N, member, ratio / temperature)
-
-
-def expert_labels(x: Exchange, keep_N: NDArray[np.bool_], plausibility: float) -> Labels:
-    """The expert's own p, normalised over the plausible set of each kept step."""
-    member = plausible(x, plausibility) & x.of_step(keep_N)
-    return softmax_labels(x, keep_N, member, x.expert[member].astype(np.float64))
-
-
-def greedy_labels(completion_N: NDArray[np.int32], keep_N: NDArray[np.bool_]) -> Labels:
-    """Weight 1 on the completion's own token at each kept step."""
-    steps = np.flatnonzero(keep_N)
-    token_ids = completion_N[steps].astype(np.int32)
-    return Labels(steps, np.arange(len(steps) + 1), token_ids, np.ones(len(steps), np.float32))
 
 
 def problem_seed(seed: int, problem_id: str) -> int:

@@ -20,10 +20,10 @@ from lr_ray.method.contrast import (
     Exchange,
     Floats,
     Labels,
-    expert_labels,
-    greedy_labels,
+    plausible,
     problem_seed,
     soft_labels,
+    softmax_labels,
     sum_of_step,
     unlabelled,
 )
@@ -149,13 +149,16 @@ def tempered(parameter: str) -> LabelRule:
 
 
 def expert(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
-    """The expert's own p over the plausible set."""
-    return expert_labels(steps.exchange, keep_N, steps.plausibility)
+    """The expert's own p, normalised over the plausible set."""
+    x = steps.exchange
+    member = plausible(x, steps.plausibility) & x.of_step(keep_N)
+    return softmax_labels(x, keep_N, member, x.expert[member].astype(np.float64))
 
 
 def greedy(steps: Steps, keep_N: NDArray[np.bool_]) -> Labels:
     """The token that the expert took."""
-    return greedy_labels(steps.completion, keep_N)
+    kept, token_ids = np.flatnonzero(keep_N), steps.completion[keep_N].astype(np.int32)
+    return Labels(kept, np.arange(len(kept) + 1), token_ids, np.ones(len(kept), np.float32))
 
 
 def _number(text: str, name: str, most: float, example: str, least: float = 0) -> float:

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lr_ray.method import oracle
+from lr_ray.method import oracle, rules
 from lr_ray.method.contrast import (
     Exchange,
+    Labels,
     diverge,
-    expert_labels,
-    greedy_labels,
     plausible,
     plausible_bound,
     problem_seed,
@@ -142,6 +141,15 @@ def test_steps_whose_plausible_tokens_the_amateur_lacks_are_seen():
     assert unlabelled(x, 0.2).tolist() == [True, False]
 
 
+def steps_of(x: Exchange, completion: np.ndarray, plausibility: float) -> rules.Steps:
+    kl, lengths = np.zeros(len(completion), np.float32), np.array([len(completion)])
+    return rules.Steps(kl, x, completion, lengths, ["p"], 0.4, plausibility, 0)
+
+
+def expert_labels(x: Exchange, keep: np.ndarray, plausibility: float) -> Labels:
+    return rules.expert(steps_of(x, np.zeros(N, np.int32), plausibility), keep)
+
+
 def test_expert_labels_are_p_over_the_plausible_set():
     p, q = random_logprobs(2), random_logprobs(3)
     q[:, ::2] = -np.inf  # what the amateur lacks does not matter
@@ -159,7 +167,9 @@ def test_expert_labels_are_p_over_the_plausible_set():
 
 
 def test_greedy_labels_are_the_completions_tokens():
-    labels = greedy_labels(np.array([5, 6, 7], np.int32), np.array([True, False, True]))
+    x = top_k(random_logprobs(2), random_logprobs(3), 1)
+    steps = steps_of(x, np.array([5, 6, 7], np.int32), 0.2)
+    labels = rules.greedy(steps, np.array([True, False, True]))
     assert labels.steps.tolist() == [0, 2]
     assert labels.offsets.tolist() == [0, 1, 2]
     assert labels.token_ids.tolist() == [5, 7]
