@@ -113,7 +113,7 @@ def irrelevant(text: str, rng: random.Random) -> str | None:
     if not asides:
         return None
     aside = rng.choice(asides).format(a=rng.randint(12, 90), b=rng.randint(1820, 1960))
-    *story, question = _sentences(text)
+    *story, question = _SENTENCE.split(text.strip())
     if story and question.endswith("?") and not _leans(question):
         return " ".join([*story, aside, question])
     return f"{aside} {text}"
@@ -190,7 +190,7 @@ def _swapped(word: str) -> list[str]:
 
 def shuffled(text: str, rng: random.Random) -> str | None:
     """The sentences before the question in another order, where each says by itself how things are."""
-    *story, question = _sentences(text)
+    *story, question = _SENTENCE.split(text.strip())
     if len(story) < 2 or not question.endswith("?") or any(s.endswith("?") for s in story):
         return None
     if any(_leans(s) or _ELIDED.search(s) or not _STATES.search(s) for s in story):
@@ -245,10 +245,6 @@ def perturbed(kind: str, problem: str, answer: str, key: str) -> str | None:
         return None  # the choices would still have the old ones
     found = PERTURBATIONS[kind](body, random.Random(f"{kind} {key}"))
     return None if found is None or found == body else "\n".join([found, *choices])
-
-
-def _sentences(text: str) -> list[str]:
-    return _SENTENCE.split(text.strip())
 
 
 def _leans(sentence: str) -> bool:

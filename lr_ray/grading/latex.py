@@ -26,6 +26,7 @@ _SAME = {
     "^": "textsuperscript", "€": "euro", "£": "pounds", "¥": "yen", " cents ": "cent cents textcent",
 }  # fmt: skip
 _RENAMED = {name: command for command, names in _SAME.items() for name in names.split()}
+_RENAMED |= dict.fromkeys(_LOOKS.split(), " ")
 _WRAPPERS = (
     "boxed|fbox|underline|substack|ensuremath|bm|mathbf|boldsymbol|vec|mathit|operatorname|emph|textbf|"
     "overbrace|underbrace"
@@ -135,7 +136,7 @@ def tidy(text: str) -> str:
     text = _SPACED.sub(lambda bold: bold[1].replace(" ", ""), text)
     text = _SYSTEM.sub(r" \\begin{cases}\1\\end{cases}", text)
     text = _ALIGNED.sub(lambda block: _lines(block[2]), text)
-    text = _COMMAND.sub(_renamed, _LAST_SPACE.sub("", text))
+    text = _COMMAND.sub(lambda c: _RENAMED.get(c[1], c[0]), _LAST_SPACE.sub("", text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _GROUPED.sub(lambda digits: digits[0].replace(" ", ""), text)
@@ -200,10 +201,6 @@ def matrix(text: str) -> list[list[str]] | None:
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[1])]
     return [[entry.strip() for entry in row.split("&")] for row in rows if row]
-
-
-def _renamed(command: re.Match[str]) -> str:
-    return " " if command[1] in _LOOKS.split() else _RENAMED.get(command[1], command[0])
 
 
 def _lines(text: str) -> str:

@@ -96,7 +96,8 @@ def number(text: str, letter_units: bool = False) -> Number | None:
         text = _INTRODUCED.sub("", text)
         comma = _COMMA.match(text, len(text) - len(text.lstrip("+-")))
         if comma:
-            text = text[: comma.start()] + _with_point(comma) + text[comma.end() :]
+            pointed = re.sub("[., ]", "", comma[1]) + (f".{comma[2]}" if comma[2] else "")
+            text = text[: comma.start()] + pointed + text[comma.end() :]
     text = _FRACTION.sub(r" \1/\2", _POWER.sub(_power, text)).lstrip()
     found = _NUMBER.match(text)
     if found is None:
@@ -190,10 +191,6 @@ def _close(expected: Number, extracted: Number) -> bool:
     difference = abs(expected.value - extracted.value)
     largest = max(abs(expected.value), abs(extracted.value))
     return difference <= step / 2 and difference <= RELATIVE_TOLERANCE * largest
-
-
-def _with_point(number: re.Match[str]) -> str:
-    return re.sub("[., ]", "", number[1]) + (f".{number[2]}" if number[2] else "")
 
 
 def _power(power: re.Match[str]) -> str:

@@ -59,7 +59,10 @@ def _gsm8k(row: Row) -> Found:
 
 
 def _math(row: Row) -> Found:
-    return Found(text(row, "problem").strip(), _boxed(row))
+    problem, answer = text(row, "problem").strip(), last_boxed(text(row, "solution"))
+    if answer is None:
+        raise UnusableRowError(r"solution has no \boxed{}; must have one around the answer")
+    return Found(problem, answer)
 
 
 def _math500(row: Row) -> Found:
@@ -144,13 +147,6 @@ def subject_of(row: Row) -> str:
     if not isinstance(subject, str):
         raise UnusableRowError(f"{name} is {kind_of(subject)}; must be a string")
     return subject
-
-
-def _boxed(row: Row) -> str:
-    answer = last_boxed(text(row, "solution"))
-    if answer is None:
-        raise UnusableRowError(r"solution has no \boxed{}; must have one around the answer")
-    return answer
 
 
 _TRAIN, _TEST, _VALIDATION = ("train",), ("test",), ("validation",)
