@@ -28,6 +28,7 @@ MAX_LINE_BYTES = 16 << 20
 _BATCH_ROWS = 1024
 ENDING = re.compile(r"(\.jsonl?(\.gz)?|\.parquet)$")
 KINDS = ".jsonl, .jsonl.gz or .parquet"
+_TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 # By their names in Arrow and in data sets of the hub.
 NARROW = {
     "halffloat": np.float16,
@@ -105,9 +106,8 @@ def read(
 ) -> Iterator[Raw]:
     """All rows of a file: of Parquet the columns of `fields`, set in `section`; of JSONL every field.
 
-    `whole`: of Parquet also the other columns, as far as JSONL could hold them.
-
-    Raises StageError when the file cannot be read on.
+    `whole`: of Parquet also the other columns, as far as JSONL could hold them. Raises StageError when the
+    file cannot be read on.
     """
     parquet = file.path.endswith(".parquet")
     rows = _parquet(file, fields, section, whole) if parquet else _jsonl(file)
@@ -193,7 +193,7 @@ def wrong_columns(schema: pa.Schema, fields: Fields, section: str) -> str | None
         dtype = schema.field(name).type
         if pa.types.is_dictionary(dtype):
             dtype = dtype.value_type
-        good = _is_text(dtype) or pa.types.is_null(dtype)
+        good = dtype in _TEXTS or pa.types.is_null(dtype)
         number = pa.types.is_integer(dtype) and option != "problem"
         number |= (pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)) and option == "answer"
         if not good and not number:
@@ -202,13 +202,6 @@ def wrong_columns(schema: pa.Schema, fields: Fields, section: str) -> str | None
             )
             return f"column {name!r} ({section}.{option}) is {dtype}; must be {what}"
     return None
-
-
-def _is_text(dtype: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype)
-    )
 
 
 def _fits_json(dtype: pa.DataType) -> bool:
@@ -228,7 +221,7 @@ def _values(column: pa.Array) -> list[Any]:
     """Python values; text as bytes, since it may not be UTF-8, and numbers as `shortest` has them."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if _is_text(column.type):
+    if column.type in _TEXTS:
         column = column.cast(
             pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary()
         )

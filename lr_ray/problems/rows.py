@@ -184,10 +184,8 @@ def answer_text(value: Any, name: str) -> str | None:
 
 def kind(value: Any) -> str:
     """The value's type in words."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    names |= {Decimal: "a number", list: "a list", dict: "an object"}
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number"}
+    names |= {Decimal: "a number", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), f"a {type(value).__name__}")
 
 
