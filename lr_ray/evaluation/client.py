@@ -4,10 +4,8 @@ pytest tests/integration/endpoint/test_evaluation.py
 """
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -159,29 +157,12 @@ def ask(
     never right. Raises StageError when a request fails for good, or one in twenty is refused, and UserError
     for a key that no header can carry. The key is read from OPENAI_API_KEY.
     """
-    _to_its_end(_ask(base_url, questions, evaluation, on_answer, on_left_out))
+    from anyio.from_thread import start_blocking_portal
 
-
-def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Runs it in a thread: a notebook has an event loop in this one, and an interruption that comes to this
-    one while it waits is in none of the tasks, of which asyncio would print it.
-    """
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
-
-    async def told() -> None:
-        if task := asyncio.current_task():
-            begun.set_result((asyncio.get_running_loop(), task))
-        await work
-
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(asyncio.run, told())
-        try:
-            done.result()
-        except BaseException:  # an interruption, or the work's own
-            loop, task = begun.result()
-            with contextlib.suppress(RuntimeError):  # that the loop is closed
-                loop.call_soon_threadsafe(task.cancel)
-            raise
+    # In a thread of its own: a notebook has an event loop in this one, and asyncio would print an
+    # interruption that came while one of its tasks was at work.
+    with start_blocking_portal() as portal:
+        portal.call(_ask, base_url, questions, evaluation, on_answer, on_left_out)
 
 
 async def _ask(
