@@ -68,7 +68,7 @@ def compare(
         if run.exists("run.json"):
             begin(run, config, None)
             checks.check_cells(run, grid, plan)
-        if checks.unfinished(run, plan) or _stale(run, config, grid, plan):
+        if checks.unfinished(run, plan) or _stale(run, grid, plan):
             _work(config, run, name, grid, checks.settle_sources(run, grid, plan), asked)
         else:
             print(f"{run.location}: {grid.name} finished before; nothing to do\n")
@@ -89,7 +89,7 @@ def _asked(run: Run, grid: str | None, amateurs: str | None, source: Run | None)
     }
 
 
-def _stale(run: Run, config: Config, grid: Grid, plan: Plan) -> bool:
+def _stale(run: Run, grid: Grid, plan: Plan) -> bool:
     """Whether the table is not of exactly these variants."""
     if not run.exists(TABLE):
         return True

@@ -58,7 +58,7 @@ def test_reasons_are_told_where_the_table_cannot_be_written(untrained_alone):
 
 def settled(there: SimpleNamespace) -> None:
     """Tells of a comparison that was finished before."""
-    assert not compare._stale(there.run, there.config, there.grid, there.plan)
+    assert not compare._stale(there.run, there.grid, there.plan)
     compare._show(there.run, there.grid, there.config)
 
 
@@ -100,7 +100,7 @@ def test_a_comparison_json_of_another_form_is_named_in_one_line(untrained_alone,
     content = there.run.read_json("comparison.json")
     there.run.write_json("comparison.json", content | {part: value})
     said = rf"^{there.run.location}/comparison\.json: holds something else than lr_ray writes there"
-    of_variants = (there.config, there.grid, there.plan)
+    of_variants = (there.grid, there.plan)
     with pytest.raises(UserError, match=said):
         compare._stale(there.run, *of_variants) or compare._seconds_before(there.run)
 
