@@ -120,10 +120,11 @@ def ask_all(
                 missing = {q.key: q for q in in_turns(lists) if q.key not in store.answers}
                 ask(url, list(missing.values()), alike[0].evaluation, keep)
                 store.write()
+                seconds = time.monotonic() - began  # without what is done with a reply
                 for asked in alike:
                     given = answers_of(store, asked, stop_token_ids)
                     assert given is not None
-                    yield asked, Replies(given, starting, time.monotonic() - began, len(missing))
+                    yield asked, Replies(given, starting, seconds, len(missing))
         for asked in group:
             if asked not in todo and (given := answers_of(store, asked, stop_token_ids)):
                 yield asked, Replies(given)

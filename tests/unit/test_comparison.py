@@ -206,8 +206,10 @@ def test_replies_say_how_many_answers_their_seconds_are_of(tmp_path, monkeypatch
     with AnswerStore(Run(str(tmp_path))) as store:
         (key, _) = (q.key for q in questions_of(a, [])["demo"])
         store.add(key, Answer("1", "stop"))
-        given = ask_all([expert, a, b], store, DEMO, [], "expert", untold)
+        given = list(ask_all([expert, a, b], store, DEMO, [], "expert", untold))
         assert [(m.name, r.timed) for m, r in given] == [("expert", 3), ("a", 3), ("b", 2)]
+        (_, first), (_, second), _ = given
+        assert first.seconds == second.seconds  # whatever was done with the first
         ((_, again),) = ask_all([a], store, DEMO, [], "expert", untold)
         assert again.timed == 0
 
