@@ -1,6 +1,6 @@
 """A comparison over merged models against one over adapters: the same answers, starts of endpoints, seconds.
 
-    python -m benchmarks.adapters --from runs/compare --grid GRID.yaml --out runs/adapters [OPTION ...]
+    python benchmarks/adapters.py --from runs/compare --grid GRID.yaml --out runs/adapters [OPTION ...]
 
 RUN is a finished comparison with that grid, whose trainings are taken over; the options are its own. Both
 are asked anew, first merged, then with serving.adapters, in runs below OUT.
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import pyarrow.parquet as pq
 
 from tests.ports import free_port

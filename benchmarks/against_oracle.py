@@ -12,7 +12,9 @@ import itertools
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of tiny matrices only wait
 
@@ -35,7 +37,7 @@ from lr_ray.training.model import PackedLoss, load_expert
 EXPERT, AMATEUR = str(expert_path()), str(amateur_path())
 
 
-def timed(work) -> tuple[float, object]:
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
@@ -103,7 +105,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
         run = Run(folder)
         run.write_table("supervision/part-0.parquet", table)
-        trajectories = list(Supervision(run, vocabulary_rows(EXPERT), folder))
+        supervision = Supervision(run, vocabulary_rows(EXPERT), folder)
+        trajectories = [supervision[i] for i in range(len(supervision.step_counts))]
     drawn = plan([len(t.steps) for t in trajectories], 16, 0, "step")
     batches = list(itertools.islice(drawn, args.optimizer_steps))
     model = load_expert(EXPERT, config.training).eval()

@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -42,7 +43,7 @@ def memory(processes: list[psutil.Process]) -> int:
     return total
 
 
-def measure(run: Path, options: list[str]) -> dict[str, float]:
+def measure(run: Path, options: list[str]) -> dict[str, Any]:
     """Runs the job; returns its summary's figures with wall seconds, peak bytes and leftovers."""
     mark = uuid.uuid4().hex
     command = [sys.executable, str(JOB), "--config", "demo", "--run", str(run), *options]
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="new folder for the runs")
     parser.add_argument("--other-expert", help="expert pre-trained with another seed")
     args = parser.parse_args()
-    variants = {
+    variants: dict[str, list[str]] = {
         "demo": [],
         "LoRA seed 1": ["--training.seed=1"],
         "LoRA seed 2": ["--training.seed=2"],

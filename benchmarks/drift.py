@@ -1,7 +1,7 @@
 r"""How far models move from their expert: the method, rejection sampling, and a mere prompt, in one process.
 
     lr-ray sample --config demo --run runs/demo
-    python -m benchmarks.drift --run runs/demo [--problems 200] [--samples 8] [--out runs/drift]
+    python benchmarks/drift.py --run runs/demo [--problems 200] [--samples 8] [--out runs/drift]
 
 What a comparison of benchmarks/drift.yaml measures, for models as small as the embedded ones, without Ray and
 vLLM (see benchmarks/rules.py). Answers are sampled at temperature 0.7.
@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from rules import decode, train
 
-from benchmarks.rules import decode, train
 from lr_ray.audit.drift import drift
 from lr_ray.config import Config, changed, merge, resolve
 from lr_ray.evaluation.answers import Answer
@@ -89,7 +89,7 @@ def main() -> None:
     write_shard(sft, "part-0.parquet", right, {})
     (task,) = load_tasks(config.evaluation)
     before = answers(load(expert), expert, task, args.samples)
-    rows = []
+    rows: list[list[str]] = []
     for name in ("lightreasoner", "sft", "prefilled expert"):
         run, path = out.child(name), expert
         if name == "prefilled expert":

@@ -17,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from in_process import Told, model_paths
 from sampling import configure
 
 from lr_ray.engines.engine import Generate
+from lr_ray.engines.vllm import VllmEngine
 from lr_ray.models.models import engine_room, render_prompt
 from lr_ray.problems import read_problems, stage_problems
 from lr_ray.run.store import Run
@@ -41,9 +43,10 @@ class Feeder:
             config = config.model_copy(update={"sampling": sampling})
         stage_problems(run, config)
         paths, self.told = model_paths(config), Told()
-        self.sampler = ExpertSampler(
-            paths[0], config, engine_room(*paths, config.sampling), run, self.told
-        )
+        room = engine_room(*paths, config.sampling)
+        self.sampler = ExpertSampler(paths[0], config, room, run, self.told)
+        assert isinstance(self.sampler.engine, VllmEngine)
+        self.engine = self.sampler.engine
         self.size = config.sampling.batch_size
         texts = read_problems(run, np.arange(args.problems))["problem"].to_pylist()
         system = config.sampling.system_prompt
@@ -53,7 +56,7 @@ class Feeder:
         """All prompts, in batches of which so many are worked on at once."""
 
         def batch(start: int) -> None:
-            self.sampler.engine.rank(start)
+            self.engine.rank(start)
             self.sampler.solve(self.prompts[start : start + self.size])
 
         with ThreadPoolExecutor(in_flight) as threads:
@@ -61,13 +64,13 @@ class Feeder:
 
     def at_once(self) -> None:
         requests = [{"prompt_token_ids": ids} for ids in self.prompts]
-        engine, sampling = self.sampler.engine, self.sampler.sampling
-        params = engine.params(Generate([], sampling.max_new_tokens, self.sampler.k))
-        engine.llm.generate(requests, params, use_tqdm=False)
+        asked = Generate([], self.sampler.sampling.max_new_tokens, self.sampler.k)
+        params = self.engine.params(asked)
+        self.engine.llm.generate(requests, params, use_tqdm=False)
 
     def measure(self, work: Callable[[], None]) -> tuple[float, float, float]:
         """Seconds, CPU seconds, and the share of the engine's room that was empty."""
-        self.sampler.engine.llm.llm_engine.reset_prefix_cache()
+        self.engine.llm.llm_engine.reset_prefix_cache()
         before, started, cpu = self.told.said["filled_s"], time.monotonic(), time.process_time()
         work()
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
@@ -88,14 +91,16 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lr_ray-") as folder:
         feeder = Feeder(args, folder)
-        ways = {f"{n} in flight": (lambda n=n: feeder.feed(n)) for n in args.in_flight}
+        ways: dict[str, Callable[[], None]] = {
+            f"{n} in flight": partial(feeder.feed, n) for n in args.in_flight
+        }
         ways[AT_ONCE] = feeder.at_once
         feeder.sampler.solve(feeder.prompts[: feeder.size])  # warms up
         rounds = []
         for _ in range(args.rounds):
             rounds.append({name: feeder.measure(work) for name, work in ways.items()})
             print({name: f"{found[0]:.1f} s" for name, found in rounds[-1].items()}, flush=True)
-    room = feeder.sampler.engine.loop.engine.room
+    room = feeder.engine.loop.engine.room
     print(f"{args.pair}, {args.problems} problems, batches of {feeder.size}, room for {room}")
     for name in ways:
         wall, cpu = (statistics.median(r[AT_ONCE][i] / r[name][i] for r in rounds) for i in (0, 1))

@@ -1,7 +1,7 @@
 """How close may the two models be: what a probe says of amateurs, and what each of them teaches.
 
     python -m recipes.embedded_pair.recipe --out runs/gap --careless-steps 0 2 4 8 12 20 40 80
-    python -m benchmarks.gap --amateurs runs/gap --out runs/gap-study [--problems 500] [--seeds 0 1]
+    python benchmarks/gap.py --amateurs runs/gap --out runs/gap-study [--problems 500] [--seeds 0 1]
 
 The demo's method for the embedded expert with each amateur, in one process on one thread: transformers for
 both models, the package's scoring, labels and packed training. A line a training goes to gap.jsonl as it is
@@ -20,9 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of tiny m
 import numpy as np
 import pyarrow as pa
 import torch
+from rules import train
 from transformers import AutoModelForCausalLM
 
-from benchmarks.rules import train
 from lr_ray.config import Config, merge, read_tree, resolve
 from lr_ray.embedded import expert_path, generate
 from lr_ray.evaluation.statistics import pooled_difference
@@ -206,10 +206,11 @@ def by_amateur(rows: list[dict], which: str) -> dict[str, tuple[dict[str, float]
 
 def rank_correlation(one: list[float], other: list[float]) -> float:
     """Spearman's: of the ranks, equal values sharing the mean of theirs."""
-    ranks = []
-    for values in (np.array(one), np.array(other)):
-        ranks.append([(values < v).sum() + (values == v).sum() / 2 for v in values])
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = [
+        [(values < v).sum() + (values == v).sum() / 2 for v in values]
+        for values in (np.array(one), np.array(other))
+    ]
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def show(rows: list[dict]) -> None:
@@ -245,8 +246,8 @@ def draw(rows: list[dict], out: Path) -> None:
         for name, (said, gain) in by_amateur(rows, "figures").items()
     } | REAL  # fmt: skip
     figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
-    entropies, kept, gains, bounds = zip(*points.values(), strict=True)
-    kept = [100 * share for share in kept]
+    entropies, shares, gains, bounds = zip(*points.values(), strict=True)
+    kept = [100 * share for share in shares]
     below, above = zip(
         *((g - b[0], b[1] - g) for g, b in zip(gains, bounds, strict=True)), strict=True
     )

@@ -74,7 +74,7 @@ def rotated(rows: list[Problem]) -> list[Trial]:
         others = rows[i + 1 :] + rows[:i]
         other = next((o for o in others if key(tidy(o.answer)) != key(tidy(row.answer))), None)
         if other is not None:
-            trials.append(Trial(other.problem_id, other.answer, boxed(row.answer)))
+            trials.append(Trial(other.problem_id, str(other.answer), boxed(str(row.answer))))
     return trials
 
 
@@ -82,11 +82,12 @@ def altered(rows: list[Problem]) -> list[Trial]:
     """Each answer that has a digit, with its last one a digit up, 9 as 0."""
     trials = []
     for row in rows:
-        digit = re.search(r"\d(?=\D*$)", row.answer)
+        answer = str(row.answer)
+        digit = re.search(r"\d(?=\D*$)", answer)
         if digit is not None:
             up = str((int(digit[0]) + 1) % 10)
-            other = row.answer[: digit.start()] + up + row.answer[digit.end() :]
-            trials.append(Trial(row.problem_id, row.answer, boxed(other)))
+            other = answer[: digit.start()] + up + answer[digit.end() :]
+            trials.append(Trial(row.problem_id, answer, boxed(other)))
     return trials
 
 
@@ -120,10 +121,10 @@ def kind_of_failure(what: str, outcome: Outcome, in_box: Verdict) -> str:
 def trials_of(name: str, data_dir: str, most: int | None) -> tuple[dict[str, list[Trial]], int]:
     """The trials of a set by what they are, and how many have a solution."""
     items = benchmark(name, "test", data_dir, "data").problems()
-    rows = [item for item in items if isinstance(item, Problem)][:most]
+    rows = [item for item in items if isinstance(item, Problem) and item.answer][:most]
     lines = Path(data_dir, name, "test.jsonl").read_text(encoding="utf-8").split("\n")
     solutions = [solution(name, json.loads(lines[row.row - 1])) for row in rows]
-    in_box = [Trial(row.problem_id, row.answer, boxed(row.answer)) for row in rows]
+    in_box = [Trial(row.problem_id, str(row.answer), boxed(str(row.answer))) for row in rows]
     gold = [
         b._replace(completion=s or b.completion) for b, s in zip(in_box, solutions, strict=True)
     ]

@@ -1,6 +1,6 @@
 """How large the page of a big evaluation is, and how long a browser takes to show it.
 
-    python -m benchmarks.page [--problems 13500] [--words 170] [--out FOLDER]
+    python benchmarks/page.py [--problems 13500] [--words 170] [--out FOLDER]
 
 Answers are made up, of `--words` words on average. Prints seconds to write, megabytes, and with chromium
 the seconds until the page is loaded and until the first answers are unpacked and shown.
@@ -10,6 +10,8 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+
+import checkout  # noqa: F401
 
 from lr_ray.report.page import PAGE, write_page
 from lr_ray.run.store import Run

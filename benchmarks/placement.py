@@ -33,7 +33,7 @@ HEAD = (
 def rows(preset: str, cards: Cards) -> list[tuple[str, ...]]:
     config = resolve(read_tree(preset))
     models, _ = find_models(config)
-    found = []
+    found: list[tuple[str, ...]] = []
     for stage in STAGES:
         try:
             arranged = arrange(config, models, cards, [stage])

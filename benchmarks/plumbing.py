@@ -55,7 +55,7 @@ class Instant:
     room = 256
 
     def __init__(self) -> None:
-        self.rng, self.names = np.random.default_rng(0), []
+        self.rng, self.names = np.random.default_rng(0), list[str]()
 
     def add(self, name: str, token_ids: list[int], params: Any) -> None:
         self.names.append(name)
@@ -63,6 +63,9 @@ class Instant:
     def step(self) -> list[Any]:
         names, self.names = self.names, []
         return [SimpleNamespace(request_id=n, outputs=self.answer(int(n))) for n in names]
+
+    def answer(self, number: int) -> Any:
+        raise NotImplementedError
 
     def abort(self, names: list[str]) -> None: ...
 
@@ -84,7 +87,7 @@ class InstantExpert(Instant):
                 )
             )
 
-    def answer(self, number: int) -> list[Any]:
+    def answer(self, number: int) -> Any:
         return [self.answers[number % DISTINCT]]
 
 
@@ -109,7 +112,7 @@ class Meter(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.cpu: Counter[str] = Counter()
+        self.cpu: Any = Counter()  # of floats
         self.driver = self.store = 0
         self.known: dict[int, float] = {}
         self.on, self.ended = False, threading.Event()
@@ -139,8 +142,9 @@ class Meter(threading.Thread):
 
 def configure(problems: int, engines: int) -> Config:
     pool = {"min_engines": engines, "max_engines": engines}
-    sampling = {"max_problems": problems, "top_k": K, "max_new_tokens": STEPS, "kl_threshold": 0.85}
-    sampling |= {"expert": pool, "amateur": pool, "engine": "plumbing:start"}
+    sampling: dict[str, Any] = {"max_problems": problems, "top_k": K, "max_new_tokens": STEPS}
+    sampling |= {"kl_threshold": 0.85, "expert": pool, "amateur": pool}
+    sampling |= {"engine": "plumbing:start"}
     places = {"expert": {"gpus": 0, "cpus": 0.1}, "amateur": {"gpus": 0, "cpus": 0.1}}
     return resolve(merge(read_tree("demo"), {"sampling": sampling, "resources": places}))
 

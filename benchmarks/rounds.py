@@ -1,7 +1,7 @@
 """Rounds of the demo: accuracy, kept share and drift of each; and the same adapters when killed in round two.
 
-    python -m benchmarks.rounds --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
-    python -m benchmarks.rounds --out runs/rounds --in-process [--seeds 0 1] [--optimizer-steps 80]
+    python benchmarks/rounds.py --out runs/rounds [--rounds 3] [--kill] [OPTION ...]
+    python benchmarks/rounds.py --out runs/rounds --in-process [--seeds 0 1] [--optimizer-steps 80]
 
 OPTIONs are those of `lr-ray run`. Drift is the mean KL (nats a token) from the untouched expert to a round's
 improved one: on the untouched expert's own answers to held-out problems, and on texts that are not of the
@@ -23,9 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
-
-from benchmarks.gap import (
+from gap import (
     EXPERT,
     TOKENIZER,
     Sampled,
@@ -36,6 +34,8 @@ from benchmarks.gap import (
     solved,
     trained,
 )
+from safetensors.numpy import load_file
+
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, generate
 from lr_ray.evaluation.statistics import paired_difference

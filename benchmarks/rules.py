@@ -1,7 +1,7 @@
 r"""A grid of selection and label rules over the scores of one run, in one process: no engine, no Ray.
 
     lr-ray sample --config demo --run runs/demo
-    python -m benchmarks.rules --run runs/demo --grid rules [--problems 500] [--out runs/rules]
+    python benchmarks/rules.py --run runs/demo --grid rules [--problems 500] [--out runs/rules]
 
 Each variant and seed is labelled from the run's scores, trained by a plain torch loop on the same batches
 (tests/integration/toy_backend.py, whose losses a test holds to DeepSpeed's), and asked greedily with
@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import numpy as np
 import torch
 

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -32,9 +33,8 @@ from lr_ray.sampling.sample import sample
 
 
 def configure(pair: str, problems: int, data_dir: str | None, engines: int = 1) -> Config:
-    pool = {"dtype": "float32"}
-    pool |= {"min_engines": engines, "max_engines": engines}
-    sampling = {"max_problems": problems, "expert": pool, "amateur": pool}
+    pool = {"dtype": "float32", "min_engines": engines, "max_engines": engines}
+    sampling: dict[str, Any] = {"max_problems": problems, "expert": pool, "amateur": pool}
     tree = read_tree("demo")
     if pair == "smollm2":
         import smollm2

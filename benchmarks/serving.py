@@ -99,6 +99,7 @@ async def load(url: str, prompts: list[str], concurrency: int, tokens: int) -> l
                     max_tokens=tokens,
                     extra_body={"ignore_eos": True},
                 )
+                assert response.usage
                 assert response.usage.completion_tokens == tokens
                 seconds.append(time.monotonic() - started)
 

@@ -97,7 +97,7 @@ def random_work(size: str, micro_batch_tokens: int) -> Work:
     """The paper's LoRA without dropout on random weights and trajectories."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "bfloat16" if device.type == "cuda" else "float32"
-    training = SimpleNamespace(  # a `Training` needs pydantic
+    training: Any = SimpleNamespace(  # a `Training` needs pydantic
         method="lora",
         lora=SimpleNamespace(rank=8, alpha=16, dropout=0.0, targets=["q_proj", "v_proj"]),
         seed=0,
@@ -163,7 +163,8 @@ def load_work(config: Any, table: Any, folder: Path) -> Work:
     run, scratch = Run(str(folder / "work")), str(folder)
     run.write_table("supervision/part-0.parquet", table)
     expert = model_paths(config)[0]
-    trajectories = list(Supervision(run, vocabulary_rows(expert), scratch))
+    supervision = Supervision(run, vocabulary_rows(expert), scratch)
+    trajectories = [supervision[i] for i in range(len(supervision.step_counts))]
     model = load_expert(expert, config.training).train()
     return Work(model, PackedLoss(model, config.training), config.training, trajectories, CPU)
 

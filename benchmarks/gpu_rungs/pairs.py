@@ -62,7 +62,7 @@ def random_pair(options: Options, folder: str) -> Pair:
 
     from lr_ray.embedded import expert_path
 
-    paths = []
+    paths: list[str] = []
     for role, size in zip(("expert", "amateur"), SHAPES[options.size], strict=True):
         path = Path(folder, role)
         torch.manual_seed(len(paths))

@@ -60,8 +60,8 @@ def measure(record: Record, options: Options) -> None:
             logprobs(model, head, prompt, completion)
             for model, head in zip(narrow, wide, strict=True)
         ]
-        for form, both in zip(found, (exact, ours, mixed), strict=True):
-            found[form] += steps_of(*both, threshold)
+        for form, (log_p, log_q) in zip(found, (exact, ours, mixed), strict=True):
+            found[form] += steps_of(log_p, log_q, threshold)
         longest = max(longest, before - record.left(0.9))
     for form in (NARROW, WIDE_HEAD):
         record.row(form + whose, **compared(found[form], found["float32"], threshold))

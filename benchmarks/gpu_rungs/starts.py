@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ def measure(record: Record, options: Options) -> None:
             if record.left(0.9) < 0:
                 record.skip(f"{name}: no time left")
                 continue
-            record.attempt(
-                name, lambda n=name, a=asked: add_row(record, options, pair, folder, n, a)
-            )
+            record.attempt(name, partial(add_row, record, options, pair, folder, name, asked))
 
 
 def add_row(record: Record, options: Options, pair, folder: str, name: str, asked: Any) -> None:
@@ -88,13 +87,16 @@ def start(path: str, dtype: str, device: str, folder: str, asked: dict[str, Any]
     imported = time.monotonic()
     size = SEQUENCES[device]
     room = min(context_length(path), 1024)
-    llm = start_engine(path, Pool(dtype=dtype), place, room, max_num_seqs=size, **asked)
+    llm = start_engine(
+        path, Pool.model_validate({"dtype": dtype}), place, room, max_num_seqs=size, **asked
+    )
     started = time.monotonic()
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
-    spent = []
+    spent: list[float] = []
     for number in (1, 2):  # the second's prompts are others, which no prefix cache knows
         prompts = [{"prompt_token_ids": [number, *[i + 3] * (PROMPT - 1)]} for i in range(size)]
         begun = time.monotonic()
         llm.generate(prompts, params, use_tqdm=False)
         spent.append(time.monotonic() - begun)
-    return Started(imported - began, started - imported, *spent, size * NEW_TOKENS)
+    first, second = spent
+    return Started(imported - began, started - imported, first, second, size * NEW_TOKENS)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def measure(record: Record, options: Options) -> None:
 
     def with_dropout() -> None:
         lora = SimpleNamespace(**vars(work.training.lora) | {"dropout": DROPOUT})
-        training = SimpleNamespace(**vars(work.training) | {"lora": lora})
+        training: Any = SimpleNamespace(**vars(work.training) | {"lora": lora})
         loss = PackedLoss(work.model, training)  # puts its dropout into the model
         dropping = replace(work, loss=loss, training=training)
         spent = time_forms(record, dropping, ["packed"], batches, 0.65)["packed"]

@@ -73,6 +73,10 @@ class Solver(ABC):
         )
         for i, result in zip(todo, solved, strict=True):
             results[i] = result
+        return self.table(rows, problems, results)
+
+    def table(self, rows: NDArray[np.int64], problems: pa.Table, results: list[Any]) -> pa.Table:
+        """Results, or in their place strings that say why there is none, as rows of `schema`."""
         solved = [self.nothing if isinstance(result, str) else result for result in results]
         errors = [result if isinstance(result, str) else None for result in results]
         columns = {"index": pa.array(rows), "error": pa.array(errors, pa.string())}
