@@ -102,6 +102,7 @@ def gather(
     environ = os.environ if environ is None else environ
     home = environ.get("HOME") or os.path.expanduser("~")
     temp = environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp"  # as Ray chooses
+    temp = os.path.abspath(temp)
     cache = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     # As huggingface_hub/constants.py chooses.
     hub_home = os.path.expanduser(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lr_ray import plugins
-from lr_ray.errors import UserError, reason
+from lr_ray.errors import StageError, UserError, reason
 from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts, leftovers
 
@@ -27,6 +27,10 @@ def cluster() -> Iterator[str]:
     process in.
     """
     check_address()
+    if temp := os.environ.pop(
+        "RAY_TMPDIR", ""
+    ):  # empty or relative, no process of Ray finds another
+        os.environ["RAY_TMPDIR"] = os.path.abspath(temp)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Serve kills its proxy after three of these, of 5 s each: where the disk or the cores are busy too soon.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
@@ -64,7 +68,14 @@ def _connect(options: dict[str, Any]) -> None:
     cpus = max(_LOCAL_CPUS, os.cpu_count() or 1)
     # "local": not the cluster that somebody has started on this machine. Ray Train floods its log
     # when the dashboard is off.
-    ray.init("local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", **options)
+    options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    try:
+        ray.init("local", num_cpus=cpus, **options)
+    except Exception as error:  # a bare one
+        if "timed out during startup" not in str(error):
+            raise
+        said = "Ray did not start within 30 seconds, as on a machine with too much to do"
+        raise StageError(f"{said}; run the same command again") from None
 
 
 def _logs() -> str:

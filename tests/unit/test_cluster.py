@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lr_ray.doctor.facts import gather
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.placement.site import connected
 from lr_ray.runtime.cluster import _connect, check_address, cluster, joins
 
@@ -25,6 +25,33 @@ def test_serves_proxy_gets_a_minute_for_its_start_unless_somebody_says_otherwise
             assert logs == "logs"
             told = subprocess.run([sys.executable, "-c", READ], env=os.environ, capture_output=True, text=True, check=True).stdout  # fmt: skip
         assert told.strip() == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("", None), ("here", "{}/here"), ("/tmp/there", "/tmp/there")]
+)
+def test_rays_folder_is_absolute(monkeypatch, tmp_path, given, taken):
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("lr_ray.runtime.cluster._logs", lambda: "logs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", given)
+    with cluster():
+        assert os.environ.get("RAY_TMPDIR") == (taken and taken.format(tmp_path))
+
+
+def test_a_machine_too_busy_for_rays_start_is_told_in_a_line(monkeypatch):
+    said = "The current node timed out during startup. This could happen because ..."  # Ray 2.60's
+
+    def init(*words, **options):
+        raise Exception(said)
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(StageError, match=r"^Ray did not start within 30 seconds.*; run the same"):
+        _connect({})
+    said = "something else"
+    with pytest.raises(Exception, match=r"^something else$"):
+        _connect({})
 
 
 @pytest.mark.parametrize(
