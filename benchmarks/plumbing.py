@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ def log_probabilities(rng: np.random.Generator) -> np.ndarray:
     return scores.astype(np.float32)
 
 
-class Instant:
+class Instant(ABC):
     """An engine whose requests are finished with the next step."""
 
     room = 256
@@ -64,10 +65,11 @@ class Instant:
         names, self.names = self.names, []
         return [SimpleNamespace(request_id=n, outputs=self.answer(int(n))) for n in names]
 
-    def answer(self, number: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self, number: int) -> Any: ...
 
-    def abort(self, names: list[str]) -> None: ...
+    def abort(self, names: list[str]) -> None:
+        self.names = [name for name in self.names if name not in names]
 
     def tokens_under_way(self) -> int:
         return 0
