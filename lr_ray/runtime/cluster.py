@@ -27,9 +27,8 @@ def cluster() -> Iterator[str]:
     process in.
     """
     check_address()
-    if temp := os.environ.pop(
-        "RAY_TMPDIR", ""
-    ):  # empty or relative, no process of Ray finds another
+    # Where it is empty or relative, Ray's processes do not find each other.
+    if temp := os.environ.pop("RAY_TMPDIR", ""):
         os.environ["RAY_TMPDIR"] = os.path.abspath(temp)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Serve kills its proxy after three of these, of 5 s each: where the disk or the cores are busy too soon.
