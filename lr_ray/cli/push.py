@@ -202,7 +202,14 @@ def _files_of(source: Path, what: str, where: str) -> list[Path]:
 def _card(run: Run, summary: dict[str, Any], what: str, name: str, ask_hub: bool) -> str:
     try:
         return card(run, summary, what, name, ask_hub)
-    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        TemplateError,
+    ) as error:
         said = f"run.json and summary.json are not as they were written: {named(error)}"
         raise UserError(f"--run {run.location}: no card: {said}") from None
 

@@ -104,10 +104,11 @@ def gather(
     temp = environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp"  # as Ray chooses
     temp = os.path.abspath(temp)
     cache = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    # As huggingface_hub/constants.py chooses.
-    hub_home = os.path.expanduser(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
-    hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    hub = os.path.expanduser(hub or os.path.join(hub_home, "hub"))  # where models are kept
+    # As huggingface_hub/constants.py chooses, for which an empty name is the working directory.
+    shared = environ.get("XDG_CACHE_HOME", os.path.join(home, ".cache"))
+    hub_home = os.path.expanduser(environ.get("HF_HOME", os.path.join(shared, "huggingface")))
+    hub = environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(hub_home, "hub"))
+    hub = os.path.expanduser(environ.get("HF_HUB_CACHE", hub))  # where models are kept
     seen, found = look(environ), engines()
     return Facts(
         host=socket.gethostname(),

@@ -15,7 +15,7 @@ from lr_ray.evaluation.statistics import paired_difference, pooled_difference
 from lr_ray.evaluation.tasks import task_names
 from lr_ray.experiments.grid import Grid, Variant
 from lr_ray.experiments.plan import Cell, Plan
-from lr_ray.report.page.comparison import seeds
+from lr_ray.report.page.comparison import has_several_seeds, seeds
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_summary
 
 Row = dict[str, Any]
@@ -143,15 +143,16 @@ def render(content: Row) -> str:
     grid, config = content["grid"], content["config"]
     benchmarks = list(content["expert"])
     head, untouched, problems = ["variant"], ["expert, untouched"], list[str]()
+    each = has_several_seeds(content)
     for benchmark, expert in content["expert"].items():
         of = f" {benchmark}" if len(benchmarks) > 1 else ""
-        head += [f"accuracy{of}", "each seed", "minus expert [95 %]"]
-        untouched += [f"{percent(expert['accuracy'])} %", "-", "-"]
+        head += [f"accuracy{of}", *["each seed"] * each, "minus expert [95 %]"]
+        untouched += [f"{percent(expert['accuracy'])} %", *["-"] * each, "-"]
         problems.append(f"{counted(expert['problems'], 'problem')} of {benchmark}")
     head += ["steps kept", "distinct trained", "trained steps", "tokens forward", "problems"]
     head += ["sampling s", "training s"]
     rows = [[*untouched, *["-"] * 7]]
-    rows += [_row(name, row, benchmarks) for name, row in content["variants"].items()]
+    rows += [_row(name, row, benchmarks, each) for name, row in content["variants"].items()]
     lines = [
         f"# Comparison: {grid['name']}",
         "",
@@ -243,15 +244,15 @@ def _of(parts: Sequence[Row], name: str, shown: str) -> str:
     return _shown(_mean([part[name] for part in parts if part.get(name) is not None]), shown)
 
 
-def _row(name: str, row: Row, benchmarks: Sequence[str]) -> list[str]:
+def _row(name: str, row: Row, benchmarks: Sequence[str], each: bool) -> list[str]:
     cells = [name]
     for benchmark in benchmarks:
         pooled = row["accuracy"].get(benchmark)
         if pooled is None:
-            cells += ["failed", "-", "-"]
+            cells += ["failed", *["-"] * each, "-"]
             continue
-        of_seeds = " ".join(map(percent, pooled["accuracy_of_seeds"]))
-        cells += [f"{percent(pooled['accuracy'])} %", of_seeds, points(pooled)]
+        of_seeds = [" ".join(map(percent, pooled["accuracy_of_seeds"]))] * each
+        cells += [f"{percent(pooled['accuracy'])} %", *of_seeds, points(pooled)]
     cost = row["cost"]
     kept = "-"
     if cost["steps_kept"] is not None:

@@ -325,6 +325,14 @@ def test_the_page_can_be_read_as_it_is(compared):
     assert rows[third + 2][1].startswith("-37.5 [-")
 
 
+def test_one_seed_has_no_column_of_its_own(compared):
+    content = copy.deepcopy(compared[2])
+    for row in content["variants"].values():
+        row["runs"] = row["runs"][:1]
+    [head, *_] = [line for line in render(content).splitlines() if line[:1] == "|"]
+    assert [cell.strip() for cell in head.split("|")[2:4]] == ["accuracy", "minus expert [95 %]"]
+
+
 def test_each_variant_stands_beside_the_first(compared):
     low, high, equal, prefilled = compared[2]["variants"].values()
     assert "minus_first" not in low

@@ -197,6 +197,7 @@ def test_facts_are_those_of_the_environment(tmp_path):
     assert pickle.loads(pickle.dumps(facts)) == facts
     assert (facts.temp.path, facts.home.path) == ("/tmp", str(tmp_path))
     assert facts.hub.path == str(tmp_path / ".cache" / "huggingface" / "hub")
+    assert gather(None, quiet | {"HF_HOME": ""}).hub.path == "hub"
     assert facts.run.refuses is None
     assert not list(tmp_path.iterdir())  # nothing is left or made
     assert (facts.ray_token, facts.hub_token, facts.joins) == (False, False, None)

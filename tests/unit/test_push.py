@@ -320,6 +320,7 @@ CONFIG_FILE = "adapter/adapter_config.json"
         *((what, lambda run, what=what: [run.remove(what), os.mkdir(run.path(what))], f"{what}: no *.{kind}")
           for what, kind in (("adapter", "safetensors"), ("model", "safetensors"), ("supervision", "parquet"))),
         ("adapter", lambda run: change(run, "summary.json", accuracy={"demo": 3}), "no card: run.json and summary.json"),
+        ("adapter", lambda run: change(run, "summary.json", training={**run.read_json("summary.json")["training"], "final_loss": 10**400}), "no card: run.json and summary.json"),
         ("adapter", lambda run: change(run, "summary.json", accuracy=3), "summary.json: holds something else than lr_ray writes there"),
         ("adapter", lambda run: change(run, "run.json", config={"training": {"method": 3}}), "models is missing"),
         ("adapter", lambda run: change(run, "run.json", config={"training": 3}), "training = 3: must be a mapping"),
