@@ -136,7 +136,7 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         Step("rates", rates),
         compare("gsm8k", "rates", lambda: grid(out, "ours"), *asked),
         compare("controls", "gsm8k", lambda: grid(out, "controls"), *asked),
-        compare("others", "gsm8k", lambda: grid(out, "ours"), benchmarks, "svamp", "asdiv", few, "300"),
+        compare("others", "gsm8k", lambda: grid(out, "ours"), benchmarks, "svamp,asdiv", few, "300"),
         compare("math", "gsm8k", lambda: grid(out, "ours"), benchmarks, "math500", few, "150", *raw),
         *audited("256"),
         *audited("1024", "--sampling.top_k", "1024"),

@@ -29,6 +29,9 @@ ALONE = [
     "large-sampled",
 ]
 
+# Steps on pairs that are there.
+ON_OTHER_PAIRS = {"probe-embedded", "probe-embedded-reversed", "probe-equal", "probe-smollm2"}
+
 
 def tried(out: Path, first: float = 0.5) -> None:
     """The comparison of learning rates; `first` is the accuracy of the paper's, 0.6 that of the others."""
@@ -48,6 +51,15 @@ def test_a_step_reaches_the_models_and_names_the_one_that_is_missing(name, tmp_p
     assert said.count("\n") == 1
     assert "pair/" in said
     assert "no such directory" in said
+
+
+def test_lr_ray_takes_the_options_of_every_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recipe, "tuning", lambda out, data_dir: out / "tuning.jsonl")
+    for step in recipe.steps(tmp_path, str(tmp_path / "data"), "cpu"):
+        if step.name in ON_OTHER_PAIRS:
+            continue
+        assert run_command(step.arguments()) == 2, step.name  # for want of files or packages
+        assert "--help" not in capsys.readouterr().err, step.name  # where options are wrong
 
 
 def test_every_step_has_another_name_and_comparisons_begin_with_what_is_there(tmp_path):
