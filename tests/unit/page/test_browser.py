@@ -185,6 +185,17 @@ def test_the_marked_words_and_the_others_make_up_each_answer(opened, page_file):
         assert texts == [row[4][0], row[5][0]]
 
 
+def test_only_answers_that_scroll_are_stops_of_the_keyboard(opened):
+    answers_shown(opened)
+    answers = "[...document.querySelectorAll('#answers-list pre')]"
+    stops = f"{answers}.map((p) => [p.scrollHeight > p.clientHeight, p.tabIndex === 0])"
+    assert all(scrolls == stop for scrolls, stop in opened.evaluate(stops))
+    opened.evaluate("document.styleSheets[0].insertRule('pre { max-height: 1rem !important; }')")
+    choose(opened, "kind", "all")
+    opened.wait(f"{SHOWN} === 20")
+    assert all(all(both) for both in opened.evaluate(stops))
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_narrow_screen_needs_no_scrolling_sideways(opened, page_file, dark):
     opened.look(400, 800, dark=dark)
