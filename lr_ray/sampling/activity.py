@@ -4,6 +4,7 @@ Exercised by `pytest tests/unit/test_activity.py`.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -18,22 +19,26 @@ OnActivity = Callable[[str, float | None], None]
 _LOOK_EVERY_S = 1.0
 _ANSWER_WITHIN_S = 10.0
 _WINDOW_S = 15.0  # that a rate is made of
+_SHARE = 0.5  # of the time worked that time left is made of: prompts are read for some of it
 _FIRST_S = 10.0  # of work before time left is told
 _GONE_S = 60.0  # an engine that was at work and has said nothing for so long has died
 Told = list[dict[str, Any]]
 
 
 class Pace:
-    """How fast a count has grown of late."""
+    """How fast a count has grown of late: in `_WINDOW_S`, or a larger `share` of the time it has grown."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 0.0) -> None:
+        self.share, self.began = share, math.inf
         self.seen: deque[tuple[float, float]] = deque()
 
     def add(self, count: float, now: float) -> None:
         if not self.seen and not count:
             return
+        self.began = min(self.began, now)
         self.seen.append((now, count))
-        while len(self.seen) > 2 and self.seen[1][0] <= now - _WINDOW_S:
+        since = now - max(_WINDOW_S, self.share * (now - self.began))
+        while len(self.seen) > 2 and self.seen[1][0] <= since:
             self.seen.popleft()
 
     @property
@@ -53,7 +58,7 @@ class Observer:
         self.problems, self.most_tokens = problems, most_tokens
         self.started = time.monotonic() if now is None else now
         self.working: float | None = None  # since
-        self.tokens, self.scored = Pace(), Pace()
+        self.tokens, self.decoded, self.scored = Pace(), Pace(_SHARE), Pace(_SHARE)
 
     def look(self, told: Told, now: float | None = None) -> tuple[str, float | None]:
         """A note for the progress line, and the seconds left once they can be told."""
@@ -61,7 +66,8 @@ class Observer:
         first = "expert" if any(e["role"] == "expert" for e in told) else "amateur"
         decoded = _sums([e for e in told if e["role"] == first])
         scored = _sums([e for e in told if e["role"] == "amateur"])
-        self.tokens.add(decoded["tokens"] + decoded["under_way"], now)
+        for pace in (self.tokens, self.decoded):
+            pace.add(decoded["tokens"] + decoded["under_way"], now)
         self.scored.add(scored["finished"], now)
         starting = _starting(told)
         if not self.tokens.seen:
@@ -79,7 +85,7 @@ class Observer:
 
     def _left(self, decoded: dict[str, int], scored: dict[str, int] | None) -> float | None:
         """Seconds until the slower pool is through, at its pace of late."""
-        finished, speed = decoded["finished"], self.tokens.a_second
+        finished, speed = decoded["finished"], self.decoded.a_second
         if not finished or not speed or finished > self.problems:
             return None
         # Those that are finished so far are the short ones, so tokens of the others count too: the mean

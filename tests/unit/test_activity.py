@@ -47,6 +47,21 @@ def test_time_left_is_that_of_the_tokens_that_are_missing():
     assert left == pytest.approx((80 * mean - 400) / 200)
 
 
+def test_time_left_follows_no_phase_of_the_engines():
+    """Prompts are read for as long as tokens come, at 10 and 190 a second: 100 on the whole."""
+    observer, tokens = Observer(problems=1000, most_tokens=100, now=0), 1
+    seen = []
+    for now in range(10, 250):
+        problems, under_way = divmod(tokens, 100)
+        told = [at_work("expert", problems, 100 * problems, under_way, inside=20)]
+        note, left = observer.look(told, now=now)
+        if now > 110:
+            seen.append((float(note.split()[0]), left, (100_000 - tokens) / 100))
+        tokens += 190 if now % 40 < 20 else 10
+    assert {speed for speed, *_ in seen} >= {10, 190}  # which the note tells
+    assert all(left == pytest.approx(expected, rel=0.35) for _, left, expected in seen)
+
+
 def test_no_problem_is_expected_to_take_more_tokens_than_it_may():
     observer = Observer(problems=100, most_tokens=128, now=0)
     observer.look([at_work("expert", 0, 0, under_way=1)], now=10)
