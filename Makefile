@@ -22,12 +22,12 @@ TRITON := $(VENV)/triton/installed
 UNIT_TESTS := $(BIN)/python -m pytest tests/unit -n $(shell expr $$(nproc) + 1) --maxprocesses 8 --dist loadfile
 TORCH := $(shell grep '^torch==' requirements/$(DEVICE).txt)
 
-.PHONY: demo test test-long test-gpu-lock test-unit lint docs format install lock clean
+.PHONY: demo test test-long test-gpu-lock test-unit lint docs format install extras lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/full_pipeline.py --config demo --run runs/demo --device $(DEVICE)
 
-test: $(INSTALLED) $(MODELS) $(DOMAINS) $(TRITON)
+test: $(INSTALLED) extras
 	$(UNIT_TESTS)
 	$(BIN)/python -m pytest tests/integration -m 'not long'
 
@@ -61,6 +61,9 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(INSTALLED)
+
+# What only tests want, each where it is to be had.
+extras: $(MODELS) $(DOMAINS) $(TRITON)
 
 # torch's version file says what it was built for, without an import.
 TORCH_CHECK_cpu := true
