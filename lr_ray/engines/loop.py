@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from lr_ray.runtime import memory
+
 REPORT_EVERY_S = 1.0
 
 
@@ -144,7 +146,7 @@ def start_loop(role: str, model: str, journal: Any, start: Callable[[], Stepper]
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     tell(role=role, state="loading", weights=weights)
     began = time.monotonic()
-    loop = EngineLoop(start, lambda activity: tell(**asdict(activity)))
+    loop = EngineLoop(start, lambda activity: tell(**asdict(activity), memory=memory.peak()))
     tell(state="ready", start_s=time.monotonic() - began)
     return loop
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lr_ray.console import rate
+from lr_ray.runtime.memory import largest
 
 # Gets a note, and the seconds left where they are known.
 OnActivity = Callable[[str, float | None], None]
@@ -23,6 +24,8 @@ _SHARE = 0.5  # of the time worked that time left is made of: prompts are read f
 _FIRST_S = 10.0  # of work before time left is told
 _GONE_S = 60.0  # an engine that was at work and has said nothing for so long has died
 Told = list[dict[str, Any]]
+# By role: the `most` engines there were at once, and the most memory that one held.
+Engines = dict[str, dict[str, int]]
 
 
 class Pace:
@@ -53,9 +56,19 @@ class Pace:
 class Observer:
     """Makes a note of what successive looks at the engines show."""
 
-    def __init__(self, problems: int, most_tokens: int, now: float | None = None) -> None:
-        """`problems` that the engines are to do, each of `most_tokens` generated ones at most."""
+    def __init__(
+        self,
+        problems: int,
+        most_tokens: int,
+        now: float | None = None,
+        engines: Engines | None = None,
+    ) -> None:
+        """`problems` that the engines are to do, each of `most_tokens` generated ones at most.
+
+        What is seen of the engines is added to `engines`.
+        """
         self.problems, self.most_tokens = problems, most_tokens
+        self.engines: Engines = {} if engines is None else engines
         self.started = time.monotonic() if now is None else now
         self.working: float | None = None  # since
         self.tokens, self.decoded, self.scored = Pace(), Pace(_SHARE), Pace(_SHARE)
@@ -63,6 +76,7 @@ class Observer:
     def look(self, told: Told, now: float | None = None) -> tuple[str, float | None]:
         """A note for the progress line, and the seconds left once they can be told."""
         now = time.monotonic() if now is None else now
+        self._count(told)
         first = "expert" if any(e["role"] == "expert" for e in told) else "amateur"
         decoded = _sums([e for e in told if e["role"] == first])
         scored = _sums([e for e in told if e["role"] == "amateur"])
@@ -82,6 +96,13 @@ class Observer:
         if now - self.working >= _FIRST_S:
             left = self._left(decoded, scored if first == "expert" else None)
         return ", ".join(parts), left
+
+    def _count(self, told: Told) -> None:
+        for role in {engine["role"] for engine in told}:
+            ours = [engine for engine in told if engine["role"] == role]
+            found = {"most": sum(engine["age"] < _GONE_S for engine in ours)}
+            for seen in (found, *(engine.get("memory", {}) for engine in ours)):
+                self.engines[role] = largest(self.engines.get(role, {}), seen)
 
     def _left(self, decoded: dict[str, int], scored: dict[str, int] | None) -> float | None:
         """Seconds until the slower pool is through, at its pace of late."""

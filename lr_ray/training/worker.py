@@ -17,7 +17,7 @@ from lr_ray.models.files import vocabulary_rows
 from lr_ray.plugins import backends
 from lr_ray.run.paths import full_temporary, temporary
 from lr_ray.run.store import Run
-from lr_ray.runtime import threads
+from lr_ray.runtime import memory, threads
 from lr_ray.training import checkpoint
 from lr_ray.training.batches import Ints, collate, label_entropy, pack, plan, share
 from lr_ray.training.checkpoint import Progress
@@ -115,7 +115,8 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         run.write_lines(METRICS, progress.rows)  # which an attempt killed at its end had not
         figures = _counts(supervision, training, progress)
         figures["merge_logit_gap"] = _export(spec, weights, scratch, backend.device)
-    return figures | {"loop_seconds": time.monotonic() - started, "workers": workers}
+    figures |= {"loop_seconds": time.monotonic() - started, "workers": workers}
+    return figures | {"memory": memory.peak()}
 
 
 def _batches(

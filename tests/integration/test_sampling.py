@@ -213,7 +213,13 @@ def test_kept_trajectories_scored_again_give_the_same_rows_without_an_expert(
     again = sample_demo(tmp_path, options={"trajectories": sampled.run})
     assert contents(again.run) == contents(sampled.run)
     assert [made.summary["problems_timed"] for made in (sampled, again)] == [64, 0]
-    spent = {"seconds": 0, "problems_timed": 0}
+    assert (sampled.summary["engines"].keys(), again.summary["engines"].keys()) == (
+        {"expert", "amateur"}, {"amateur"}
+    )  # fmt: skip
+    for found in sampled.summary["engines"].values():
+        assert found["most"] == 1
+        assert 3e8 < found["host_bytes"] < 8e9  # with vLLM imported
+    spent = {"seconds": 0, "problems_timed": 0, "engines": {}}
     assert again.summary | spent == sampled.summary | spent
     assert (tmp_path / there).stat().st_mtime_ns == before
 

@@ -89,6 +89,7 @@ def test_progress_and_counts(trained):
     assert summary["trained_steps"] == 16 * STEPS
     assert summary["tokens_forward"] == sum(row["tokens"] for row in progress)
     assert summary["distinct_steps"] == 16 * STEPS
+    assert 3e8 < summary["memory"]["host_bytes"] < 8e9  # with torch imported
     assert summary["merge_logit_gap"] < 1e-3
 
 

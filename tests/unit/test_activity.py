@@ -1,5 +1,8 @@
 """What is said of engines at work, and of the time left."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lr_ray.engines.guard import SamplingJournal
@@ -75,6 +78,34 @@ def test_an_amateur_that_falls_behind_sets_the_time_left():
     observer.look([at_work("expert", 40, 4001), at_work("amateur", 2, 400, inside=5)], now=20)
     told = [at_work("expert", 90, 9001), at_work("amateur", 12, 2400, inside=5)]
     assert observer.look(told, now=30)[1] == pytest.approx(88 / 1)
+
+
+def test_engines_are_counted_with_the_most_memory_that_one_held():
+    engines = {}
+    observer = Observer(problems=100, most_tokens=128, now=0, engines=engines)
+    observer.look([engine("expert", state="loading"), engine("expert", state="loading")], now=1)
+    first = at_work("expert", 1, 100) | {"memory": {"host_bytes": 7, "gpu_bytes": 3}}
+    second = at_work("expert", 1, 100) | {"memory": {"host_bytes": 5, "gpu_bytes": 4}}
+    other = at_work("amateur", 1, 100) | {"memory": {"host_bytes": 2}}
+    observer.look([first, second, other], now=2)
+    observer.look([first | {"age": 100}, second], now=90)  # one is gone
+    assert engines == {
+        "expert": {"most": 2, "host_bytes": 7, "gpu_bytes": 4},
+        "amateur": {"most": 1, "host_bytes": 2},
+    }
+
+
+def test_the_most_memory_of_a_process_stays_when_it_is_given_back():
+    script = (
+        "from lr_ray.runtime.memory import peak; before = peak(); held = b'x' * 200_000_000; del held;"
+        "print(peak()['host_bytes'] - before['host_bytes'], *peak())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    grown, *names = said.stdout.split()
+    assert 100_000_000 < int(grown) < 300_000_000
+    assert names == ["host_bytes"]  # no GPU was used
 
 
 def test_engines_that_died_hold_nothing():

@@ -1,5 +1,6 @@
 """What changed beside the accuracy, and what it took: lengths, answers that were cut, seconds, tokens."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,25 @@ def section(source: Source) -> dict[str, Any] | None:
         "training": source.part("training", "tokens_forward", "trained_steps"),
         "evaluation": evaluation,
         "asked_for": evaluation and asked_for(evaluation),
+        "memory": list(_memory(source.summary)),
     }
+
+
+def _memory(summary: dict[str, Any]) -> Iterator[tuple[str, int, str, str]]:
+    """Kinds of processes: how many there were, and the most host and GPU memory that one held."""
+    for role, found in summary.get("sampling", {}).get("engines", {}).items():
+        yield (f"{role}'s engine, sampling", found["most"], *map(_size, _held(found)))
+    training = summary.get("training", {})
+    if "memory" in training:
+        yield ("training worker", training["workers"], *map(_size, _held(training["memory"])))
+
+
+def _held(found: dict[str, int]) -> tuple[int | None, int | None]:
+    return found.get("host_bytes"), found.get("gpu_bytes")
+
+
+def _size(held: int | None) -> str:
+    return "-" if held is None else f"{held / 1e9:.1f} GB"
 
 
 def _cut(source: Source) -> tuple[float, float] | None:

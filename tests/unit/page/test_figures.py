@@ -106,6 +106,22 @@ def test_of_a_step_the_tokens_of_the_runs_own_plausibility_are_shown(run):
         assert labels == pytest.approx([1] * len(labels), abs=1e-3)
 
 
+def test_the_most_memory_of_engines_and_worker_is_told_where_it_is_known(run):
+    summary = made_up(run, problems=4, trajectories=3)
+    caption = "The most memory that one process held; of a GPU, what torch reserved"
+    assert caption not in said(by_id(page_of(run, summary), "cost"))
+    gpu = {"host_bytes": 2_140_000_000, "gpu_bytes": 40_000_000_000}
+    engines = {"expert": {"most": 2, **gpu}, "amateur": {"most": 1, "host_bytes": 900_000_000}}
+    summary["sampling"]["engines"], summary["training"]["memory"] = engines, gpu
+    head, *rows = table(page_of(run, summary), caption)
+    assert head == ["process", "how many", "host", "GPU"]
+    assert rows == [
+        ["expert's engine, sampling", "2", "2.1 GB", "40.0 GB"],
+        ["amateur's engine, sampling", "1", "0.9 GB", "-"],
+        ["training worker", "1", "2.1 GB", "40.0 GB"],
+    ]
+
+
 def test_a_run_by_rejection_names_its_own_limit_its_solutions_and_no_amateur(run):
     summary = made_up(run, problems=4, trajectories=3)
     run.remove("scores")
