@@ -8,6 +8,8 @@ With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under w
 
 import argparse
 import contextlib
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -123,6 +125,8 @@ def _serve(
             try:
                 while True:
                     time.sleep(_WAIT_S)
+            except KeyboardInterrupt:  # the way to end it, and no interruption of any work
+                sys.exit(interrupts.EXIT_CODES[signal.SIGINT])
             finally:
                 _end(console, settings)
 
