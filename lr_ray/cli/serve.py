@@ -23,7 +23,7 @@ from lr_ray.config import Config, ServeConfig, Serving
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_serving
 from lr_ray.errors import UserError, counted
-from lr_ray.models.adapters import with_adapters
+from lr_ray.models.adapters import check_on_gpu, with_adapters
 from lr_ray.models.models import fitting, resolve_all, resolve_model
 from lr_ray.pipeline.job import facts, improved
 from lr_ray.placement.arrange import for_serving
@@ -105,10 +105,12 @@ def _serve(
     key: str | None,
     variables: Mapping[str, Any],
 ) -> None:
-    whole, _ = with_adapters(models)
+    whole, adapters = with_adapters(models)
     settings, resources = fitting(config.serving, whole), config.resources
     with contextlib.ExitStack() as stack:
         if resources.server.gpus != 0:
+            if adapters:
+                check_on_gpu(settings.dtype)
             found = stack.enter_context(connected())
             place = for_serving(settings, resources.server, largest(whole), len(whole), found)
             resources = resources.model_copy(update={"server": place})

@@ -57,6 +57,15 @@ def with_adapters(models: Mapping[str, str]) -> tuple[dict[str, str], dict[str, 
     return whole, adapters
 
 
+def check_on_gpu(dtype: str) -> None:
+    """Raises UserError for adapters on a GPU in a `dtype` that vLLM's `lora_shrink_op.py` refuses."""
+    if dtype == "float32":
+        raise UserError(
+            "serving.dtype float32: vLLM serves adapters on a GPU in bfloat16 alone; give --serving.dtype "
+            "bfloat16, or merged models: of a run by --serving.adapters false"
+        )
+
+
 def engine_options(adapters: Mapping[str, str]) -> dict[str, Any]:
     """Arguments of vLLM's engine and front end by which these answer to their names."""
     if not adapters:

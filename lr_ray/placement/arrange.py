@@ -14,6 +14,7 @@ from typing import Any
 from lr_ray.config import STAGES, Config, Place, Serving, changed, roles_of, uses_gpus, value_at
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
+from lr_ray.models.adapters import check_on_gpu
 from lr_ray.placement import needs, ways
 from lr_ray.placement.cards import ASSUMED, Cards
 from lr_ray.placement.needs import Processes
@@ -38,6 +39,8 @@ def _arranged(config: Config, models: Models, cards: Cards, stage: str) -> Confi
     role = {"sampling": "expert", "evaluation": "server"}.get(stage)
     if role and (stage == "evaluation" or config.sampling.engine == "vllm"):
         _check_split(getattr(config.resources, role), role, models["expert"])
+    if stage == "evaluation" and config.serving.adapters:
+        check_on_gpu(config.serving.dtype)
     there = _there_or_to_come(cards, places)
     for assumed in there:
         if found := _first_fit(config, models, assumed, stage):

@@ -13,7 +13,7 @@ from typing import Any
 from lr_ray.config import Place, ServeConfig, Serving
 from lr_ray.config.resources import AUTO
 from lr_ray.engines import vllm
-from lr_ray.models.adapters import engine_options, with_adapters
+from lr_ray.models.adapters import check_on_gpu, engine_options, with_adapters
 from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_all
 from lr_ray.placement.arrange import for_serving
@@ -39,8 +39,11 @@ _CACHE_BLOCK_TOKENS = 128
 def build(config: ServeConfig) -> Any:
     """The application of a Serve config file, `config` being its args. The key is LR_RAY_API_KEY's."""
     models = resolve_all(config.models)
-    key, place, (whole, _) = read_key(KEY_VARIABLE), config.resources.server, with_adapters(models)
+    key, place = read_key(KEY_VARIABLE), config.resources.server
+    whole, adapters = with_adapters(models)
     serving = fitting(config.serving, whole)
+    if adapters and place.gpus != 0:
+        check_on_gpu(serving.dtype)
     if place.gpus == AUTO:
         place = for_serving(serving, place, largest(whole), len(whole), of_cluster())
     return build_application(models, serving, place, key, {})

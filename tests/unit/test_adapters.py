@@ -6,13 +6,15 @@ import shutil
 import pyarrow as pa
 import pytest
 
-from lr_ray.config import merge, read_tree, resolve
+from lr_ray.cli.serve import _serve
+from lr_ray.config import ServeConfig, merge, read_tree, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.models import adapters
 from lr_ray.models.models import fingerprint, resolve_all, resolve_served
 from lr_ray.pipeline.stages import add_drift
 from lr_ray.run.store import Run
+from lr_ray.serving.application import build
 
 EXPERT = str(expert_path())
 
@@ -102,6 +104,18 @@ def test_a_model_with_an_adapters_config_beside_it_is_a_model(adapter, tmp_path)
     shutil.copytree(EXPERT, tmp_path / "model")
     shutil.copy(adapter / adapters.CONFIG, tmp_path / "model")
     assert not adapters.is_adapter(str(tmp_path / "model"))
+
+
+def test_adapters_that_a_gpu_would_serve_in_float32_are_refused_before_ray_starts(adapter):
+    tree = {
+        "models": {"expert": EXPERT, "improved": str(adapter)},
+        "serving": {"dtype": "float32"},
+        "resources": {"server": {"gpus": 1}},
+    }
+    config = resolve(tree, ServeConfig)
+    for serves in (lambda: _serve(config.models, config, "log", None, {}), lambda: build(config)):
+        with pytest.raises(UserError, match=r"^serving.dtype float32: vLLM serves adapters on a"):
+            serves()
 
 
 def test_full_fine_tuning_makes_no_adapter_to_serve():

@@ -244,6 +244,14 @@ def test_models_of_an_endpoint_share_a_gpu_or_have_one_each():
         for_serving(serving, auto, model, 1, NONE)
 
 
+def test_adapters_on_a_gpu_are_served_in_bfloat16_alone():
+    ours = ("--serving.adapters", "true", "--serving.dtype", "float32")
+    with pytest.raises(UserError, match=r"^serving.dtype float32: .* --serving.dtype bfloat16, or"):
+        placed(CARDS["one 80 GB"], "qwen2.5-math-1.5b", *ours)
+    on_cpu = configured("qwen2.5-math-1.5b", *ours, "--device", "cpu")
+    assert arrange(on_cpu, find_models(on_cpu)[0], NONE) == on_cpu
+
+
 def test_demands_are_those_of_the_processes():
     for preset in ("demo", *PAPER):
         config, models = placed(CARDS["eight 80 GB"], preset)
