@@ -123,7 +123,8 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
             "max_problems": None, "shots": [0], "samples": 1, "temperature": 0.0, "grader_check": [],
             "perturbations": [], "protocol": "same",  # the same prompt for both
         }  # fmt: skip
-        config = changed(probed, {"evaluation": over})
+        # Both are whole models; no adapter is trained yet.
+        config = changed(probed, {"evaluation": over, "serving.adapters": False})
         with site(config, ["evaluation"]) as place, quiet_others(run.log_path()) as console:
             config = place.arranged(config, ["evaluation"])
             there.create()

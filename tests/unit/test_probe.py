@@ -3,17 +3,23 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from lr_ray.cli.front import run_command
+from lr_ray.cli.options import parse
 from lr_ray.config import Data, Sampling
 from lr_ray.embedded import amateur_path, expert_path
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.labelling.scores import score
+from lr_ray.pipeline import probe as probing
 from lr_ray.pipeline.probe import _gradable
+from lr_ray.placement import find_models, needs
+from lr_ray.placement.cards import pretended
+from lr_ray.placement.site import Site
 from lr_ray.problems import PROBLEM
 from lr_ray.report import pair, probe
 from lr_ray.run.schemas import SCORES
@@ -254,6 +260,32 @@ def test_answers_that_nothing_can_equal_are_not_asked_for(tmp_path, capsys):
     sampled(run, ["twelve", "12", None, "7"])
     known, grader = _gradable(run, relabelling.config().data)
     assert (grader, {row["answer"] for row in known}) == ("demo", {"12", "7"})
+
+
+def test_models_of_a_probe_share_a_gpu_where_the_runs_expert_will_carry_adapters(
+    tmp_path, monkeypatch
+):
+    config = parse(
+        "", ["--config", "qwen2.5-math-1.5b", "--data.source=demo", "--serving.adapters=true"]
+    ).config
+    run, asked = Run(str(tmp_path)), []
+    row = {"problem_id": "a", "problem": "1+1?", "answer": "2", "metadata": None}
+    run.write_table("problems/part-0.parquet", pa.Table.from_pylist([row], PROBLEM))
+    card = Site(pretended(1, 80e9), find_models(config)[0])
+    monkeypatch.setattr(probing, "site", lambda config, stages: nullcontext(card))
+
+    def ask(job, paths, serve):
+        asked.append((job.config, list(paths)))
+        raise StageError("enough")
+
+    monkeypatch.setattr(probing, "ask_models", ask)
+    with pytest.raises(StageError, match="enough"):
+        probing._ask(run, run.child("asked"), config, {"expert": "e", "amateur": "a"})
+    [(arranged, labels)] = asked
+    assert labels == ["expert", "amateur"]
+    assert arranged.resources.server.gpus == 0.5  # a whole one each would be two GPUs
+    assert needs.together(arranged, "evaluation")
+    assert len(needs.demands(arranged, "evaluation")[0]["server"]) == 2
 
 
 def test_a_grader_that_only_rows_name_and_is_none_is_of_the_data(tmp_path):
