@@ -106,7 +106,9 @@ def ask_all(
     """
     keys = {q.key for a in pending for q in _all_of(questions_of(a, stop_token_ids))}
     keep = keeping(store, keys, on_progress)
-    for group in groups(pending, 1 if config.resources.evaluation == "apart" else 2, expert):
+    # With adapters, GPUs were shared out for one engine.
+    alone = config.resources.evaluation == "apart" or config.serving.adapters
+    for group in groups(pending, 1 if alone else 2, expert):
         todo = [asked for asked in group if answers_of(store, asked, stop_token_ids) is None]
         paths = [asked.path for asked in todo]
         paths += [expert] if any(map(is_adapter, paths)) else []

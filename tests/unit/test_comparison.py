@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.config import Config, changed, merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.evaluation.evaluate import grade
@@ -190,6 +190,37 @@ def test_models_are_graded_beside_the_expert_whenever_its_answers_come():
         assert found == [
             (asked, theirs[asked.name], theirs["expert"].answers) for asked in (a, b, c)
         ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "served"),
+    [
+        ({}, [["expert", "adapter"], ["x", "y"]]),
+        ({"serving": {"adapters": True}}, [["expert", "adapter"], ["x"], ["y"]]),
+        ({"resources": {"evaluation": "apart"}}, [["expert", "adapter"], ["x"], ["y"]]),
+    ],
+)
+def test_no_more_models_are_up_than_gpus_were_shared_out_for(
+    tmp_path, monkeypatch, sections, served
+):
+    found, config = [], changed(DEMO, sections)
+    evaluation = DEMO.evaluation.model_copy(update={"max_problems": 1})
+    pending = [Asked(n, n, n, evaluation) for n in ("expert", "x", "y", "adapter")]
+
+    def endpoint(paths, config):
+        found.append(list(paths))
+        return contextlib.nullcontext(("", 0.0))
+
+    def answer(url, questions, evaluation, keep):
+        for question in questions:
+            keep(question, Answer("", "stop"))
+
+    monkeypatch.setattr(asking, "is_adapter", lambda path: path == "adapter")
+    monkeypatch.setattr(asking, "_endpoint", endpoint)
+    monkeypatch.setattr(asking, "ask", answer)
+    with AnswerStore(Run(str(tmp_path))) as store:
+        list(ask_all(pending, store, config, [], "expert", lambda done, total: None))
+    assert found == served
 
 
 def test_replies_say_how_many_answers_their_seconds_are_of(tmp_path, monkeypatch):
