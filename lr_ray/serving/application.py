@@ -18,7 +18,7 @@ from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_all
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
-from lr_ray.placement.needs import replica_bundles
+from lr_ray.placement.needs import SEQUENCES, replica_bundles
 from lr_ray.placement.sizes import largest
 from lr_ray.runtime import threads
 from lr_ray.runtime.connection import read_key
@@ -123,6 +123,8 @@ def model_options(
     environment = dict(vllm.SERVED_ENV)
     if on_gpu:
         engine |= vllm.gpu_options(place) | vllm.GRAPHS_ALONE
+        # What placement counts; vLLM takes 1024 where the whole GPU is large, of a slice of one (MIG) too.
+        engine["max_num_seqs"] = SEQUENCES
     else:
         engine |= vllm.WHOLE_PROMPTS | {
             "enforce_eager": True,

@@ -71,8 +71,8 @@ EXPECTED = {
         "async_scheduling": False,
         "memory_share": 0.45,
     },
-    "server": {**DECODING, "memory_share": 0.45},
-    "server of adapters": {**DECODING, "memory_share": 0.45},
+    "server": {**DECODING, "memory_share": 0.45, "max_num_seqs": 256},
+    "server of adapters": {**DECODING, "memory_share": 0.45, "max_num_seqs": 256},
 }
 
 

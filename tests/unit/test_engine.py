@@ -134,6 +134,7 @@ def test_a_replica_with_a_part_of_a_gpu_asks_for_no_more(build, gpus, told):
     if build == "gpu":
         assert options["engine_kwargs"]["compilation_config"]["mode"] == 0
         assert options["engine_kwargs"]["kv_cache_memory_bytes"] == 3_000_000_000
+        assert options["engine_kwargs"]["max_num_seqs"] == 256  # as placement counts
 
 
 def test_variables_of_vllm_may_be_set_from_outside(monkeypatch):
