@@ -20,6 +20,8 @@ _BUSY = 0.1  # share of a GPU; an engine that measures wants 0.9 of it
 _NO_GPU = (
     "run where one is, or on the CPUs with --device cpu and the packages of make install DEVICE=cpu"
 )
+# vllm/platforms/cuda.py device_control_id_to_physical_device_id: a slice's number within its GPU.
+_ALONE = "unset it in a container that has this slice alone, as docker run --gpus device=MIG-... makes one"
 _INSTALL = "make install puts them there"
 _ANEW = "make a new .venv: make install DEVICE=gpu where engines run on GPUs, DEVICE=cpu elsewhere"
 
@@ -37,6 +39,8 @@ def gpu(facts: Facts, need: Need) -> Findings:
     elif only and need.cpu_engines:
         what = f"the installed vLLM is the one for GPUs, and {', '.join(need.cpu_engines)} is 0"
         yield Finding("bad", "gpu", what, "give a share of a GPU, or auto")
+    if need.on_gpu(facts) and need.engines:
+        yield from _slice(facts)
     for one, count in Counter((g.name, g.memory_bytes, g.capability) for g in gpus).items():
         name, memory, capability = one
         used = max(g.used_bytes for g in gpus if g.name == name)
@@ -49,6 +53,14 @@ def gpu(facts: Facts, need: Need) -> Findings:
         by = ", ".join(facts.gpu_users[:3]) or "processes that the driver does not name"
         advice = "end them, or leave that GPU out with CUDA_VISIBLE_DEVICES"
         yield Finding("warn", "gpu", f"{busy:.0%} of its memory is used by {by}", advice)
+
+
+def _slice(facts: Facts) -> Findings:
+    number = facts.seen.unlisted
+    if number is not None:
+        named = f"CUDA_VISIBLE_DEVICES names slice {number} of a GPU (MIG)"
+        what = f"{named}, which vLLM looks for as GPU {number}, and there is none"
+        yield Finding("bad", "gpu", what, _ALONE)
 
 
 def _no_gpu(facts: Facts, wanted: bool) -> Finding:

@@ -37,6 +37,8 @@ class Seen:
     hidden: int = 0  # GPUs that CUDA_VISIBLE_DEVICES takes away
     cuda: int = 0  # newest major version of CUDA that the driver runs; 0 where it does not tell
     trouble: str | None = None  # why a driver that is there does not answer
+    # Number of the slice (MIG) of its GPU that CUDA_VISIBLE_DEVICES names, where no GPU has that number.
+    unlisted: int | None = None
 
 
 def gpus(environ: Mapping[str, str] | None = None) -> list[Gpu]:
@@ -96,8 +98,12 @@ def _seen(asked: str | None) -> Seen:
     driver = nvml.nvmlSystemGetDriverVersion()
     cuda = _cuda()
     if asked and asked.startswith("MIG-"):
-        parts = list(_mig(handles, asked))
-        return Seen(tuple(_gpu(part, whole, driver) for part, whole in parts), cuda=cuda)
+        named = _mig(handles, asked)
+        if named is None:
+            return Seen(cuda=cuda)
+        number, part, whole = named
+        unlisted = number if number >= len(handles) else None
+        return Seen((_gpu(part, whole, driver),), cuda=cuda, unlisted=unlisted)
     uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
     chosen = [handles[i] for i in visible(uuids, asked)]
     found = tuple(_gpu(_part(whole), whole, driver) for whole in chosen)
@@ -112,33 +118,33 @@ def _cuda() -> int:
         return 0
 
 
-def _mig(handles: Sequence[Any], asked: str) -> Iterator[tuple[Any, Any]]:
-    """The slice that CUDA takes (never more than one, the first that is named), and its GPU."""
+def _mig(handles: Sequence[Any], asked: str) -> tuple[int, Any, Any] | None:
+    """The slice that CUDA takes (never more than one, the first that is named), its number and its GPU."""
     for whole in handles:
         try:
-            for part in _slices(whole):
+            for number, part in _slices(whole):
                 if nvml.nvmlDeviceGetUUID(part).startswith(asked.split(",")[0].strip()):
-                    yield part, whole
-                    return
+                    return number, part, whole
         except nvml.NVMLError_NotSupported:
             continue
+    return None
 
 
 def _part(whole: Any) -> Any:
     """The slice that CUDA takes of a GPU that is split (MIG), its first; else the GPU."""
     try:
         if nvml.nvmlDeviceGetMigMode(whole)[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-            return next(_slices(whole), whole)
+            return next((part for _, part in _slices(whole)), whole)
     except nvml.NVMLError:  # not told of most cards
         pass
     return whole
 
 
-def _slices(whole: Any) -> Iterator[Any]:
-    """Those that this process may see; in a pod one of several, by any index."""
+def _slices(whole: Any) -> Iterator[tuple[int, Any]]:
+    """Those that this process may see, by their numbers; in a pod one of several, by any."""
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
         with contextlib.suppress(nvml.NVMLError_NotFound):
-            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, index)
+            yield index, nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, index)
 
 
 def _gpu(handle: Any, whole: Any, driver: str) -> Gpu:

