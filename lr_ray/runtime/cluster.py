@@ -40,7 +40,7 @@ def cluster() -> Iterator[str]:
     import ray
 
     if ray.is_initialized():
-        yield _logs()
+        yield logs()
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if env := plugins.runtime_env():
@@ -48,9 +48,9 @@ def cluster() -> Iterator[str]:
     _connect(options)
     interrupts.install()  # Ray puts its own there
     ours = joins() is None
-    with leftovers.ended(_logs()) if ours else contextlib.nullcontext():
+    with leftovers.ended(logs()) if ours else contextlib.nullcontext():
         try:
-            yield _logs()
+            yield logs()
         finally:
             ray.shutdown()
 
@@ -77,7 +77,8 @@ def _connect(options: dict[str, Any]) -> None:
         raise StageError(f"{said}; run the same command again") from None
 
 
-def _logs() -> str:
+def logs() -> str:
+    """The folder of Ray's own logs, on this node and under the same name on others."""
     import ray
 
     return os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")

@@ -14,12 +14,14 @@ from lr_ray.config import Resources, Serving
 from lr_ray.errors import StageError, UserError
 from lr_ray.placement import await_room, check_head, check_model, replica_bundles
 from lr_ray.runtime import interrupts
-from lr_ray.runtime.cluster import joins
+from lr_ray.runtime.cluster import joins, logs
 from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
 
 APPLICATION = "lr_ray"
 _START_S = 900.0
+# Of vLLM (v1/engine/utils.py), whose engine is a process of its own that has printed the cause.
+_ELSEWHERE = "See root cause above"
 _POLL_S = 0.5
 _ANSWER_S = 10.0
 
@@ -194,11 +196,16 @@ def _wait_running(models: int, deadline: float, on_progress: Callable[[int, int]
 
 
 def _reason(application: Any) -> str:
-    """One line: the last line of the first failed deployment's message."""
+    """One line: the last line of the first failed deployment's message, or where vLLM has the cause."""
     failed = [(n, d) for n, d in application.deployments.items() if "FAILED" in d.status]
     name, message = (failed[0][0], failed[0][1].message) if failed else ("", application.message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return f"{name}: {lines[-1] if lines else 'cannot be started'}"
+    last = lines[-1] if lines else "cannot be started"
+    if _ELSEWHERE in last:
+        last = (
+            f"its engine failed at its start; {logs()}/worker-*.out and *.err on its node say why"
+        )
+    return f"{name}: {last}"
 
 
 def _wait_answers(url: str, names: list[str], deadline: float, key: str | None) -> None:

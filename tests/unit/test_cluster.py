@@ -17,7 +17,7 @@ READ = "from ray.serve._private.constants import PROXY_READY_CHECK_TIMEOUT_S as 
 
 def test_serves_proxy_gets_a_minute_for_its_start_unless_somebody_says_otherwise(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("lr_ray.runtime.cluster._logs", lambda: "logs")
+    monkeypatch.setattr("lr_ray.runtime.cluster.logs", lambda: "logs")
     name = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
     for given, seconds in ((None, "60.0"), ("7", "7.0")):
         monkeypatch.setenv(name, given) if given else monkeypatch.delenv(name, raising=False)
@@ -32,7 +32,7 @@ def test_serves_proxy_gets_a_minute_for_its_start_unless_somebody_says_otherwise
 )
 def test_rays_folder_is_absolute(monkeypatch, tmp_path, given, taken):
     monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("lr_ray.runtime.cluster._logs", lambda: "logs")
+    monkeypatch.setattr("lr_ray.runtime.cluster.logs", lambda: "logs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_TMPDIR", given)
     with cluster():

@@ -122,3 +122,31 @@ def test_a_pipeline_that_cannot_be_evaluated_here_does_not_begin(cluster, monkey
     assert begun == []
     pipeline._run_stages(job, ["training"], 0.0)
     assert begun == ["training"]
+
+
+ENDED = """The deployment failed to start 3 times in a row. Error:
+ray::ServeReplica:lr_ray:LLMServer:expert.initialize_and_get_metadata() (pid=7, ip=10.0.0.2)
+  File "vllm/v1/engine/utils.py", line 1319, in wait_for_engine_startup
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("A replica failed.\nValueError: no such thing\n", "ValueError: no such thing"),
+        (
+            ENDED,
+            "its engine failed at its start; /s/logs/worker-*.out and *.err on its node say why",
+        ),
+        ("", "cannot be started"),
+    ],
+)
+def test_a_deployment_that_failed_says_why_or_where_that_is(monkeypatch, said, told):
+    monkeypatch.setattr(endpoint, "logs", lambda: "/s/logs")
+    deployments = {
+        "LLMServer:expert": SimpleNamespace(status="DEPLOY_FAILED", message=said),
+        "Ingress": SimpleNamespace(status="UPDATING", message=""),
+    }
+    application = SimpleNamespace(deployments=deployments, message="")
+    assert endpoint._reason(application) == f"LLMServer:expert: {told}"
