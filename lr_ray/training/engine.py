@@ -64,6 +64,16 @@ class Backend(Protocol):
         """Puts the state of a training in place that has made `steps` optimizer steps."""
 
 
+def ask_cuda_for_memory(accelerator: Any) -> None:
+    """Of DeepSpeed's accelerator: a GPU's free bytes by CUDA, where it asks NVML.
+
+    It takes CUDA_VISIBLE_DEVICES for numbers, which may be UUIDs, and a process that has a slice (MIG) is not
+    told of the whole GPU.
+    """
+    if accelerator.device_name() == "cuda":
+        accelerator.available_memory = lambda device=None: torch.cuda.mem_get_info(device)[0]
+
+
 class Engine:
     """The backend `deepspeed`: ZeRO 2 or 3, on GPUs or CPUs."""
 
@@ -72,6 +82,7 @@ class Engine:
 
         # On CPU, DeepSpeed would spend a minute compiling a collective that gloo has.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        ask_cuda_for_memory(deepspeed.get_accelerator())
         config = deepspeed_config(training)
         partitioned = None
         if training.zero_stage == 3:
