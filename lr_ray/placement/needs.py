@@ -173,7 +173,7 @@ def _sized(
     forward = BATCHED_TOKENS * size * (4 * model.hidden + 2 * model.intermediate / ranks)
     return replace(
         engine,
-        weights=model.parameters * size / ranks,
+        weights=model.weights(size) / ranks,
         overhead=_CONTEXT_BYTES + graphs + forward + logits,
         token=model.cache * size / min(ranks, model.kv_heads),
     )

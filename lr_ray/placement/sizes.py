@@ -6,12 +6,13 @@ GB are 1e9 bytes. Exercised by `pytest tests/unit/placement/test_sizes.py`.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lr_ray.config import Config
 from lr_ray.errors import UserError, reason
+from lr_ray.models.files import weight_files
 from lr_ray.models.models import resolve_model
 
 _FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -54,6 +55,11 @@ class Model:
     lora: dict[str, int]  # inputs + outputs, of all layers
     columns: int = 0  # inner ones of one expert
     norms: int = 2  # of a layer, over its whole width
+    stored: int | None = None  # bytes of quantised weights, by their files
+
+    def weights(self, size: int) -> int:
+        """Bytes of all weights, `size` of each one that is not quantised."""
+        return self.parameters * size if self.stored is None else self.stored
 
 
 Models = dict[str, Model | None]  # expert and amateur; None for one that is not known
@@ -161,11 +167,23 @@ def find_model(reference: str, field: str, fetch: bool = False) -> Model | str:
         if config["model_type"] not in _KINDS:
             kind = config["model_type"]
             return f"{field}: {file}: cannot count parameters of {kind}; left out of the plan"
-        return describe(config)
+        model = describe(config)
+        if not isinstance(config.get("quantization_config"), dict):
+            return model
+        stored = _stored(file.parent, f"{field}: {reference}")
+        if stored is None:
+            return f"{field}: quantised weights that are not here have no known size; left out of the plan"
+        return replace(model, stored=stored)
     except KeyError as error:
         raise UserError(f"{field}: {file}: no usable architecture: no {error.args[0]}") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{field}: {file}: no usable architecture: {reason(error)}") from None
+
+
+def _stored(folder: Path, where: str) -> int | None:
+    """Bytes of a model's files of weights; None where one is missing."""
+    files = [folder / name for name in weight_files(folder, where)]
+    return sum(f.stat().st_size for f in files) if all(map(os.path.isfile, files)) else None
 
 
 def _fetched(reference: str, fetch: bool) -> Path | None:
@@ -197,4 +215,4 @@ def largest(models: Mapping[str, str]) -> Model | None:
     """The largest of models by name and reference; None where the size of one is not known."""
     found = [find_model(reference, f"models.{name}") for name, reference in models.items()]
     known = [model for model in found if isinstance(model, Model)]
-    return max(known, key=lambda m: m.parameters) if len(known) == len(found) else None
+    return max(known, key=lambda m: m.weights(2)) if len(known) == len(found) else None

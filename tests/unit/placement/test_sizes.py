@@ -10,7 +10,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lr_ray import embedded
+from lr_ray.config import Place, Serving
 from lr_ray.errors import UserError
+from lr_ray.placement.arrange import for_serving
+from lr_ray.placement.cards import pretended
 from lr_ray.placement.sizes import Model, describe, find_model
 from lr_ray.placement.ways import splits
 
@@ -66,6 +69,33 @@ def test_biases_norms_and_head_size_of_other_kinds():
     assert describe({**base, "model_type": "qwen3"}).parameters - plain.parameters == 2 * 4
     wide = describe({**base, "head_dim": 8})
     assert wide.parameters - plain.parameters == 2 * 64 + 2 * 32
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_quantised_weights_take_what_their_files_have(tmp_path, sharded):
+    shape = {
+        "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064,
+        "tie_word_embeddings": False, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    awq = shape | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(awq))
+    names = ["a.safetensors", "b.safetensors"] if sharded else ["model.safetensors"]
+    if sharded:
+        index = {"weight_map": {"x": names[0], "y": names[1]}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "not here" in find_model(str(tmp_path), "models.expert")
+    for name in names:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(5_580_000_000 // len(names))  # a sparse file
+    model = find_model(str(tmp_path), "models.expert")
+    assert model.parameters == 7_615_616_512
+    assert model.weights(2) == 5_580_000_000
+    # 15.2 GB of bfloat16 have no room there.
+    place = for_serving(Serving(), Place(), model, 1, pretended(1, 16e9))
+    assert place.gpus == 1
+    with pytest.raises(UserError, match="1 models do not fit on 1 GPU of 16 GB"):
+        for_serving(Serving(), Place(), describe(shape), 1, pretended(1, 16e9))
 
 
 TINY = {
