@@ -214,7 +214,8 @@ def activation_bytes(
     On top come what the backward holds for a moment (about three times `intermediate` a token) and the
     padding inside attention, which may double attention's part where rows differ in length.
     """
-    hidden, heads, kv_heads = model.hidden, model.heads, model.kv_heads
+    hidden, heads = model.hidden, model.heads
+    kv_heads = heads if dtype_bytes == 4 else model.kv_heads  # repeated, see `training.rows`
     queries = heads * model.head_dim
     widths = {"o_proj": queries, "down_proj": model.intermediate}
     inputs = [widths.get(target.rpartition(".")[2], hidden) for target in lora_targets]

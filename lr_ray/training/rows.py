@@ -117,6 +117,8 @@ def _attention(
 
     if groups is None:
         return attend(module, query, key, value, attention_mask, **options)
+    if _lacks_grouped_heads(query):
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     heads = [x.shape[1] for x in (query, key, value)]
     # Together, so that they are padded at once.
     mixed = torch.cat([x.transpose(1, 2).squeeze(0) for x in (query, key, value)], dim=1)
@@ -126,3 +128,12 @@ def _attention(
         padded = group.pad(piece).transpose(1, 2).split(heads, dim=1)
         parts.append(group.unpad(attend(module, *padded, None, **options)[0]))
     return (torch.cat(parts) if len(parts) > 1 else parts[0])[None], None
+
+
+def _lacks_grouped_heads(query: Tensor) -> bool:
+    """Whether torch attends to fewer heads of keys and values by its slow way alone, which keeps all scores.
+
+    Of its kernels for GPUs the one for grouped heads (flash) takes no float32, and the one that takes it
+    (memory-efficient) wants as many heads of each (ATen, sdp_utils.cpp).
+    """
+    return query.is_cuda and query.dtype == torch.float32

@@ -1,5 +1,7 @@
 """Rows one after another in a forward give the hidden states and gradients that each gives alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,41 @@ def test_gradients_are_those_of_each_row_alone(config, kind, over):
             loss(to_tensors(collate(part), CPU))[0].backward()
         found.append(torch.cat([w.grad.flatten() for w in model.parameters() if w.requires_grad]))
     assert ((found[0] - found[1]).norm() / found[1].norm()).item() < 1e-5
+
+
+def test_in_float32_a_gpu_attends_with_as_many_heads_of_keys_as_of_queries(monkeypatch):
+    """Else torch would keep the scores of all pairs of tokens."""
+    asked, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def attending(query, key, value, **options):
+        asked.append({x.shape[1] for x in (query, key, value)})
+        return attend(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attending)
+    found = []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(rows, "_lacks_grouped_heads", lambda query, on_gpu=on_gpu: on_gpu)
+        asked.clear()
+        model = with_lora(build(*PACKED[0]), training()).eval()
+        loss = PackedLoss(model, training())
+        loss(tensors())[0].backward()
+        assert all(heads == ({4} if on_gpu else {2, 4}) for heads in asked)
+        assert asked
+        grads = [w.grad.flatten() for w in model.parameters() if w.requires_grad]
+        found.append(torch.cat([*grads, loss._hidden(tensors()).detach().flatten()]))
+    assert (found[0] - found[1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "dtype", "lacks"),
+    [
+        (True, torch.float32, True),
+        (True, torch.bfloat16, False),
+        (False, torch.float32, False),
+    ],
+)
+def test_grouped_heads_are_lacking_in_float32_on_gpus_alone(is_cuda, dtype, lacks):
+    assert rows._lacks_grouped_heads(SimpleNamespace(is_cuda=is_cuda, dtype=dtype)) is lacks
 
 
 def test_a_model_prepared_for_rows_still_reads_a_single_prompt():
