@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lr_ray import embedded, serving
 from lr_ray.config import Place, Resources, Serving
@@ -49,9 +50,7 @@ def theirs(model: str, settings: Serving, place: Place) -> Iterator[str]:
     options = model_options(NAME, model, settings, place)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", NAME, "--host", settings.host, "--port", str(settings.port)]
-    for name, value in options["engine_kwargs"].items():
-        flag = f"--{name.replace('_', '-')}"
-        command += [flag] if value is True else [flag, str(value)]
+    command += flags(options["engine_kwargs"])
     command += ["--disable-uvicorn-access-log"]
     environment = {
         k: v for k, v in options["runtime_env"]["env_vars"].items() if not k.startswith("RAYLLM")
@@ -67,6 +66,18 @@ def theirs(model: str, settings: Serving, place: Place) -> Iterator[str]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
             server.wait(timeout=60)
+
+
+def flags(engine: Mapping[str, Any]) -> list[str]:
+    """An engine's arguments as the command line of vLLM's server takes them."""
+    found: list[str] = []
+    for name, value in engine.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):  # "--flag False" would set it
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return found
 
 
 def _wait(server: "subprocess.Popen[bytes]", url: str, log: str) -> None:
