@@ -20,7 +20,12 @@ from lr_ray.runtime.progress import recorded
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--samples", metavar="FILE", nargs="+", required=True, help="paths or URIs of JSONL files"
+        "--samples",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        required=True,
+        help="paths or URIs of JSONL files",
     )
 
 

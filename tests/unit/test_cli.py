@@ -18,6 +18,7 @@ from lr_ray.cli.plan import SHOWN as PLAN
 from lr_ray.cli.serve import SHOWN as SERVE
 from lr_ray.cli.stages import EVALUATION, LABELLING, METHOD, SAMPLING, TRAINING
 from lr_ray.config import ROLES, flatten, read_tree, resolve
+from lr_ray.errors import UserError
 from lr_ray.runtime import interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,19 @@ def test_an_empty_name_is_not_taken_for_none(said, words, option):
 )  # fmt: skip
 def test_what_argparse_cannot_place_is_told_with_what_would_be_right(said, words, line):
     assert said("plan", *words) == (2, "", f"error: {line} (--help lists the options)\n")
+
+
+def test_samples_given_twice_are_all_read(tmp_path, monkeypatch):
+    given = []
+
+    def look(files, _):
+        given.extend(files)
+        raise UserError("looked")
+
+    monkeypatch.setattr("lr_ray.interop.reading.check_files", look)
+    words = "--samples a.jsonl b.jsonl --samples c.jsonl"
+    assert run_command(["import", "--config=demo", f"--run={tmp_path}", *words.split()]) == 2
+    assert given == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
 def test_a_terminal_without_a_width_is_told_all(said, monkeypatch):
