@@ -61,9 +61,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         for word in re.findall(r"--[^\s=]+", message):
-            close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
-            if "unrecognized" in message and close and close[0] != word:
-                message = f"unknown option {word}; did you mean {close[0]}?"
+            names = {option.lstrip("-"): option for option in self._option_string_actions}
+            close = difflib.get_close_matches(word.lstrip("-"), names, n=1, cutoff=0.6)
+            if "unrecognized" in message and close and names[close[0]] != word:
+                message = f"unknown option {word}; did you mean {names[close[0]]}?"
                 break
         if found := re.fullmatch("argument (.*): expected one argument", message):
             option = found[1].split("/")[0]

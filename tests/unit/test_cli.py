@@ -141,6 +141,11 @@ def test_what_argparse_cannot_place_is_told_with_what_would_be_right(said, words
     assert said("plan", *words) == (2, "", f"error: {line} (--help lists the options)\n")
 
 
+def test_dashes_alone_make_no_option_close(said):
+    error = "error: unrecognized arguments: --from runs/demo (--help lists the options)\n"
+    assert said("probe", "--config", "demo", "--from", "runs/demo") == (2, "", error)
+
+
 def test_samples_given_twice_are_all_read(tmp_path, monkeypatch):
     given = []
 
