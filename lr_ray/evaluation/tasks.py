@@ -264,6 +264,7 @@ def _source(name: str, evaluation: Evaluation) -> sources.Source:
         return sources.registered(name, "test", evaluation.seed)
     if files.is_location(name):
         return sources.of_files(name, evaluation.fields, f"{task_name(name, 0)}/", "evaluation")
+    sources.check_kind(name, "evaluation.benchmarks")
     hint, names = sources.close_to(name)
     raise UserError(
         f"evaluation.benchmarks: {name!r} is not a known benchmark; {hint}give some of {names}, or a "

@@ -88,6 +88,7 @@ def open_source(data: Data) -> Source:
         name, _, config = data.source.partition(":")
         rows = lambda: hub.read(name, config or None, data.split, data.fields)  # noqa: E731
         return Source(rows, convert, f"{data.source}/{data.split}/")
+    check_kind(data.source, "data.source")
     hint, names = close_to(data.source)
     raise UserError(
         f"data.source: {data.source!r} is no known source and no folder; {hint}give one of {names}, "
@@ -140,6 +141,15 @@ def of_files(location: str, fields: Fields, id_prefix: str, section: str) -> Sou
     whole = section == "evaluation"  # where a grader sees the other fields
     rows = lambda: (r for file in found for r in files.read(file, fields, option, whole))  # noqa: E731
     return Source(rows, convert, id_prefix, found)
+
+
+def check_kind(source: str, option: str) -> None:
+    """Raises UserError for a file of a kind that is not read, such as CSV."""
+    if os.path.isfile(os.path.expanduser(source)):
+        raise UserError(
+            f"{option}: {source!r} is no known source and no folder, but a file of a kind that is not "
+            f"read; give {files.KINDS}"
+        )
 
 
 def close_to(source: str) -> tuple[str, str]:

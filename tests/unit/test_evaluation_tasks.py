@@ -271,6 +271,13 @@ def test_a_benchmark_that_is_not_there_is_named(evaluation, message):
         load_tasks(evaluation)
 
 
+def test_a_file_of_another_kind_is_told_without_a_list_of_benchmarks(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text("question,answer\n1+1?,2\n")
+    with pytest.raises(UserError, match=r"of a kind that is not read; give \.jsonl, [^;]*$"):
+        load_tasks(Evaluation(benchmarks=[str(path)]))
+
+
 def test_a_data_dir_without_the_benchmark_is_named(tmp_path):
     with pytest.raises(UserError, match=r"^evaluation\.data_dir: "):
         load_tasks(Evaluation(benchmarks=["gsm8k"], data_dir=str(tmp_path)))

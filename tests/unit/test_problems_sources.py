@@ -69,7 +69,7 @@ BAD = [
     ({"source": "{d}/none.jsonl"}, "data.source: {d}/none.jsonl: no such file; give a .jsonl, .jsonl.gz or .parquet path"),
     ({"source": "{d}/*.parquet"}, "data.source: {d}/*.parquet: no file matches; give"),
     ({"source": "{d}/*"}, "matches {d}/notes.txt; must match .jsonl, .jsonl.gz or .parquet alone"),
-    ({"source": "{d}/notes.txt"}, "is no known source and no folder"),
+    ({"source": "{d}/notes.txt"}, "is no known source and no folder, but a file of a kind that is not read; give .jsonl, .jsonl.gz or .parquet"),
     ({"source": "{d}/none"}, "is no known source and no folder"),
     ({"source": "nosuch://bucket/rows.jsonl"}, "data.source: nosuch://bucket/rows.jsonl: cannot be read: Protocol not known: nosuch"),
     ({"source": "{d}/empty.jsonl"}, "data.source: {d}/empty.jsonl: no rows"),
