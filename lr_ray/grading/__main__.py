@@ -56,22 +56,25 @@ def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") 
 
 
 def _grade_file(name: str, time_limit_s: float) -> int:
-    """Prints a line for each row. Returns how many rows were bad."""
+    """Prints a line for each row. Returns how many rows were bad. Raises UserError where there is none."""
     if not 0 < time_limit_s <= _MAX_TIME_LIMIT_S:
         raise UserError(
             f"--time-limit {time_limit_s}: must be above 0 and at most {_MAX_TIME_LIMIT_S}"
         )
-    bad = 0
+    bad, rows = 0, 0
     with Graders(time_limit_s=time_limit_s) as graders:
         for number, line in enumerate(_lines(name), start=1):
             try:
                 if line.strip():
+                    rows += 1
                     row = json.dumps(_graded(_row(line), graders), ensure_ascii=False)
                     # Half of a surrogate pair, which UTF-8 has no bytes for, as JSON escapes it.
                     print(row.encode(errors="backslashreplace").decode(), flush=True)
             except (ValueError, UserError) as error:
                 bad += 1
                 print(f"{name}, row {number}: {error}", file=sys.stderr)
+    if not rows:
+        raise UserError(f"{name}: no rows; give a file of JSON lines")
     return bad
 
 

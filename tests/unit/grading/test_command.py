@@ -49,6 +49,13 @@ def test_gzipped_rows_are_read_and_part_of_such_a_file_is_one_line(tmp_path):
         assert len(done.stderr.splitlines()) == bool(said)
 
 
+def test_a_file_without_rows_is_told(tmp_path):
+    for rows in ("", "\n \n"):
+        done = run(tmp_path / "rows.jsonl", rows)
+        said = f"error: {tmp_path}/rows.jsonl: no rows; give a file of JSON lines\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
     rows = (
         '{"expected": "1", "completion": "1"}\n{"expected": "1"}\n{\n[]\n'
