@@ -16,6 +16,7 @@ from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.interop.writing import check_out
 from lr_ray.labelling.shards import survey
+from lr_ray.pipeline.pipeline import execute
 from lr_ray.run.asked import begin
 from lr_ray.run.paths import temporary
 from lr_ray.run.schemas import REJECTED
@@ -386,3 +387,14 @@ def test_the_disk_of_temporary_files_is_named_where_it_is_the_full_one(monkeypat
     said = f"{os.path.dirname(folder)}: no space left; make room there, or name another folder with TMPDIR"
     assert str(error.value) == said if told else error.value is full
     assert not os.path.exists(folder)
+
+
+def test_a_slash_at_the_end_makes_no_other_run(tmp_path):
+    run = Run(f"{tmp_path}/run//")
+    run.create()
+    assert (run.location, run.path("a")) == (f"{tmp_path}/run", f"{tmp_path}/run/a")
+    with pytest.raises(UserError, match=rf"^--from {tmp_path}/run: is the run itself; give "):
+        execute(
+            resolve(read_tree("demo")), run, ("sampling",), "demo", source=Run(f"{tmp_path}/run")
+        )
+    assert (Run("/").location, Run("memory://run/").location) == ("/", "memory://run/")
