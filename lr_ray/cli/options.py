@@ -88,12 +88,13 @@ def parse(
 
 def _add_common(parser: argparse.ArgumentParser, kind: type[Tree]) -> None:
     add = parser.add_argument
-    add(
-        "--config",
-        metavar="NAME_OR_PATH",
-        help="preset or YAML file; without it, the config of an existing --run",
-    )
-    add("--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>")
+    if "--config" not in parser._option_string_actions:  # else the command says itself what it is
+        add(
+            "--config",
+            metavar="NAME_OR_PATH",
+            help="preset or YAML file; without it, the config of an existing --run",
+        )
+        add("--run", metavar="DIR_OR_URI", help="run directory; without it, runs/<config>")
     if "resources" in kind.model_fields:
         add(
             "--device",

@@ -20,6 +20,10 @@ from lr_ray.run.store import Run
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     count = number(int, "{!r} is not a number of problems from 1", most=100_000)
+    add("--config", metavar="NAME_OR_PATH", help="preset or YAML file of the run to come")
+    add(
+        "--run", metavar="DIR_OR_URI", help="the probe's directory; without it, runs/<config>-probe"
+    )
     add("--problems", metavar="N", type=count, default=64, help="problems to sample (64)")
     add(
         "--yes",

@@ -173,6 +173,12 @@ def test_each_command_has_help(said, name):
     assert out.startswith(f"usage: lr-ray {name}")
 
 
+def test_help_of_a_probe_says_which_config_and_where(said):
+    text = " ".join(said("probe", "--help")[1].split())
+    assert "--config NAME_OR_PATH preset or YAML file of the run to come --run" in text
+    assert "without it, runs/<config>-probe" in text
+
+
 @pytest.mark.parametrize("name", OF_THE_CONFIG)
 def test_help_has_the_commands_own_options_first_and_few_settings(said, name):
     shown = options(said(name, "--help")[1])
