@@ -40,7 +40,7 @@ COMMANDS = {
 }
 _MODULES = {"import": "import_samples", "export": "export_samples"}  # of another name
 _USAGE = "usage: lr-ray COMMAND [--config NAME_OR_PATH] [--run DIR_OR_URI] [OPTION ...]"
-_EXAMPLES = """lr-ray run --config demo --run runs/demo --device cpu    the embedded pair, a minute or two
+_EXAMPLES = """lr-ray run --config demo --run runs/demo --device cpu    the embedded pair, a few minutes
 lr-ray COMMAND --help                                    a command's options
 lr-ray COMMAND --help-all                                and every setting of the config"""
 
