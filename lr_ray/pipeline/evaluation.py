@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from lr_ray.evaluation.client import check_endpoint
 from lr_ray.evaluation.evaluate import Serve, ServedModel, evaluate
 from lr_ray.evaluation.paper import conditions
 from lr_ray.evaluation.tasks import Task, both_names, load_tasks, repeated_rows, variant_name
+from lr_ray.problems import INDEX, read_index, read_problems
 from lr_ray.problems.files import is_file_name
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
 from lr_ray.run.versions import versions
@@ -43,8 +45,9 @@ def run_evaluation(
     `accuracy_mean` with several tasks and `accuracy_mean_paper` with several of protocol paper,
     `prompt_alone` of protocol both, `perturbations` where some are asked for (see `results.survival`),
     `serving`: seconds until models answered, and `evaluation`: answers, how many of them were asked for in
-    its seconds (`answers_timed`), and the conditions that all models were asked under. `on_asked` gets
-    (answers, answers in all). Raises UserError when a benchmark cannot be read, before anything is asked.
+    its seconds (`answers_timed`), how many problems are sampled from too (`sampled_rows`), and the conditions
+    that all models were asked under. `on_asked` gets (answers, answers in all). Raises UserError when a
+    benchmark cannot be read, before anything is asked.
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
     tasks = load_tasks(evaluation)
@@ -53,6 +56,7 @@ def run_evaluation(
         console.print(
             f"evaluation {name}: {counted(repeats, 'repeated row')}; each problem is asked once"
         )
+    sampled = tell_sampled(console, run, tasks)
     with StageProgress(console, "evaluation", 0, "answers", on_asked) as asking:
         told = _Told(console, asking)
         tables = evaluate(
@@ -77,11 +81,28 @@ def run_evaluation(
         "seconds": seconds,
         **conditions_of(evaluation, stop_token_ids),
         **({"repeated_rows": repeated} if repeated else {}),
+        **({"sampled_rows": sampled} if sampled else {}),
         **({"left_out": told.left_out} if told.left_out else {}),
     }
     pace = f", {rate(timed / seconds)}/s" if timed else ""
     console.print(f"evaluation {counted(count, 'answer')}, {seconds:.1f} s{pace}")
     return parts
+
+
+def tell_sampled(console: Console, run: Run, tasks: Sequence[Task]) -> dict[str, int]:
+    """How many problems of each task the run samples from too, which is said; of those that have some."""
+    if not run.exists(INDEX):
+        return {}
+    staged = read_problems(run, np.arange(read_index(run)["problems"]))["problem"].to_pylist()
+    known, found = {tuple(problem.split()) for problem in staged}, dict[str, int]()
+    for task in tasks:
+        if same := sum(tuple(row["problem"].split()) in known for row in task.rows):
+            found[task.name] = same
+            console.print(
+                f"evaluation {task.name}: {same} of {counted(len(task.rows), 'problem')} are also sampled "
+                "from, and so not held out"
+            )
+    return found
 
 
 class _Told:

@@ -86,6 +86,11 @@ def execute(
             _check_before(run, summary, todo)
             if LABELLING in stages and "sampling" in todo:
                 raise UserError(_unscored(run))
+            if "evaluation" in todo and todo[0] == "sampling":  # before what it would cost
+                from lr_ray.evaluation.tasks import load_tasks
+                from lr_ray.pipeline.evaluation import tell_sampled
+
+                tell_sampled(job.console, run, load_tasks(config.evaluation))
             with quiet_others(log) as job.console, recorded(run):
                 _run_stages(job, todo, started)
         report.print_summary(_terminal(), run, summary)

@@ -6,15 +6,27 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lr_ray.cli.options import parse
-from lr_ray.config import Config, Training, changed, merge, preset_names, read_tree, resolve
+from lr_ray.config import (
+    Config,
+    Evaluation,
+    Training,
+    changed,
+    merge,
+    preset_names,
+    read_tree,
+    resolve,
+)
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
+from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.pipeline import pipeline
+from lr_ray.pipeline.evaluation import tell_sampled
 from lr_ray.pipeline.job import check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
-from lr_ray.problems import INDEX
+from lr_ray.problems import INDEX, stage_problems
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
@@ -42,6 +54,23 @@ def test_file_and_overrides(tmp_path):
     assert command.config.sampling.kl_threshold == 0.3
     assert command.config.training.lora.rank == 4
     assert parse("", ["--config", "demo", "--evaluation.benchmarks=demo,x"]).config.evaluation.benchmarks == ["demo", "x"]  # fmt: skip
+
+
+def test_problems_that_are_sampled_from_and_asked_are_told(tmp_path):
+    texts = ["How many\n eggs?", "How many pens?", "How many cups?"]
+    for name, chosen in (
+        ("own", texts),
+        ("asked", ["How many eggs?", *texts[2:], "How many bees?"]),
+    ):
+        rows = [json.dumps({"problem": text, "answer": "1"}) for text in chosen]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    asked = Evaluation(benchmarks=[str(tmp_path / "asked.jsonl"), "demo"])
+    run, console = Run(str(tmp_path / "run")), Console(record=True, width=200)
+    assert tell_sampled(console, run, load_tasks(asked)) == {}  # nothing is staged
+    stage_problems(run, changed(DEMO, {"data.source": str(tmp_path / "own.jsonl")}))
+    assert tell_sampled(console, run, load_tasks(asked)) == {"asked": 2}
+    told = "evaluation asked: 2 of 3 problems are also sampled from, and so not held out\n"
+    assert console.export_text() == told
 
 
 def test_run_without_config_uses_its_own(tmp_path):

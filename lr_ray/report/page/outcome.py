@@ -29,6 +29,7 @@ def section(source: Source) -> dict[str, Any] | None:
         "chart": _chart(tasks),
         "prompt_alone": source.summary.get("prompt_alone", {}),
         "near_zero": best <= _NEAR_ZERO,
+        "sampled": source.summary.get("evaluation", {}).get("sampled_rows", {}),
         "most": _MOST,
     }
 

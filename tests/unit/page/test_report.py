@@ -279,6 +279,7 @@ def test_nothing_right_points_at_the_wrong_answers(tmp_path):
     write_page(run, summary)
     root = read((tmp_path / "report.html").read_text())
     assert "Nearly nothing is right" in said(by_id(root, "outcome"))
+    assert "held out" not in said(by_id(root, "outcome"))
     assert [said(h)[:5] for h in by_id(root, "answers-list").iter("h3")] == ["wrong"] * 3
 
 
