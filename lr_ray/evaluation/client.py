@@ -154,8 +154,8 @@ def ask(
     429 and 5xx are retried with back-off for about two minutes, answers that are no completion twice. A
     sampling field that the endpoint does not take is left out of all requests to that model, and told once
     by `on_left_out`. A prompt that the endpoint refuses (400, 413, 422) is an answer of its own, which is
-    never right. Raises StageError when a request fails for good, or one in twenty is refused, and UserError
-    for a key that no header can carry. The key is read from OPENAI_API_KEY.
+    never right, and handed over at the end. Raises StageError when a request fails for good, or one in
+    twenty is refused, and UserError for a key that no header can carry. The key is read from OPENAI_API_KEY.
     """
     from anyio.from_thread import start_blocking_portal
 
@@ -172,25 +172,24 @@ async def _ask(
     on_answer: Callable[[Question, Answer], None],
     on_left_out: Callable[[str, str], None],
 ) -> None:
-    waiting, refused = iter(questions), 0
+    waiting, refused = iter(questions), list[tuple[Question, Answer]]()
     most = most_refused(len(questions))
     # What is asked of a model as a chat says nothing of its completions.
     known = {_way(question): KnownFields(question.model, on_left_out) for question in questions}
 
     async def worker(asking: "AsyncOpenAI") -> None:
-        nonlocal refused
         for question in waiting:
             answer = await _one(asking, base_url, question, known[_way(question)])
             if answer.finish_reason == "refused":
-                refused += 1
-            elif evaluation.prefill:
-                answer = replace(answer, completion=evaluation.prefill + answer.completion)
-            if refused > most:
+                refused.append((question, answer))
+            else:
+                prefill = evaluation.prefill or ""
+                on_answer(question, replace(answer, completion=prefill + answer.completion))
+            if len(refused) > most:
                 raise StageError(
-                    f"evaluation: {without_user(base_url)}: model {question.model} refused {refused} "
+                    f"evaluation: {without_user(base_url)}: model {question.model} refused {len(refused)} "
                     f"prompts, the last with: {answer.completion}{_advice(answer.completion, evaluation)}"
                 )
-            on_answer(question, answer)
 
     limits: dict[str, Any] = {"max_retries": _RETRIES, "timeout": evaluation.timeout_s}
     async with async_client(base_url, read_key(OPENAI_KEY), **limits) as asking:
@@ -200,6 +199,9 @@ async def _ask(
                     group.create_task(worker(asking))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+    # Kept now, not as they came: after a failure the server may be set up otherwise, and is asked again.
+    for question, answer in refused:
+        on_answer(question, answer)
 
 
 def most_refused(questions: int) -> float:

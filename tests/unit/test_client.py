@@ -227,6 +227,24 @@ def test_many_refused_prompts_end_it(endpoint):
         answers(endpoint, [str(i) for i in range(100)])
 
 
+def test_prompts_that_were_refused_when_it_failed_are_asked_again(endpoint, tmp_path):
+    problems = [str(i) for i in range(60)]
+    refused = problems[20:26]
+    endpoint.faults = {problem: [400, 400] for problem in refused}
+    asked = [question("a", "a", request(problem, Evaluation())) for problem in problems]
+    for _ in range(2):
+        with AnswerStore(Run(str(tmp_path))) as store:
+            todo = [q for q in asked if q.key not in store.answers]
+            with pytest.raises(StageError, match="refused 6 prompts"):
+                ask(endpoint.url, todo, Evaluation(concurrency=1), lambda q, a: store.add(q.key, a))
+    with AnswerStore(Run(str(tmp_path))) as store:  # whose server is put right
+        todo = [q for q in asked if q.key not in store.answers]
+        ask(endpoint.url, todo, Evaluation(concurrency=1), lambda q, a: store.add(q.key, a))
+        assert {a.finish_reason for a in store.answers.values()} == {"stop"}
+    assert len(store.answers) == len(problems)
+    assert all(endpoint.asked[p] == (3 if p in refused else 1) for p in problems)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_what_is_wrong_for_good_ends_it_at_once(endpoint, status):
     endpoint.faults = {"p": [status]}
