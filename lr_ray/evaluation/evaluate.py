@@ -11,13 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_ray.config import Evaluation
+from lr_ray.config import Config, Evaluation, digest_of
 from lr_ray.evaluation.answers import Answer, AnswerStore, Question, question
 from lr_ray.evaluation.client import ask, request
 from lr_ray.evaluation.paper import paper_request
 from lr_ray.evaluation.tasks import Task
 from lr_ray.grading.others import OTHERS, OURS, PAPER
 from lr_ray.grading.pool import Graded, Graders, Item
+from lr_ray.models.models import fingerprint
 from lr_ray.run.store import Run
 
 
@@ -25,7 +26,7 @@ from lr_ray.run.store import Run
 class ServedModel:
     """`label` names its columns, `name` is what the endpoint calls it.
 
-    `identity` stays the same as long as its answers do: a fingerprint, or URL and name. Protocol paper
+    `identity` stays the same as long as its answers do: of `identity_of`, or URL and name. Protocol paper
     asks models that are `untrained` as `evaluation.paper.expert_prompt` says, all others by chat.
     """
 
@@ -33,6 +34,16 @@ class ServedModel:
     name: str
     identity: str
     untrained: bool = False
+
+
+def identity_of(label: str, path: str, config: Config) -> str:
+    """Of a model directory: its weights and what no request says, how `config` has it served.
+
+    A fingerprint looks at parts of the weights only, so the label belongs to it.
+    """
+    settings = config.inputs("answers").items()
+    served = {name: value for name, value in settings if not name.startswith("evaluation.")}
+    return f"{label} {fingerprint(path)} {digest_of(served)}"
 
 
 Progress = Callable[[int, int], None]

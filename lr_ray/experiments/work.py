@@ -15,7 +15,7 @@ from lr_ray.config import Config, Evaluation
 from lr_ray.console import StageProgress
 from lr_ray.errors import StageError
 from lr_ray.evaluation.answers import AnswerStore
-from lr_ray.evaluation.evaluate import grade
+from lr_ray.evaluation.evaluate import grade, identity_of
 from lr_ray.evaluation.paper import decided
 from lr_ray.evaluation.results import LABELS
 from lr_ray.evaluation.tasks import load_tasks
@@ -33,7 +33,7 @@ from lr_ray.experiments.grid import Grid
 from lr_ray.experiments.plan import Cell, Plan
 from lr_ray.experiments.taking import take
 from lr_ray.grading.pool import Graders
-from lr_ray.models.models import fingerprint, stop_token_ids
+from lr_ray.models.models import stop_token_ids
 from lr_ray.pipeline.evaluation import conditions_of, write_tables
 from lr_ray.pipeline.job import Job, facts, improved
 from lr_ray.pipeline.sharing import has_trajectories
@@ -216,12 +216,11 @@ def _asked(bench: Bench, cell: Cell, cache: str) -> Asked:
     if "training" not in read_summary(run):
         return replace(_expert(bench), name=cell.name, evaluation=evaluation)
     path = run.local_folder(improved(bench.config), f"{cache}/{cell.name}")
-    # A fingerprint looks at parts of the weights only, so the name belongs to the identity.
-    return Asked(cell.name, path, f"{cell.name} {fingerprint(path)}", evaluation)
+    return Asked(cell.name, path, identity_of(cell.name, path, bench.config), evaluation)
 
 
 def _expert(bench: Bench) -> Asked:
-    identity = f"expert {fingerprint(bench.expert)}"
+    identity = identity_of("expert", bench.expert, bench.config)
     return Asked("expert", bench.expert, identity, bench.asked(bench.config), untrained=True)
 
 
@@ -232,7 +231,8 @@ def references(bench: Bench) -> list[Asked]:
         for variant in bench.grid.variants:
             path = bench.amateurs.get(variant.config.models.amateur)
             if path and not variant.untrained:
-                name, identity = amateur_name(variant.name), f"amateur {fingerprint(path)}"
+                name = amateur_name(variant.name)
+                identity = identity_of("amateur", path, bench.config)
                 asked.append(Asked(name, path, identity, asked[0].evaluation, untrained=True))
     return asked
 

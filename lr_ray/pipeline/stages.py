@@ -14,7 +14,7 @@ from lr_ray.console import StageProgress
 from lr_ray.errors import counted
 from lr_ray.labelling.label import Facts
 from lr_ray.models.adapters import is_adapter
-from lr_ray.models.models import fingerprint, resolve_model
+from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import Job, improved
 from lr_ray.placement.arrange import settings
 from lr_ray.run.paths import temporary
@@ -177,14 +177,13 @@ def ask_models(
 
     `serve` gets those that are up together, and gives their base URL.
     """
-    from lr_ray.evaluation.evaluate import ServedModel
+    from lr_ray.evaluation.evaluate import ServedModel, identity_of
     from lr_ray.evaluation.paper import decided
     from lr_ray.models.models import stop_token_ids
     from lr_ray.pipeline.evaluation import run_evaluation
 
-    # A fingerprint looks at parts of the weights only, so the label belongs to the identity.
     served = [
-        ServedModel(n, n, f"{n} {fingerprint(path)}", untrained=n != "improved")
+        ServedModel(n, n, identity_of(n, path, job.config), untrained=n != "improved")
         for n, path in paths.items()
     ]
     together = job.config.serving.adapters or job.config.resources.evaluation != "apart"

@@ -5,13 +5,19 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lr_ray.config import merge, resolve
+from lr_ray.config import Config, merge, resolve
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.evaluation.answers import Answer, AnswerStore
 from lr_ray.experiments.asking import Asked, questions_of, take_answers, to_ask
+from lr_ray.experiments.grid import read_grid
+from lr_ray.experiments.plan import make_plan
 from lr_ray.experiments.taking import runs_of, take
+from lr_ray.experiments.work import Bench, references
+from lr_ray.pipeline import evaluation
 from lr_ray.pipeline.job import Job, facts
+from lr_ray.pipeline.stages import ask_models
+from lr_ray.placement.site import Site
 from lr_ray.run.asked import begin
 from lr_ray.run.stages import SAMPLING
 from lr_ray.run.store import Run
@@ -150,3 +156,55 @@ def test_answers_of_an_untrained_model_are_taken_where_it_was_asked_alike(tmp_pa
         assert store.answers == {}
         take_answers(store, there, [other], ())
     assert AnswerStore(here).answers == AnswerStore(there).answers != {}
+
+
+SERVED_OTHERWISE = pytest.mark.parametrize(
+    "section",
+    [{"serving": {"dtype": "bfloat16"}}, {"models": {"chat_template_kwargs": {"thinks": True}}}],
+)
+
+
+def served(section: dict) -> Config:
+    return resolve(merge(config().model_dump(mode="json"), section))
+
+
+@SERVED_OTHERWISE
+def test_answers_of_a_model_that_was_served_otherwise_are_not_taken(tmp_path, section):
+    def expert_of(asked: Config) -> Asked:
+        grid = read_grid("ablations", asked)
+        of_no_account = [None] * 3
+        bench = Bench(
+            Run(str(tmp_path)), asked, grid, make_plan(asked, grid), MODELS[0], {}, Console(quiet=True),
+            Site(), *of_no_account,
+        )  # fmt: skip
+        (expert,) = references(bench)
+        return expert
+
+    here, there = Run(str(tmp_path / "here")), Run(str(tmp_path / "there"))
+    with AnswerStore(there) as store:
+        for question in questions_of(expert_of(config()), ())["demo"]:
+            store.add(question.key, Answer("one", "stop"))
+    with AnswerStore(here) as store:
+        take_answers(store, there, [expert_of(served(section))], ())
+        assert store.answers == {}
+        take_answers(store, there, [expert_of(served({"serving": {"port": 8123}}))], ())
+        assert store.answers
+
+
+@SERVED_OTHERWISE
+def test_a_model_that_is_served_otherwise_is_asked_again(tmp_path, monkeypatch, section):
+    """As by a second probe, whose answers stay whatever is sampled again."""
+    identities = []
+
+    def note(run, console, groups, *_, **__):
+        identities.append([model.identity for group in groups for model in group])
+        return {}
+
+    monkeypatch.setattr(evaluation, "run_evaluation", note)
+    for asked in (config(), served({"serving": {"port": 8123}}), served(section)):
+        ask_models(
+            job(tmp_path, asked), dict(zip(("expert", "amateur"), MODELS, strict=True)), None
+        )
+    first, again, otherwise = identities
+    assert first == again
+    assert len({*first, *otherwise}) == 4
