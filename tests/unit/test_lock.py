@@ -1,5 +1,6 @@
 """One driver at a time, on a local path and in an object store."""
 
+import errno
 import json
 import os
 import subprocess
@@ -38,6 +39,26 @@ def test_readers_share_a_local_run_and_keep_a_driver_out(tmp_path):
     run = Run(str(tmp_path))
     with run.lock(shared=True), Run(str(tmp_path)).lock(shared=True):
         assert_refused(run, "another process")
+
+
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_a_run_that_cannot_be_written_can_be_read(tmp_path, monkeypatch, has_lock):
+    run, opened = Run(str(tmp_path)), os.open
+    if has_lock:
+        with run.lock():
+            pass
+
+    def read_only(path, flags, *mode):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with run.lock(shared=True), Run(str(tmp_path)).lock(shared=True):
+        assert_refused(run, "cannot be locked: Permission denied")
+        monkeypatch.undo()
+        if has_lock:
+            assert_refused(run, "another process")
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path):
