@@ -74,9 +74,9 @@ class Run:
             self.fs.makedirs(self.root, exist_ok=True)
             if self.is_local and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError("Permission denied")
-        except OSError as error:
+        except Exception as error:  # each file system has exceptions of its own
             raise UserError(
-                f"--run {self.location}: {error.strerror or error}; "
+                f"--run {self.location}: {why_not_read(error)}; "
                 "give a directory that can be read and written"
             ) from None
 

@@ -242,6 +242,9 @@ class Broken(MemoryFileSystem):
     def info(self, path, **kwargs):
         raise EOFError("the line is dead.\nas it were")
 
+    def makedirs(self, path, exist_ok=False):
+        self.info(path)
+
     cat_file = exists = info
 
 
@@ -254,6 +257,8 @@ def test_a_store_that_does_not_answer_is_one_line():
         assert (
             str(error.value) == f"broken://bucket/run/run.json: cannot be {name}: the line is dead"
         )
+    with pytest.raises(UserError, match=r"^--run broken://bucket/run: the line is dead; give a"):
+        run.create()
 
 
 def test_memory_filesystem_works_like_a_local_one():
