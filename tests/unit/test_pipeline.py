@@ -210,12 +210,27 @@ def interrupted_after(calls: int, method):
 def test_work_that_was_half_removed_does_not_count_as_finished(sampled, monkeypatch):
     before = contents(sampled)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "remove", interrupted_after(2, Run.remove))
+        patch.setattr(Run, "remove", interrupted_after(9, Run.remove))
         with pytest.raises(KeyboardInterrupt):
             execute(small(kl_threshold=0.05), sampled, ("labelling",), "demo", yes=True)
     assert not sampled.shards("supervision")
     assert execute(small(), sampled, ("labelling",), "demo") == 0
     assert contents(sampled) == before
+
+
+@pytest.mark.parametrize("removed", [2, 4, 8])
+def test_making_again_that_was_interrupted_goes_on_by_the_same_command(
+    sampled, monkeypatch, removed
+):
+    other = small(kl_threshold=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "remove", interrupted_after(removed, Run.remove))
+        with pytest.raises(KeyboardInterrupt):
+            execute(other, sampled, ("labelling",), "demo", yes=True)
+    assert execute(other, sampled, ("labelling",), "demo", yes=True) == 0
+    assert sampled.shards("supervision")
+    assert not sampled.exists("model")
+    assert sampled.read_json("run.json")["config"]["sampling"]["kl_threshold"] == 0.05
 
 
 @pytest.mark.parametrize("files", [0, 1, 4])
