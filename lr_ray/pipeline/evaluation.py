@@ -228,6 +228,8 @@ def evaluate_endpoint(config: EndpointConfig, run: Run) -> int:
             print(f"{run.location}: evaluation finished before; nothing to do")
             tell_changed(run, config.evaluation)
             with shaped(run.location, "summary.json"):
+                if not run.exists(report.PAGE):
+                    report.write_page(run, summary)
                 report.print_summary(Console(highlight=False), run, summary)
             return 0
         check_endpoint(url, config.models, config.evaluation.max_new_tokens)

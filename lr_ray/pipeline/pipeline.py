@@ -109,7 +109,8 @@ def _tell_finished(
     moved = "evaluation" in stages and add_drift(run, config, summary, print)
     with shaped(run.location, "summary.json"):
         if moved or not run.exists(report.PAGE):  # as where there was no room for it
-            report.write_page(run, summary)
+            report.write_page(run, summary)  # first, as it tells what is wrong with a summary
+            report.write_cards(run, summary)
         report.print_summary(_terminal(), run, summary)
 
 

@@ -46,6 +46,9 @@ def run_stage(job: Job, stage: str) -> None:
     if config != job.config:
         job.summary.setdefault("placement", {})[stage] = settings(config, stage)
     _STAGES[stage](replace(job, config=config))
+    job.run.remove(
+        report.PAGE
+    )  # it lacks the stage; killed before the next, the same command writes it
     job.run.write_json("summary.json", job.summary)
     if stage == "evaluation":
         job.run.remove("answers")  # the tables hold them all

@@ -204,6 +204,7 @@ def test_an_evaluation_of_an_endpoint_from_before_there_were_protocols_stays_fin
     del before["evaluation"]["protocol"], before["evaluation"]["paper"]
     run.write_json("run.json", {"schema_version": SCHEMA_VERSION, "config": before})
     run.write_json("summary.json", {"accuracy": {}})
+    run.write_bytes("report.html", b"")
     assert evaluate_endpoint(config, run) == 0
     paper = resolve({**tree, "evaluation": {**asked, "protocol": "paper"}}, EndpointConfig)
     with pytest.raises(UserError, match=r"another evaluation\.protocol = same \(now paper\)"):

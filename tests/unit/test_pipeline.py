@@ -22,11 +22,12 @@ from lr_ray.config import (
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.evaluation.tasks import load_tasks
-from lr_ray.pipeline import pipeline
+from lr_ray.pipeline import pipeline, stages
 from lr_ray.pipeline.evaluation import tell_sampled
-from lr_ray.pipeline.job import check, facts, read_source
+from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, stage_problems
+from lr_ray.report import PAGE
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
@@ -231,6 +232,24 @@ def test_making_again_that_was_interrupted_goes_on_by_the_same_command(
     assert sampled.shards("supervision")
     assert not sampled.exists("model")
     assert sampled.read_json("run.json")["config"]["sampling"]["kl_threshold"] == 0.05
+
+
+def test_a_job_killed_before_its_page_gets_it_from_the_same_command(sampled, monkeypatch):
+    summary = sampled.read_json("summary.json")
+    trained = summary.pop("training")
+    sampled.write_json("summary.json", summary)
+    assert execute(small(), sampled, ("sampling",), "demo") == 0
+    before = Path(sampled.path(PAGE)).read_text()
+    job = Job(small(), sampled, str(expert_path()), None, Console(quiet=True), summary)
+    monkeypatch.setattr(stages.placement, "check_visible", lambda run: None)
+    monkeypatch.setattr(stages.placement, "demands", lambda config, stage: [])
+    fake = {"training": lambda job: job.summary.update(training=trained)}
+    monkeypatch.setattr(stages, "_STAGES", fake)
+    stages.run_stage(job, "training")  # and no more
+    assert execute(small(), sampled, ("training",), "demo") == 0
+    after = Path(sampled.path(PAGE)).read_text()
+    assert ('id="training"' in before, 'id="training"' in after) == (False, True)
+    assert sampled.exists("model/README.md")
 
 
 @pytest.mark.parametrize("files", [0, 1, 4])

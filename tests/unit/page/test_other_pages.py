@@ -222,6 +222,10 @@ def test_examples_are_of_the_grader_that_a_files_rows_name(endpoint, tmp_path):
     shown = "".join(prompt.find("pre").itertext())
     assert all(example.problem in shown for example in examples("choice", 2))
     assert read_summary(run)["accuracy"]["own-2-shot"]["kind"] == "choice"
+    before = run.fs.cat_file(run.path(page.PAGE))
+    run.remove(page.PAGE)  # as where the job was killed before it
+    assert evaluate_endpoint(resolve(tree, EndpointConfig), run) == 0
+    assert run.fs.cat_file(run.path(page.PAGE)) == before
 
 
 def test_examples_of_a_benchmarks_part_are_of_the_benchmarks_kind():
