@@ -27,9 +27,12 @@ from lr_ray.run.paths import atomic, check_home, check_lasting
 SCHEMA_VERSION = 1  # of run.json, summary.json and the supervision rows
 _FACTS = b"lr_ray"  # key in a Parquet footer
 _SHARD = re.compile(r"part-.*\.parquet")
-_NOT_WHOLE = (
-    "not a whole shard; remove it, and summary.json if sampling was finished, and sample again"
-)
+# How a shard that is not whole is made again, where that is not by sampling.
+_AGAIN = {
+    "answers": "remove it and run again, which asks for what it held",
+    "problems": "remove the folder problems, which sampling then writes anew",
+}
+_SAMPLE_AGAIN = "remove it, and summary.json if sampling was finished, and sample again"
 
 
 class Run:
@@ -159,7 +162,7 @@ class Run:
             try:
                 tables.append(pq.read_table(self.path(name), filesystem=self.fs, schema=schema))
             except (OSError, pa.ArrowException) as error:
-                raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason(error)}") from None
+                raise self._not_whole(name, error) from None
         return pa.concat_tables(tables)
 
     def write_table(self, name: str, table: pa.Table, facts: dict[str, Any] | None = None) -> None:
@@ -178,9 +181,13 @@ class Run:
         try:
             metadata = pq.read_schema(self.path(name), filesystem=self.fs).metadata or {}
         except (OSError, pa.ArrowException) as error:
-            raise StageError(f"{self.location}/{name}: {_NOT_WHOLE}: {reason(error)}") from None
+            raise self._not_whole(name, error) from None
         with shaped(self.location, name):
             return dict(json.loads(metadata.get(_FACTS, b"{}")))
+
+    def _not_whole(self, name: str, error: Exception) -> StageError:
+        again = _AGAIN.get(name.split("/")[0], _SAMPLE_AGAIN)
+        return StageError(f"{self.location}/{name}: not a whole shard; {again}: {reason(error)}")
 
     def put_folder(self, local: str, name: str) -> None:
         """Copies a local folder in. The name appears when it is complete on local runs only.

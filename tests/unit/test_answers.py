@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from lr_ray.config import Evaluation
+from lr_ray.errors import StageError
 from lr_ray.evaluation.answers import Answer, AnswerStore, question
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import Example
@@ -37,6 +40,16 @@ def test_answers_are_there_again_and_the_last_one_wins(tmp_path):
     with AnswerStore(run) as store:
         assert store.answers == {"a": Answer("one", "stop"), "b": Answer("two", "length")}
     assert len(run.shards("answers")) == 1  # nothing new, nothing written
+
+
+def test_a_damaged_part_says_that_its_answers_are_asked_again(tmp_path):
+    run = Run(str(tmp_path))
+    with AnswerStore(run) as store:
+        store.add("a", Answer("one", "stop"))
+    (part,) = run.shards("answers")
+    run.write_bytes(part, b"PAR1")
+    with pytest.raises(StageError, match=rf"{part}: not a whole shard; remove it and run again"):
+        AnswerStore(run)
 
 
 def test_an_exception_keeps_what_was_added(tmp_path):

@@ -86,7 +86,9 @@ def test_reading_opens_only_the_parts_it_needs(tmp_path):
     run = stage(tmp_path, jsonl(tmp_path / "rows.jsonl", rows(2500)))
     run.remove("problems/part-00001.parquet")
     assert read_problems(run, np.array([2400, 3]))["problem"].to_pylist() == ["2400 + 1?", "3 + 1?"]
-    with pytest.raises(StageError, match=r"part-00001\.parquet: not a whole shard"):
+    with pytest.raises(
+        StageError, match=r"part-00001\.parquet: not a whole shard; remove the folder problems"
+    ):
         read_problems(run, np.array([1500]))
 
 
