@@ -63,8 +63,11 @@ def execute(
         if not todo:
             _tell_finished(run, config, stages, summary)
             return 0
+        decoded = None
         if run.exists("run.json") and run.exists("summary.json"):
-            if source is not None and source.location not in summary.get("shared", {}).values():
+            if source is not None and source.location in summary.get("shared", {}).values():
+                decoded = source
+            elif source is not None:
                 print(
                     f"from       {source.location}: nothing is taken, as {run.location} has begun"
                 )
@@ -82,6 +85,8 @@ def execute(
             if run.exists("run.json"):
                 _check_again(job, stages, stale)
             _begin(job, stages, todo, stale, source)
+            if decoded and "sampling" in todo and decoded.exists(INDEX):  # not removed since
+                _read_trajectories(job, decoded)
             todo = [stage for stage in todo if stage not in summary]
             _check_before(run, summary, todo)
             if LABELLING in stages and "sampling" in todo:
@@ -232,13 +237,18 @@ def _take(job: Job, source: Run, stages: Sequence[str]) -> None:
     """Takes over the stages of another run, and says which."""
     with source.lock(shared=True):
         job.summary |= share(source, job.run, stages)
-        wanted = made_with(job.config, fingerprint(job.expert))
-        if list(stages) == ["decoding"] and has_trajectories(source, **wanted):
-            job.sampling_options = {"trajectories": source}
+        _read_trajectories(job, source)
     job.run.write_json("summary.json", job.summary)
     job.console.print(
         f"from       {source.location}: {', '.join(stages) or 'nothing has the same settings'}"
     )
+
+
+def _read_trajectories(job: Job, source: Run) -> None:
+    """Has another run's trajectories scored, where its decoding alone was taken over and it kept them."""
+    wanted = made_with(job.config, fingerprint(job.expert))
+    if list(job.summary.get("shared", {})) == ["decoding"] and has_trajectories(source, **wanted):
+        job.sampling_options = {"trajectories": source}
 
 
 def _note_seconds(job: Job, before: float, started: float) -> None:

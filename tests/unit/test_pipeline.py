@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -22,15 +23,18 @@ from lr_ray.config import (
 from lr_ray.embedded import amateur_path, expert_path
 from lr_ray.errors import UserError
 from lr_ray.evaluation.tasks import load_tasks
+from lr_ray.labelling.shards import put
+from lr_ray.models.models import fingerprint
 from lr_ray.pipeline import pipeline, stages
 from lr_ray.pipeline.evaluation import tell_sampled
 from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
-from lr_ray.problems import INDEX, stage_problems
+from lr_ray.problems import INDEX, read_index, stage_problems
 from lr_ray.report import PAGE
 from lr_ray.run.asked import begin
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
+from lr_ray.sampling.trajectories import made_with
 from lr_ray.training.schedule import learning_rate, settled
 from tests.ports import free_port
 from tests.unit.test_relabel import config as small
@@ -290,6 +294,28 @@ def test_a_new_run_takes_over_what_has_the_same_settings(sampled, tmp_path, caps
     assert "nothing is taken" not in capsys.readouterr().out
     with pytest.raises(UserError, match="is the run itself; give another --run"):
         execute(small(), sampled, ("sampling",), "demo", source=sampled)
+
+
+def test_trajectories_of_another_run_are_read_again_after_a_kill(sampled, tmp_path, monkeypatch):
+    amateur = shutil.copytree(amateur_path(), tmp_path / "amateur")
+    (amateur / "config.json").write_text((amateur / "config.json").read_text() + " ")
+    other = changed(small(), {"models.amateur": str(amateur)})
+    footer = made_with(small(), fingerprint(str(expert_path())))
+    index = range(read_index(sampled)["problems"])
+    table = pa.table({"index": list(index)})
+    put(sampled, "trajectories", "part-0.parquet", table, {"problems": list(index), **footer})
+    given = []
+
+    def killed(job, todo, started):
+        given.append(job.sampling_options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_run_stages", killed)
+    run = Run(str(tmp_path / "new"))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            execute(other, run, ("sampling",), "demo", source=sampled)
+    assert given == [{"trajectories": sampled}] * 2
 
 
 def test_models_and_problems_that_lie_elsewhere_now_are_the_same(sampled, tmp_path, capsys):
