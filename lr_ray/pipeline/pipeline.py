@@ -15,13 +15,20 @@ from lr_ray.config import STAGES, Config
 from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
-from lr_ray.models.models import fingerprint
+from lr_ray.models.models import fingerprint, resolve_model
 from lr_ray.pipeline.job import Job, check, check_problems, facts, read_source
 from lr_ray.pipeline.sharing import can_share, differing, has_trajectories, share, void
-from lr_ray.pipeline.stages import add_drift, label, run_stage
+from lr_ray.pipeline.stages import add_drift, label, lacks_drift, run_stage
 from lr_ray.placement.site import site
 from lr_ray.problems import INDEX
-from lr_ray.run.asked import MODEL_BEHIND, Difference, begin, difference, fingerprints_of
+from lr_ray.run.asked import (
+    MODEL_BEHIND,
+    Difference,
+    begin,
+    check_made,
+    difference,
+    fingerprints_of,
+)
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
 from lr_ray.run.store import Run, read_asked, read_summary, shaped
@@ -107,11 +114,15 @@ def _tell_finished(
 ) -> None:
     """What came out of a run whose stages were all done before; adds figures of drift that it lacks."""
     print(f"{run.location}: {', '.join(stages)} finished before; nothing to do")
+    moved = False
     if "evaluation" in stages:
         from lr_ray.pipeline.evaluation import tell_changed
 
         tell_changed(run, config.evaluation)
-    moved = "evaluation" in stages and add_drift(run, config, summary, print)
+        if lacks_drift(config, summary):
+            expert = resolve_model(config.models.expert, "models.expert")
+            check_made(run, config, "evaluation", facts(config, expert, None))
+            moved = add_drift(run, config, summary, print)
     with shaped(run.location, "summary.json"):
         if moved or not run.exists(report.PAGE):  # as where there was no room for it
             report.write_page(run, summary)  # first, as it tells what is wrong with a summary

@@ -137,6 +137,15 @@ def _evaluate(job: Job) -> None:
     add_drift(job.run, job.config, job.summary, job.console.print)
 
 
+def lacks_drift(config: Config, summary: dict[str, Any]) -> bool:
+    """Whether an evaluated run's summary has not the figures of drift that the config asks for."""
+    asked = config.evaluation.drift
+    if not asked or "accuracy" not in summary:
+        return False
+    # Older figures do not say how many tokens were asked for.
+    return "drift" not in summary or summary["drift"].get("asked", asked) != asked
+
+
 def add_drift(
     run: Run,
     config: Config,
@@ -149,11 +158,7 @@ def add_drift(
     `improved_path`: directory of the model that answered, if it is not to be looked for in the run; an
     adapter does not stand alone, and the run's merged model is read in its place.
     """
-    asked = config.evaluation.drift
-    if not asked or "accuracy" not in summary:
-        return False
-    # Older figures do not say how many tokens were asked for.
-    if "drift" in summary and summary["drift"].get("asked", asked) == asked:
+    if not lacks_drift(config, summary):
         return False
     from lr_ray.audit.drift import drift
     from lr_ray.evaluation.paper import decided

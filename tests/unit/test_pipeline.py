@@ -472,6 +472,21 @@ def test_another_model_behind_the_name_is_told_before_anything_is_removed(sample
     assert sampled.exists("model")
 
 
+def test_drift_is_not_of_another_expert_than_answered(sampled, tmp_path):
+    expert = shutil.copytree(expert_path(), tmp_path / "expert")
+    asked = changed(small(), {"models.expert": str(expert), "evaluation.drift": 9})
+    known = facts(asked, str(expert), str(amateur_path()))
+    config = asked.model_dump(mode="json")
+    sampled.write_json("run.json", sampled.read_json("run.json") | known | {"config": config})
+    summary = sampled.read_json("summary.json") | {"evaluation": {}, "accuracy": {"demo": {}}}
+    sampled.write_json("summary.json", summary)
+    sampled.write_bytes("evaluation/demo.parquet", b"")
+    (expert / "config.json").write_text((expert / "config.json").read_text() + " ")
+    said = r"evaluation was done with another model behind models\.expert: its fingerprint"
+    with pytest.raises(UserError, match=said):
+        execute(asked, sampled, ("evaluation",), "demo")
+
+
 def test_a_setting_of_a_stage_that_has_not_begun_may_change(sampled):
     sampled.remove("model")
     sampled.write_json("summary.json", {"sampling": sampled.read_json("summary.json")["sampling"]})
