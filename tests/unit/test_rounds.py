@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lr_ray.cli.front import run_command
-from lr_ray.config import Config, merge, read_tree, resolve
+from lr_ray.config import STAGES, Config, merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.results import LABELS, summarise
@@ -259,6 +259,30 @@ def test_more_rounds_can_be_asked_of_a_finished_run(run):
     played(run, config(rounds=1), 1, (100, 110))
     played(run, config(rounds=2), 1, (100, 110))
     assert run.read_json("run.json")["config"]["rounds"] == 2
+
+
+def test_a_rerun_keeps_what_is_told_of_finished_rounds(run, monkeypatch):
+    for number in (1, 2, 3):
+        found = played(run, config(), number, (100, 110))
+    page = run.fs.cat_file(run.path(rounds.PAGE))
+    monkeypatch.setattr(rounds, "_check", lambda config, run: None)
+    monkeypatch.setattr(rounds, "_clear", lambda there, expert, yes: None)
+
+    def finished(asked, there, *_, **__):
+        """As `execute` of a run that is finished, but of the second round in a run that was renamed."""
+        if there.location.endswith("rounds/2"):
+            raise UserError("holds a run with another models.expert")
+
+    monkeypatch.setattr(rounds, "execute", finished)
+    with pytest.raises(UserError):
+        rounds.run_rounds(config(), run, STAGES, "demo")
+    assert read_summary(run)["rounds"] == found
+    assert run.fs.cat_file(run.path(rounds.PAGE)) == page
+    monkeypatch.setattr(rounds, "execute", lambda *_, **__: 0)
+    assert rounds.run_rounds(config(), run, STAGES, "demo") == 0
+    assert read_summary(run)["rounds"] == found
+    assert rounds.run_rounds(config(rounds=2), run, STAGES, "demo") == 0
+    assert result_of(run).location == round_of(run, 2).location
 
 
 def test_what_is_shared_with_another_run_is_the_first_round_and_a_comparison_is_offered_all(run):
