@@ -98,9 +98,8 @@ def void(run: Run, stage: str, summary: dict[str, Any]) -> None:
         summary.pop(part, None)
     run.write_json("summary.json", summary)  # first: half removed, nothing may count as finished
     run.remove(PAGE)
-    for later in reversed(
-        from_stage(stage)
-    ):  # killed within, the same stage is the first stale one
+    # From the last: killed within, the same stage is still the first stale one.
+    for later in reversed(from_stage(stage)):
         for name in later.leaves:
             if not (stage == "labelling" and name.startswith("rejected")):  # see `label_scores`
                 run.remove(name)

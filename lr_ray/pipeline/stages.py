@@ -46,9 +46,7 @@ def run_stage(job: Job, stage: str) -> None:
     if config != job.config:
         job.summary.setdefault("placement", {})[stage] = settings(config, stage)
     _STAGES[stage](replace(job, config=config))
-    job.run.remove(
-        report.PAGE
-    )  # it lacks the stage; killed before the next, the same command writes it
+    job.run.remove(report.PAGE)  # it lacks the stage; the same command writes a missing one
     job.run.write_json("summary.json", job.summary)
     if stage == "evaluation":
         job.run.remove("answers")  # the tables hold them all
