@@ -70,15 +70,7 @@ def execute(
         if not todo:
             _tell_finished(run, config, stages, summary)
             return 0
-        decoded = None
-        if run.exists("run.json") and run.exists("summary.json"):
-            if source is not None and source.location in summary.get("shared", {}).values():
-                decoded = source
-            elif source is not None:
-                print(
-                    f"from       {source.location}: nothing is taken, as {run.location} has begun"
-                )
-            source = None  # it was taken over when the run began
+        source, taken = _sources(run, summary, source)
         if source is None:
             _check_before(run, summary, todo)
         placed = [] if LABELLING in stages else todo  # labels need no engine, and so no GPU
@@ -92,21 +84,38 @@ def execute(
             if run.exists("run.json"):
                 _check_again(job, stages, stale)
             _begin(job, stages, todo, stale, source)
-            if decoded and "sampling" in todo and decoded.exists(INDEX):  # not removed since
-                _read_trajectories(job, decoded)
+            if taken and "sampling" in todo and taken.exists(INDEX):  # not removed since
+                _read_trajectories(job, taken)
             todo = [stage for stage in todo if stage not in summary]
             _check_before(run, summary, todo)
             if LABELLING in stages and "sampling" in todo:
                 raise UserError(_unscored(run))
-            if "evaluation" in todo and todo[0] == "sampling":  # before what it would cost
-                from lr_ray.evaluation.tasks import load_tasks
-                from lr_ray.pipeline.evaluation import tell_sampled
-
-                tell_sampled(job.console, run, load_tasks(config.evaluation))
+            if "evaluation" in todo and todo[0] == "sampling":
+                _tell_sampled(job)
             with quiet_others(log) as job.console, recorded(run):
                 _run_stages(job, todo, started)
         report.print_summary(_terminal(), run, summary)
     return 0
+
+
+def _sources(
+    run: Run, summary: dict[str, Any], source: Run | None
+) -> tuple[Run | None, Run | None]:
+    """The other run as one to take over from, or as one that was taken over when this one began."""
+    if not (run.exists("run.json") and run.exists("summary.json")):
+        return source, None
+    if source is not None and source.location not in summary.get("shared", {}).values():
+        print(f"from       {source.location}: nothing is taken, as {run.location} has begun")
+        return None, None
+    return None, source
+
+
+def _tell_sampled(job: Job) -> None:
+    """Says which problems are sampled from and asked too, before what they cost."""
+    from lr_ray.evaluation.tasks import load_tasks
+    from lr_ray.pipeline.evaluation import tell_sampled
+
+    tell_sampled(job.console, job.run, load_tasks(job.config.evaluation))
 
 
 def _tell_finished(
