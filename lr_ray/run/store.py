@@ -52,7 +52,7 @@ class Run:
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if self.is_local:
             check_home(location, option)
-            self.location = location.rstrip("/") or location  # a shell's completion adds one
+            self.location = re.sub("(?<=.)/+$", "", str(location))  # a shell's completion adds one
         self.is_new = False  # and to be removed again where nothing comes of it
         self.token: str | None = None  # of the driver that holds the run
 
