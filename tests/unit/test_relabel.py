@@ -230,7 +230,7 @@ def test_imported_supervision_is_not_thrown_away(source):
 
 
 def test_seconds_are_of_the_problems_that_this_attempt_sampled(source, monkeypatch):
-    def rows(work, todo, build, on_activity):
+    def rows(work, todo, build, on_activity, engines):
         table = trajectories().take(pa.array(todo))
         shard = write_contrast(table, work.run, work.config, EXCHANGE)
         yield {name: value for name, (value,) in shard.items()}
