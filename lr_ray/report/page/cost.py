@@ -44,7 +44,9 @@ def section(source: Source) -> dict[str, Any] | None:
 
 def _memory(summary: dict[str, Any]) -> Iterator[tuple[str, int, str, str]]:
     """Kinds of processes: how many there were, and the most host and GPU memory that one held."""
-    for role, found in summary.get("sampling", {}).get("engines", {}).items():
+    engines = summary.get("sampling", {}).get("engines", {})
+    for role in sorted(engines, reverse=True):  # the expert first
+        found = engines[role]
         yield (f"{role}'s engine, sampling", found["most"], *map(_size, _held(found)))
     training = summary.get("training", {})
     if "memory" in training:

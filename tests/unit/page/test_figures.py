@@ -111,7 +111,7 @@ def test_the_most_memory_of_engines_and_worker_is_told_where_it_is_known(run):
     caption = "The most memory that one process held; of a GPU, what torch reserved"
     assert caption not in said(by_id(page_of(run, summary), "cost"))
     gpu = {"host_bytes": 2_140_000_000, "gpu_bytes": 40_000_000_000}
-    engines = {"expert": {"most": 2, **gpu}, "amateur": {"most": 1, "host_bytes": 900_000_000}}
+    engines = {"amateur": {"most": 1, "host_bytes": 900_000_000}, "expert": {"most": 2, **gpu}}
     summary["sampling"]["engines"], summary["training"]["memory"] = engines, gpu
     head, *rows = table(page_of(run, summary), caption)
     assert head == ["process", "how many", "host", "GPU"]
