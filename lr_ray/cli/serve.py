@@ -9,7 +9,6 @@ With LR_RAY_API_KEY set, requests need it. On Ctrl-C or SIGTERM requests under w
 import argparse
 import contextlib
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -77,8 +76,7 @@ def serve_run(command: Command[Config]) -> int:
             # The adapter of a later round stands on the round before it.
             folder = improved(config) if made.location == run.location else "model"
             models = {"expert": expert, "improved": made.local_folder(folder, cache)}
-            _serve(models, config, log, key, config.models.chat_template_kwargs)
-    return 0
+            return _serve(models, config, log, key, config.models.chat_template_kwargs)
 
 
 def serve_models(command: Command[ServeConfig]) -> int:
@@ -94,8 +92,7 @@ def serve_models(command: Command[ServeConfig]) -> int:
     models = resolve_all(config.models)
     log = tempfile.mkstemp(prefix="lr_ray-", suffix=".log")[1]
     print(f"log        {log}")
-    _serve(models, config, log, key, {})
-    return 0
+    return _serve(models, config, log, key, {})
 
 
 def _serve(
@@ -104,7 +101,8 @@ def _serve(
     log: str,
     key: str | None,
     variables: Mapping[str, Any],
-) -> None:
+) -> int:
+    """Returns the exit code once Ctrl-C has ended it."""
     whole, adapters = with_adapters(models)
     settings, resources = fitting(config.serving, whole), config.resources
     with contextlib.ExitStack() as stack:
@@ -128,7 +126,7 @@ def _serve(
                 while True:
                     time.sleep(_WAIT_S)
             except KeyboardInterrupt:  # the way to end it, and no interruption of any work
-                sys.exit(interrupts.EXIT_CODES[signal.SIGINT])
+                return interrupts.EXIT_CODES[signal.SIGINT]
             finally:
                 _end(console, settings)
 
