@@ -38,8 +38,9 @@ class Driver:
 
     def __init__(self, command: list[str], **variables: str) -> None:
         self.mark = uuid.uuid4().hex
+        # Under nohup, a worker that is stopped would go on once its raylet ends: it gets SIGHUP, then SIGCONT.
         self.process = subprocess.Popen(
-            command,
+            ["env", "--default-signal=HUP", *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
