@@ -154,7 +154,7 @@ def configure(problems: int, engines: int) -> Config:
 def measure(problems: int, engines: int, folder: Path) -> None:
     config, seen, meter = configure(problems, engines), [], Meter()
 
-    def on_progress(_: int, facts: Any) -> None:
+    def on_progress(_: int, facts: Any, shard: str | None) -> None:
         seen.append((time.monotonic(), facts.problems))
         meter.on = facts.problems > 0
 

@@ -98,7 +98,7 @@ def run_stage(config: Config, folder: Path) -> dict[str, float]:
             Run(str(folder)),
             config,
             *model_paths(config),
-            lambda _, facts: seen.append((time.monotonic(), facts.steps_scored)),
+            lambda _, facts, shard: seen.append((time.monotonic(), facts.steps_scored)),
         )
         ended.set()
         watcher.join()

@@ -61,12 +61,14 @@ def _sample(job: Job) -> None:
     metrics = StageMetrics(job.run, "sampling")
     with StageProgress(job.console, "sampling", total, "problems", metrics.progress) as progress:
 
-        def on_progress(problems: int, facts: Facts) -> None:
+        def on_progress(problems: int, facts: Facts, shard: str | None) -> None:
             if progress.first is None and facts.trajectories:
                 job.console.print(f"sampling   goes on after {facts.problems} of them")
             kept = f"{facts.steps_kept}/{facts.steps_scored} steps kept"
             parts = [kept] if facts.steps_scored else []
             parts += [f"{facts.rejected} rejected"] if facts.rejected else []
+            # part-000000448, without the digest of its problems
+            parts += [f"last shard {shard.rpartition('-')[0]}"] if shard else []
             progress.update_of(facts.problems, problems, ", ".join(parts))
             if facts.steps_scored:
                 metrics.set(kept_step_share=facts.steps_kept / facts.steps_scored)

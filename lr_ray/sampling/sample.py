@@ -30,7 +30,8 @@ from lr_ray.sampling.activity import Engines, Observer, OnActivity, watching
 from lr_ray.sampling.graph import Work
 from lr_ray.sampling.rejection import check_answers
 
-Progress = Callable[[int, Facts], None]  # problems, rejected ones among them; facts so far
+# Gets problems, rejected ones among them; facts so far; the shard that was written last.
+Progress = Callable[[int, Facts, str | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +69,8 @@ def sample(
     work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
     engines: Engines = {}
 
-    def check(facts: Facts) -> None:
-        on_progress(total + unusable.problems, facts)
+    def check(facts: Facts, shard: str | None = None) -> None:
+        on_progress(total + unusable.problems, facts, shard)
         _check_rejected(run, config.sampling, facts)
 
     facts += unusable
@@ -81,8 +82,9 @@ def sample(
         build = graph.contrast if config.sampling.method == "contrast" else graph.rejection
         with closing(_rows(work, todo, build, on_activity, engines)) as rows:
             for row in rows:
+                shard = row["shard"]
                 facts += _logged(row)
-                check(facts)
+                check(facts, shard)
     if (part := finish(run, config, exchange)) is None:
         missing = total - int(survey(run, total)[0].sum())
         raise StageError(f"{missing} of {total} problems did not come back; run it again")

@@ -104,7 +104,7 @@ def cut(ray_cluster, tmp_path_factory) -> Watched:
 
     folder, names = tmp_path_factory.mktemp("cut"), set()
 
-    def look(total, facts):
+    def look(total, facts, shard):
         if facts.problems:
             names.update(actor["name"] for actor in ray.util.list_named_actors(True))
 

@@ -59,7 +59,10 @@ def test_every_problem_has_one_row_and_the_summary_counts_them(sampled, rows):
     assert sampled.summary["rejected"] == 0
     assert sampled.summary["steps_scored"] == sum(len(r["kl"]) for r in rows.values())
     assert sampled.summary["steps_kept"] == sum(len(r["steps"]) for r in rows.values())
-    totals, facts = zip(*sampled.progress, strict=True)
+    totals, facts, written = zip(*sampled.progress, strict=True)
+    assert {name for name in written if name} == {
+        name.partition("/")[2] for name in sampled.run.shards("supervision")
+    }
     assert set(totals) == {64}
     assert [f.trajectories for f in facts] == sorted(f.trajectories for f in facts)
     assert asdict(facts[-1]).items() <= sampled.summary.items()

@@ -242,7 +242,7 @@ def test_seconds_are_of_the_problems_that_this_attempt_sampled(source, monkeypat
             for name in source.shards(folder):
                 if "-000000032-" in name:
                     source.remove(name)
-        ask = (source, config(), str(expert_path()), None, lambda problems, facts: None)
+        ask = (source, config(), str(expert_path()), None, lambda *seen: None)
         return sampling_stage.sample(*ask, **given)["problems_timed"]
 
     assert timed() == PROBLEMS - 32
