@@ -2,8 +2,9 @@
 
     python benchmarks/adapters.py --from runs/compare --grid GRID.yaml --out runs/adapters [OPTION ...]
 
-RUN is a finished comparison with that grid, whose trainings are taken over; the options are its own. Both
-are asked anew, first merged, then with serving.adapters, in runs below OUT.
+RUN is a finished comparison with that grid, whose trainings are taken over; the options are its own, but for
+other problems (as --evaluation.max_problems 200), or its answers would be taken over too. Both are asked,
+first merged, then with serving.adapters, in runs below OUT.
 """
 
 import argparse
