@@ -4,6 +4,7 @@ Exercised by `pytest tests/unit/test_store.py`.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -60,16 +61,38 @@ def full_temporary() -> str | None:
 
 @contextlib.contextmanager
 def atomic(final: str) -> Iterator[str]:
-    """A temporary local path, of a file or a folder, that takes the final name on success."""
+    """A temporary local path, of a file or a folder, that takes the final name on success.
+
+    By then its content is on the disk: a power cut leaves nothing of that name, or all of it.
+    """
     folder, base = os.path.split(final)
     os.makedirs(folder, exist_ok=True)
     temporary, local = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp", LocalFileSystem()
     try:
         yield temporary
+        for place, _, files in os.walk(temporary):
+            for path in (*(os.path.join(place, name) for name in files), place):
+                _sync(path)
+        if os.path.isfile(temporary):
+            _sync(temporary)
         if os.path.isdir(final):
             local.rm(final, recursive=True)
         os.replace(temporary, final)
+        _sync(folder)
     except BaseException:
         if os.path.exists(temporary):
             local.rm(temporary, recursive=True)
         raise
+
+
+def _sync(path: str) -> None:
+    """Waits until a file's content, or a folder's names, are on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # Linux' answer for folders of file systems that sync none, as CIFS.
+        if not (error.errno == errno.EINVAL and os.path.isdir(path)):
+            raise
+    finally:
+        os.close(file)

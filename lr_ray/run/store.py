@@ -199,6 +199,11 @@ class Run:
         with self._atomic(name) as path:
             self.fs.put(local.rstrip("/") + "/", path + "/", recursive=True)
 
+    def put_file(self, local: str, name: str) -> None:
+        """Copies a local file in."""
+        with self._atomic(name) as path:
+            self.fs.put_file(local, path)
+
     def take(self, other: "Run", name: str) -> None:
         """A file or folder of another run; what is there of the same name is replaced.
 

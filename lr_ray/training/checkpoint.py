@@ -50,8 +50,7 @@ def save(run: Run, progress: Progress) -> None:
     with temporary() as scratch:
         file = Path(scratch, _WEIGHTS)
         save_file(progress.state, file)
-        run.fs.makedirs(run.path(progress.name), exist_ok=True)
-        run.fs.put_file(str(file), run.path(f"{progress.name}/{_WEIGHTS}"))
+        run.put_file(str(file), f"{progress.name}/{_WEIGHTS}")
     run.write_bytes(f"{progress.name}/{_METRICS}", json.dumps(progress.rows).encode())
 
 

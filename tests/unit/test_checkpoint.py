@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -65,6 +66,19 @@ def test_a_write_that_is_interrupted_leaves_no_whole_one(run, monkeypatch):
 
 def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_weights_are_on_the_disk_before_the_checkpoint_counts_as_whole(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def sync(file: int) -> None:
+        fsync(file)
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}")))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    saved(Run(str(tmp_path)), 10)
+    files = [name.split(".")[1] for name in synced if name.endswith(".tmp")]
+    assert files == ["state", "metrics"]
 
 
 def test_the_newest_is_that_of_the_most_steps(run):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from types import SimpleNamespace
 from typing import ClassVar
@@ -80,6 +81,74 @@ def test_interrupted_write_is_no_shard(run):
     assert run.shards("rejected") == []
     run.fs.touch(run.path("rejected/.part-2.parquet.0.tmp"))  # what kill -9 leaves
     assert run.shards("rejected") == []
+
+
+@pytest.fixture
+def order(monkeypatch) -> list[tuple[str, str]]:
+    """What is synced and what takes its final name, in order; temporary names without their random part."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def plain(path: str) -> str:
+        return re.sub(r"\.[0-9a-f]{8}\.tmp", ".tmp", str(path))
+
+    def synced(file: int) -> None:
+        fsync(file)
+        calls.append(("sync", plain(os.readlink(f"/proc/self/fd/{file}"))))
+
+    def replaced(before: str, after: str) -> None:
+        replace(before, after)
+        calls.append(("name", plain(after)))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    return calls
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(run, tmp_path, order):
+    root = run.root
+    run.write_json("summary.json", {})
+    (tmp_path / "weights").write_text("{}")
+    run.put_file(str(tmp_path / "weights"), "weights")
+    for name in ("summary.json", "weights"):
+        done = [("sync", f"{root}/.{name}.tmp"), ("name", f"{root}/{name}"), ("sync", root)]
+        assert order[:3] == done
+        del order[:3]
+    assert order == []
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(run, tmp_path, order):
+    for name in ("model/a", "model/inner/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    run.put_folder(str(tmp_path / "model"), "model")
+    copy = f"{run.root}/.model.tmp"
+    assert {path for _, path in order[:-2]} == {
+        copy, f"{copy}/a", f"{copy}/inner", f"{copy}/inner/b"
+    }  # fmt: skip
+    assert order[-2:] == [("name", run.path("model")), ("sync", run.root)]
+
+
+def test_a_file_system_that_syncs_no_folders_is_written_to(run, monkeypatch):
+    fsync = os.fsync
+
+    def refuses(file: int) -> None:  # as Linux does for folders of CIFS
+        if os.path.isdir(f"/proc/self/fd/{file}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    run.write_json("summary.json", {"a": 1})
+    assert run.read_json("summary.json") == {"a": 1}
+
+
+def test_what_the_disk_does_not_take_has_no_name(run, monkeypatch):
+    def full(file: int) -> None:  # which NFS says no earlier
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.write_json("summary.json", {})
+    assert os.listdir(run.root) == []
 
 
 @pytest.mark.parametrize(
