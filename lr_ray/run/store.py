@@ -92,13 +92,22 @@ class Run:
         lock.check_owner(self)
 
     def exists(self, name: str) -> bool:
-        """Raises UserError where the file system does not answer."""
+        """Raises UserError where the file system does not answer, and for a link to what is not there."""
+        path = self.path(name)
         try:
-            return bool(self.fs.exists(self.path(name)))
+            there = bool(self.fs.exists(path))
         except Exception as error:  # each file system has exceptions of its own
             raise UserError(
                 f"{self.location}/{name}: cannot be looked for: {why_not_read(error)}"
             ) from None
+        if (
+            self.is_local and not there and os.path.islink(path)
+        ):  # in place of which nothing is written
+            raise UserError(
+                f"{self.location}/{name}: is a link to {os.readlink(path)}, which is not there; remove "
+                "the link, or put there what it was of"
+            )
+        return there
 
     def shards(self, folder: str) -> list[str]:
         """Names (relative to the run) of a folder's whole Parquet shards, sorted."""

@@ -275,6 +275,15 @@ def test_a_location_that_no_file_system_opens_is_one_line(location, option):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["model", "adapter", "supervision", "checkpoints"])
+def test_a_link_to_what_is_not_there_is_named_before_a_stage_begins(run, name):
+    begin(run, config(), FACTS)
+    os.symlink("/gone/there", run.path(name))
+    said = rf"/{name}: is a link to /gone/there, which is not there; remove the link, or"
+    with pytest.raises(UserError, match=said):
+        execute(config(), run, ("evaluation",), "demo")
+
+
 def test_the_home_of_nobody_is_no_place_for_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = r" ~no-such-user/x: no such directory: ~no-such-user is nobody's; give another$"
