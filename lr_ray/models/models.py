@@ -47,6 +47,11 @@ def resolve_model(reference: str, field: str) -> str:
     return str(path.resolve())
 
 
+def is_here(reference: str) -> bool:
+    """Whether a model reference is of this machine, and needs no hub."""
+    return reference.startswith("embedded:") or os.path.isdir(os.path.expanduser(reference))
+
+
 def resolve_served(reference: str, field: str) -> str:
     """As `resolve_model`; a directory with a LoRA adapter is one too, see `adapters`."""
     path = Path(os.path.expanduser(reference))

@@ -8,15 +8,22 @@ from typing import Any
 
 from rich.console import Console
 
-from lr_ray.config import Config
+from lr_ray.config import Config, value_at
 from lr_ray.evaluation.prompts import check_expert, check_lengths
 from lr_ray.models.architectures import check_runs
 from lr_ray.models.files import check_trainable
-from lr_ray.models.models import check_pair, check_room, facts_of, fits_context, resolve_model
+from lr_ray.models.models import (
+    check_pair,
+    check_room,
+    facts_of,
+    fits_context,
+    is_here,
+    resolve_model,
+)
 from lr_ray.placement.site import Site
 from lr_ray.problems import check_source
 from lr_ray.run.stages import begun
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, read_asked
 from lr_ray.run.versions import versions
 from lr_ray.runtime.cluster import check_address
 from lr_ray.runtime.connection import check_environment
@@ -69,6 +76,22 @@ def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
         models["amateur"] = facts_of(config.models.amateur, amateur)
     data = config.data.model_dump() | {"max_problems": config.sampling.max_problems}
     return {"versions": versions(), "models": models, "data": data}
+
+
+def moved(run: Run, config: Config) -> dict[str, Any]:
+    """What run.json is to say of models that it has by another name, where the same weights lie at this one.
+
+    By role. A name of the hub is not looked for, as it may be a download.
+    """
+    asked, found = read_asked(run), {}
+    for role, reference in (("expert", config.models.expert), ("amateur", config.models.amateur)):
+        before = value_at(asked, f"models.{role}.fingerprint")
+        renamed = reference != value_at(asked, f"config.models.{role}")
+        if before is not None and renamed and is_here(reference):
+            there = facts_of(reference, resolve_model(reference, f"models.{role}"))
+            if there["fingerprint"] == before:
+                found[role] = there
+    return found
 
 
 def check(config: Config, stages: Sequence[str], staged: bool = False) -> tuple[str, str | None]:

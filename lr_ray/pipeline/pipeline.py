@@ -16,7 +16,7 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
 from lr_ray.models.models import fingerprint, resolve_model
-from lr_ray.pipeline.job import Job, check, check_problems, facts, read_source
+from lr_ray.pipeline.job import Job, check, check_problems, facts, moved, read_source
 from lr_ray.pipeline.sharing import can_share, differing, has_trajectories, share, void
 from lr_ray.pipeline.stages import add_drift, label, lacks_drift, run_stage
 from lr_ray.placement.site import site
@@ -146,7 +146,7 @@ def _unscored(run: Run) -> str:
 def _check_again(job: Job, stages: Sequence[str], stale: Difference | None) -> None:
     """Raises UserError where the command would refuse later, before anything of the run is removed for it."""
     run, config = job.run, job.config
-    known = fingerprints_of(facts(config, job.expert, job.amateur))
+    known = fingerprints_of(_known(job))
     found, there = difference(run, config, known), stale.stale if stale else []
     moved = [change for change in found.changes if change.name.startswith(MODEL_BEHIND)]
     if moved and found.stale != there:
@@ -172,8 +172,7 @@ def _begin(
     source: Run | None,
 ) -> None:
     """Makes the run one of this config: what is stale is removed, what another run has is taken over."""
-    run, config = job.run, job.config
-    known = facts(config, job.expert, job.amateur)
+    run, config, known = job.run, job.config, _known(job)
     if stale:
         void(run, stale.stale[0], job.summary)
         print(f"again      {', '.join(stale.stale)}: {stale}")
@@ -199,6 +198,14 @@ def _begin(
         job.console.print("sampling   " + report.sampling_line(job.summary["sampling"]))
 
 
+def _known(job: Job) -> dict[str, Any]:
+    """What run.json is to say beside the config; also of an amateur that was moved and is not loaded."""
+    known = facts(job.config, job.expert, job.amateur)
+    if job.run.exists("run.json"):
+        known["models"] = moved(job.run, job.config) | known["models"]
+    return known
+
+
 def _terminal() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
@@ -210,8 +217,10 @@ def _stale(
 
     Raises UserError unless `yes`, and when the first stage that is stale is none of the command's.
     """
-    found = difference(run, config) if run.exists("run.json") else None
-    if found is None or not found.stale:
+    if not run.exists("run.json"):
+        return None
+    found = difference(run, config, fingerprints_of({"models": moved(run, config)}))
+    if not found.stale:
         return None
     other = f"--from {run.location} with another --run" if has_from else "another --run"
     if not yes:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lr_ray.config import Config, changed, resolve
+from lr_ray.config import Config, resolve
 from lr_ray.errors import UserError
 from lr_ray.labelling.shards import footers
 from lr_ray.problems import read_index
@@ -29,13 +29,13 @@ def can_share(source: Run, config: Config, fingerprints: Mapping[str, str | None
         there_config = resolve(asked["config"])
     except UserError as error:
         raise UserError(f"{source.location}: {error}") from None
-    same_weights = {
-        f"models.{role}": getattr(there_config.models, role)  # wherever they lie now
-        for role, now in fingerprints.items()
-        if now is not None and now == before.get(role)
+    same_name = {
+        role: before.get(role)
+        for role in ("expert", "amateur")
+        if getattr(config.models, role) == getattr(there_config.models, role)
     }
     theirs = digests(there_config, before)
-    ours = digests(changed(config, same_weights), {**before, **fingerprints})
+    ours = digests(config, {**same_name, **fingerprints})
     same = lambda s: theirs[s.name] == ours[s.name] and bool(set(there).intersection(s.parts))  # noqa: E731
     return [stage.name for stage in itertools.takewhile(same, STAGES)]
 
@@ -76,7 +76,7 @@ def has_trajectories(source: Run, plausibility: float, decoding: str | None = No
     """Whether a finished run has kept the expert's trajectories of all its problems.
 
     They serve a `plausibility` that is not below the one that they were completed for. `decoding`: the
-    digest that they must have (`trajectories.made_with`), which has the expert's folder in it.
+    digest that they must have (`trajectories.made_with`).
     """
     saids = footers(source, "trajectories").values()
     there = [s for s in saids if decoding is None or s.get("decoding") == decoding]

@@ -29,7 +29,7 @@ class Difference:
     stale: list[str]  # those of them that have left something in the run
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.changes))
+        return ", ".join(str(change) for change in self.changes if change.effects)
 
 
 def difference(
@@ -65,14 +65,14 @@ def begin(run: Run, config: Config, facts: dict[str, Any] | None) -> None:
             return
     elif not facts or not set(roles_of(config, "sampling")) <= facts["models"].keys():
         raise UserError(f"--run {run.location}: no run.json; sample first")
-    asked = {
-        "schema_version": SCHEMA_VERSION,
-        "config_hash": config.digest(),
-        "digests": digests(config, fingerprints_of(facts)),
-    }
     before = read_asked(run) if run.exists("run.json") else {}
     # A later stage does not look at the amateur.
     models = before.get("models", {}) | facts["models"]
+    asked = {
+        "schema_version": SCHEMA_VERSION,
+        "config_hash": config.digest(),
+        "digests": digests(config, fingerprints_of({"models": models})),
+    }
     asked |= facts | {"models": models, "config": config.model_dump(mode="json")}
     run.write_json("run.json", before | asked)
 

@@ -46,14 +46,18 @@ UNUSABLE = "rejected/part-source-"  # shards of rows that were no problem, from 
 def digests(config: Config, fingerprints: Mapping[str, str | None]) -> dict[str, str]:
     """sha256 (hex, first 16) of what each stage's output depends on, by its name.
 
-    `fingerprints`: of the models' weights by role; a method that needs no amateur does not read its.
+    `fingerprints`: of the models' weights by role, which stand for their names where they are known; a
+    method that needs no amateur does not read its.
     """
     found: dict[str, str] = {}
     before = ""
     for stage in STAGES:
         loaded = stage.model in roles_of(config, "sampling")
         weights = fingerprints.get(str(stage.model)) if loaded else None
-        before = digest_of([before, config.inputs(stage.effect), weights])
+        inputs = config.inputs(stage.effect)
+        if weights is not None:
+            del inputs[f"models.{stage.model}"]  # the same weights, wherever they lie
+        before = digest_of([before, inputs, weights])
         found[stage.name] = before
     return found
 

@@ -19,9 +19,10 @@ from lr_ray.errors import StageError, counted
 from lr_ray.labelling.shards import checked_footers
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import fingerprint
+from lr_ray.run.asked import fingerprints_of
 from lr_ray.run.paths import temporary
 from lr_ray.run.stages import digests
-from lr_ray.run.store import Run, read_summary
+from lr_ray.run.store import Run, read_asked, read_summary
 from lr_ray.runtime import interrupts, threads
 from lr_ray.runtime.cluster import placement_groups, remove_groups, start_helper
 from lr_ray.training import checkpoint
@@ -190,7 +191,8 @@ def _own_checkpoints(run: Run, config: Config, expert: str) -> None:
     """Drops checkpoints that are not of this training: of other supervision or settings."""
     shards = run.shards("supervision")
     sizes = [run.fs.info(run.path(name))["size"] for name in shards]
-    settings = digests(config, {"expert": fingerprint(expert)})["training"]
+    known = fingerprints_of(read_asked(run)) if run.exists("run.json") else {}
+    settings = digests(config, known | {"expert": fingerprint(expert)})["training"]
     mine = {"training": digest_of([shards, sizes, settings])}
     name = f"{checkpoint.FOLDER}/training.json"
     if run.exists(name) and run.read_json(name) == mine:

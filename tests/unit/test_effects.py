@@ -127,6 +127,12 @@ def test_a_run_from_before_there_were_protocols_has_the_same_answers(preset):
 def test_weights_behind_a_name_are_part_of_it():
     assert unlike(DEMO, {"expert": "x"}) == list(NAMES)
     assert unlike(DEMO, {"amateur": "x"}) == list(NAMES[1:])
+    here, there = DEMO, with_(models={"expert": "/there/expert", "amateur": "/there/amateur"})
+    known = {"expert": "x", "amateur": "y"}
+    assert digests(here, known) == digests(there, known)
+    for role, first in (("expert", 0), ("amateur", 1)):
+        ours, theirs = (digests(c, known | {role: None}) for c in (here, there))
+        assert [name for name in NAMES if ours[name] != theirs[name]] == list(NAMES[first:])
 
 
 def test_a_smaller_plausibility_needs_trajectories_again_and_a_larger_one_labels():

@@ -31,7 +31,8 @@ from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, read_index, stage_problems
 from lr_ray.report import PAGE
-from lr_ray.run.asked import begin
+from lr_ray.run.asked import begin, fingerprints_of
+from lr_ray.run.stages import digests
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
 from lr_ray.sampling.trajectories import made_with
@@ -337,6 +338,43 @@ def test_models_and_problems_that_lie_elsewhere_now_are_the_same(sampled, tmp_pa
     name.write_text(name.read_text() + " ")  # other contents
     with pytest.raises(UserError, match=r"was made with another models\.expert = /gone/expert \(now .*expert\), model behind"):  # fmt: skip
         execute(other, Run(str(tmp_path / "newer")), ("training",), "demo", source=sampled)
+
+
+@pytest.mark.parametrize("stage", ["sampling", "training"])
+def test_a_run_whose_models_were_moved_goes_on(sampled, tmp_path, monkeypatch, stage):
+    asked = sampled.read_json("run.json")
+    config = resolve(asked["config"])
+    for role in ("expert", "amateur"):
+        asked["config"]["models"][role] = asked["models"][role]["path"] = f"/gone/{role}"
+    sampled.write_json("run.json", asked)
+    summary = sampled.read_json("summary.json")
+    sampled.write_json("summary.json", {k: v for k, v in summary.items() if k != stage})
+    before, moved = contents(sampled), {}
+    for role, path in (("expert", expert_path()), ("amateur", amateur_path())):
+        moved[f"models.{role}"] = str(shutil.copytree(path, tmp_path / role))
+    other, ran = changed(config, moved), []
+
+    def killed(job, todo, started):
+        ran.append((list(todo), job.expert))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_run_stages", killed)
+    with pytest.raises(KeyboardInterrupt):
+        execute(other, sampled, (stage,), "demo")
+    # All scores are there, and their labels need no engine.
+    assert ran == [([] if stage == "sampling" else [stage], moved["models.expert"])]
+    assert contents(sampled) == before
+    assert sampled.exists("model")
+    asked = sampled.read_json("run.json")
+    for role in ("expert", "amateur"):
+        new = moved[f"models.{role}"]
+        assert asked["config"]["models"][role] == asked["models"][role]["path"] == new
+    assert asked["digests"] == digests(config, fingerprints_of(asked))
+    name = tmp_path / "expert" / "config.json"
+    name.write_text(name.read_text() + " ")  # other contents
+    again = changed(other, {"models.expert": str(tmp_path / "expert") + "/"})
+    with pytest.raises(UserError, match=r"holds a run with another models\.expert = .*, and decod"):
+        execute(again, sampled, (stage,), "demo")
 
 
 def test_a_run_from_one_that_a_job_works_on_is_not_begun(sampled, tmp_path):

@@ -6,11 +6,11 @@ from collections import namedtuple
 import pyarrow as pa
 import pytest
 
-from lr_ray.config import merge, read_tree, resolve
+from lr_ray.config import changed, merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError
 from lr_ray.run.schemas import SUPERVISION
-from lr_ray.run.store import Run
+from lr_ray.run.store import SCHEMA_VERSION, Run
 from lr_ray.training import train as stage
 from tests.unit.test_training_data import row
 
@@ -41,6 +41,20 @@ def test_checkpoints_are_kept_for_the_same_training_whatever_the_workers(tmp_pat
     stage._own_checkpoints(run, demo(), EXPERT)
     assert checkpoint_of(run)
     stage._own_checkpoints(run, demo(num_workers=3, zero_stage=3, checkpoint_every=7), EXPERT)
+    assert checkpoint_of(run)
+
+
+def test_checkpoints_are_kept_where_the_models_were_moved(tmp_path):
+    run, config = run_with(tmp_path / "run", "a", "b"), demo()
+    known = {"models": {"amateur": {"fingerprint": "a"}}}
+    asked = {"schema_version": SCHEMA_VERSION, "config": config.model_dump(mode="json")}
+    run.write_json("run.json", asked | known)
+    stage._own_checkpoints(run, config, EXPERT)
+    run.write_json("checkpoints/step-000010/state.safetensors", {})
+    moved = {role: str(tmp_path / role) for role in ("expert", "amateur")}
+    shutil.copytree(EXPERT, moved["expert"])
+    other = changed(config, {f"models.{role}": path for role, path in moved.items()})
+    stage._own_checkpoints(run, other, moved["expert"])
     assert checkpoint_of(run)
 
 
