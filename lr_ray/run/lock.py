@@ -1,8 +1,9 @@
 """One driver at a time on a run, and none of its writers after its end.
 
 A local path is locked by the operating system, and the lock ends with its process. An object store has
-no locks: there the driver renews a note, and a note that is fresh keeps others out. On both, tasks
-that outlive a killed driver write no more shards once another driver has put its own note there.
+no locks: there the driver renews a note, and removes it at its end. One that finds a note watches whether
+it is renewed: two machines' clocks are not compared. On both, tasks that outlive a killed driver write
+no more shards once another driver has put its own note there.
 Exercised by `pytest tests/unit/test_lock.py`.
 """
 
@@ -22,14 +23,16 @@ from lr_ray.errors import StageError, UserError
 
 NOTE = ".owner.json"
 RENEW_S = 15.0
-FRESH_S = 60.0  # a note older than this is of a dead driver
+FRESH_S = 60.0  # a note that is not renewed for so long is of a dead driver
+LOOK_S = 3.0  # between two looks at another's note
 
 
 @contextlib.contextmanager
 def hold(run: Any, shared: bool) -> Iterator[None]:
     """Holds a store.Run for one driver, or for any number that only read.
 
-    Raises UserError when another process holds it. Readers of an object store hold nothing.
+    Raises UserError when another process holds it. Readers of an object store hold nothing. After a driver
+    that was killed there it takes FRESH_S.
     """
     with _os_lock(run, shared) if run.is_local else _absent(run, shared):
         if shared:
@@ -110,7 +113,7 @@ def _locked(run: Any, shared: bool) -> int:
         if file >= 0:
             os.close(file)
         if isinstance(error, BlockingIOError):
-            raise _held(run, "") from None
+            raise _held(run) from None
         raise UserError(
             f"--run {run.location}: .lock in it cannot be locked: {error.strerror}; give a directory that "
             "can be written, on a file system with locks"
@@ -121,21 +124,31 @@ def _locked(run: Any, shared: bool) -> int:
 @contextlib.contextmanager
 def _absent(run: Any, shared: bool) -> Iterator[None]:
     if not shared and run.exists(NOTE):
-        age = time.time() - read_note(run)["seen"]
-        if age < -FRESH_S:  # no waiting helps
-            said = f"has seen it {-age:.0f} s from now, by this clock; if it is dead, remove {NOTE} there"
-            raise _held(run, f", and {said}")
-        if age < FRESH_S:
-            raise _held(run, f"; if that one is dead, try again in {FRESH_S - age:.0f} s")
+        _outwait(run)
     yield
 
 
-def _held(run: Any, advice: str) -> UserError:
+def _outwait(run: Any) -> None:
+    """Returns when the note there is gone or not renewed for FRESH_S. Raises UserError when it is renewed."""
+    note, began = read_note(run), time.monotonic()
+    print(
+        f"waiting    whether process {note['pid']} on {note['host']} still works on {run.location}: "
+        f"{FRESH_S:.0f} s at most"
+    )
+    while time.monotonic() - began < FRESH_S:
+        time.sleep(LOOK_S)
+        if not run.exists(NOTE):
+            return
+        if read_note(run) != note:
+            raise _held(run)
+
+
+def _held(run: Any) -> UserError:
     who = ""
     with contextlib.suppress(UserError):
         note = read_note(run)
         who = f" (process {note['pid']} on {note['host']})"
-    return UserError(f"--run {run.location}: another process{who} is working on this run{advice}")
+    return UserError(f"--run {run.location}: another process{who} is working on this run")
 
 
 def _renew(run: Any) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -13,6 +14,16 @@ import pytest
 from lr_ray.errors import StageError, UserError
 from lr_ray.run import lock
 from lr_ray.run.store import Run
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch) -> None:
+    monkeypatch.setattr(lock, "LOOK_S", 0.02)
+
+
+@pytest.fixture
+def renewing(monkeypatch) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.05)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -27,6 +38,7 @@ def assert_refused(run: Run, message: str) -> None:
         pass
 
 
+@pytest.mark.usefixtures("renewing")
 def test_second_driver_is_refused_by_the_name_of_the_first(run):
     with run.lock():
         assert_refused(run, f"another process .process {os.getpid()} on")
@@ -68,23 +80,45 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
         pass
 
 
-def test_stale_note_in_an_object_store_is_taken_over():
+@pytest.mark.parametrize("off", [-1e9, -600.0, -45.0, 0.0, 45.0, 600.0, 1e6])
+def test_a_dead_drivers_note_is_taken_over_whatever_its_clock(monkeypatch, capsys, off):
+    monkeypatch.setattr(lock, "FRESH_S", 0.3)
     run = Run(f"memory://{uuid.uuid4().hex}")
-    note = {"token": "x", "host": "h", "pid": 7, "seen": 0.0}
+    note = {"token": "x", "host": "h", "pid": 7, "seen": time.time() + off}
     run.write_json(lock.NOTE, note)
     with run.lock():
         assert run.read_json(lock.NOTE)["pid"] == os.getpid()
-
-
-def test_a_note_from_the_future_is_not_waited_for():
-    run = Run(f"memory://{uuid.uuid4().hex}")
-    note = {"token": "x", "host": "h", "pid": 7, "seen": time.time() + 1e6}
-    run.write_json(lock.NOTE, note)
-    assert_refused(
-        run, r", and has seen it \d{6,} s from now, by this clock; if it is dead, remove \.o"
+    assert capsys.readouterr().out == (
+        f"waiting    whether process 7 on h still works on {run.location}: 0 s at most\n"
     )
-    run.write_json(lock.NOTE, note | {"seen": time.time() + 5})
-    assert_refused(run, r"; if that one is dead, try again in 6\d s$")
+
+
+@pytest.mark.usefixtures("renewing")
+@pytest.mark.parametrize("off", [-600.0, -45.0, 45.0, 600.0])
+def test_a_live_driver_keeps_its_run_whatever_its_clock(monkeypatch, off):
+    run, renew = Run(f"memory://{uuid.uuid4().hex}"), lock._renew
+
+    def renew_by_another_clock(run: Run) -> None:
+        renew(run)
+        note = run.read_json(lock.NOTE)
+        run.write_json(lock.NOTE, note | {"seen": note["seen"] + off})
+
+    monkeypatch.setattr(lock, "_renew", renew_by_another_clock)
+    with run.lock():
+        assert_refused(run, f"another process .process {os.getpid()} on .+ is working on this run$")
+        run.check_owner()
+
+
+def test_a_driver_that_ends_meanwhile_is_not_waited_for(capsys):
+    run = Run(f"memory://{uuid.uuid4().hex}")
+    run.write_json(lock.NOTE, {"token": "x", "host": "h", "pid": 7, "seen": 0.0})
+    ending = threading.Timer(0.2, run.remove, [lock.NOTE])
+    ending.start()
+    with run.lock():
+        ending.join()
+    capsys.readouterr()
+    with run.lock():  # after an end in order
+        assert capsys.readouterr().out == ""
 
 
 def test_writer_of_a_lost_run_is_stopped(run):
@@ -103,8 +137,8 @@ def test_driver_that_lost_the_run_leaves_the_new_owners_note(run):
     assert run.read_json(lock.NOTE) == note
 
 
-def test_note_in_an_object_store_is_renewed(monkeypatch):
-    monkeypatch.setattr(lock, "RENEW_S", 0.05)
+@pytest.mark.usefixtures("renewing")
+def test_note_in_an_object_store_is_renewed():
     run = Run(f"memory://{uuid.uuid4().hex}")
     with run.lock():
         first = json.dumps(run.read_json(lock.NOTE))
