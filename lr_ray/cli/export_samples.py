@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     check_out(out, command.options.overwrite)
     expert = Expert(model, config.sampling.system_prompt, config.models.chat_template_kwargs)
     with run.lock(shared=True):
-        check_made(run, config, "labelling", facts(config, model, None))
+        check_made(run, config, "labelling", facts(config, model, None, run))
         with quiet_others(run.log_path()):
             counts = export(run, expert, out)
     steps = counts["steps"]

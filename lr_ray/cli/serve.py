@@ -68,7 +68,7 @@ def serve_run(command: Command[Config]) -> int:
     check_serving(config.resources, config.serving, run)
     expert = resolve_model(config.models.expert, "models.expert")
     with run.lock(shared=True):
-        check_made(run, config, "training", facts(config, expert, None))
+        check_made(run, config, "training", facts(config, expert, None, run))
         log = run.log_path()
         made = result_of(run)
         print(f"run        {made.location}\nlog        {log}")

@@ -69,11 +69,18 @@ def improved(config: Config) -> str:
     return "adapter" if config.serving.adapters else "model"
 
 
-def facts(config: Config, expert: str, amateur: str | None) -> dict[str, Any]:
-    """What run.json says beside the config. Without the amateur's directory, only the expert's model."""
+def facts(
+    config: Config, expert: str, amateur: str | None, run: Run | None = None
+) -> dict[str, Any]:
+    """What run.json says beside the config. Without the amateur's directory, only the expert's model.
+
+    With the run, that has begun, of an amateur that was moved too.
+    """
     models = {"expert": facts_of(config.models.expert, expert)}
     if amateur:
         models["amateur"] = facts_of(config.models.amateur, amateur)
+    if run is not None and run.exists("run.json"):
+        models = moved(run, config) | models
     data = config.data.model_dump() | {"max_problems": config.sampling.max_problems}
     return {"versions": versions(), "models": models, "data": data}
 

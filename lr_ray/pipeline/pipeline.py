@@ -130,7 +130,7 @@ def _tell_finished(
         tell_changed(run, config.evaluation)
         if lacks_drift(config, summary):
             expert = resolve_model(config.models.expert, "models.expert")
-            check_made(run, config, "evaluation", facts(config, expert, None))
+            check_made(run, config, "evaluation", facts(config, expert, None, run))
             moved = add_drift(run, config, summary, print)
     with shaped(run.location, "summary.json"):
         if moved or not run.exists(report.PAGE):  # as where there was no room for it
@@ -146,7 +146,7 @@ def _unscored(run: Run) -> str:
 def _check_again(job: Job, stages: Sequence[str], stale: Difference | None) -> None:
     """Raises UserError where the command would refuse later, before anything of the run is removed for it."""
     run, config = job.run, job.config
-    known = fingerprints_of(_known(job))
+    known = fingerprints_of(facts(config, job.expert, job.amateur, run))
     found, there = difference(run, config, known), stale.stale if stale else []
     moved = [change for change in found.changes if change.name.startswith(MODEL_BEHIND)]
     if moved and found.stale != there:
@@ -172,7 +172,8 @@ def _begin(
     source: Run | None,
 ) -> None:
     """Makes the run one of this config: what is stale is removed, what another run has is taken over."""
-    run, config, known = job.run, job.config, _known(job)
+    run, config = job.run, job.config
+    known = facts(config, job.expert, job.amateur, run)
     if stale:
         void(run, stale.stale[0], job.summary)
         print(f"again      {', '.join(stale.stale)}: {stale}")
@@ -196,14 +197,6 @@ def _begin(
     labels = "sampling" in todo or source is not None  # of the other run's scores
     if labels and "sampling" not in job.summary and label(job):
         job.console.print("sampling   " + report.sampling_line(job.summary["sampling"]))
-
-
-def _known(job: Job) -> dict[str, Any]:
-    """What run.json is to say beside the config; also of an amateur that was moved and is not loaded."""
-    known = facts(job.config, job.expert, job.amateur)
-    if job.run.exists("run.json"):
-        known["models"] = moved(job.run, job.config) | known["models"]
-    return known
 
 
 def _terminal() -> Console:

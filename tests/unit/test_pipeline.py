@@ -31,7 +31,7 @@ from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, read_index, stage_problems
 from lr_ray.report import PAGE
-from lr_ray.run.asked import begin, fingerprints_of
+from lr_ray.run.asked import begin, check_made, fingerprints_of
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
@@ -353,6 +353,8 @@ def test_a_run_whose_models_were_moved_goes_on(sampled, tmp_path, monkeypatch, s
     for role, path in (("expert", expert_path()), ("amateur", amateur_path())):
         moved[f"models.{role}"] = str(shutil.copytree(path, tmp_path / role))
     other, ran = changed(config, moved), []
+    # As of commands that load no amateur.
+    check_made(sampled, other, "labelling", facts(other, moved["models.expert"], None, sampled))
 
     def killed(job, todo, started):
         ran.append((list(todo), job.expert))
