@@ -90,7 +90,9 @@ class AnswerStore:
             self.write()
 
     def write(self) -> None:
+        """Raises StageError where another driver has taken the run over."""
         if self._new:
+            self.run.check_owner()
             rows = [{"key": key, **asdict(answer)} for key, answer in self._new.items()]
             name = f"{FOLDER}/part-{uuid.uuid4().hex[:12]}.parquet"
             self.run.write_table(name, pa.Table.from_pylist(rows, _SCHEMA))

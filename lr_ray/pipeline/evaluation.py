@@ -70,6 +70,7 @@ def run_evaluation(
             stop_token_ids,
             told.without,
         )
+    run.check_owner()
     parts = write_tables(run, tasks, tables, evaluation, labels)
     seconds = time.monotonic() - started - told.starting
     count = sum(len(labels) * table.num_rows for table in tables.values())

@@ -46,6 +46,7 @@ def run_stage(job: Job, stage: str) -> None:
     if config != job.config:
         job.summary.setdefault("placement", {})[stage] = settings(config, stage)
     _STAGES[stage](replace(job, config=config))
+    job.run.check_owner()  # as where this machine was suspended, and another one goes on
     job.run.remove(report.PAGE)  # it lacks the stage; the same command writes a missing one
     job.run.write_json("summary.json", job.summary)
     if stage == "evaluation":

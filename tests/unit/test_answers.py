@@ -12,6 +12,7 @@ from lr_ray.errors import StageError
 from lr_ray.evaluation.answers import Answer, AnswerStore, question
 from lr_ray.evaluation.client import request
 from lr_ray.evaluation.examples import Example
+from lr_ray.run.lock import NOTE
 from lr_ray.run.store import Run
 
 
@@ -29,6 +30,17 @@ def test_a_key_is_of_all_that_an_answer_depends_on():
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
     assert key() == key(name="another") == key(sample=3)  # greedy samples are one
+
+
+@pytest.mark.parametrize("location", ["", "memory://"])
+def test_a_driver_that_lost_the_run_keeps_no_more_answers(tmp_path, location):
+    run = Run(f"{location}{tmp_path}/run")
+    run.create()
+    with run.lock():
+        run.write_json(NOTE, {"token": "another", "host": "h", "pid": 7, "seen": 0.0})
+        with pytest.raises(StageError, match="taken this run over"), AnswerStore(run) as store:
+            store.add("a", Answer("one", "stop"))
+    assert run.shards("answers") == []
 
 
 def test_answers_are_there_again_and_the_last_one_wins(tmp_path):

@@ -21,7 +21,7 @@ from lr_ray.config import (
     resolve,
 )
 from lr_ray.embedded import amateur_path, expert_path
-from lr_ray.errors import UserError
+from lr_ray.errors import StageError, UserError
 from lr_ray.evaluation.tasks import load_tasks
 from lr_ray.labelling.shards import put
 from lr_ray.models.models import fingerprint
@@ -32,6 +32,7 @@ from lr_ray.pipeline.pipeline import execute
 from lr_ray.problems import INDEX, read_index, stage_problems
 from lr_ray.report import PAGE
 from lr_ray.run.asked import begin, check_made, fingerprints_of
+from lr_ray.run.lock import NOTE
 from lr_ray.run.stages import digests
 from lr_ray.run.store import Run
 from lr_ray.sampling.sample import finish
@@ -255,6 +256,23 @@ def test_a_job_killed_before_its_page_gets_it_from_the_same_command(sampled, mon
     after = Path(sampled.path(PAGE)).read_text()
     assert ('id="training"' in before, 'id="training"' in after) == (False, True)
     assert sampled.exists("model/README.md")
+
+
+def test_a_driver_that_lost_the_run_says_of_no_stage_that_it_is_finished(sampled, monkeypatch):
+    theirs = {"sampling": {}, "theirs": {}}
+
+    def suspended(job: Job) -> None:
+        sampled.write_json(NOTE, {"token": "another", "host": "h", "pid": 7, "seen": 0.0})
+        sampled.write_json("summary.json", theirs)
+        job.summary["training"] = {}
+
+    monkeypatch.setattr(stages.placement, "check_visible", lambda run: None)
+    monkeypatch.setattr(stages.placement, "demands", lambda config, stage: [])
+    monkeypatch.setattr(stages, "_STAGES", {"training": suspended})
+    job = Job(small(), sampled, str(expert_path()), None, Console(quiet=True), {})
+    with sampled.lock(), pytest.raises(StageError, match="taken this run over"):
+        stages.run_stage(job, "training")
+    assert sampled.read_json("summary.json") == theirs
 
 
 @pytest.mark.parametrize("files", [0, 1, 4])
