@@ -6,16 +6,19 @@ FILE is a path or an fsspec URI. lr_ray.interop says what such a file holds.
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lr_ray.cli.options import parse
+from lr_ray.cli.options import Command, parse
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import UserError, counted
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import IMPORTED, begin
 from lr_ray.run.store import Run, read_summary
-from lr_ray.runtime.progress import recorded
+from lr_ray.runtime.progress import FILE, recorded
+
+if TYPE_CHECKING:
+    from lr_ray.interop.form import Expert
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +36,12 @@ def main(argv: list[str]) -> int:
     shown = ["models", "sampling.system_prompt"]
     command = parse(__doc__, argv, _add_options, prog="lr-ray import", shown=shown)
     from lr_ray.interop.form import Expert
-    from lr_ray.interop.reading import check_files, import_files, remove_leftovers
+    from lr_ray.interop.reading import check_files, remove_leftovers
 
     config, run, files = command.config, command.run, command.options.samples
     run.create()
     with run.lock():
-        if run.exists("run.json"):
+        if is_begun := run.exists("run.json"):
             begin(run, config, None)
         summary = read_summary(run)
         if "sampling" in summary:
@@ -53,23 +56,42 @@ def main(argv: list[str]) -> int:
         begin(run, config, known)
         log = run.log_path()
         print(f"config     {command.config_name}\nrun        {run.location}\nlog        {log}")
-        read = 0
-        with (
-            quiet_others(log) as console,
-            recorded(run),
-            StageProgress(console, "importing", size >> 20, "MiB") as progress,
-        ):
-
-            def on_progress(count: int) -> None:
-                nonlocal read
-                read += count
-                progress.update(read >> 20)
-
-            part = import_files(run, config, expert, files, on_progress)
+        try:
+            part = _imported(command, expert, size, log)
+        except UserError:
+            if not is_begun:
+                _unbegin(run)
+            raise
         total = summary.get("seconds_total", 0.0) + part["seconds"]
         run.write_json("summary.json", summary | {"sampling": part, "seconds_total": total})
     _report(part, expert.system_prompt, run)
     return 0
+
+
+def _imported(command: Command, expert: "Expert", size: int, log: str) -> dict[str, Any]:
+    from lr_ray.interop.reading import import_files
+
+    config, run, read = command.config, command.run, 0
+    with (
+        quiet_others(log) as console,
+        recorded(run),
+        StageProgress(console, "importing", size >> 20, "MiB") as progress,
+    ):
+
+        def on_progress(count: int) -> None:
+            nonlocal read
+            read += count
+            progress.update(read >> 20)
+
+        return import_files(run, config, expert, command.options.samples, on_progress)
+
+
+def _unbegin(run: Run) -> None:
+    """Leaves of files that were refused the reasons alone."""
+    run.remove(FILE)
+    run.remove("run.json")
+    if run.is_new:
+        run.remove("logs")
 
 
 def _report(part: dict[str, Any], system_prompt: str | None, run: Run) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from lr_ray.config import Config
-from lr_ray.errors import StageError, UserError, why_not_read
+from lr_ray.errors import UserError, why_not_read
 from lr_ray.interop.form import Expert, Line, decode, is_gzipped, parse
 from lr_ray.interop.grouping import group, row
 from lr_ray.problems.rejections import LINES, write_rejections
@@ -98,10 +98,28 @@ def import_files(
 ) -> dict[str, Any]:
     """Writes supervision and rejected shards; returns the `sampling` part of the summary.
 
-    Raises StageError when too many lines are rejected, or none is left.
+    Raises UserError for a file that cannot be read to its end, when too many lines are rejected, or none
+    is left; of what was written, `rejected.jsonl` stays then.
     """
     started = time.monotonic()
     shards = _Shards(run)
+    try:
+        _read(files, config, expert, shards, on_progress)
+    except UserError:
+        remove_leftovers(run)
+        raise
+    counts = shards.counts
+    counts["steps_scored"] = counts["steps_kept"]  # the others' KL is not in the files
+    return {
+        "imported": list(files),
+        **{name: counts[name] for name in _COUNTS},
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _read(
+    files: Sequence[str], config: Config, expert: Expert, shards: "_Shards", on_progress: Progress
+) -> None:
     for file in files:
         for lines in _problems(file, expert, shards, on_progress):
             found = group(lines, expert)
@@ -110,23 +128,18 @@ def import_files(
             shards.add(lines[0].problem_id, [list(t) for t in found.trajectories])
             shards.counts["steps_retokenized"] += found.retokenized
     shards.flush()
-    write_rejections(run)
-    counts = shards.counts
-    limit = config.sampling.max_rejected
+    write_rejections(shards.run)
+    counts, limit, given = shards.counts, config.sampling.max_rejected, ", ".join(files)
     if counts["rejected"] > limit * counts["lines"]:
-        raise StageError(
-            f"{counts['rejected']} of {counts['lines']} lines were rejected, more than "
+        other = ", or give a larger --sampling.max_rejected" if counts["steps_kept"] else ""
+        raise UserError(
+            f"--samples {given}: {counts['rejected']} of {counts['lines']} lines were rejected, more than "
             f"sampling.max_rejected = {limit}; {shards.first_rejected}; "
-            f"reasons: {run.location}/{LINES}; mend them, or give a larger --sampling.max_rejected"
+            f"reasons: {shards.run.location}/{LINES}; mend them{other}"
         )
     if not counts["steps_kept"]:
-        raise StageError(f"--samples {', '.join(files)}: no kept step")
-    counts["steps_scored"] = counts["steps_kept"]  # the others' KL is not in the files
-    return {
-        "imported": list(files),
-        **{name: counts[name] for name in _COUNTS},
-        "seconds": time.monotonic() - started,
-    }
+        reasons = f"; {shards.first_rejected}" if counts["rejected"] else ""
+        raise UserError(f"--samples {given}: no kept step{reasons}; must have a line for each")
 
 
 # `problems` are distinct ids, `rejected` lines, `trajectories` rows; `trajectories_split` of them
@@ -162,7 +175,7 @@ def _problems(
                     lines = []
                 lines.append(line)
     except (OSError, EOFError, zlib.error) as error:
-        raise StageError(f"--samples {file}: {why_not_read(error)}; give a whole file") from error
+        raise UserError(f"--samples {file}: {why_not_read(error)}; give a whole file") from error
     if lines:
         yield lines
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lr_ray import embedded
+from lr_ray.cli.front import run_command
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
 from lr_ray.interop import reading
@@ -22,6 +23,8 @@ from lr_ray.interop.reading import check_files, import_files, remove_leftovers
 from lr_ray.interop.writing import check_out, export
 from lr_ray.method import oracle
 from lr_ray.models.models import render_prompt
+from lr_ray.pipeline.job import facts
+from lr_ray.run.asked import IMPORTED, begin
 from lr_ray.run.schemas import REJECTED, SUPERVISION
 from lr_ray.run.store import Run
 from lr_ray.training.data import Supervision
@@ -289,10 +292,46 @@ def test_rounded_weights_are_normalised_and_exact_ones_untouched(tmp_path):
 
 def test_too_many_bad_lines_fail(tmp_path):
     file = write(tmp_path / "a.jsonl", line(), "{", line("4"))
-    with pytest.raises(StageError, match=r"1 of 3 lines .*a\.jsonl:2: not JSON; reasons: "):
+    with pytest.raises(UserError, match=r"1 of 3 lines .*a\.jsonl:2: not JSON; reasons: "):
         imported(tmp_path / "run", file, max_rejected=0.3)
-    with pytest.raises(StageError, match="no kept step"):
+    with pytest.raises(UserError, match="no kept step"):
         imported(tmp_path / "other", write(tmp_path / "b.jsonl", ""))
+
+
+def import_command(run, file) -> tuple[int, list[str]]:
+    """The exit code of `lr-ray import`, and what there is of the run then."""
+    code = run_command(["import", "--config", "demo", "--run", str(run), "--samples", str(file)])
+    return code, sorted(path.name for path in run.glob("[!.]*") if path.name != "logs")
+
+
+@pytest.mark.parametrize(
+    ("bad", "said", "leaves"),
+    [
+        ([{"prompt_id": "x"}], "a.jsonl: 1 of 1 lines were rejected", ["rejected.jsonl"]),
+        ([line(), line("4"), "{"], "a.jsonl: 1 of 3 lines were rejected", ["rejected.jsonl"]),
+        ([line()] * 101 + [line(tokens=["x", "y"])] * 99, "99 of 200 lines", ["rejected.jsonl"]),
+        ([""], "a.jsonl: no kept step; must have a line for each", None),
+    ],
+)  # fmt: skip
+def test_files_that_are_refused_begin_no_run_and_others_may_follow(tmp_path, capsys, bad, said, leaves):  # fmt: skip
+    run, file = tmp_path / "run", write(tmp_path / "a.jsonl", *bad)
+    assert import_command(run, file) == (2, leaves or [])
+    error = capsys.readouterr().err
+    assert (error.count("\n"), said in error) == (1, True)
+    assert run.exists() == bool(leaves)
+    assert import_command(run, write(tmp_path / "b.jsonl", line())) == (
+        0,
+        ["progress.json", "run.json", "summary.json", "supervision"],
+    )
+    assert Run(str(run)).read_json("summary.json")["sampling"]["steps_kept"] == 1
+
+
+def test_a_run_that_an_interrupted_import_has_begun_stays_one(tmp_path):
+    run = Run(str(tmp_path / "run"))
+    asked = config()
+    begin(run, asked, facts(asked, str(embedded.expert_path()), str(embedded.amateur_path())) | {"data": IMPORTED})  # fmt: skip
+    assert import_command(tmp_path / "run", write(tmp_path / "a.jsonl", "{"))[0] == 2
+    assert run.exists("run.json")
 
 
 def test_file_of_another_tokenizer_is_named_with_line_and_token(tmp_path):
