@@ -14,7 +14,7 @@ from lr_ray.errors import UserError, counted
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import check_made
-from lr_ray.run.store import read_summary
+from lr_ray.run.store import read_asked, read_summary
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
 
     started = time.monotonic()
     config, run, out = command.config, command.run, command.options.out
+    read_asked(run)
     if "sampling" not in read_summary(run):
         raise UserError(f"--run {run.location}: sampling is not finished, and export needs it")
     if config.sampling.method == "rejection":

@@ -31,7 +31,7 @@ from lr_ray.placement.sizes import largest
 from lr_ray.run.asked import check_made
 from lr_ray.run.paths import temporary
 from lr_ray.run.rounds import result_of
-from lr_ray.run.store import read_summary
+from lr_ray.run.store import read_asked, read_summary
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.cluster import cluster
 from lr_ray.runtime.connection import read_key
@@ -61,6 +61,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def serve_run(command: Command[Config]) -> int:
     """Serves a run's expert and improved expert, of rounds the result's. Ends by an interruption only."""
     config, run = command.config, command.run
+    read_asked(run)
     if "training" not in read_summary(run):
         raise UserError(f"--run {run.location}: training is not finished, and serving needs it")
     key = read_key(KEY_VARIABLE)

@@ -111,7 +111,7 @@ def _work(
         amateurs = checks.check_sources(plan, expert)
         if amateur:  # not where the config samples by rejection
             amateurs[config.models.amateur] = amateur
-        answered = Run(asked["from"]) if asked["from"] else None
+        answered = Run(asked["from"], "--from") if asked["from"] else None
         others = runs_of(answered) if answered else []
         log = run.log_path()
         print(f"config     {name}\ngrid       {grid.name}\nrun        {run.location}")

@@ -10,13 +10,13 @@ from lr_ray.pipeline.job import Job, facts
 from lr_ray.pipeline.sharing import can_share, share
 from lr_ray.run.asked import fingerprints_of
 from lr_ray.run.rounds import later_rounds
-from lr_ray.run.store import Run
+from lr_ray.run.store import Run, read_asked
 
 
 def runs_of(there: Run) -> list[Run]:
     """The run and its rounds, or all of a comparison's. Raises UserError when it is neither."""
     if not there.exists(ASKED):
-        there.read_json("run.json")
+        read_asked(there)
         return [there, *later_rounds(there)]
     names = ["base", *there.folders("sources"), *there.folders("variants")]
     return [run for run in map(there.child, names) if run.exists("run.json")]

@@ -31,7 +31,7 @@ from lr_ray.run.asked import (
 )
 from lr_ray.run.asked import check as check_stale
 from lr_ray.run.stages import SAMPLING, parts_from
-from lr_ray.run.store import Run, read_asked, read_summary, shaped
+from lr_ray.run.store import Run, absent, read_asked, read_summary, shaped
 from lr_ray.runtime import interrupts
 from lr_ray.runtime.cluster import cluster, joins
 from lr_ray.runtime.progress import recorded
@@ -232,6 +232,8 @@ def _check_before(run: Run, summary: dict[str, Any], todo: Sequence[str]) -> Non
     """Raises UserError when a stage before the first one to do is not finished."""
     for stage in STAGES[: STAGES.index(todo[0])] if todo else ():
         if stage not in summary:
+            if run.is_new:
+                raise UserError(absent(run))
             raise UserError(
                 f"--run {run.location}: {stage} is not finished, and {todo[0]} needs it"
             )

@@ -116,11 +116,11 @@ def _held(path: str) -> bool | None:
 
 
 def _asked(run: Run) -> Found:
-    if not run.exists("run.json"):
-        work, reason = at_work(run), "it has no run.json"
-        if work["at_work"]:
-            reason += f" yet; process {work['pid']} on {work['host']} is at work"
-        raise UserError(f"--run {run.location}: no run there: {reason}")
+    if not run.exists("run.json") and (work := at_work(run))["at_work"]:
+        raise UserError(
+            f"--run {run.location}: no run there: it has no run.json yet; process {work['pid']} on "
+            f"{work['host']} is at work"
+        )
     return read_asked(run)
 
 

@@ -5,6 +5,7 @@ Files appear whole or not at all. docs/run-directory.md lists them. Exercised by
 """
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -40,7 +41,7 @@ class Run:
 
     def __init__(self, location: str, option: str = "--run") -> None:
         """Raises UserError naming the option that gave a location which no file system opens."""
-        self.location = location
+        self.location, self.option = location, option
         if not str(location).strip():  # the current folder, to fsspec
             raise UserError(f"{option}: is empty; give a directory or URI")
         try:
@@ -291,8 +292,26 @@ def read_summary(run: Run) -> dict[str, Any]:
     return there
 
 
+def absent(run: Run) -> str:
+    """That there is no run, with the run beside it that has the closest name."""
+    what = f"{run.option} {run.location}"
+    if run.exists("") and not run.is_new:
+        return f"{what}: no run there: it has no run.json"
+    folder, _, name = run.root.rpartition("/")
+    with contextlib.suppress(Exception):  # each file system has exceptions of its own
+        there = run.fs.ls(folder, detail=False)
+        beside = [str(path).rstrip("/").rpartition("/")[2] for path in there]
+        for close in difflib.get_close_matches(name, beside):
+            if run.fs.exists(f"{folder}/{close}/run.json"):
+                before = run.location.rstrip("/").removesuffix(name)
+                return f"{what}: no such run; did you mean {before}{close}?"
+    return f"{what}: no such run; give one that is there, or --config for a new one"
+
+
 def read_asked(run: Run) -> dict[str, Any]:
     """run.json. Raises UserError when it is missing, of another schema version or of another form."""
+    if not run.exists("run.json"):
+        raise UserError(absent(run))
     asked = run.read_json("run.json")
     if asked.get("schema_version") != SCHEMA_VERSION or not isinstance(asked.get("config"), dict):
         raise UserError(f"{run.location}/run.json: not of schema version {SCHEMA_VERSION}")

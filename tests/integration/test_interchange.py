@@ -88,7 +88,7 @@ def test_jobs_refuse_what_is_there_or_does_not_fit(samples, tmp_path):
 
     result = run_here("export_samples", "--config", "demo", "--run", run, "--out", str(out))
     assert result.returncode == 2
-    assert "sampling is not finished, and export needs it" in result.stderr
+    assert "no such run; give one that is there" in result.stderr
 
     assert run_here("import_samples", *asked, str(file)).returncode == 0
     result = run_here("import_samples", *asked, str(file))

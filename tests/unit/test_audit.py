@@ -424,8 +424,8 @@ def test_job_exits_with_2_before_it_loads_a_model(tmp_path, rows):
         (ablation, "sampling.selection = random: an audit can recompute kl alone"),
         (changed, "another model behind models.amateur"),
         (empty, "no supervision; sample first"),
-        (job(run), "run.json: cannot be read"),
-        (job(run, "--config", "demo"), "run.json: cannot be read"),
+        (job(run), "no run there: it has no run.json"),
+        (job(run, "--config", "demo"), "no run there: it has no run.json"),
         (job(run, "--sample", "-1"), "'-1' is not a number of rows, nor all"),
     ):
         assert ended.returncode == 2, reason

@@ -19,6 +19,7 @@ from lr_ray.cli.serve import SHOWN as SERVE
 from lr_ray.cli.stages import EVALUATION, LABELLING, METHOD, SAMPLING, TRAINING
 from lr_ray.config import ROLES, flatten, read_tree, resolve
 from lr_ray.errors import UserError
+from lr_ray.run.store import Run
 from lr_ray.runtime import interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -274,8 +275,39 @@ def test_the_config_of_another_run_is_the_base(said, tmp_path):
     code, _, error = said("sample", "--from", str(tmp_path))
     assert (code, error) == (2, "error: --from takes the new run's --run too (--help lists the options)\n")  # fmt: skip
     code, _, error = said("sample", "--from", str(tmp_path), "--run", str(tmp_path / "new"))
-    assert code == 2
-    assert f"{tmp_path}/run.json: cannot be read" in error
+    assert (code, error) == (2, f"error: --from {tmp_path}: no run there: it has no run.json\n")
+
+
+@pytest.mark.parametrize("name", sorted({*OF_THE_CONFIG, "status", "push"} - {"probe"}))
+def test_a_run_that_is_not_there_is_told_with_the_closest_beside_it(said, name, tmp_path):
+    required = {"import": ["--samples", "x"], "export": ["--out", "x"], "push": ["--to", "./x"]}
+    (tmp_path / "demo").mkdir()
+    asked = [name, "--run", str(tmp_path / "dmeo"), *required.get(name, [])]
+    none = f"error: --run {tmp_path}/dmeo: no such run; "
+    other = "give one that is there, or --config for a new one\n"
+    assert said(*asked) == (2, "", f"{none}{other}")  # a folder beside it is no run
+    (tmp_path / "demo/run.json").write_text("{}")
+    assert said(*asked) == (2, "", f"{none}did you mean {tmp_path}/demo?\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "serve", "export", "audit"])
+def test_what_needs_a_run_begins_none_of_a_config(said, name, tmp_path):
+    required = ["--out", "x"] if name == "export" else []
+    asked = ["--config", "demo", "--run", str(tmp_path / "new"), *required]
+    code, out, error = said(name, *asked)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert error.startswith(f"error: --run {tmp_path}/new: no such run; give one that is there")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["memory://absent", "memory://absent/deep"])
+def test_a_run_that_no_store_has_is_told(said, folder):
+    error = f"error: --run {folder}/dmeo: no such run; "
+    asked = ["train", "--run", f"{folder}/dmeo"]
+    assert said(*asked) == (2, "", f"{error}give one that is there, or --config for a new one\n")
+    Run(f"{folder}/demo").write_json("run.json", {})
+    assert said(*asked) == (2, "", f"{error}did you mean {folder}/demo?\n")
 
 
 def test_signal_handlers_are_given_back(said):

@@ -269,7 +269,7 @@ def test_a_run_keeps_a_card_beside_what_it_has_trained(made):
         (["--to=FULL/link"], "is there and not an empty folder"),
         (["--to=FULL/file/x"], "Not a directory"),
         (["--to=~nosuchuser/x"], "--to ~nosuchuser/x: no such directory"),
-        (["--to=./x", "--run=none"], "none/run.json: cannot be read"),
+        (["--to=./x", "--run=none"], "--run none: no such run"),
         (["--to=./x", "--run=SAMPLED"], "training is not finished, and adapter is what it makes"),
         ([], "the following arguments are required: --to"),
     ],

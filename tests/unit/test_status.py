@@ -198,11 +198,13 @@ def driver(run):
 
 
 def test_no_run_is_told_in_one_line(run, job):
-    with pytest.raises(UserError, match=r"no run there: it has no run\.json$"):
+    with pytest.raises(UserError, match=r"no such run; give one that is there"):
         look(run)
+    assert not os.path.exists(run.location)
+    os.mkdir(run.location)
     said = f"error: --run {run.location}: no run there: it has no run.json\n"
     assert job("--run", run.location) == (2, "", said)
-    assert not os.path.exists(run.location)
+    assert os.listdir(run.location) == []
 
 
 @pytest.mark.parametrize(

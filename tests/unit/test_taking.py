@@ -59,8 +59,8 @@ def test_a_comparison_offers_all_of_its_runs_and_a_run_itself(comparison, tmp_pa
     assert names == ["/base", "/variants/a-0", "/variants/b-0"]
     base = comparison.child("base")
     assert [run.location for run in runs_of(base)] == [base.location]
-    with pytest.raises(UserError, match=r"nothing/run\.json: cannot be read"):
-        runs_of(Run(str(tmp_path / "nothing")))
+    with pytest.raises(UserError, match=r"--from \S*nothing: no such run"):
+        runs_of(Run(str(tmp_path / "nothing"), "--from"))
 
 
 def test_the_run_with_the_most_finished_stages_is_taken(comparison, tmp_path):
