@@ -73,6 +73,8 @@ def execute(
         source, taken = _sources(run, summary, source)
         if source is None:
             _check_before(run, summary, todo)
+            if LABELLING in stages and not stale and not run.shards("scores"):
+                raise UserError(absent(run) if run.is_new else _unscored(run))
         placed = [] if LABELLING in stages else todo  # labels need no engine, and so no GPU
         check_config(config, placed, run)
         with site(config, placed) as there:

@@ -291,7 +291,7 @@ def test_a_run_that_is_not_there_is_told_with_the_closest_beside_it(said, name, 
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "serve", "export", "audit"])
+@pytest.mark.parametrize("name", ["label", "train", "evaluate", "serve", "export", "audit"])
 def test_what_needs_a_run_begins_none_of_a_config(said, name, tmp_path):
     required = ["--out", "x"] if name == "export" else []
     asked = ["--config", "demo", "--run", str(tmp_path / "new"), *required]

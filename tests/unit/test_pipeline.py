@@ -478,6 +478,13 @@ def test_labelling_alone_needs_all_scores(sampled):
     assert sampled.exists("model")
 
 
+def test_labelling_begins_nothing_where_there_are_no_scores(tmp_path):
+    run = Run(str(tmp_path))  # a folder that is there
+    with pytest.raises(UserError, match="not all of its problems have scores; sample them first"):
+        execute(small(), run, ("labelling",), "demo")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def of_file(path: Path, **sampling) -> Config:
     return changed(small(**sampling), {"data.source": str(path)})
 
