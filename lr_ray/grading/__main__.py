@@ -4,9 +4,11 @@ python -m lr_ray.grading FILE.jsonl
 """
 
 import argparse
+import codecs
 import contextlib
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ has is handed on, and a grader of your own sees it. For each row a line with `ex
 `why` is printed; one that no answer could be right for is told on stderr, as other bad rows are."""
 
 _MAX_TIME_LIMIT_S = 3600
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _FIELDS = {"expected": str, "completion": str, "kind": str, "cut": bool}
 
 
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m lr_ray.grading") 
 
 
 def _grade_file(name: str, time_limit_s: float) -> int:
-    """Prints a line for each row. Returns how many rows were bad. Raises UserError where there is none."""
+    """Prints a line for each row. Returns how many rows were bad. Raises UserError where none can be read."""
     if not 0 < time_limit_s <= _MAX_TIME_LIMIT_S:
         raise UserError(
             f"--time-limit {time_limit_s}: must be above 0 and at most {_MAX_TIME_LIMIT_S}"
@@ -64,18 +67,46 @@ def _grade_file(name: str, time_limit_s: float) -> int:
     bad, rows = 0, 0
     with Graders(time_limit_s=time_limit_s) as graders:
         for number, line in enumerate(_lines(name), start=1):
+            if not line.strip():
+                continue
+            rows += 1
+            if rows == 1:
+                _check_kind(name, line)
             try:
-                if line.strip():
-                    rows += 1
-                    row = json.dumps(_graded(_row(line), graders), ensure_ascii=False)
-                    # Half of a surrogate pair, which UTF-8 has no bytes for, as JSON escapes it.
-                    print(row.encode(errors="backslashreplace").decode(), flush=True)
+                row = json.dumps(_graded(_row(line), graders), ensure_ascii=False)
+                # Half of a surrogate pair, which UTF-8 has no bytes for, as JSON escapes it.
+                print(row.encode(errors="backslashreplace").decode(), flush=True)
             except (ValueError, UserError) as error:
                 bad += 1
                 print(f"{name}, row {number}: {error}", file=sys.stderr)
     if not rows:
         raise UserError(f"{name}: no rows; give a file of JSON lines")
     return bad
+
+
+def _check_kind(name: str, first: bytes) -> None:
+    """Raises UserError for the first row of a file without a good one: no text, or of several models."""
+    bare = first.removeprefix(codecs.BOM_UTF8).lstrip()
+    if not bare.startswith(b"{") and (_CONTROL.search(bare) or not _is_utf8(bare)):
+        raise UserError(
+            f"{name}: is no text; give a file of JSON lines in UTF-8, gzipped if its name ends with .gz"
+        )
+    with contextlib.suppress(ValueError):
+        row = json_text.load(first)
+        names = [n for n in row if n.endswith("_completion")] if isinstance(row, dict) else []
+        if names and "completion" not in row:
+            raise UserError(
+                f"{name}: has the answers of several models, {', '.join(names)}; give rows with one as "
+                "completion, and its grader as kind"
+            )
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _graded(row: dict[str, Any], graders: Graders) -> dict[str, Any]:

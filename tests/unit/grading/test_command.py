@@ -1,11 +1,21 @@
 """python -m lr_ray.grading as a person runs it."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
+import pickle
 import subprocess
 import sys
+import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from lr_ray.evaluation.results import LABELS, PARTS, SHARED, changed
+from lr_ray.grading.__main__ import main
 
 
 def run(path, rows="", *arguments):
@@ -54,6 +64,48 @@ def test_a_file_without_rows_is_told(tmp_path):
         done = run(tmp_path / "rows.jsonl", rows)
         said = f"error: {tmp_path}/rows.jsonl: no rows; give a file of JSON lines\n"
         assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def parquet(rows) -> bytes:
+    pq.write_table(pa.Table.from_pylist(rows), file := io.BytesIO())
+    return file.getvalue()
+
+
+def zipped(text: bytes) -> bytes:
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("rows.jsonl", text)
+    return file.getvalue()
+
+
+ROW = {"expected": "12", "completion": "The answer is 12"}
+LINE = json.dumps(ROW).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        parquet([ROW] * 50), zipped(LINE), gzip.compress(LINE), bz2.compress(LINE), lzma.compress(LINE),
+        pickle.dumps([ROW]), pickle.dumps([ROW], 2), LINE.decode().encode("utf-16"), b"\n" + zipped(LINE),
+    ],
+    ids=["parquet", "zip", "gzip", "bz2", "xz", "pickle", "pickle 2", "utf-16", "blank"],
+)  # fmt: skip
+def test_a_file_that_is_no_text_is_one_line(tmp_path, capsys, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    said = f"error: {path}: is no text; give a file of JSON lines in UTF-8, gzipped if its name ends with .gz\n"
+    assert (main([str(path)]), *capsys.readouterr()) == (2, "", said)
+
+
+def test_answers_of_several_models_are_told_as_that(tmp_path, capsys):
+    path, ours = tmp_path / "demo-changed.jsonl", LABELS
+    columns = {f"{label}_{part}": [str(label)] * 2 for label in ours for part in PARTS}
+    correct = {f"{label}_correct": [label == "improved", False] for label in ours}
+    shared = {name: ["12"] * 2 for name in SHARED}
+    rows = changed(pa.table(shared | columns | correct), ours)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(rows) == 1
+    said = f"error: {path}: has the answers of several models, expert_completion, improved_completion; give rows with one as completion, and its grader as kind\n"
+    assert (main([str(path)]), *capsys.readouterr()) == (2, "", said)
 
 
 def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
