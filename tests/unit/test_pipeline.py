@@ -29,7 +29,7 @@ from lr_ray.pipeline import pipeline, stages
 from lr_ray.pipeline.evaluation import tell_sampled
 from lr_ray.pipeline.job import Job, check, facts, read_source
 from lr_ray.pipeline.pipeline import execute
-from lr_ray.problems import INDEX, read_index, stage_problems
+from lr_ray.problems import INDEX, read_index, stage_problems, write_rejections
 from lr_ray.report import PAGE
 from lr_ray.run.asked import begin, check_made, fingerprints_of
 from lr_ray.run.lock import NOTE
@@ -519,6 +519,26 @@ def test_problems_of_a_refused_source_are_not_sampled_by_the_old_settings(tmp_pa
         read_source(run, of_file(file, method="rejection"))
     read_source(run, small())
     assert run.read_json(INDEX) == problems
+
+
+def test_a_source_that_was_refused_may_be_corrected(tmp_path, monkeypatch):
+    monkeypatch.setattr("lr_ray.pipeline.pipeline._run_stages", lambda *_: None)
+    monkeypatch.setattr("lr_ray.report.print_summary", lambda *_: None)
+    run, file = Run(str(tmp_path / "run")), tmp_path / "rows.jsonl"
+    bad, good = json.dumps({"problem": ""}) + "\n", json.dumps({"problem": "2 + 3"}) + "\n"
+    asked = of_file(file, max_rejected=0.0)
+    file.write_text(bad + good)
+    with pytest.raises(UserError, match=r"1 of 2 rows cannot be used"):
+        execute(asked, run, ("sampling",), "demo")
+    assert run.exists("rejected.jsonl")
+    assert not run.exists("run.json")
+    file.write_text(good + json.dumps({"problem": "2 + 4"}) + "\n")
+    assert execute(asked, run, ("sampling",), "demo") == 0
+    assert run.exists("run.json")
+    index = run.read_json(INDEX)
+    assert (index["problems"], index["rejected"], run.shards("rejected")) == (2, 0, [])
+    write_rejections(run)  # as at the end of sampling
+    assert not run.exists("rejected.jsonl")
 
 
 def test_another_model_behind_the_name_is_told_before_anything_is_removed(sampled, tmp_path):
