@@ -75,6 +75,8 @@ def execute(
             _check_before(run, summary, todo)
             if LABELLING in stages and not stale and not run.shards("scores"):
                 raise UserError(absent(run) if run.is_new else _unscored(run))
+        else:
+            read_asked(source)
         placed = [] if LABELLING in stages else todo  # labels need no engine, and so no GPU
         check_config(config, placed, run)
         with site(config, placed) as there:

@@ -301,6 +301,13 @@ def test_what_needs_a_run_begins_none_of_a_config(said, name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_to_take_over_from_that_is_not_there_leaves_nothing(said, tmp_path):
+    asked = ["--config", "demo", "--run", str(tmp_path / "new"), "--from", str(tmp_path / "none")]
+    error = f"error: --from {tmp_path}/none: no such run; give one that is there, or --config for a new one\n"
+    assert said("sample", *asked) == (2, "", error)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("folder", ["memory://absent", "memory://absent/deep"])
 def test_a_run_that_no_store_has_is_told(said, folder):
     error = f"error: --run {folder}/dmeo: no such run; "
