@@ -3,7 +3,7 @@
 lr-ray audit --run runs/demo [--sample 100] [--seed 0]
 
 Writes <run>/audit.json. Exits with 1 when a figure exceeds its bound, with 2 when the run has no
-supervision or its models have changed. Needs neither Ray nor vLLM.
+supervision, its models have changed or transformers cannot read them. Needs neither Ray nor vLLM.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from lr_ray.cli.options import parse
 from lr_ray.cli.stages import check_contrast
 from lr_ray.console import StageProgress, quiet_others
 from lr_ray.errors import StageError, UserError, counted
+from lr_ray.models.files import check_auditable
 from lr_ray.models.models import resolve_model
 from lr_ray.pipeline.job import facts
 from lr_ray.run.asked import check_made, is_imported
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> int:
     check_contrast(config.sampling, "an audit can recompute")
     expert = resolve_model(config.models.expert, "models.expert")
     amateur = resolve_model(config.models.amateur, "models.amateur")
+    for path, role in ((expert, "expert"), (amateur, "amateur")):
+        check_auditable(path, f"models.{role}: {getattr(config.models, role)}")
     asked = facts(config, expert, amateur)
     started = time.monotonic()
     with run.lock(shared=True):

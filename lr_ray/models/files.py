@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
+from lr_ray.errors import GIT_LFS, IS_POINTER, UserError, reason
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -61,16 +61,41 @@ def nested_in(config: dict[str, Any]) -> str | None:
     return next((name for name in _NESTED if isinstance(config.get(name), dict)), None)
 
 
+def _quantised(path: str, where: str) -> tuple[str, dict[str, Any]] | None:
+    """How a model's weights are quantised, by its name and config.json's settings; None where not."""
+    found = read_object(Path(path, "config.json"), where).get("quantization_config")
+    if not isinstance(found, dict):
+        return None
+    kind = found.get("quant_method") or found.get("quant_algo") or "of a kind that is not named"
+    return str(kind), found
+
+
 def check_trainable(path: str, where: str) -> None:
     """Raises UserError, beginning with `where`, for quantised weights: they are sampled and served alone."""
-    found = read_object(Path(path, "config.json"), where).get("quantization_config")
-    if isinstance(found, dict):
-        kind = found.get("quant_method") or found.get("quant_algo") or "of a kind that is not named"
+    if found := _quantised(path, where):
         raise UserError(
-            f"{where}: its weights are quantised ({kind}); vLLM samples and serves them, and training needs "
-            "them in bfloat16 or float32: give the model that they were made of, and for supervision that is "
-            "there, lr-ray export and lr-ray import"
+            f"{where}: its weights are quantised ({found[0]}); vLLM samples and serves them, and training "
+            "needs them in bfloat16 or float32: give the model that they were made of, and for supervision "
+            "that is there, lr-ray export and lr-ray import"
         )
+
+
+def check_auditable(path: str, where: str) -> None:
+    """Raises UserError, beginning with `where`, for quantised weights that transformers cannot read here."""
+    found = _quantised(path, where)
+    if found is None:
+        return
+    from transformers.quantizers import AutoHfQuantizer
+
+    kind, settings = found
+    try:
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+        quantizer.validate_environment(device_map=None, weights_only=True)
+    except Exception as error:  # a kind that is not known, a package or a GPU that is missing
+        raise UserError(
+            f"{where}: its weights are quantised ({kind}); vLLM samples and serves them, and an audit reads "
+            f"them by transformers: {reason(error)}"
+        ) from None
 
 
 def whole_number(path: str, *names: str, where: str | None = None) -> int:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -433,3 +434,24 @@ def test_job_exits_with_2_before_it_loads_a_model(tmp_path, rows):
         assert len(ended.stderr.splitlines()) == 1
     assert not run.exists("audit.json")
     assert not run.exists("run.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "lacks"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "requires gptqmodel"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "requires optimum"),
+        ({"quant_method": "modelopt"}, "Unknown quantization type, got modelopt"),
+    ],
+)
+def test_job_says_what_quantised_weights_need_before_it_reads_any(tmp_path, rows, settings, lacks):
+    expert = shutil.copytree(EXPERT, tmp_path / "expert")
+    said = json.loads((expert / "config.json").read_text()) | {"quantization_config": settings}
+    (expert / "config.json").write_text(json.dumps(said))
+    ended = job(write_run(tmp_path / "run", rows, config(expert=expert)))
+    kind = settings["quant_method"]
+    assert ended.returncode == 2, ended.stderr
+    assert f"models.expert: {expert}: its weights are quantised ({kind})" in ended.stderr
+    assert lacks in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""
