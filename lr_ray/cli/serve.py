@@ -111,7 +111,9 @@ def _serve(
             if adapters:
                 check_on_gpu(settings.dtype)
             found = stack.enter_context(connected())
-            place = for_serving(settings, resources.server, largest(whole), len(whole), found)
+            place = for_serving(
+                settings, resources.server, largest(whole, adapters), len(whole), found
+            )
             resources = resources.model_copy(update={"server": place})
         console = stack.enter_context(quiet_others(log))
         stack.enter_context(cluster())

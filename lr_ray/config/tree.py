@@ -12,6 +12,7 @@ from lr_ray.config.effects import On, marks_of, setting
 from lr_ray.config.resources import AUTO, Resources
 from lr_ray.config.section import Section, fields_of
 from lr_ray.config.sections import Data, Evaluation, Models, Sampling, Serving, Training
+from lr_ray.config.sections.serving import RANKS
 
 
 class Change(NamedTuple):
@@ -137,6 +138,11 @@ class Config(Tree):
         if self.serving.adapters and self.training.method != "lora":
             raise ValueError(
                 f"serving.adapters: training.method = {self.training.method} makes no adapter; leave it false"
+            )
+        if self.serving.adapters and self.training.lora.rank > RANKS[-1]:
+            raise ValueError(
+                f"serving.adapters: vLLM serves adapters of rank {RANKS[-1]} at most, and "
+                f"training.lora.rank = {self.training.lora.rank}; leave it false"
             )
         return self
 

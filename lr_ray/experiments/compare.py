@@ -104,7 +104,8 @@ def _work(
     config: Config, run: Run, name: str, grid: Grid, plan: Plan, asked: dict[str, Any]
 ) -> None:
     check_config(config, STAGES, run)
-    with site(config, STAGES) as there:
+    ranks = [c.config.training.lora.rank for c in plan.cells if not c.variant.untrained]
+    with site(config, STAGES, ranks) as there:
         started, before = time.monotonic(), _seconds_before(run)
         cells = checks.unfinished(run, plan)
         expert, amateur = check(config, STAGES)

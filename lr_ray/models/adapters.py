@@ -4,16 +4,15 @@ Exercised by `pytest tests/unit/test_adapters.py`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lr_ray.config.sections.serving import RANKS
 from lr_ray.errors import UserError
 from lr_ray.models.files import check_weights, read_object
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Ranks that vLLM has room for (`vllm.config.lora.MaxLoRARanks`).
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def is_adapter(path: str) -> bool:
@@ -29,8 +28,8 @@ def check_adapter(folder: Path, where: str) -> None:
         found = config.get("peft_type")
         raise UserError(f"{where}: {CONFIG}: peft_type = {found!r}: only LORA can be served")
     rank = config.get("r")
-    if type(rank) is not int or not 1 <= rank <= _RANKS[-1]:
-        raise UserError(f"{where}: {CONFIG}: r = {rank!r}: must be 1 to {_RANKS[-1]} to be served")
+    if type(rank) is not int or not 1 <= rank <= RANKS[-1]:
+        raise UserError(f"{where}: {CONFIG}: r = {rank!r}: must be 1 to {RANKS[-1]} to be served")
     check_adapter_weights(folder, where)
 
 
@@ -66,17 +65,29 @@ def check_on_gpu(dtype: str) -> None:
         )
 
 
+def ranks_of(adapters: Mapping[str, str]) -> tuple[int, ...]:
+    """Their ranks, as their files say."""
+    return tuple(read_object(Path(path, CONFIG), path)["r"] for path in adapters.values())
+
+
+def slots_of(ranks: Sequence[int]) -> tuple[int, int]:
+    """Adapters that an engine of adapters of these ranks has room for, and the rank of each of them.
+
+    One stays empty: vLLM's CPU kernels read the last (index -1) for requests without an adapter.
+    """
+    return len(ranks) + 1, next(rank for rank in RANKS if rank >= max(ranks))
+
+
 def engine_options(adapters: Mapping[str, str]) -> dict[str, Any]:
     """Arguments of vLLM's engine and front end by which these answer to their names."""
     if not adapters:
         return {}
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-    ranks = [read_object(Path(path, CONFIG), path)["r"] for path in adapters.values()]
+    slots, rank = slots_of(ranks_of(adapters))
     return {
         "enable_lora": True,
-        # One stays empty: vLLM's CPU kernels read the last (index -1) for requests without an adapter.
-        "max_loras": len(adapters) + 1,
-        "max_lora_rank": next(rank for rank in _RANKS if rank >= max(ranks)),
+        "max_loras": slots,
+        "max_lora_rank": rank,
         "lora_modules": [LoRAModulePath(name=n, path=p) for n, p in adapters.items()],
     }

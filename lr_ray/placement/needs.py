@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from lr_ray.config import Config, Place, Serving
 from lr_ray.config.resources import AUTO
+from lr_ray.models.adapters import slots_of
 from lr_ray.placement.sizes import Model, Models
 
 Bundle = dict[str, float]
@@ -29,6 +30,7 @@ _CHECKPOINT_BYTES = 12  # a trained weight and its two moments
 _CONTEXT_BYTES, _GRAPH_BYTES = 0.8e9, 1.0e9
 BATCHED_TOKENS = 8192  # of one forward of an engine on a GPU
 _WORKSPACE_BYTES = 1.5e9  # of training: temporaries of a backward, the allocator's gaps
+MOST_BUCKET = 500_000_000  # weights whose gradients are reduced at once: DeepSpeed's own
 _GATHERED = 1_000_000_000  # weights that ZeRO 3 has whole at once (DeepSpeed's max_live_parameters)
 _SCORED_ROWS = 1024  # rows whose logits exist at once (engines.scorer_model)
 _KEPT_LOGIT_BYTES = 12  # of a logit in training: its log-softmax and two gradients, in float32
@@ -124,8 +126,11 @@ def processes(config: Config, models: Models, stage: str) -> list[Processes]:
         return sampling(config, models)
     if stage == "training":
         return [trainers(config, models)]
-    served = 1 if config.serving.adapters else 2  # engines
-    return [servers(config.serving, config.resources.server, models["expert"], served)]
+    expert, served = models["expert"], 1 if config.serving.adapters else 2  # engines
+    if expert:
+        own = (config.training.lora.rank,) if config.serving.adapters else ()
+        expert = replace(expert, ranks=own and (expert.ranks or own))  # a comparison's are known
+    return [servers(config.serving, config.resources.server, expert, served)]
 
 
 def sampling(config: Config, models: Models) -> list[Processes]:
@@ -153,14 +158,29 @@ def decoded_at_once(config: Config) -> int:
 
 
 def servers(serving: Serving, place: Place, model: Model | None, served: int) -> Processes:
-    """The replicas of `served` models of one size."""
+    """The replicas of `served` models of one size, with room for the adapters beside one."""
     least, most = serving.replicas, serving.max_replicas or serving.replicas
     least, most = served * least, served * most
     found = Processes("server", place, least, most, serving.dtype, None, models=served)
     if model is None:
         return found
     usual = min(ANSWER_TOKENS, serving.max_model_len)
-    return replace(_sized(found, model, 0), sequence=serving.max_model_len, usual=usual)
+    engine = _sized(found, model, 0)
+    overhead = engine.overhead + _adapters(model, max(1, int(place.gpus)), _bytes_of(serving.dtype))
+    return replace(engine, overhead=overhead, sequence=serving.max_model_len, usual=usual)
+
+
+def _adapters(model: Model, gpus: int, size: int) -> float:
+    """Bytes on each GPU of vLLM's buffers for LoRA: slots x rank x (inputs + outputs) of all its layers.
+
+    A slot is as large as the largest adapter would be beside every layer, whatever its targets. Of the
+    outputs of layers that are split over GPUs, and of the inputs of those behind them, each has a part.
+    """
+    if not model.ranks:
+        return 0
+    slots, rank = slots_of(model.ranks)
+    whole, shared = model.adapter
+    return slots * rank * size * (whole + shared / gpus)
 
 
 def _sized(
@@ -192,20 +212,29 @@ def trainers(config: Config, models: Models) -> Processes:
     # A trajectory is not split, however few tokens a micro-batch has.
     trajectory = min(PROMPT_TOKENS + config.sampling.longest, config.sampling.room, model.context)
     tokens = max(asked.micro_batch_tokens, trajectory)
-    activations = activation_bytes(model, targets, tokens, size, asked.gradient_checkpointing)
+    checkpointing, rank = asked.gradient_checkpointing, asked.lora.rank
+    activations = activation_bytes(model, targets, rank, tokens, size, checkpointing)
     logits = _KEPT_LOGIT_BYTES * model.rows * min(kept, _HEAD_ROWS)
-    stepping = _STEP_BYTES * trained(config, model) / least  # when activations are gone
+    count = trained(config, model)
+    beside = count if asked.method == "lora" else 0  # LoRA's own weights, beside the frozen ones
+    backward = activations + logits + size * min(count, MOST_BUCKET)
+    stepping = _STEP_BYTES * count / least  # when activations are gone
     gathered = size * min(model.parameters, _GATHERED) * (asked.zero_stage == 3 and least > 1)
     return replace(
         found,
-        weights=model.parameters * size / (least if asked.zero_stage == 3 else 1),
-        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + gathered + max(activations + logits, stepping),
-        state=trained(config, model) * _STATE_BYTES / least,
+        weights=(model.parameters + beside) * size / (least if asked.zero_stage == 3 else 1),
+        overhead=_CONTEXT_BYTES + _WORKSPACE_BYTES + gathered + max(backward, stepping),
+        state=count * _STATE_BYTES / least,
     )
 
 
 def activation_bytes(
-    model: Model, lora_targets: Sequence[str], tokens: int, dtype_bytes: int, checkpointing: bool
+    model: Model,
+    lora_targets: Sequence[str],
+    rank: int,
+    tokens: int,
+    dtype_bytes: int,
+    checkpointing: bool,
 ) -> int:
     """Bytes that autograd keeps of a packed forward over `tokens` tokens, logits apart: an estimate.
 
@@ -223,7 +252,8 @@ def activation_bytes(
     # Queries, keys, values, output; a logarithm a head.
     attention = dtype_bytes * model.head_dim * 2 * (heads + kv_heads) + 4 * heads
     mlp = dtype_bytes * 3 * model.intermediate  # gate, its activation, up
-    layer = model.norms * norm + attention + mlp + dtype_bytes * sum(inputs)
+    lora = dtype_bytes * (sum(inputs) + rank * len(inputs))  # what LoRA's A and B read
+    layer = model.norms * norm + attention + mlp + lora
     if not lora_targets:  # a weight's gradient needs its input: of norms and of linear layers
         layer += dtype_bytes * (4 * hidden + queries + model.intermediate)
     numbers = 4 * max(inputs, default=0)  # of the dropout masks

@@ -5,7 +5,7 @@ Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lr_ray.config import Config, uses_gpus
 from lr_ray.placement import cards
@@ -38,14 +38,20 @@ def connected() -> Iterator[Cards]:
 
 
 @contextlib.contextmanager
-def site(config: Config, stages: Sequence[str]) -> Iterator[Site]:
-    """Where the stages would run. Raises UserError when one of them does not fit anywhere."""
+def site(config: Config, stages: Sequence[str], ranks: Sequence[int] = ()) -> Iterator[Site]:
+    """Where the stages would run. Raises UserError when one of them does not fit anywhere.
+
+    `ranks`: of the adapters that are served together, where they are others than the config's one.
+    """
     if not uses_gpus(config, stages):
         yield Site()
         return
     with connected() as found:
         there = Site(found)
         if found.count or not found.fixed:  # else it ends before a hub is asked for a model's size
-            there = Site(found, find_models(config, fetch=True)[0])
+            models = find_models(config, fetch=True)[0]
+            if expert := models["expert"]:
+                models["expert"] = replace(expert, ranks=tuple(ranks))
+            there = Site(found, models)
         there.arranged(config, stages)
         yield there

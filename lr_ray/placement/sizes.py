@@ -12,6 +12,7 @@ from typing import Any
 
 from lr_ray.config import Config
 from lr_ray.errors import UserError, reason
+from lr_ray.models.adapters import ranks_of
 from lr_ray.models.files import weight_files
 from lr_ray.models.models import resolve_model
 
@@ -34,6 +35,8 @@ _HUB = {
 _GEMMA = ("gemma", "gemma2", "gemma3_text")
 _MIXED = ("mixtral", "qwen3_moe")  # of experts, of which a token takes a few
 _KINDS = ("qwen2", "qwen3", "llama", "mistral", "phi3", *_GEMMA, *_MIXED)
+# Whose classes in vLLM take adapters of the embedding and the output layer too (`embedding_modules`).
+_EMBEDDED = ("llama", "qwen3", "phi3", *_MIXED)
 _NORMED_HEADS = ("qwen3", "qwen3_moe", "gemma3_text")
 _QKV, _MLP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj", "down_proj"}
 
@@ -53,6 +56,10 @@ class Model:
     head_dim: int
     cache: int  # keys and values of a token, of all layers
     lora: dict[str, int]  # inputs + outputs, of all layers
+    # Numbers that vLLM sets aside for each adapter and unit of rank, of all layers that could have one
+    # (`vllm.lora.layers`): those that each of several GPUs has whole, and those that they share.
+    adapter: tuple[int, int] = (0, 0)
+    ranks: tuple[int, ...] = ()  # of the adapters that are served beside it
     columns: int = 0  # inner ones of one expert
     norms: int = 2  # of a layer, over its whole width
     stored: int | None = None  # bytes of quantised weights, by their files
@@ -96,6 +103,10 @@ def describe(config: dict[str, Any]) -> Model:
         lora["qkv_proj"] = layers * (hidden + wide + 2 * narrow)
         lora["gate_up_proj"] = layers * (hidden + 2 * inner)
         lora = {name: lora[name] for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
+    # LoRA's A of a layer split by outputs and B of one split by inputs: as wide as the model, on each GPU.
+    layered = hidden * sum(layers - mixed * (name in _MLP) for name in lora)
+    whole = layered + mixed * (3 * experts * hidden + hidden + experts)  # with the router
+    whole += 2 * (hidden + rows) * (kind in _EMBEDDED)
     return Model(
         parameters=tables * rows * hidden + layers * layer + extra + hidden,
         rows=rows,
@@ -108,6 +119,7 @@ def describe(config: dict[str, Any]) -> Model:
         head_dim=head_dim,
         cache=2 * layers * narrow,
         lora=lora,
+        adapter=(whole, sum(lora.values()) - layered + mixed * 3 * experts * columns),
         columns=columns,
         norms=norms,
     )
@@ -211,8 +223,13 @@ def find_models(config: Config, fetch: bool = False) -> tuple[Models, dict[str, 
     return models, unknown
 
 
-def largest(models: Mapping[str, str]) -> Model | None:
-    """The largest of models by name and reference; None where the size of one is not known."""
+def largest(models: Mapping[str, str], adapters: Mapping[str, str] | None = None) -> Model | None:
+    """The largest of models by name and reference, with the ranks of the `adapters` that stand on it.
+
+    None where the size of one is not known.
+    """
     found = [find_model(reference, f"models.{name}") for name, reference in models.items()]
     known = [model for model in found if isinstance(model, Model)]
-    return max(known, key=lambda m: m.weights(2)) if len(known) == len(found) else None
+    if len(known) < len(found):
+        return None
+    return replace(max(known, key=lambda m: m.weights(2)), ranks=ranks_of(adapters or {}))

@@ -45,7 +45,7 @@ def build(config: ServeConfig) -> Any:
     if adapters and place.gpus != 0:
         check_on_gpu(serving.dtype)
     if place.gpus == AUTO:
-        place = for_serving(serving, place, largest(whole), len(whole), of_cluster())
+        place = for_serving(serving, place, largest(whole, adapters), len(whole), of_cluster())
     return build_application(models, serving, place, key, {})
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from lr_ray.config import Training
+from lr_ray.placement.needs import MOST_BUCKET
 from lr_ray.training.batches import MicroBatch
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 from lr_ray.training.schedule import learning_rate
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_MOST_BUCKET = 500_000_000  # weights whose gradients are reduced at once: DeepSpeed's own
 
 
 def deepspeed_config(training: Training) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Engine:
         }
         # DeepSpeed has a buffer of this size, whatever is trained.
         trained = sum(getattr(w, "ds_numel", w.numel()) for w in self.weights.values())
-        config["zero_optimization"]["reduce_bucket_size"] = min(trained, _MOST_BUCKET)
+        config["zero_optimization"]["reduce_bucket_size"] = min(trained, MOST_BUCKET)
         optimizer = torch.optim.AdamW(
             self.weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay
         )

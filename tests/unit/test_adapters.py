@@ -13,6 +13,7 @@ from lr_ray.errors import UserError
 from lr_ray.models import adapters
 from lr_ray.models.models import fingerprint, resolve_all, resolve_served
 from lr_ray.pipeline.stages import add_drift
+from lr_ray.placement.sizes import largest
 from lr_ray.run.store import Run
 from lr_ray.serving.application import build
 
@@ -141,3 +142,16 @@ def test_drift_is_read_from_the_merged_model_where_an_adapter_was_asked(
     for asked in (str(adapter), EXPERT):
         assert add_drift(run, config, {"accuracy": {"demo": {}}}, print, asked)
     assert read == [run.path("model"), EXPERT]
+
+
+def test_a_rank_that_vllm_does_not_serve_is_refused_before_it_is_trained():
+    trained = {"serving": {"adapters": True}, "training": {"lora": {"rank": 513}}}
+    said = r"serving\.adapters: vLLM serves adapters of rank 512 at most, and training\.lora\.rank = 513"
+    with pytest.raises(UserError, match=said):
+        resolve(merge(read_tree("demo"), trained))
+
+
+def test_placement_is_told_the_ranks_of_the_adapters_beside_a_model(adapter):
+    model = largest({"expert": EXPERT}, {"x": str(adapter), "y": str(adapter)})
+    assert model
+    assert model.ranks == (12, 12)

@@ -16,9 +16,9 @@ SHAPE = {"hidden": 256, "intermediate": 1024, "heads": 8, "kv_heads": 2, "head_d
 LENGTHS = (120, 110, 100, 90)
 
 
-def kept_bytes(layers: int, targets: list[str], checkpointing: bool) -> int:
+def kept_bytes(layers: int, targets: list[str], checkpointing: bool, rank: int = 8) -> int:
     """Of all storages that the forward saves for its backward, weights and buffers not counted."""
-    lora = {"targets": targets or ["q_proj"]}
+    lora = {"targets": targets or ["q_proj"], "rank": rank}
     over = {"lora": lora, "method": "lora" if targets else "full"}
     over["gradient_checkpointing"] = checkpointing
     training = resolve(merge(read_tree("demo"), {"training": over})).training
@@ -47,9 +47,9 @@ def kept_bytes(layers: int, targets: list[str], checkpointing: bool) -> int:
     return sum(size for place, size in sizes.items() if place not in lasting)
 
 
-def estimate(layers: int, targets: list[str], checkpointing: bool) -> int:
+def estimate(layers: int, targets: list[str], checkpointing: bool, rank: int = 8) -> int:
     model = Model(parameters=0, rows=300, context=0, layers=layers, cache=0, lora={}, **SHAPE)
-    return activation_bytes(model, targets, sum(LENGTHS), 2, checkpointing)
+    return activation_bytes(model, targets, rank, sum(LENGTHS), 2, checkpointing)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,13 @@ def test_estimate_is_what_autograd_keeps(targets):
     for layers in (2, 5):
         measured = kept_bytes(layers, targets, False)
         assert estimate(layers, targets, False) == pytest.approx(measured, rel=0.1)
+
+
+def test_a_large_rank_keeps_more():
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    small, large = (kept_bytes(2, targets, False, rank) for rank in (8, 256))
+    counted = [estimate(2, targets, False, rank) for rank in (8, 256)]
+    assert counted[1] - counted[0] == pytest.approx(large - small, rel=0.1)
 
 
 def test_checkpointing_keeps_the_layers_inputs_and_one_layer():

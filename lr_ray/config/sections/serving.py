@@ -9,6 +9,9 @@ from lr_ray.config.resources import AUTO
 from lr_ray.config.section import Section
 from lr_ray.config.sections.common import Dtype, Processes
 
+# Ranks of adapters that vLLM has room for (`vllm.config.lora.MaxLoRARanks`).
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
 
 class Serving(Section):
     host: str = setting("speed", default="127.0.0.1", min_length=1)

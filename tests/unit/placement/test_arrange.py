@@ -3,11 +3,15 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lr_ray.cli.options import parse
-from lr_ray.config import STAGES, Config, Place, Serving, resolve
+from lr_ray.config import STAGES, Config, Place, Serving, changed, resolve
 from lr_ray.config.resources import AUTO
 from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
@@ -183,7 +187,8 @@ def test_large_models_are_split_within_a_node():
     assert config.resources.expert.gpus == 4
     assert config.training.zero_stage == 3
     weights = needs.processes(config, models, "training")[0].weights
-    assert weights == 2 * 72_706_203_648 / config.training.num_workers
+    lora = needs.trained(config, models["expert"])
+    assert weights == 2 * (72_706_203_648 + lora) / config.training.num_workers
     with pytest.raises(UserError, match=r"sampling does not fit on 8 GPUs"):
         placed(pretended(8, 80e9, per_node=2), "qwen2.5-math-7b", *expert)
 
@@ -333,6 +338,66 @@ def test_zero_stages_divide_state_and_weights():
         trainer = needs.processes(config, find_models(config)[0], "training")[0]
         assert trainer.weights == weights
         assert trainer.state == 4 * 7_615_616_512
+
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def peft_numbers(rank: int) -> int:
+    """Weights of a LoRA beside all layers of Qwen2.5-Math-7B, as PEFT makes it, without storage."""
+    shape = Qwen2Config(
+        hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+        intermediate_size=18944, vocab_size=152064, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = get_peft_model(Qwen2ForCausalLM(shape), LoraConfig(r=rank, target_modules=ALL))
+    return sum(w.numel() for w in model.parameters() if w.requires_grad)
+
+
+def test_an_engine_has_room_for_its_adapters_and_for_one_more():
+    lora = peft_numbers(256)
+    asked = ("--serving.adapters=true", "--training.lora.rank=256")
+    config, models = placed(CARDS["one 24 GB"], "qwen2.5-math-7b", *asked)
+    [server] = needs.processes(config, models, "evaluation")
+    merged = changed(config, {"serving.adapters": False})
+    [alone] = needs.processes(merged, models, "evaluation")
+    assert server.fixed - alone.fixed == 2 * 2 * lora  # bfloat16, two slots
+    assert used(server) <= 0.9 * 24e9
+    larger = changed(config, {"training.lora.rank": 512, "resources.server.gpus": "auto"})
+    with pytest.raises(UserError, match="evaluation does not fit on 1 GPU of 24 GB"):
+        arrange(larger, models, CARDS["one 24 GB"], ["evaluation"])
+
+
+def test_adapters_of_a_comparison_each_have_room_of_the_largest():
+    config = configured("qwen2.5-math-7b", "--serving.adapters=true", "--resources.server.gpus=1")
+    models = find_models(config)[0]
+    assert models["expert"]
+    several = {"expert": replace(models["expert"], ranks=(8, 200, 16))}
+    own, grid = (needs.processes(config, m, "evaluation")[0] for m in (models, several))
+    one = peft_numbers(1)
+    assert grid.fixed - own.fixed == 2 * one * (4 * 256 - 2 * 8)
+    split = changed(config, {"resources.server.gpus": 2})
+    of_two = needs.processes(split, several, "evaluation")[0].overhead
+    # Of 7 layers' outputs or inputs, those as wide as the model are whole on both.
+    wide = 7 * 28 * 3584
+    bare = needs.processes(changed(split, {"serving.adapters": False}), several, "evaluation")[0]
+    assert of_two - bare.overhead == 2 * 4 * 256 * (wide + (one - wide) / 2)
+
+
+def test_training_of_a_large_rank_counts_its_weights_twice_and_its_gradients():
+    asked = [f"--training.lora.targets={json.dumps(ALL)}", "--resources.trainer.gpus=1",
+             "--training.num_workers=2"]  # fmt: skip
+    small, large = (
+        needs.trainers(config, find_models(config)[0])
+        for config in (configured("qwen2.5-math-7b", f"--training.lora.rank={rank}", *asked)
+                       for rank in (8, 256))
+    )  # fmt: skip
+    count, fewer = peft_numbers(256), peft_numbers(8)
+    assert large.weights == 2 * (7_615_616_512 + count)
+    assert (small.state, large.state) == (16 * fewer / 2, 16 * count / 2)
+    kept = 8192 * 2 * 7 * 28 * (256 - 8)  # of activations
+    bucket = 2 * (500_000_000 - fewer)
+    assert large.overhead - small.overhead == kept + bucket
 
 
 def test_cards_say_what_they_are():

@@ -8,6 +8,7 @@ from lr_ray.placement import arrange, cards, find_models, needs
 from lr_ray.placement.arrange import for_serving, settings
 from lr_ray.placement.cards import ASSUMED, Cards, pretended
 from lr_ray.placement.nvidia import Gpu
+from lr_ray.placement.site import site
 from tests.unit.placement.test_arrange import configured, placed, used
 
 TO_COME = Cards((), ASSUMED[0], fixed=False, measured=False)
@@ -114,3 +115,17 @@ def test_what_is_named_may_be_yet_to_come(monkeypatch):
     config, _ = placed(mixed(monkeypatch, T4), "qwen2.5-math-7b", *LARGE_ONLY)
     assert config.resources.expert.cache_gb is None  # vLLM measures
     assert config.resources.amateur.cache_gb > 0
+
+
+def test_a_comparison_has_room_for_all_of_its_adapters(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cards, "local", lambda: pretended(1, 24e9))
+    own = ("--serving.adapters=true", "--training.lora.rank=64")
+    config = configured("qwen2.5-math-7b", *own)
+    with site(config, ["evaluation"]) as there:
+        assert there.arranged(config, ["evaluation"]).resources.server.gpus == 1
+    with (
+        pytest.raises(UserError, match="evaluation does not fit on 1 GPU of 24 GB"),
+        site(config, ["evaluation"], [64] * 20),
+    ):
+        pass
