@@ -39,15 +39,14 @@ def check_config(config: Config, stages: Sequence[str], run: Run) -> None:
 
 def check_serving(resources: Resources, serving: Serving, run: Run | None = None) -> None:
     """As `check_machine`, for an endpoint."""
-    check_machine(Need(resources.server.gpus != 0, ("serving",), frozenset({serving.dtype})), run)
+    options = tuple(needs.served_to_float32(serving).values())
+    check_machine(Need(resources.server.gpus != 0, ("serving",), options), run)
 
 
 def _need(config: Config, stages: Sequence[str]) -> Need:
-    roles = roles_of(config, "sampling") if "sampling" in stages else ()
-    dtypes = {getattr(config.sampling, role).dtype for role in roles}
-    dtypes |= {config.serving.dtype} if "evaluation" in stages else set()
+    options = [option for stage in stages for option in needs.to_float32(config, stage).values()]
     on_cpu = _cpu_engines(config, stages)
-    return Need(uses_gpus(config, stages), tuple(stages), frozenset(dtypes), on_cpu)
+    return Need(uses_gpus(config, stages), tuple(stages), tuple(options), on_cpu)
 
 
 def _cpu_engines(config: Config, stages: Sequence[str]) -> tuple[str, ...]:

@@ -14,14 +14,15 @@ _SHOWN = 5
 class Need:
     """What somebody wants to run. `gpu` None: whatever the installed vLLM is built for.
 
-    `stages` are of the pipeline, or `serving`; `dtypes` are of vLLM's engines, `cpu_engines` the settings
-    that give some of them no GPU. Bytes are what a run would write: into its directory (None: only whether it
-    can write there is checked, as a run reports a full disk itself), and into the hub's cache.
+    `stages` are of the pipeline, or `serving`; `to_float32` are the options that take vLLM's engines out of
+    bfloat16, `cpu_engines` the settings that give some of them no GPU. Bytes are what a run would write: into
+    its directory (None: only whether it can write there is checked, as a run reports a full disk itself), and
+    into the hub's cache.
     """
 
     gpu: bool | None = None
     stages: tuple[str, ...] = ("sampling", "training", "evaluation")
-    dtypes: frozenset[str] = frozenset()
+    to_float32: tuple[str, ...] = ()
     cpu_engines: tuple[str, ...] = ()
     run_bytes: float | None = 0
     hub_bytes: float = 0

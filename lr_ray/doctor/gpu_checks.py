@@ -7,6 +7,7 @@ from collections import Counter
 
 from lr_ray.doctor.facts import Facts
 from lr_ray.doctor.finding import Finding, Findings, Level, Need, gb, listed
+from lr_ray.placement.nvidia import BFLOAT16, dotted
 
 # The oldest driver branch that runs a CUDA major version (CUDA release notes, minor version
 # compatibility).
@@ -14,8 +15,6 @@ DRIVERS = {12: 525, 13: 580}
 LOCKED_CUDA = "13.0"  # of the torch in requirements/gpu.txt
 # torch 2.13.0+cu130 has kernels for sm_75 and newer (torch._C._cuda_getArchFlags()).
 CAPABILITY = (7, 5)
-# vllm/platforms/cuda.py check_if_supports_dtype.
-CAPABILITY_BFLOAT16 = (8, 0)
 _BUSY = 0.1  # share of a GPU; an engine that measures wants 0.9 of it
 _NO_GPU = (
     "run where one is, or on the CPUs with --device cpu and the packages of make install DEVICE=cpu"
@@ -85,10 +84,11 @@ def _capability(name: str, capability: tuple[int, int], need: Need) -> Findings:
     if capability < CAPABILITY:
         what += f", and torch's build begins at {dotted(CAPABILITY)}"
         yield Finding("bad", "gpu", what, "use a newer GPU (Turing or later)")
-    elif capability < CAPABILITY_BFLOAT16 and need.engines:
-        level: Level = "bad" if "bfloat16" in need.dtypes else "warn"
-        what += f", and vLLM's bfloat16 begins at {dotted(CAPABILITY_BFLOAT16)}"
-        yield Finding(level, "gpu", what, "set every dtype of the config to float32")
+    elif capability < BFLOAT16 and need.engines:
+        level: Level = "bad" if need.to_float32 else "warn"
+        what += f", and vLLM's bfloat16 begins at {dotted(BFLOAT16)}"
+        options = " ".join(need.to_float32) or "dtypes of float32 for engines"
+        yield Finding(level, "gpu", what, f"give {options}")
 
 
 def driver(facts: Facts, need: Need) -> Findings:
@@ -166,10 +166,6 @@ def versions(facts: Facts, need: Need) -> Findings:
         yield Finding("warn", "versions", listed(texts), _INSTALL)
     if not facts.differing:
         yield Finding("ok", "versions", "as asked for")
-
-
-def dotted(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
 
 
 CHECKS = (gpu, driver, compiler, torch_build, versions)

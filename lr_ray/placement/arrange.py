@@ -7,7 +7,7 @@ the other. Numbers that the config states are kept. `pytest tests/unit/placement
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from lr_ray.models.adapters import check_on_gpu
 from lr_ray.placement import needs, ways
 from lr_ray.placement.cards import ASSUMED, Cards
 from lr_ray.placement.needs import Processes
+from lr_ray.placement.nvidia import BFLOAT16, dotted
 from lr_ray.placement.sizes import Model, Models
 from lr_ray.placement.ways import Values, gpus_of, is_auto, most_engines, splits
 
@@ -39,9 +40,11 @@ def _arranged(config: Config, models: Models, cards: Cards, stage: str) -> Confi
     role = {"sampling": "expert", "evaluation": "server"}.get(stage)
     if role and (stage == "evaluation" or config.sampling.engine == "vllm"):
         _check_split(getattr(config.resources, role), role, models["expert"])
+    there = _there_or_to_come(cards, places)
+    options = needs.to_float32(config, stage)
+    _check_bfloat16(stage, options, dict(config.resources), cards)
     if stage == "evaluation" and config.serving.adapters:
         check_on_gpu(config.serving.dtype)
-    there = _there_or_to_come(cards, places)
     for assumed in there:
         if found := _first_fit(config, models, assumed, stage):
             return found
@@ -59,6 +62,26 @@ def _check_split(place: Place, role: str, model: Model | None) -> None:
             f"attention heads ({model.kv_heads} of keys and values), {model.columns} inner columns and "
             f"{model.rows} tokens over so many; give {', '.join(map(str, possible))} or auto"
         )
+
+
+def _check_bfloat16(
+    stage: str, options: Mapping[str, str], resources: Mapping[str, Place], cards: Cards
+) -> None:
+    """Raises UserError for engines in bfloat16 that may get a GPU on which vLLM refuses that.
+
+    `options` take them out of it, by their sections of `resources`.
+    """
+    oldest = {role: cards.oldest_for(resources[role]) for role in options if resources[role].gpus}
+    old = {role: found for role, found in oldest.items() if found and found < BFLOAT16}
+    if not old:
+        return
+    fields = " and ".join(f"resources.{role}.accelerator" for role in old)
+    there = any(kind.capability >= BFLOAT16 for kind in cards.kinds)
+    newer = f", or name newer ones by {fields}" if there else ""
+    raise UserError(
+        f"{stage}: vLLM takes bfloat16 on GPUs of compute capability {dotted(BFLOAT16)} or newer, and there "
+        f"is one of {dotted(min(old.values()))}; give {' '.join(options[role] for role in old)}{newer}"
+    )
 
 
 def _there_or_to_come(cards: Cards, places: Sequence[Place]) -> list[Cards]:
@@ -144,6 +167,7 @@ def for_serving(
         return place
     _check_split(place, "server", model)
     there = _there_or_to_come(cards, [place])
+    _check_bfloat16("serving", needs.served_to_float32(serving), {"server": place}, cards)
     for assumed, tight in itertools.product(there, (False, True)):
         for share in _shares(serving, place, model, served, assumed):
             p = needs.servers(serving, place.model_copy(update={"gpus": share}), model, served)

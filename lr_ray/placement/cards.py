@@ -6,16 +6,24 @@ Exercised by `pytest tests/unit/placement tests/integration/test_pretended_gpus.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lr_ray.config import Place
 from lr_ray.errors import counted
-from lr_ray.placement.nvidia import gpus
+from lr_ray.placement.nvidia import Capability, gpus
 from lr_ray.runtime.cluster import ask_nodes, joins, nodes
 
 _PROBE_S = 30.0
 # Bytes of a GPU where no driver says how large it is: the first on which a stage fits.
 ASSUMED = (24e9, 48e9, 80e9, 141e9, 288e9)
+
+
+class Kind(NamedTuple):
+    """The GPUs of a node."""
+
+    names: frozenset[str]  # of the node's resources
+    memory: float  # bytes of its smallest
+    capability: Capability  # of its oldest
 
 
 @dataclass(frozen=True)
@@ -26,19 +34,26 @@ class Cards:
     memory: float  # bytes of the smallest
     fixed: bool = True  # no other nodes will come
     measured: bool = True  # the memory is what the driver reported
-    # Names of each node's resources, and bytes of its smallest GPU.
-    kinds: tuple[tuple[frozenset[str], float], ...] = ()
+    kinds: tuple[Kind, ...] = ()  # of each node
+    oldest: Capability | None = None  # None where no driver tells
 
     def memory_for(self, place: Place) -> float:
         """Bytes of the smallest GPU of the nodes that have the accelerator and the custom resources named.
 
         Infinite where such nodes are yet to come.
         """
+        sizes = [kind.memory for kind in self._kinds_for(place)]
+        to_come = self.kinds and not self.fixed
+        return min(sizes, default=math.inf if to_come else self.memory)
+
+    def oldest_for(self, place: Place) -> Capability | None:
+        """The same of the oldest GPU's capability; None where no driver tells."""
+        found = [kind.capability for kind in self._kinds_for(place)]
+        return min(found, default=None if self.kinds else self.oldest)
+
+    def _kinds_for(self, place: Place) -> list[Kind]:
         named = place.bundle().keys() - {"CPU", "GPU", "memory"}
-        if not named or not self.kinds:
-            return self.memory
-        sizes = [memory for names, memory in self.kinds if named <= names]
-        return min(sizes, default=self.memory if self.fixed else math.inf)
+        return [kind for kind in self.kinds if named <= kind.names]
 
     @property
     def known(self) -> bool:
@@ -66,7 +81,9 @@ NONE = Cards((), 0)
 def local() -> Cards:
     """Those of this machine that CUDA_VISIBLE_DEVICES leaves."""
     found = gpus()
-    return Cards((len(found),) if found else (), min((g.memory_bytes for g in found), default=0))
+    least = min((g.memory_bytes for g in found), default=0)
+    oldest = min((g.capability for g in found), default=None)
+    return Cards((len(found),) if found else (), least, oldest=oldest)
 
 
 def of_cluster() -> Cards:
@@ -75,17 +92,21 @@ def of_cluster() -> Cards:
     counts = tuple(sorted((int(node["Resources"]["GPU"]) for node in there), reverse=True))
     kinds = _measured(there)
     fixed = joins() is None
-    least = min((memory for _, memory in kinds), default=ASSUMED[0])
+    least = min((kind.memory for kind in kinds), default=ASSUMED[0])
     return Cards(counts, least, fixed, bool(kinds), kinds)
 
 
-def _measured(there: Sequence[dict[str, Any]]) -> tuple[tuple[frozenset[str], float], ...]:
+def _measured(there: Sequence[dict[str, Any]]) -> tuple[Kind, ...]:
     """`Cards.kinds` of the nodes, by their drivers; nothing where a driver is silent."""
     found = ask_nodes(there, gpus, within_s=_PROBE_S)
     if any(isinstance(of_node, Exception) for of_node in found.values()):
         return ()  # a node went away, or is slow
     return tuple(
-        (frozenset(node["Resources"]), min(gpu.memory_bytes for gpu in of_node))
+        Kind(
+            frozenset(node["Resources"]),
+            min(gpu.memory_bytes for gpu in of_node),
+            min(gpu.capability for gpu in of_node),
+        )
         for node in there
         if (of_node := found.get(node["NodeID"]))
     )

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lr_ray.config import Config, Place, Serving
+from lr_ray.config import Config, Place, Serving, roles_of
 from lr_ray.config.resources import AUTO
 from lr_ray.models.adapters import slots_of
 from lr_ray.placement.sizes import Model, Models
@@ -131,6 +131,24 @@ def processes(config: Config, models: Models, stage: str) -> list[Processes]:
         own = (config.training.lora.rank,) if config.serving.adapters else ()
         expert = replace(expert, ranks=own and (expert.ranks or own))  # a comparison's are known
     return [servers(config.serving, config.resources.server, expert, served)]
+
+
+def to_float32(config: Config, stage: str) -> dict[str, str]:
+    """The options that take vLLM's engines of a stage out of bfloat16, by their sections of `resources`."""
+    if stage == "evaluation":
+        return served_to_float32(config.serving)
+    if stage == "training" or config.sampling.engine != "vllm":
+        return {}
+    dtypes = {role: getattr(config.sampling, role).dtype for role in roles_of(config, stage)}
+    return {r: f"--sampling.{r}.dtype float32" for r, d in dtypes.items() if d == "bfloat16"}
+
+
+def served_to_float32(serving: Serving) -> dict[str, str]:
+    """As `to_float32`, for an endpoint; on GPUs vLLM serves no adapters in float32."""
+    if serving.dtype != "bfloat16":
+        return {}
+    merged = " --serving.adapters false" if serving.adapters else ""
+    return {"server": f"--serving.dtype float32{merged}"}
 
 
 def sampling(config: Config, models: Models) -> list[Processes]:

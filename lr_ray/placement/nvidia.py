@@ -15,6 +15,10 @@ import pynvml as nvml
 _PCI = Path("/sys/bus/pci/devices")
 _PCI_NVIDIA, _PCI_DISPLAY = "0x10de", "0x03"  # vendor; first byte of the class
 
+Capability = tuple[int, int]  # major and minor version of a GPU's architecture
+# From which on vLLM takes bfloat16 (vllm/platforms/cuda.py check_if_supports_dtype).
+BFLOAT16: Capability = (8, 0)
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -23,7 +27,7 @@ class Gpu:
     name: str
     memory_bytes: int
     used_bytes: int  # that a new process could not get, the driver's own reserve included
-    capability: tuple[int, int]
+    capability: Capability
     driver: str
     # Processes that compute on it: id (the host's, in a container), and bytes where the driver tells.
     users: tuple[tuple[int, int | None], ...] = ()
@@ -59,6 +63,10 @@ def look(environ: Mapping[str, str] | None = None) -> Seen:
         return Seen()
     except nvml.NVMLError as error:  # such as an updated driver whose module is not loaded yet
         return Seen(trouble=str(error))
+
+
+def dotted(capability: Capability) -> str:
+    return ".".join(map(str, capability))
 
 
 def cards_on_bus() -> int:

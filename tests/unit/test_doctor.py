@@ -96,7 +96,7 @@ def test_a_sick_machine_is_named_with_advice(name):
 
 UNKIND = {
     "busy GPU": ({**card(used_bytes=40_000_000_000), "gpu_users": ("python 42 (40.0 GB)",)}, "gpu: 47% of its memory is used by python 42 (40.0 GB); end them"),
-    "GPU without bfloat16": ({"seen": Seen((T4,), cuda=13)}, "gpu: Tesla T4 has compute capability 7.5, and vLLM's bfloat16 begins at 8.0; set"),
+    "GPU without bfloat16": ({"seen": Seen((T4,), cuda=13)}, "gpu: Tesla T4 has compute capability 7.5, and vLLM's bfloat16 begins at 8.0; give dtypes of float32"),
     "other versions": ({"differing": (Differing("ray", "2.59.0", "2.60.0", True), Differing("rich", "14.0", "15.0", True))}, "versions: ray 2.59.0 instead of 2.60.0, rich 14.0 instead of 15.0; make"),
     "Docker's /dev/shm": ({"shm": Folder("/dev/shm", 64_000_000, 64_000_000)}, "/dev/shm: 64 MB free; Ray's object store of 10.0 GB goes to TMPDIR, which is slow; docker run --shm-size=10g"),
     "few files": ({"open_files": 1024}, "open files: 1024 at most, few for Ray's connections; raise"),
@@ -117,8 +117,8 @@ def test_what_stops_nothing_is_a_warning(name):
 
 def test_a_need_decides_what_stops():
     card_without = replace(SOUND, seen=Seen((T4,), cuda=13))
-    [line] = told(card_without, Need(dtypes=frozenset({"bfloat16"})))
-    assert "vLLM's bfloat16 begins at 8.0" in line
+    [line] = told(card_without, Need(to_float32=("--serving.dtype float32",)))
+    assert line.endswith("vLLM's bfloat16 begins at 8.0; give --serving.dtype float32")
     assert told(card_without, Need(stages=("training",))) == []
     sliced = replace(SOUND, seen=Seen((H100,), cuda=13, unlisted=1))
     assert told(sliced, Need(stages=("training",))) == []
@@ -177,6 +177,21 @@ def test_a_gpu_build_runs_no_engine_on_the_cpus_beside_one_on_a_gpu():
     assert zeros(alone, "--resources.amateur.gpus=0") == ()
 
 
+def test_a_config_names_the_dtypes_that_an_old_card_refuses():
+    def options(*changes: str) -> tuple[str, ...]:
+        return asked(parse("", ["--config", "qwen2.5-math-1.5b", *changes]).config).to_float32
+
+    expert, amateur, served = (
+        f"--{name}.dtype float32" for name in ("sampling.expert", "sampling.amateur", "serving")
+    )
+    assert options() == (expert, amateur, served)
+    assert options("--sampling.method=rejection") == (expert, served)
+    assert options("--sampling.expert.dtype=float32", "--serving.dtype=float32") == (amateur,)
+    adapters = options("--serving.adapters=true")
+    assert adapters[2] == f"{served} --serving.adapters false"
+    assert options("--training.dtype=bfloat16", *(o.replace(" ", "=") for o in options())) == ()
+
+
 def test_a_compatibility_package_makes_up_for_an_old_driver():
     old = replace(H100, driver="570.86.15")
     assert told(replace(SOUND, seen=Seen((old,), cuda=13))) == []
@@ -185,7 +200,7 @@ def test_a_compatibility_package_makes_up_for_an_old_driver():
 
 def test_the_driver_of_a_cluster_needs_no_gpu_and_starts_no_ray():
     head = replace(SOUND, seen=Seen(), cards=0, compiler=None, joins="10.0.0.1:6379")
-    assert told(head, Need(gpu=True, dtypes=frozenset({"bfloat16"}))) == []
+    assert told(head, Need(gpu=True, to_float32=("--serving.dtype float32",))) == []
     assert told(replace(head, socket_path="/" + "x" * 200, home=folder(refuses="no"))) == []
 
 

@@ -78,17 +78,19 @@ def test_models_of_an_endpoint_whose_size_is_not_known_are_told_what_to_state():
 
 T4, A100 = {"GPU": 1.0, "accelerator_type:T4": 1.0}, {"GPU": 4.0, "accelerator_type:A100": 1.0}
 LARGE_ONLY = [f"--resources.{role}.accelerator=A100" for role in ("expert", "trainer", "server")]
+OLD_TOO = ("--sampling.expert.dtype=float32", "--sampling.amateur.dtype=float32", "--serving.dtype=float32")  # fmt: skip
 
 
 def mixed(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> Cards:
     """A cluster with nodes of these resources."""
     sizes = {"T4": 16_000_000_000, "A100": 80_000_000_000}
+    ages = {"T4": (7, 5), "A100": (8, 0)}
     there = [{"NodeID": str(i), "Resources": found} for i, found in enumerate(resources)]
 
     def drivers(asked, question, within_s):
         kinds = {node["NodeID"]: next(k for k in sizes if f"accelerator_type:{k}" in node["Resources"])
                  for node in asked}  # fmt: skip
-        return {i: [Gpu(kind, sizes[kind], 0, (8, 0), "580")] for i, kind in kinds.items()}
+        return {i: [Gpu(kind, sizes[kind], 0, ages[kind], "580")] for i, kind in kinds.items()}
 
     monkeypatch.setattr(cards, "nodes", lambda: there)
     monkeypatch.setattr(cards, "ask_nodes", drivers)
@@ -102,8 +104,10 @@ def test_of_mixed_nodes_those_count_that_have_what_is_named(monkeypatch):
     with pytest.raises(
         UserError, match=r"sampling does not fit on 5 GPUs of 16 GB.*expert\.gpus 1"
     ):
-        placed(cluster, "qwen2.5-math-7b", "--resources.expert.gpus=1")
-    config, models = placed(cluster, "qwen2.5-math-7b", "--resources.expert.gpus=1", *LARGE_ONLY)
+        placed(cluster, "qwen2.5-math-7b", "--resources.expert.gpus=1", *OLD_TOO)
+    config, models = placed(
+        cluster, "qwen2.5-math-7b", "--resources.expert.gpus=1", *LARGE_ONLY, OLD_TOO[1]
+    )
     expert, amateur = needs.processes(config, models, "sampling")
     assert 16e9 < used(expert) <= 0.9 * 80e9
     assert used(amateur) <= 0.9 * 16e9
@@ -112,7 +116,7 @@ def test_of_mixed_nodes_those_count_that_have_what_is_named(monkeypatch):
 
 
 def test_what_is_named_may_be_yet_to_come(monkeypatch):
-    config, _ = placed(mixed(monkeypatch, T4), "qwen2.5-math-7b", *LARGE_ONLY)
+    config, _ = placed(mixed(monkeypatch, T4), "qwen2.5-math-7b", *LARGE_ONLY, OLD_TOO[1])
     assert config.resources.expert.cache_gb is None  # vLLM measures
     assert config.resources.amateur.cache_gb > 0
 
@@ -129,3 +133,35 @@ def test_a_comparison_has_room_for_all_of_its_adapters(monkeypatch):
         site(config, ["evaluation"], [64] * 20),
     ):
         pass
+
+
+def test_bfloat16_on_nodes_that_vllm_refuses_it_on_is_refused_before_anything_starts(monkeypatch):
+    old = mixed(monkeypatch, T4)
+    said = r"GPUs of compute capability 8\.0 or newer, and there is one of 7\.5; give "
+    expert, amateur = "--sampling.expert.dtype float32", "--sampling.amateur.dtype float32"
+    with pytest.raises(UserError, match=rf"^sampling: .*{said}{expert} {amateur}$"):
+        placed(old, "qwen2.5-math-1.5b")
+    with pytest.raises(UserError, match=rf"^evaluation: .*{said}--serving.dtype float32$"):
+        placed(old, "qwen2.5-math-1.5b", *OLD_TOO[:2])
+    merged = "--serving.dtype float32 --serving.adapters false"
+    with pytest.raises(UserError, match=rf"{said}{merged}$"):
+        placed(old, "qwen2.5-math-1.5b", *OLD_TOO[:2], "--serving.adapters=true")
+    config, models = placed(old, "qwen2.5-math-1.5b", *OLD_TOO)
+    assert config.training.dtype == "bfloat16"  # which torch has on all cards
+    model = models["expert"]
+    with pytest.raises(UserError, match=rf"^serving: .*{said}--serving.dtype float32$"):
+        for_serving(Serving(), Place(), model, 1, old)
+    assert for_serving(Serving(dtype="float32"), Place(), model, 1, old).gpus == 1
+    named = rf"{expert} {amateur}, or name newer ones by resources.expert.accelerator and resources"
+    with pytest.raises(UserError, match=named):
+        placed(mixed(monkeypatch, T4, A100), "qwen2.5-math-1.5b")
+
+
+def test_the_cards_of_this_machine_are_as_old_as_the_oldest(monkeypatch):
+    two = [
+        Gpu("A100", 40_000_000_000, 0, (8, 0), "580"),
+        Gpu("T4", 16_000_000_000, 0, (7, 5), "580"),
+    ]
+    monkeypatch.setattr(cards, "gpus", lambda: two)
+    with pytest.raises(UserError, match=r"^sampling: .* one of 7\.5; give [^,]*$"):
+        placed(cards.local(), "qwen2.5-math-1.5b")
