@@ -72,6 +72,7 @@ class Facts:
     cards: int  # NVIDIA cards on the PCI bus
     compiler: str | None
     headers: bool  # Python.h
+    nvcc: str | None  # or what stands for it, see `_nvcc`
     lscpu: bool
     torch: Torch | None
     engines: tuple[str, ...]  # distributions of vLLM
@@ -120,6 +121,7 @@ def gather(
         cards=cards_on_bus(),
         compiler=_compiler(environ),
         headers=_headers(),
+        nvcc=_nvcc(environ),
         lscpu=shutil.which("lscpu", path=environ.get("PATH")) is not None,
         torch=_torch(),
         engines=found,
@@ -180,6 +182,16 @@ def _headers() -> bool:
     scheme = sysconfig.get_default_scheme()
     scheme = "posix_prefix" if scheme == "posix_local" else scheme  # as Triton does for Debian's
     return Path(sysconfig.get_paths(scheme=scheme)["include"], "Python.h").is_file()
+
+
+def _nvcc(environ: Mapping[str, str]) -> str | None:
+    """As FlashInfer looks for it (flashinfer/jit/cpp_ext.py), or its kernels in a package of their own."""
+    if util.find_spec("flashinfer_jit_cache"):
+        return "flashinfer-jit-cache"
+    if home := environ.get("CUDA_HOME") or environ.get("CUDA_PATH"):
+        return shutil.which("nvcc", path=os.path.join(home, "bin"))
+    path = environ.get("PATH")
+    return shutil.which("nvcc", path=path) or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 def _torch() -> Torch | None:

@@ -15,6 +15,7 @@ DRIVERS = {12: 525, 13: 580}
 LOCKED_CUDA = "13.0"  # of the torch in requirements/gpu.txt
 # torch 2.13.0+cu130 has kernels for sm_75 and newer (torch._C._cuda_getArchFlags()).
 CAPABILITY = (7, 5)
+_BY_FLASHINFER = 10  # major capability
 _BUSY = 0.1  # share of a GPU; an engine that measures wants 0.9 of it
 _NO_GPU = (
     "run where one is, or on the CPUs with --device cpu and the packages of make install DEVICE=cpu"
@@ -130,6 +131,22 @@ def compiler(facts: Facts, need: Need) -> Findings:
     yield Finding("bad" if need.engines else "warn", "compiler", what, advice)
 
 
+def flashinfer(facts: Facts, need: Need) -> Findings:
+    """On B200 and its like vLLM attends by FlashInfer first, whose kernels are compiled at first use.
+
+    In half precision alone (vllm/platforms/cuda.py _get_backend_priorities, and the backend's own
+    supported_dtypes): elsewhere, and in float32, it takes what Triton compiles or comes compiled.
+    """
+    names = [g.name for g in facts.seen.gpus if g.capability[0] == _BY_FLASHINFER]
+    if names and need.on_gpu(facts) and need.engines and not facts.nvcc:
+        what = (
+            f"none is found, and on {names[0]} vLLM attends by FlashInfer, which compiles with it"
+        )
+        other = f", or give {' '.join(need.to_float32)}" if need.to_float32 else ""
+        advice = f"install NVIDIA's CUDA toolkit {LOCKED_CUDA}, and name its folder with CUDA_HOME{other}"
+        yield Finding("bad" if need.to_float32 else "warn", "nvcc", what, advice)
+
+
 def torch_build(facts: Facts, need: Need) -> Findings:
     torch, engines = facts.torch, facts.engines
     if torch is None or not engines:
@@ -168,4 +185,4 @@ def versions(facts: Facts, need: Need) -> Findings:
         yield Finding("ok", "versions", "as asked for")
 
 
-CHECKS = (gpu, driver, compiler, torch_build, versions)
+CHECKS = (gpu, driver, compiler, flashinfer, torch_build, versions)

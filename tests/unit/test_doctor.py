@@ -32,7 +32,7 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 500_000_000, (9, 0), "580.65
 ROOMY = Folder("/somewhere", free=400_000_000_000, total=500_000_000_000)
 SOUND = Facts(
     host="box", python="3.11.9", cpus=16, memory=128_000_000_000, seen=Seen((H100,), cuda=13),
-    gpu_users=(), cards=1, compiler="/usr/bin/gcc", headers=True, lscpu=True,
+    gpu_users=(), cards=1, compiler="/usr/bin/gcc", headers=True, nvcc=None, lscpu=True,
     torch=Torch("2.13.0+cu130", "13.0"), engines=("vllm",), differing=(), shm=ROOMY, temp=ROOMY,
     home=ROOMY, caches=(("TRITON_CACHE_DIR", ROOMY), ("VLLM_CACHE_ROOT", ROOMY)), hub=ROOMY, run=ROOMY,
     open_files=1 << 20, socket_path="/tmp/ray/x", joins=None, ray_token=False, hub_token=True,
@@ -43,6 +43,7 @@ ON_CPU = replace(
 )
 T4 = replace(H100, name="Tesla T4", capability=(7, 5), memory_bytes=16_000_000_000)
 V100 = replace(H100, name="Tesla V100", capability=(7, 0))
+B200 = replace(H100, name="NVIDIA B200", capability=(10, 0), memory_bytes=192_000_000_000)
 
 
 def told(facts: Facts, need: Need | None = None, level: str = "bad") -> list[str]:
@@ -190,6 +191,29 @@ def test_a_config_names_the_dtypes_that_an_old_card_refuses():
     adapters = options("--serving.adapters=true")
     assert adapters[2] == f"{served} --serving.adapters false"
     assert options("--training.dtype=bfloat16", *(o.replace(" ", "=") for o in options())) == ()
+
+
+def test_flashinfer_wants_nvcc_on_a_b200_in_bfloat16():
+    card = replace(SOUND, seen=Seen((B200,), cuda=13))
+    [line] = told(card, Need(to_float32=("--serving.dtype float32",)))
+    assert line.startswith("nvcc: none is found, and on NVIDIA B200 vLLM attends by FlashInfer")
+    assert line.endswith("CUDA toolkit 13.0, and name its folder with CUDA_HOME, or give --serving.dtype float32")  # fmt: skip
+    assert told(card) == []
+    assert [line[:5] for line in told(card, level="warn")] == ["nvcc:"]
+    for other in (replace(card, nvcc="/usr/local/cuda/bin/nvcc"), SOUND):
+        assert told(other, level="warn") == []
+    assert told(card, Need(stages=("training",)), "warn") == []
+
+
+def test_nvcc_is_looked_for_where_flashinfer_does(tmp_path):
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin/nvcc"
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    nowhere = {"PATH": "/nowhere"}
+    for found in ({"PATH": str(nvcc.parent)}, nowhere | {"CUDA_HOME": str(tmp_path)}):
+        assert gather(environ=found, versions=False).nvcc == str(nvcc)
+    assert gather(environ={"PATH": str(nvcc.parent), "CUDA_PATH": "/gone"}, versions=False).nvcc is None  # fmt: skip
 
 
 def test_a_compatibility_package_makes_up_for_an_old_driver():
