@@ -39,14 +39,16 @@ def check_config(config: Config, stages: Sequence[str], run: Run) -> None:
 
 def check_serving(resources: Resources, serving: Serving, run: Run | None = None) -> None:
     """As `check_machine`, for an endpoint."""
-    options = tuple(needs.served_to_float32(serving).values())
+    options = needs.served_to_float32(serving)
     check_machine(Need(resources.server.gpus != 0, ("serving",), options), run)
 
 
 def _need(config: Config, stages: Sequence[str]) -> Need:
-    options = [option for stage in stages for option in needs.to_float32(config, stage).values()]
+    options: dict[str, str] = {}
+    for stage in stages:
+        options |= needs.to_float32(config, stage)
     on_cpu = _cpu_engines(config, stages)
-    return Need(uses_gpus(config, stages), tuple(stages), tuple(options), on_cpu)
+    return Need(uses_gpus(config, stages), tuple(stages), options, on_cpu)
 
 
 def _cpu_engines(config: Config, stages: Sequence[str]) -> tuple[str, ...]:

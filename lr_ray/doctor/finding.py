@@ -1,7 +1,7 @@
 """What a run needs, what was found, and the wording of both."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lr_ray.doctor.facts import Facts, Folder
@@ -14,15 +14,15 @@ _SHOWN = 5
 class Need:
     """What somebody wants to run. `gpu` None: whatever the installed vLLM is built for.
 
-    `stages` are of the pipeline, or `serving`; `to_float32` are the options that take vLLM's engines out of
-    bfloat16, `cpu_engines` the settings that give some of them no GPU. Bytes are what a run would write: into
-    its directory (None: only whether it can write there is checked, as a run reports a full disk itself), and
-    into the hub's cache.
+    `stages` are of the pipeline, or `serving`; `to_float32` are the options that take them out of bfloat16,
+    by sections of `resources`, `cpu_engines` the settings that give some of them no GPU. Bytes are what a run
+    would write: into its directory (None: only whether it can write there is checked, as a run reports a full
+    disk itself), and into the hub's cache.
     """
 
     gpu: bool | None = None
     stages: tuple[str, ...] = ("sampling", "training", "evaluation")
-    to_float32: tuple[str, ...] = ()
+    to_float32: Mapping[str, str] = field(default_factory=dict)
     cpu_engines: tuple[str, ...] = ()
     run_bytes: float | None = 0
     hub_bytes: float = 0

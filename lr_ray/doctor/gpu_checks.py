@@ -85,10 +85,10 @@ def _capability(name: str, capability: tuple[int, int], need: Need) -> Findings:
     if capability < CAPABILITY:
         what += f", and torch's build begins at {dotted(CAPABILITY)}"
         yield Finding("bad", "gpu", what, "use a newer GPU (Turing or later)")
-    elif capability < BFLOAT16 and need.engines:
+    elif capability < BFLOAT16 and (need.engines or need.to_float32):
         level: Level = "bad" if need.to_float32 else "warn"
-        what += f", and vLLM's bfloat16 begins at {dotted(BFLOAT16)}"
-        options = " ".join(need.to_float32) or "dtypes of float32 for engines"
+        what += f", and bfloat16 begins at {dotted(BFLOAT16)}"
+        options = " ".join(need.to_float32.values()) or "dtypes of float32"
         yield Finding(level, "gpu", what, f"give {options}")
 
 
@@ -142,9 +142,10 @@ def flashinfer(facts: Facts, need: Need) -> Findings:
         what = (
             f"none is found, and on {names[0]} vLLM attends by FlashInfer, which compiles with it"
         )
-        other = f", or give {' '.join(need.to_float32)}" if need.to_float32 else ""
+        halves = [option for role, option in need.to_float32.items() if role != "trainer"]
+        other = f", or give {' '.join(halves)}" if halves else ""
         advice = f"install NVIDIA's CUDA toolkit {LOCKED_CUDA}, and name its folder with CUDA_HOME{other}"
-        yield Finding("bad" if need.to_float32 else "warn", "nvcc", what, advice)
+        yield Finding("bad" if halves else "warn", "nvcc", what, advice)
 
 
 def torch_build(facts: Facts, need: Need) -> Findings:

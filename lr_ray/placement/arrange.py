@@ -67,8 +67,9 @@ def _check_split(place: Place, role: str, model: Model | None) -> None:
 def _check_bfloat16(
     stage: str, options: Mapping[str, str], resources: Mapping[str, Place], cards: Cards
 ) -> None:
-    """Raises UserError for engines in bfloat16 that may get a GPU on which vLLM refuses that.
+    """Raises UserError for processes in bfloat16 that may get a GPU without it.
 
+    There vLLM refuses it, and torch's attention keeps all scores in training, which has no room for them.
     `options` take them out of it, by their sections of `resources`.
     """
     oldest = {role: cards.oldest_for(resources[role]) for role in options if resources[role].gpus}
@@ -79,7 +80,7 @@ def _check_bfloat16(
     there = any(kind.capability >= BFLOAT16 for kind in cards.kinds)
     newer = f", or name newer ones by {fields}" if there else ""
     raise UserError(
-        f"{stage}: vLLM takes bfloat16 on GPUs of compute capability {dotted(BFLOAT16)} or newer, and there "
+        f"{stage}: bfloat16 takes GPUs of compute capability {dotted(BFLOAT16)} or newer, and there "
         f"is one of {dotted(min(old.values()))}; give {' '.join(options[role] for role in old)}{newer}"
     )
 

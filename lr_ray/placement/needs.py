@@ -134,10 +134,16 @@ def processes(config: Config, models: Models, stage: str) -> list[Processes]:
 
 
 def to_float32(config: Config, stage: str) -> dict[str, str]:
-    """The options that take vLLM's engines of a stage out of bfloat16, by their sections of `resources`."""
+    """The options that take a stage out of bfloat16, by the sections of `resources` of its processes.
+
+    Of vLLM's engines and of our own training: what a plugin does with its dtype is not known.
+    """
     if stage == "evaluation":
         return served_to_float32(config.serving)
-    if stage == "training" or config.sampling.engine != "vllm":
+    if stage == "training":
+        ours = config.training.dtype == "bfloat16" and config.training.backend == "deepspeed"
+        return {"trainer": "--training.dtype float32"} if ours else {}
+    if config.sampling.engine != "vllm":
         return {}
     dtypes = {role: getattr(config.sampling, role).dtype for role in roles_of(config, stage)}
     return {r: f"--sampling.{r}.dtype float32" for r, d in dtypes.items() if d == "bfloat16"}

@@ -16,7 +16,8 @@ _PCI = Path("/sys/bus/pci/devices")
 _PCI_NVIDIA, _PCI_DISPLAY = "0x10de", "0x03"  # vendor; first byte of the class
 
 Capability = tuple[int, int]  # major and minor version of a GPU's architecture
-# From which on vLLM takes bfloat16 (vllm/platforms/cuda.py check_if_supports_dtype).
+# From which on vLLM takes bfloat16 (vllm/platforms/cuda.py check_if_supports_dtype), and those of torch's
+# kernels for attention that do not keep all scores (ATen, sdp_utils.cpp).
 BFLOAT16: Capability = (8, 0)
 
 

@@ -97,7 +97,7 @@ def test_a_sick_machine_is_named_with_advice(name):
 
 UNKIND = {
     "busy GPU": ({**card(used_bytes=40_000_000_000), "gpu_users": ("python 42 (40.0 GB)",)}, "gpu: 47% of its memory is used by python 42 (40.0 GB); end them"),
-    "GPU without bfloat16": ({"seen": Seen((T4,), cuda=13)}, "gpu: Tesla T4 has compute capability 7.5, and vLLM's bfloat16 begins at 8.0; give dtypes of float32"),
+    "GPU without bfloat16": ({"seen": Seen((T4,), cuda=13)}, "gpu: Tesla T4 has compute capability 7.5, and bfloat16 begins at 8.0; give dtypes of float32"),
     "other versions": ({"differing": (Differing("ray", "2.59.0", "2.60.0", True), Differing("rich", "14.0", "15.0", True))}, "versions: ray 2.59.0 instead of 2.60.0, rich 14.0 instead of 15.0; make"),
     "Docker's /dev/shm": ({"shm": Folder("/dev/shm", 64_000_000, 64_000_000)}, "/dev/shm: 64 MB free; Ray's object store of 10.0 GB goes to TMPDIR, which is slow; docker run --shm-size=10g"),
     "few files": ({"open_files": 1024}, "open files: 1024 at most, few for Ray's connections; raise"),
@@ -118,8 +118,8 @@ def test_what_stops_nothing_is_a_warning(name):
 
 def test_a_need_decides_what_stops():
     card_without = replace(SOUND, seen=Seen((T4,), cuda=13))
-    [line] = told(card_without, Need(to_float32=("--serving.dtype float32",)))
-    assert line.endswith("vLLM's bfloat16 begins at 8.0; give --serving.dtype float32")
+    [line] = told(card_without, Need(to_float32={"server": "--serving.dtype float32"}))
+    assert line.endswith("and bfloat16 begins at 8.0; give --serving.dtype float32")
     assert told(card_without, Need(stages=("training",))) == []
     sliced = replace(SOUND, seen=Seen((H100,), cuda=13, unlisted=1))
     assert told(sliced, Need(stages=("training",))) == []
@@ -180,29 +180,31 @@ def test_a_gpu_build_runs_no_engine_on_the_cpus_beside_one_on_a_gpu():
 
 def test_a_config_names_the_dtypes_that_an_old_card_refuses():
     def options(*changes: str) -> tuple[str, ...]:
-        return asked(parse("", ["--config", "qwen2.5-math-1.5b", *changes]).config).to_float32
+        config = parse("", ["--config", "qwen2.5-math-1.5b", *changes]).config
+        return tuple(asked(config).to_float32.values())
 
-    expert, amateur, served = (
-        f"--{name}.dtype float32" for name in ("sampling.expert", "sampling.amateur", "serving")
-    )
-    assert options() == (expert, amateur, served)
-    assert options("--sampling.method=rejection") == (expert, served)
-    assert options("--sampling.expert.dtype=float32", "--serving.dtype=float32") == (amateur,)
+    names = ("sampling.expert", "sampling.amateur", "training", "serving")
+    expert, amateur, trained, served = (f"--{name}.dtype float32" for name in names)
+    assert options() == (expert, amateur, trained, served)
+    assert options("--sampling.method=rejection") == (expert, trained, served)
+    assert options("--sampling.expert.dtype=float32", "--serving.dtype=float32") == (amateur, trained)  # fmt: skip
     adapters = options("--serving.adapters=true")
-    assert adapters[2] == f"{served} --serving.adapters false"
-    assert options("--training.dtype=bfloat16", *(o.replace(" ", "=") for o in options())) == ()
+    assert adapters[3] == f"{served} --serving.adapters false"
+    assert options(*(option.replace(" ", "=") for option in options())) == ()
 
 
 def test_flashinfer_wants_nvcc_on_a_b200_in_bfloat16():
     card = replace(SOUND, seen=Seen((B200,), cuda=13))
-    [line] = told(card, Need(to_float32=("--serving.dtype float32",)))
+    [line] = told(card, Need(to_float32={"server": "--serving.dtype float32"}))
     assert line.startswith("nvcc: none is found, and on NVIDIA B200 vLLM attends by FlashInfer")
     assert line.endswith("CUDA toolkit 13.0, and name its folder with CUDA_HOME, or give --serving.dtype float32")  # fmt: skip
     assert told(card) == []
     assert [line[:5] for line in told(card, level="warn")] == ["nvcc:"]
     for other in (replace(card, nvcc="/usr/local/cuda/bin/nvcc"), SOUND):
         assert told(other, level="warn") == []
-    assert told(card, Need(stages=("training",)), "warn") == []
+    trained = {"trainer": "--training.dtype float32"}
+    assert told(card, Need(stages=("training",), to_float32=trained), "warn") == []
+    assert told(card, Need(to_float32=trained)) == []
 
 
 def test_nvcc_is_looked_for_where_flashinfer_does(tmp_path):
@@ -224,7 +226,7 @@ def test_a_compatibility_package_makes_up_for_an_old_driver():
 
 def test_the_driver_of_a_cluster_needs_no_gpu_and_starts_no_ray():
     head = replace(SOUND, seen=Seen(), cards=0, compiler=None, joins="10.0.0.1:6379")
-    assert told(head, Need(gpu=True, to_float32=("--serving.dtype float32",))) == []
+    assert told(head, Need(gpu=True, to_float32={"server": "--serving.dtype float32"})) == []
     assert told(replace(head, socket_path="/" + "x" * 200, home=folder(refuses="no"))) == []
 
 

@@ -78,7 +78,10 @@ def test_models_of_an_endpoint_whose_size_is_not_known_are_told_what_to_state():
 
 T4, A100 = {"GPU": 1.0, "accelerator_type:T4": 1.0}, {"GPU": 4.0, "accelerator_type:A100": 1.0}
 LARGE_ONLY = [f"--resources.{role}.accelerator=A100" for role in ("expert", "trainer", "server")]
-OLD_TOO = ("--sampling.expert.dtype=float32", "--sampling.amateur.dtype=float32", "--serving.dtype=float32")  # fmt: skip
+OLD_TOO = tuple(
+    f"--{name}.dtype=float32"
+    for name in ("sampling.expert", "sampling.amateur", "training", "serving")
+)
 
 
 def mixed(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> Cards:
@@ -141,13 +144,15 @@ def test_bfloat16_on_nodes_that_vllm_refuses_it_on_is_refused_before_anything_st
     expert, amateur = "--sampling.expert.dtype float32", "--sampling.amateur.dtype float32"
     with pytest.raises(UserError, match=rf"^sampling: .*{said}{expert} {amateur}$"):
         placed(old, "qwen2.5-math-1.5b")
-    with pytest.raises(UserError, match=rf"^evaluation: .*{said}--serving.dtype float32$"):
+    with pytest.raises(UserError, match=rf"^training: .*{said}--training.dtype float32$"):
         placed(old, "qwen2.5-math-1.5b", *OLD_TOO[:2])
+    with pytest.raises(UserError, match=rf"^evaluation: .*{said}--serving.dtype float32$"):
+        placed(old, "qwen2.5-math-1.5b", *OLD_TOO[:3])
     merged = "--serving.dtype float32 --serving.adapters false"
     with pytest.raises(UserError, match=rf"{said}{merged}$"):
-        placed(old, "qwen2.5-math-1.5b", *OLD_TOO[:2], "--serving.adapters=true")
+        placed(old, "qwen2.5-math-1.5b", *OLD_TOO[:3], "--serving.adapters=true")
     config, models = placed(old, "qwen2.5-math-1.5b", *OLD_TOO)
-    assert config.training.dtype == "bfloat16"  # which torch has on all cards
+    assert config.training.micro_batch_tokens
     model = models["expert"]
     with pytest.raises(UserError, match=rf"^serving: .*{said}--serving.dtype float32$"):
         for_serving(Serving(), Place(), model, 1, old)
