@@ -149,7 +149,7 @@ class StageProgress:
 
     LINE_EVERY = 5.0  # seconds
     QUIET_LINE_EVERY = 15.0  # while nothing more is done
-    LEFT_AFTER = 5.0  # seconds of work that time left is told from
+    LEFT_AFTER = 5.0  # seconds of work that time left is told from, and a hundredth of it
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class StageProgress:
             before, started = self.first
             if done > before and now - started >= self.LEFT_AFTER:
                 self.rate = (done - before) / (now - started)
-                if not self.told_left:
+                if not self.told_left and 100 * (done - before) >= self.total - before:
                     self.seconds_left = (self.total - done) / self.rate
             self._draw(now)
 

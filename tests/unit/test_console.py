@@ -64,6 +64,17 @@ def test_nothing_is_said_of_the_time_left_at_first(progress, clock, out):
     assert lines(out) == ["sampling   64/500 problems"]
 
 
+def test_few_of_many_tell_no_time_left(progress, clock, out):
+    progress.update(0)
+    clock.now += 10  # in which all of a first wave were begun
+    progress.update(4)
+    clock.now += 6
+    progress.update(5)
+    assert lines(out) == [
+        "sampling   4/500 problems", "sampling   5/500 problems  0:26:24 left"
+    ]  # fmt: skip
+
+
 def test_what_is_under_way_is_shown_before_anything_is_done(progress, clock, out):
     progress.update(0)
     for _ in range(31):
