@@ -113,8 +113,8 @@ def steps(out: Path, data_dir: str | None, device: str) -> list[Step]:
         return Step(name, lambda: ["evaluate", *run(name), "--from", str(out / source()), *asked])
 
     def tuned() -> str:
-        """GSM8K's run of the tuned rate."""
-        return f"gsm8k/variants/{'lightreasoner' if is_papers(rate(out)) else 'tuned'}-0"
+        """The run of the tuned rate on SVAMP and ASDiv."""
+        return f"others/variants/{'lightreasoner' if is_papers(rate(out)) else 'tuned'}-0"
 
     pair = {role: f"{out}/pair/{role}" for role in ("expert", "amateur")}
     benchmarks, few = "--evaluation.benchmarks", "--evaluation.max_problems"

@@ -108,9 +108,9 @@ def test_another_domain_and_changed_problems_are_asked_of_the_models_of_the_best
     assert domain.training.learning_rate == 5e-5
     assert [domain.data.source] == [b.partition("?")[0] for b in domain.evaluation.benchmarks]
     perturbed = steps["perturbed"].arguments()
-    assert perturbed[perturbed.index("--from") + 1].endswith("gsm8k/variants/tuned-0")
+    assert perturbed[perturbed.index("--from") + 1].endswith("others/variants/tuned-0")
     tried(tmp_path, first=0.7)
-    assert str(tmp_path / "gsm8k/variants/lightreasoner-0") in steps["perturbed"].arguments()
+    assert str(tmp_path / "others/variants/lightreasoner-0") in steps["perturbed"].arguments()
     asked = perturbed[perturbed.index("--evaluation.perturbations") + 1].split(",")
     assert set(asked) < set(PERTURBATIONS)
 
