@@ -80,12 +80,12 @@ def facts(
     if amateur:
         models["amateur"] = facts_of(config.models.amateur, amateur)
     if run is not None and run.exists("run.json"):
-        models = moved(run, config) | models
+        models = moved_models(run, config) | models
     data = config.data.model_dump() | {"max_problems": config.sampling.max_problems}
     return {"versions": versions(), "models": models, "data": data}
 
 
-def moved(run: Run, config: Config) -> dict[str, Any]:
+def moved_models(run: Run, config: Config) -> dict[str, Any]:
     """What run.json is to say of models that it has by another name, where the same weights lie at this one.
 
     By role. A name of the hub is not looked for, as it may be a download.

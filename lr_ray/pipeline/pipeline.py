@@ -16,7 +16,7 @@ from lr_ray.console import quiet_others
 from lr_ray.doctor import check_config
 from lr_ray.errors import UserError
 from lr_ray.models.models import fingerprint, resolve_model
-from lr_ray.pipeline.job import Job, check, check_problems, facts, moved, read_source
+from lr_ray.pipeline.job import Job, check, check_problems, facts, moved_models, read_source
 from lr_ray.pipeline.sharing import can_share, differing, has_trajectories, share, void
 from lr_ray.pipeline.stages import add_drift, label, lacks_drift, run_stage
 from lr_ray.placement.site import site
@@ -216,7 +216,7 @@ def _stale(
     """
     if not run.exists("run.json"):
         return None
-    found = difference(run, config, fingerprints_of({"models": moved(run, config)}))
+    found = difference(run, config, fingerprints_of({"models": moved_models(run, config)}))
     if not found.stale:
         return None
     other = f"--from {run.location} with another --run" if has_from else "another --run"
