@@ -17,8 +17,8 @@ from lr_ray.errors import UserError
 from lr_ray.models.adapters import check_on_gpu
 from lr_ray.placement import needs, ways
 from lr_ray.placement.cards import ASSUMED, Cards
-from lr_ray.placement.needs import Processes
 from lr_ray.placement.nvidia import BFLOAT16, dotted
+from lr_ray.placement.processes import Processes, at_once
 from lr_ray.placement.sizes import Model, Models
 from lr_ray.placement.ways import Values, gpus_of, is_auto, most_engines, splits
 
@@ -123,7 +123,7 @@ def fits(config: Config, models: Models, cards: Cards, stage: str, tight: bool =
 
 def _fit(processes: Sequence[Processes], together: bool, cards: Cards, tight: bool) -> bool:
     split = max((p.place.gpus for p in processes), default=0)
-    there = needs.at_once(processes, together) <= cards.count
+    there = at_once(processes, together) <= cards.count
     for p in processes:
         if p.role == "expert" and p.place.gpus >= 2:  # an engine's GPUs are of one node
             there &= p.least <= most_engines(cards, p.place.gpus)

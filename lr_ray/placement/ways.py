@@ -11,7 +11,7 @@ from lr_ray.config import Config, Place, changed
 from lr_ray.config.resources import AUTO
 from lr_ray.placement import needs
 from lr_ray.placement.cards import Cards
-from lr_ray.placement.needs import SEQUENCES, USABLE
+from lr_ray.placement.processes import SEQUENCES, USABLE
 from lr_ray.placement.sizes import Model, Models
 
 _ITEMS_A_WORKER = 4  # of a batch: with fewer, a GPU waits for launches rather than works

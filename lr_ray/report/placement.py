@@ -9,7 +9,7 @@ from lr_ray.config import Config, uses_gpus
 from lr_ray.placement import needs
 from lr_ray.placement.arrange import changes
 from lr_ray.placement.cards import Cards
-from lr_ray.placement.needs import Processes
+from lr_ray.placement.processes import Processes
 from lr_ray.placement.sizes import Models
 
 _NOUNS = {"expert": "expert", "amateur": "amateur", "trainer": "training worker"}

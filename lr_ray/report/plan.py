@@ -12,8 +12,9 @@ from lr_ray.config.resources import AUTO
 from lr_ray.errors import StageError, UserError, counted, series
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.cards import Cards, local, pretended
-from lr_ray.placement.needs import Processes
+from lr_ray.placement.processes import Processes, at_once
 from lr_ray.placement.sizes import Models
+from lr_ray.placement.trainer import trained
 from lr_ray.problems.benchmarks import find
 from lr_ray.problems.sources import ENDLESS, check_source, is_registered, open_source
 from lr_ray.report.rates import NO_RATES, durations
@@ -50,7 +51,7 @@ def lines(
             continue
         processes = needs.processes(config, models, stage)
         way = needs.together(config, stage)
-        least, most = (needs.at_once(processes, way, more) for more in (False, True))
+        least, most = (at_once(processes, way, more) for more in (False, True))
         grown = f", up to {most}" if most > least else ""
         asked_at_once = f"{counted(least, 'GPU')} at once{grown}" if most else "on CPUs"
         told.append((stage, asked_at_once + ("" if way else ", one after the other")))
@@ -149,7 +150,7 @@ def _amounts(
     if stage == "training":
         unit = "kept steps" if training.batch_by == "step" else "trajectories"
         each = f"{training.batch_size} {unit}"
-        weights = f"{amount(needs.trained(config, expert), COUNT)} " if expert else ""
+        weights = f"{amount(trained(config, expert), COUNT)} " if expert else ""
         steps = f"{counted(training.optimizer_steps, 'optimizer step')} of {each}"
         if training.optimizer_steps == AUTO:
             steps = f"once through what is kept, in batches of {each}"

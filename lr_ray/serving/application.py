@@ -18,7 +18,8 @@ from lr_ray.models.files import text_config, vocabulary_rows, whole_number
 from lr_ray.models.models import fitting, resolve_all
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import of_cluster
-from lr_ray.placement.needs import SEQUENCES, replica_bundles
+from lr_ray.placement.needs import replica_bundles
+from lr_ray.placement.processes import SEQUENCES
 from lr_ray.placement.sizes import largest
 from lr_ray.runtime import threads
 from lr_ray.runtime.connection import read_key

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lr_ray.config import Training
-from lr_ray.placement.needs import MOST_BUCKET
+from lr_ray.placement.trainer import MOST_BUCKET
 from lr_ray.training.batches import MicroBatch
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 from lr_ray.training.schedule import learning_rate

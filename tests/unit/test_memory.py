@@ -6,8 +6,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lr_ray.config import merge, read_tree, resolve
-from lr_ray.placement.needs import _HEAD_ROWS, activation_bytes
 from lr_ray.placement.sizes import Model
+from lr_ray.placement.trainer import _HEAD_ROWS, activation_bytes
 from lr_ray.training import model as training_model
 from lr_ray.training.batches import Step, Trajectory, collate
 from lr_ray.training.model import PackedLoss, to_tensors, with_lora

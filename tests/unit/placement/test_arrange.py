@@ -17,7 +17,9 @@ from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import NONE, Cards, pretended
+from lr_ray.placement.processes import USABLE, Processes, at_once
 from lr_ray.placement.sizes import Models
+from lr_ray.placement.trainer import trained, trainers
 
 PAPER = ["qwen2.5-math-1.5b", "qwen2.5-math-7b", "qwen2.5-math-7b-instruct"]
 CARDS = {
@@ -40,7 +42,7 @@ def placed(cards: Cards, preset: str, *overrides: str) -> tuple[Config, Models]:
     return arrange(config, models, cards), models
 
 
-def used(p: needs.Processes) -> float:
+def used(p: Processes) -> float:
     """Bytes of a GPU that a process takes."""
     return p.fixed + 1e9 * (p.place.cache_gb or 0)
 
@@ -53,14 +55,14 @@ def test_no_process_needs_more_than_there_is(preset, name):
     for stage in STAGES:
         processes = needs.processes(config, models, stage)
         together = needs.together(config, stage)
-        assert needs.at_once(processes, together, most=True) <= cards.count
+        assert at_once(processes, together, most=True) <= cards.count
         for p in processes:
             assert p.weights
-            assert used(p) <= needs.USABLE * min(1, p.place.gpus) * cards.memory
+            assert used(p) <= USABLE * min(1, p.place.gpus) * cards.memory
             assert p.role == "trainer" or p.place.cache_gb * 1e9 >= 0.99 * p.fewest
         if together and cards.count == 1:
             on_it = sum(used(p) * (2 if p.role == "server" else 1) for p in processes)
-            assert on_it <= needs.USABLE * cards.memory
+            assert on_it <= USABLE * cards.memory
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_large_models_are_split_within_a_node():
     assert config.resources.expert.gpus == 4
     assert config.training.zero_stage == 3
     weights = needs.processes(config, models, "training")[0].weights
-    lora = needs.trained(config, models["expert"])
+    lora = trained(config, models["expert"])
     assert weights == 2 * (72_706_203_648 + lora) / config.training.num_workers
     with pytest.raises(UserError, match=r"sampling does not fit on 8 GPUs"):
         placed(pretended(8, 80e9, per_node=2), "qwen2.5-math-7b", *expert)
@@ -278,7 +280,7 @@ def test_shares_fill_whole_gpus():
     def gpus(expert: float, amateur: float, experts: int = 1) -> int:
         config = configured("demo", f"--resources.expert.gpus={expert}", f"--resources.amateur.gpus={amateur}",
                             f"--sampling.expert.min_engines={experts}")  # fmt: skip
-        return needs.at_once(needs.processes(config, find_models(config)[0], "sampling"), True)
+        return at_once(needs.processes(config, find_models(config)[0], "sampling"), True)
 
     assert gpus(0.7, 0.3) == 1
     assert gpus(0.7, 0.4) == 2
@@ -296,7 +298,7 @@ def test_memory_of_the_paper_pair():
     assert expert.usual == 640  # 512 of a prompt, 128 decoded
     lora = 28 * 8 * ((1536 + 1536) + (1536 + 256))
     assert models["expert"] is not None
-    assert needs.trained(config, models["expert"]) == lora == 1_089_536
+    assert trained(config, models["expert"]) == lora == 1_089_536
     assert needs.processes(config, models, "training")[0].state == 16 * lora
 
 
@@ -388,7 +390,7 @@ def test_training_of_a_large_rank_counts_its_weights_twice_and_its_gradients():
     asked = [f"--training.lora.targets={json.dumps(ALL)}", "--resources.trainer.gpus=1",
              "--training.num_workers=2"]  # fmt: skip
     small, large = (
-        needs.trainers(config, find_models(config)[0])
+        trainers(config, find_models(config)[0])
         for config in (configured("qwen2.5-math-7b", f"--training.lora.rank={rank}", *asked)
                        for rank in (8, 256))
     )  # fmt: skip

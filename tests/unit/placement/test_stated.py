@@ -11,6 +11,7 @@ from lr_ray.errors import UserError
 from lr_ray.placement import arrange, find_models, needs
 from lr_ray.placement.arrange import for_serving
 from lr_ray.placement.cards import Cards, pretended
+from lr_ray.placement.processes import at_once
 from lr_ray.placement.sizes import describe
 from lr_ray.placement.ways import splits
 from tests.unit.placement.test_arrange import LLAMA, configured, placed
@@ -43,7 +44,7 @@ def test_stated_gpus_are_all_taken_and_no_more(count, expert, amateur, engines):
     config, models = placed(pretended(count, 80e9), "qwen2.5-math-1.5b", *stated)
     assert config.resources.sampling == "together"
     assert (config.sampling.expert.most, config.sampling.amateur.most) == engines
-    assert needs.at_once(needs.processes(config, models, "sampling"), True, most=True) <= count
+    assert at_once(needs.processes(config, models, "sampling"), True, most=True) <= count
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_what_one_pool_leaves_by_its_stated_engines_is_the_others(stated, engine
     sampling = config.sampling
     assert config.resources.sampling == "together"
     assert (sampling.expert.most, sampling.amateur.most) == engines
-    assert needs.at_once(needs.processes(config, models, "sampling"), True) <= 8
+    assert at_once(needs.processes(config, models, "sampling"), True) <= 8
     for role in {"expert", "amateur"} - stated.keys():  # all GPUs are taken at once
         assert getattr(sampling, role).min_engines == getattr(sampling, role).most
 
