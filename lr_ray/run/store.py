@@ -305,7 +305,7 @@ def absent(run: Run) -> str:
             if run.fs.exists(f"{folder}/{close}/run.json"):
                 before = run.location.rstrip("/").removesuffix(name)
                 return f"{what}: no such run; did you mean {before}{close}?"
-    return f"{what}: no such run; give one that is there, or --config for a new one"
+    return f"{what}: no such run; give one that is there (lr-ray run --config NAME begins one)"
 
 
 def read_asked(run: Run) -> dict[str, Any]:

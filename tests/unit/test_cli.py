@@ -278,14 +278,16 @@ def test_the_config_of_another_run_is_the_base(said, tmp_path):
     assert (code, error) == (2, f"error: --from {tmp_path}: no run there: it has no run.json\n")
 
 
+ANOTHER = "give one that is there (lr-ray run --config NAME begins one)\n"
+
+
 @pytest.mark.parametrize("name", sorted({*OF_THE_CONFIG, "status", "push"} - {"probe"}))
 def test_a_run_that_is_not_there_is_told_with_the_closest_beside_it(said, name, tmp_path):
     required = {"import": ["--samples", "x"], "export": ["--out", "x"], "push": ["--to", "./x"]}
     (tmp_path / "demo").mkdir()
     asked = [name, "--run", str(tmp_path / "dmeo"), *required.get(name, [])]
     none = f"error: --run {tmp_path}/dmeo: no such run; "
-    other = "give one that is there, or --config for a new one\n"
-    assert said(*asked) == (2, "", f"{none}{other}")  # a folder beside it is no run
+    assert said(*asked) == (2, "", f"{none}{ANOTHER}")  # a folder beside it is no run
     (tmp_path / "demo/run.json").write_text("{}")
     assert said(*asked) == (2, "", f"{none}did you mean {tmp_path}/demo?\n")
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
@@ -303,7 +305,7 @@ def test_what_needs_a_run_begins_none_of_a_config(said, name, tmp_path):
 
 def test_a_run_to_take_over_from_that_is_not_there_leaves_nothing(said, tmp_path):
     asked = ["--config", "demo", "--run", str(tmp_path / "new"), "--from", str(tmp_path / "none")]
-    error = f"error: --from {tmp_path}/none: no such run; give one that is there, or --config for a new one\n"
+    error = f"error: --from {tmp_path}/none: no such run; {ANOTHER}"
     assert said("sample", *asked) == (2, "", error)
     assert list(tmp_path.iterdir()) == []
 
@@ -312,7 +314,7 @@ def test_a_run_to_take_over_from_that_is_not_there_leaves_nothing(said, tmp_path
 def test_a_run_that_no_store_has_is_told(said, folder):
     error = f"error: --run {folder}/dmeo: no such run; "
     asked = ["train", "--run", f"{folder}/dmeo"]
-    assert said(*asked) == (2, "", f"{error}give one that is there, or --config for a new one\n")
+    assert said(*asked) == (2, "", f"{error}{ANOTHER}")
     Run(f"{folder}/demo").write_json("run.json", {})
     assert said(*asked) == (2, "", f"{error}did you mean {folder}/demo?\n")
 

@@ -193,7 +193,7 @@ def test_another_end_token_and_template_are_told_and_whose_is_used(tmp_path):
     [
         (["--config", "demo", "--sampling.method", "rejection"], "sampling.method = rejection: a probe can read contrast alone"),
         (["--config", "demo", "--problems", "0"], "'0' is not a number of problems from 1"),
-        (["--run", "{run}"], "no such run; give one that is there, or --config"),
+        (["--run", "{run}"], "no such run; give one that is there"),
     ],
 )  # fmt: skip
 def test_bad_uses_are_one_line(capsys, tmp_path, arguments, message):
