@@ -1,17 +1,23 @@
-"""Imports of vLLM, which take each process seconds. `benchmarks/imports.py` measures them."""
+"""Imports of large libraries, which take each process seconds. `benchmarks/imports.py` measures them."""
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection while modules are imported: nearly all that they make stays."""
-    was = gc.isenabled()
+    """No garbage collection while modules are imported, nor later of what they made: nearly all of it stays.
+
+    vLLM collects all garbage three times as an engine starts.
+    """
+    was, before = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
+        if len(sys.modules) > before:  # else there may be an engine to collect, and nothing to save
+            gc.freeze()
         if was:
             gc.enable()

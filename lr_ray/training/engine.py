@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lr_ray.config import Training
 from lr_ray.placement.trainer import MOST_BUCKET
+from lr_ray.runtime.imports import uncollected
 from lr_ray.training.batches import MicroBatch
 from lr_ray.training.model import PackedLoss, load_expert, to_tensors
 from lr_ray.training.schedule import learning_rate
@@ -78,7 +79,8 @@ class Engine:
     """The backend `deepspeed`: ZeRO 2 or 3, on GPUs or CPUs."""
 
     def __init__(self, expert: str, training: Training) -> None:
-        import deepspeed
+        with uncollected():
+            import deepspeed
 
         # On CPU, DeepSpeed would spend a minute compiling a collective that gloo has.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

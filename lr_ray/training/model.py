@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lr_ray.errors import StageError, reason
+from lr_ray.runtime.imports import uncollected
 from lr_ray.training import dropout, kernels, rows
 from lr_ray.training.batches import MicroBatch
 
@@ -23,7 +24,8 @@ HEAD_ROWS = 256  # kept steps whose logits exist at once: 160 MB in float32 for 
 
 def with_lora(base: Any, training: Training) -> Any:
     """The model with frozen weights and fresh LoRA weights that follow from the seed."""
-    from peft import LoraConfig, get_peft_model
+    with uncollected():
+        from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(
         r=training.lora.rank,
@@ -42,7 +44,8 @@ def with_lora(base: Any, training: Training) -> Any:
 
 def load_expert(path: str, training: Training) -> Any:
     """The expert as it is trained: with LoRA, or with all of its own weights trainable."""
-    from transformers import AutoModelForCausalLM
+    with uncollected():
+        from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, training.dtype))
     return with_lora(base, training) if training.method == "lora" else base

@@ -1,6 +1,8 @@
 """Imports without garbage collection, and with it again afterwards."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -27,3 +29,21 @@ def test_a_process_that_collects_nothing_is_left_so():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_an_import_makes_is_not_looked_through_again():
+    script = """
+import gc
+from lr_ray.runtime.imports import uncollected
+with uncollected():
+    import doctest
+frozen = gc.get_freeze_count()
+kept = [[]]
+with uncollected():
+    import doctest
+print(frozen > 1000, gc.get_freeze_count() <= frozen, gc.is_tracked(kept))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["True", "True", "True"]
