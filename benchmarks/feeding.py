@@ -24,7 +24,7 @@ from in_process import Told, model_paths
 from sampling import configure
 
 from lr_ray.engines.engine import Generate
-from lr_ray.engines.vllm import VllmEngine
+from lr_ray.engines.vllm import Steps, VllmEngine
 from lr_ray.models.models import engine_room, render_prompt
 from lr_ray.problems import read_problems, stage_problems
 from lr_ray.run.store import Run
@@ -63,14 +63,18 @@ class Feeder:
             list(threads.map(batch, range(0, len(self.prompts), self.size)))
 
     def at_once(self) -> None:
-        requests = [{"prompt_token_ids": ids} for ids in self.prompts]
+        """As `LLM.generate` does it: all go in, and the engine steps until none is left."""
         asked = Generate([], self.sampler.sampling.max_new_tokens, self.sampler.k)
         params = self.engine.params(asked)
-        self.engine.llm.generate(requests, params, use_tqdm=False)
+        steps = Steps(self.engine.llm_engine)
+        for number, ids in enumerate(self.prompts):
+            steps.add(str(number), ids, params)
+        while steps.llm_engine.has_unfinished_requests():
+            steps.step()
 
     def measure(self, work: Callable[[], None]) -> tuple[float, float, float]:
         """Seconds, CPU seconds, and the share of the engine's room that was empty."""
-        self.engine.llm.llm_engine.reset_prefix_cache()
+        self.engine.llm_engine.reset_prefix_cache()
         before, started, cpu = self.told.said["filled_s"], time.monotonic(), time.process_time()
         work()
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu

@@ -9,7 +9,8 @@ import argparse
 
 from lr_ray.config import Place, Pool
 from lr_ray.embedded import amateur_path, expert_path, generate
-from lr_ray.engines.vllm import start_engine
+from lr_ray.engines.loop import EngineLoop
+from lr_ray.engines.vllm import Steps, start_engine
 from lr_ray.grading.judging import is_correct
 from lr_ray.grading.reading import extract_answer
 from lr_ray.models.models import context_length, load_tokenizer, render_prompt, stop_token_ids
@@ -22,15 +23,13 @@ def accuracy(model: str, problems: list[dict[str, str]], prefix: str) -> float:
 
     tokenizer = load_tokenizer(model)
     forced = tokenizer(prefix, add_special_tokens=False)["input_ids"]
-    prompts = [
-        {"prompt_token_ids": render_prompt(tokenizer, p["problem"], None) + forced}
-        for p in problems
-    ]
-    engine = start_engine(model, Pool(dtype="float32"), Place(gpus=0), context_length(model))
+    prompts = [render_prompt(tokenizer, p["problem"], None) + forced for p in problems]
+    pool, room = Pool(dtype="float32"), context_length(model)
+    loop = EngineLoop(lambda: Steps(start_engine(model, pool, Place(gpus=0), room)))
     params = SamplingParams(
         temperature=0, max_tokens=128, stop_token_ids=stop_token_ids(model), detokenize=False
     )
-    outputs = engine.generate(prompts, params, use_tqdm=False)
+    outputs = loop.run(prompts, [params] * len(prompts))
     texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True) for o in outputs]
     answers = [extract_answer(text, "demo") for text in texts]
     right = [is_correct(p["answer"], a, "demo") for p, a in zip(problems, answers, strict=True)]

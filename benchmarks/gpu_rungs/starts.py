@@ -76,27 +76,28 @@ def start(path: str, dtype: str, device: str, folder: str, asked: dict[str, Any]
     os.environ["TRITON_CACHE_DIR"] = str(Path(folder, "triton"))
     began = time.monotonic()
     from lr_ray.config import Place, Pool
-    from lr_ray.engines.vllm import engine_env, start_engine
+    from lr_ray.engines.vllm import Steps, engine_env, start_engine
     from lr_ray.models.models import context_length
 
     place = Place(gpus=0.25 if device == "cuda" else 0, cache_gb=CACHE_GB)
     os.environ.update(engine_env(place))
-    from vllm import LLM, SamplingParams
+    from vllm import LLMEngine, SamplingParams
 
-    assert LLM  # whose import is most of vLLM's
+    assert LLMEngine  # whose import is most of vLLM's
     imported = time.monotonic()
     size = SEQUENCES[device]
     room = min(context_length(path), 1024)
-    llm = start_engine(
-        path, Pool.model_validate({"dtype": dtype}), place, room, max_num_seqs=size, **asked
-    )
+    pool = Pool.model_validate({"dtype": dtype})
+    steps = Steps(start_engine(path, pool, place, room, max_num_seqs=size, **asked))
     started = time.monotonic()
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
     spent: list[float] = []
     for number in (1, 2):  # the second's prompts are others, which no prefix cache knows
-        prompts = [{"prompt_token_ids": [number, *[i + 3] * (PROMPT - 1)]} for i in range(size)]
         begun = time.monotonic()
-        llm.generate(prompts, params, use_tqdm=False)
+        for i in range(size):
+            steps.add(f"{number}-{i}", [number, *[i + 3] * (PROMPT - 1)], params)
+        while steps.llm_engine.has_unfinished_requests():
+            steps.step()
         spent.append(time.monotonic() - begun)
     first, second = spent
     return Started(imported - began, started - imported, first, second, size * NEW_TOKENS)

@@ -64,7 +64,7 @@ def engine_env(place: Place) -> dict[str, str]:
 def engine_options(
     model: str, pool: Pool, place: Place, max_model_len: int, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` for an engine in `place`; `options` are the expert's or the amateur's."""
+    """`vllm.EngineArgs` for an engine in `place`; `options` are the expert's or the amateur's."""
     if on_cpu():  # one rank, whatever GPUs Ray believes in
         device: dict[str, Any] = {"tensor_parallel_size": 1, "enforce_eager": True}
     else:
@@ -97,18 +97,21 @@ def gpu_options(place: Place) -> dict[str, Any]:
 
 
 def start_engine(model: str, pool: Pool, place: Place, max_model_len: int, **options: Any) -> Any:
-    """A `vllm.LLM` that takes and returns token ids only.
+    """A `vllm.LLMEngine` that takes and returns token ids only.
 
     Raises ValueError that names the settings where its cache cannot hold one sequence of `max_model_len`,
     or its share of the GPU is not free.
     """
     os.environ.update(engine_env(place))
     with uncollected():
-        from vllm import LLM
+        # `vllm.LLM` stands on these two; its server's code would be another half a second's import.
+        from vllm import EngineArgs, LLMEngine
+        from vllm.usage.usage_lib import UsageContext
 
     scorer_model.register()  # where lr_ray is on the path and not installed, vLLM does not find it
     try:
-        return LLM(**engine_options(model, pool, place, max_model_len, **options))
+        asked = EngineArgs(**engine_options(model, pool, place, max_model_len, **options))
+        return LLMEngine.from_engine_args(asked, UsageContext.LLM_CLASS)  # whose defaults are LLM's
     except ValueError as error:
         why = no_room(str(error), max_model_len)
         if why is None:
@@ -164,20 +167,20 @@ def start(role: str, model: str, config: Config, context: int, journal: Any) -> 
     pool, place = getattr(config.sampling, role), getattr(config.resources, role)
     make = partial(start_engine, model, pool, place, context, **options)
     loop = start_loop(role, model, journal, lambda: Steps(make()))
-    end_with(loop.engine.llm)
+    end_with(loop.engine.llm_engine)
     return VllmEngine(loop, stop_token_ids(model) if role == "expert" else ())
 
 
 class VllmEngine:
-    """See `engine.Engine`. One `vllm.LLM`, which generates or pools, in a loop of its own."""
+    """See `engine.Engine`. One `vllm.LLMEngine`, which generates or pools, in a loop of its own."""
 
     def __init__(self, loop: EngineLoop, stop_token_ids: Sequence[int] = ()) -> None:
         self.loop, self.stop_token_ids = loop, list(stop_token_ids)
 
     @property
-    def llm(self) -> Any:
-        """The `vllm.LLM`."""
-        return self.loop.engine.llm
+    def llm_engine(self) -> Any:
+        """The `vllm.LLMEngine`."""
+        return self.loop.engine.llm_engine
 
     @property
     def healthy(self) -> bool:
@@ -232,38 +235,38 @@ def _generated(sample: Any) -> Generated:
 
 
 class Steps:
-    """A `vllm.LLM` of either runner, as the loop steps it."""
+    """A `vllm.LLMEngine` of either runner, as the loop steps it."""
 
-    def __init__(self, llm: Any) -> None:
-        self.llm, self.engine = llm, llm.llm_engine
-        self.room = self.engine.vllm_config.scheduler_config.max_num_seqs
+    def __init__(self, llm_engine: Any) -> None:
+        self.llm_engine = llm_engine
+        self.room = self.llm_engine.vllm_config.scheduler_config.max_num_seqs
 
     def add(self, name: str, token_ids: list[int], params: Any) -> None:
         from vllm.inputs import tokens_input
 
-        self.engine.add_request(name, tokens_input(token_ids), params)
+        self.llm_engine.add_request(name, tokens_input(token_ids), params)
 
     def step(self) -> list[Any]:
-        outputs = self.engine.step()
-        if not outputs and not self.engine.has_unfinished_requests():
+        outputs = self.llm_engine.step()
+        if not outputs and not self.llm_engine.has_unfinished_requests():
             raise RuntimeError("the engine has lost its requests")
         return [output for output in outputs if output.finished]
 
     def abort(self, names: list[str]) -> None:
-        self.engine.abort_request(names)
+        self.llm_engine.abort_request(names)
 
     def tokens_under_way(self) -> int:
-        states = self.engine.output_processor.request_states.values()
+        states = self.llm_engine.output_processor.request_states.values()
         return sum(s.detokenizer.num_output_tokens() for s in states if s.detokenizer)
 
 
-def end_with(llm: Any) -> None:
+def end_with(llm_engine: Any) -> None:
     """Ends this process when its engine's process has died.
 
     vLLM raises that where it sends to the engine, but waits for ever where it waits for an answer
     (`SyncMPClient.get_output` in 0.29). An engine in this process needs no watch.
     """
-    resources = getattr(llm.llm_engine.engine_core, "resources", None)
+    resources = getattr(llm_engine.engine_core, "resources", None)
     if resources is None:
         return
 

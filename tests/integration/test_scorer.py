@@ -127,7 +127,7 @@ def score(model: str, requests: pa.Table) -> dict[str, list[np.ndarray]]:
         scorer = amateur.AmateurScorer(
             model, config, min(context_length(model), 4096), journal=None
         )
-        scheduler = scorer.engine.llm.llm_engine.vllm_config.scheduler_config
+        scheduler = scorer.engine.llm_engine.vllm_config.scheduler_config
         assert {option: getattr(scheduler, option) for option in options} == options
         answers[name] = scorer.score(requests, range(requests.num_rows))
         del scorer

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lr_ray.audit.audit import audit
 from lr_ray.config import Models, Place, Pool
-from lr_ray.engines.vllm import start_engine
+from lr_ray.engines.loop import EngineLoop
+from lr_ray.engines.vllm import Steps, start_engine
 from lr_ray.models.models import check_pair, render_prompt, stop_token_ids
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import Run
@@ -241,9 +242,9 @@ def answer(path: str, prompt: list[int]) -> list[int]:
     """vLLM's greedy tokens. For a process of its own: engines leave memory and variables behind."""
     from vllm import SamplingParams
 
-    engine = start_engine(path, Pool(dtype="float32"), Place(gpus=0), 256)
+    loop = EngineLoop(lambda: Steps(start_engine(path, Pool(dtype="float32"), Place(gpus=0), 256)))
     params = SamplingParams(temperature=0, max_tokens=16, detokenize=False)
-    (output,) = engine.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
+    (output,) = loop.run([prompt], [params])
     return list(output.outputs[0].token_ids)
 
 

@@ -73,11 +73,11 @@ def start(actor: type, model: str, dtype: str, mode: str) -> Any:
     rest = (None, None) if actor.__name__ == "ExpertSampler" else (None,)
     started = actor(model, config, context_length(model), *rest)
     vllm.start_engine = start_engine
-    found = started.engine.llm.llm_engine.vllm_config
+    found = started.engine.llm_engine.vllm_config
     assert found.use_v2_model_runner
     assert {name: getattr(found.scheduler_config, name) for name in MODES[mode]} == MODES[mode]
     assert found.cache_config.enable_prefix_caching
-    worker = started.engine.llm.llm_engine.model_executor.driver_worker.worker
+    worker = started.engine.llm_engine.model_executor.driver_worker.worker
     assert isinstance(worker.model_runner, GPUModelRunner)
     # A GPU's worker runs these two before the first request. Generating engines warm up with top-p
     # too, whose kernel Triton's interpreter does not take.

@@ -77,17 +77,18 @@ def said_offline(path, problems):
     from vllm import SamplingParams
 
     from lr_ray.config import Place, Pool
-    from lr_ray.engines.vllm import start_engine
+    from lr_ray.engines.loop import EngineLoop
+    from lr_ray.engines.vllm import Steps, start_engine
 
-    engine = start_engine(path, Pool(dtype="float32"), Place(gpus=0), 512)
+    loop = EngineLoop(lambda: Steps(start_engine(path, Pool(dtype="float32"), Place(gpus=0), 512)))
     params = SamplingParams(
         temperature=0, max_tokens=NEW_TOKENS, stop_token_ids=stop_token_ids(path), detokenize=False
     )
     from lr_ray.models.models import load_tokenizer, render_prompt
 
     tokenizer = load_tokenizer(path)
-    prompts = [{"prompt_token_ids": render_prompt(tokenizer, p, None)} for p in problems]
-    outputs = engine.generate(prompts, params, use_tqdm=False)
+    prompts = [render_prompt(tokenizer, problem, None) for problem in problems]
+    outputs = loop.run(prompts, [params] * len(prompts))
     return [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True) for o in outputs]
 
 
