@@ -35,6 +35,7 @@ _REFUSED_SHARE = 0.05  # of the questions; with more of them something else is w
 _REFUSED_FEW = 5
 _UNREADABLE_TRIES = 3  # of a question whose answer is none, such as a gateway's page
 _PAUSE_S = 0.5
+_WATCH_S = 5.0
 _MOVED = (301, 302, 303)  # by which a POST becomes a GET
 _SAYS_NOTHING = ("Connection error", "Request timed out")
 # Every field that changes what is sampled, as if it were not there: neither a server's default nor a
@@ -147,6 +148,7 @@ def ask(
     evaluation: Evaluation,
     on_answer: Callable[[Question, Answer], None],
     on_left_out: Callable[[str, str], None] = lambda model, field: None,
+    watch: Callable[[], None] = lambda: None,
 ) -> None:
     """Asks all questions, and hands over each answer as it comes.
 
@@ -154,15 +156,16 @@ def ask(
     429 and 5xx are retried with back-off for about two minutes, answers that are no completion twice. A
     sampling field that the endpoint does not take is left out of all requests to that model, and told once
     by `on_left_out`. A prompt that the endpoint refuses (400, 413, 422) is an answer of its own, which is
-    never right, and handed over at the end. Raises StageError when a request fails for good, or one in
-    twenty is refused, and UserError for a key that no header can carry. The key is read from OPENAI_API_KEY.
+    never right, and handed over at the end. `watch` is called every few seconds, in another thread, and what
+    it raises ends the asking. Raises StageError when a request fails for good, or one in twenty is refused,
+    and UserError for a key that no header can carry. The key is read from OPENAI_API_KEY.
     """
     from anyio.from_thread import start_blocking_portal
 
     # In a thread of its own: a notebook has an event loop in this one, and asyncio would print an
     # interruption that came while one of its tasks was at work.
     with start_blocking_portal() as portal:
-        portal.call(_ask, base_url, questions, evaluation, on_answer, on_left_out)
+        portal.call(_ask, base_url, questions, evaluation, on_answer, on_left_out, watch)
 
 
 async def _ask(
@@ -171,6 +174,7 @@ async def _ask(
     evaluation: Evaluation,
     on_answer: Callable[[Question, Answer], None],
     on_left_out: Callable[[str, str], None],
+    watch: Callable[[], None],
 ) -> None:
     waiting, refused = iter(questions), list[tuple[Question, Answer]]()
     most = most_refused(len(questions))
@@ -195,13 +199,24 @@ async def _ask(
     async with async_client(base_url, read_key(OPENAI_KEY), **limits) as asking:
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(evaluation.at_once, len(questions))):
-                    group.create_task(worker(asking))
+                watching = group.create_task(_watched(watch))
+                count = min(evaluation.at_once, len(questions))
+                workers = [group.create_task(worker(asking)) for _ in range(count)]
+                await asyncio.gather(*workers, return_exceptions=True)  # the group raises
+                watching.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
     # Kept now, not as they came: after a failure the server may be set up otherwise, and is asked again.
     for question, answer in refused:
         on_answer(question, answer)
+
+
+async def _watched(watch: Callable[[], None]) -> None:
+    from anyio.to_thread import run_sync
+
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        await run_sync(watch, abandon_on_cancel=True)
 
 
 def most_refused(questions: int) -> float:

@@ -61,12 +61,13 @@ def evaluate(
     on_graded: Progress = lambda done, total: None,
     stop_token_ids: Sequence[int] = (),
     on_left_out: Callable[[str, str], None] = lambda model, field: None,
+    watch: Callable[[], None] = lambda: None,
 ) -> dict[str, pa.Table]:
     """The table of each task (see `grade`).
 
     Each group of models is served and asked in turn, unless its answers are all there: answers are kept
-    in the run as they come. Both progress functions get (answers, answers in all); `on_left_out` is that
-    of `ask`. Raises StageError when an endpoint fails for good.
+    in the run as they come. Both progress functions get (answers, answers in all); `on_left_out` and
+    `watch` are those of `ask`. Raises StageError when an endpoint fails for good.
     """
     models = [model for group in groups for model in group]
     asked = {
@@ -83,7 +84,7 @@ def evaluate(
             keys = {q.key for (_, label), some in asked.items() if label in labels for q in some}
             if todo := [question for key, question in missing.items() if key in keys]:
                 with serve(group) as url:
-                    ask(url, todo, evaluation, keep, on_left_out)
+                    ask(url, todo, evaluation, keep, on_left_out, watch)
         given = {of: [store.answers[q.key] for q in asked[of]] for of in asked}
     judged, tables = itertools.count(1), {}
     on_verdict = lambda: on_graded(next(judged), len(every))  # noqa: E731

@@ -96,14 +96,17 @@ def ask_all(
     stop_token_ids: Sequence[int],
     expert: str,
     on_progress: Callable[[int, int], None],
+    on_waiting: Callable[[str], None],
 ) -> Generator[tuple[Asked, Replies]]:
     """Yields each model's answers to the tasks of its evaluation, in the order of their problems.
 
     What the store has is not asked again, and models that have answered all are not served. The models of
     one directory are asked together, whatever their prefill. Adapters are served with `expert`, the
     directory of the model that they belong to. `config` says how all are served; `on_progress` gets
-    (answers, answers in all). Raises StageError when the endpoint fails for good.
+    (answers, answers in all), `on_waiting` a line on nodes that are waited for. Raises StageError when the
+    endpoint fails for good.
     """
+    watch = serving.Watch(config, on_waiting)
     keys = {q.key for a in pending for q in _all_of(questions_of(a, stop_token_ids))}
     keep = keeping(store, keys, on_progress)
     # With adapters, GPUs were shared out for one engine.
@@ -113,14 +116,14 @@ def ask_all(
         paths = [asked.path for asked in todo]
         paths += [expert] if any(map(is_adapter, paths)) else []
         served = {path: f"model-{i}" for i, path in enumerate(dict.fromkeys(paths))}
-        with _endpoint(served, config) as (url, starting):
+        with _endpoint(served, config, on_waiting) as (url, starting):
             # Once more, as the time left is of asking and not of starting.
             on_progress(len(keys & store.answers.keys()), len(keys))
             for alike in _alike(todo):  # their engines work side by side
                 began = time.monotonic()
                 lists = [_all_of(questions_of(a, stop_token_ids, served[a.path])) for a in alike]
                 missing = {q.key: q for q in in_turns(lists) if q.key not in store.answers}
-                ask(url, list(missing.values()), alike[0].evaluation, keep)
+                ask(url, list(missing.values()), alike[0].evaluation, keep, watch=watch)
                 store.write()
                 seconds = time.monotonic() - began  # without what is done with a reply
                 for asked in alike:
@@ -152,7 +155,9 @@ def beside_expert(
 
 
 @contextlib.contextmanager
-def _endpoint(served: Mapping[str, str], config: Config) -> Iterator[tuple[str, float]]:
+def _endpoint(
+    served: Mapping[str, str], config: Config, on_waiting: Callable[[str], None]
+) -> Iterator[tuple[str, float]]:
     """Base URL of the directories by their served names, and the seconds until it answered."""
     if not served:
         yield "", 0.0
@@ -160,7 +165,9 @@ def _endpoint(served: Mapping[str, str], config: Config) -> Iterator[tuple[str, 
     started = time.monotonic()
     models = {name: path for path, name in served.items()}
     variables = config.models.chat_template_kwargs
-    url = serving.start(models, config.serving, config.resources, variables=variables)
+    url = serving.start(
+        models, config.serving, config.resources, on_waiting=on_waiting, variables=variables
+    )
     try:
         yield url, time.monotonic() - started
     finally:

@@ -203,7 +203,10 @@ def evaluate_cells(bench: Bench, cells: Sequence[Cell]) -> None:
             f"serving    {to_ask(pending, store, stops)} to be asked, {at_a_time} at a time"
         )
         with StageProgress(bench.console, "evaluation", 0, "answers") as progress:
-            replies = ask_all(pending, store, config, stops, bench.expert, progress.update_of)
+            waiting = lambda said: bench.console.print(f"serving    {said}")  # noqa: E731
+            replies = ask_all(
+                pending, store, config, stops, bench.expert, progress.update_of, waiting
+            )
             with contextlib.closing(replies):  # ends the endpoint before the cluster ends
                 for asked, given, expert in beside_expert(replies, pending[0]):
                     if asked.name in by_name:

@@ -38,6 +38,7 @@ def run_evaluation(
     evaluation: Evaluation,
     stop_token_ids: Sequence[int] = (),
     on_asked: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Asks each group of models while `serve` has it up, grades and writes evaluation/.
 
@@ -46,8 +47,8 @@ def run_evaluation(
     `prompt_alone` of protocol both, `perturbations` where some are asked for (see `results.survival`),
     `serving`: seconds until models answered, and `evaluation`: answers, how many of them were asked for in
     its seconds (`answers_timed`), how many problems are sampled from too (`sampled_rows`), and the conditions
-    that all models were asked under. `on_asked` gets (answers, answers in all). Raises UserError when a
-    benchmark cannot be read, before anything is asked.
+    that all models were asked under. `on_asked` gets (answers, answers in all); `watch` is that of `ask`.
+    Raises UserError when a benchmark cannot be read, before anything is asked.
     """
     started, labels = time.monotonic(), [model.label for group in groups for model in group]
     tasks = load_tasks(evaluation)
@@ -69,6 +70,7 @@ def run_evaluation(
             told.graded,
             stop_token_ids,
             told.without,
+            watch,
         )
     run.check_owner()
     parts = write_tables(run, tasks, tables, evaluation, labels)

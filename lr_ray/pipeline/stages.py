@@ -190,6 +190,7 @@ def ask_models(
     from lr_ray.evaluation.paper import decided
     from lr_ray.models.models import stop_token_ids
     from lr_ray.pipeline.evaluation import run_evaluation
+    from lr_ray.serving import Watch
 
     served = [
         ServedModel(n, n, identity_of(n, path, job.config), untrained=n != "improved")
@@ -204,6 +205,7 @@ def ask_models(
         decided(job.config.evaluation, job.expert),
         stop_token_ids(job.expert),
         on_asked=StageMetrics(job.run, "evaluation").progress,
+        watch=Watch(job.config, lambda said: job.console.print(f"serving    {said}")),
     )
 
 

@@ -9,5 +9,12 @@ room      whether the connected cluster has room, and sees the run
 
 from lr_ray.placement.arrange import arrange
 from lr_ray.placement.needs import demands, replica_bundles
-from lr_ray.placement.room import await_room, check_head, check_model, check_room, check_visible
+from lr_ray.placement.room import (
+    await_room,
+    check_head,
+    check_model,
+    check_room,
+    check_visible,
+    lacking,
+)
 from lr_ray.placement.sizes import find_models

@@ -63,9 +63,19 @@ def await_room(
 
 def check_room(stage: str, wanted: Mapping[str, Sequence[Bundle]]) -> None:
     """Raises UserError when the nodes that are there could not hold all bundles at once, were they idle."""
+    if said := lacking(wanted):
+        raise UserError(f"{stage}: {said}")
+
+
+def lacking(wanted: Mapping[str, Sequence[Bundle]], waited_s: float | None = None) -> str | None:
+    """What the nodes that are there do not hold, were they idle; none when they hold all at once.
+
+    `waited_s`: seconds that other nodes were waited for.
+    """
     bundles = [bundle for part in wanted.values() for bundle in part if bundle]
-    if not hold([node["Resources"] for node in nodes()], bundles):
-        raise UserError(f"{stage}: {_no_room(wanted, None)}")
+    if hold([node["Resources"] for node in nodes()], bundles):
+        return None
+    return _no_room(wanted, waited_s)
 
 
 def hold(nodes: Sequence[Mapping[str, float]], bundles: Sequence[Bundle]) -> bool:

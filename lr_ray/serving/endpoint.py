@@ -19,7 +19,8 @@ from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
 
 APPLICATION = "lr_ray"
-_START_S = 900.0
+_MODEL = "LLMServer:"  # begins the names of deployments that ray.serve.llm makes of models
+START_S = 900.0
 # Of vLLM (v1/engine/utils.py), whose engine is a process of its own that has printed the cause.
 _ELSEWHERE = "See root cause above"
 _POLL_S = 0.5
@@ -91,7 +92,7 @@ def start(
     await_room(wanted, resources.wait_s, on_waiting)
     for folder in models.values():
         check_model(folder, wanted["server"])
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + START_S
     application = build_application(models, serving, place, key, variables or {})
     target = serve.RunTarget(target=application, name=_application(), logging_config=LOGS)
     _made_way(serving)  # that may have taken an hour
@@ -175,6 +176,26 @@ def drain(within_s: float, on_waiting: Callable[[int], None] = lambda under_way:
         time.sleep(_POLL_S)
 
 
+def without_replica() -> tuple[list[str], int]:
+    """Served names of this job's models that have no running replica, and how many models there are.
+
+    None where Serve's controller does not answer, as while it is started again.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+
+    try:
+        application = serve.status().applications.get(_application())
+    except RayError:
+        return [], 0
+    found = {
+        name.removeprefix(_MODEL): deployment.replica_states.get("RUNNING", 0)
+        for name, deployment in (application.deployments if application else {}).items()
+        if name.startswith(_MODEL)
+    }
+    return [name for name, running in found.items() if not running], len(found)
+
+
 def _wait_running(models: int, deadline: float, on_progress: Callable[[int, int], None]) -> None:
     from ray import serve
 
@@ -187,7 +208,7 @@ def _wait_running(models: int, deadline: float, on_progress: Callable[[int, int]
             raise StageError(f"serving: {_reason(application)}")
         pending = [name for name, d in deployments.items() if d.status != "HEALTHY"]
         if deployments:
-            on_progress(models - sum(name.startswith("LLMServer:") for name in pending), models)
+            on_progress(models - sum(name.startswith(_MODEL) for name in pending), models)
         if status == "RUNNING":
             return
         if time.monotonic() > deadline:

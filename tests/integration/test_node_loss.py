@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from openai import APIConnectionError, APIStatusError, OpenAI
@@ -130,6 +131,28 @@ def test_an_endpoint_survives_its_node(undisturbed, nodes):
         assert after == before
         job.terminate()
         assert job.wait(timeout=120) == 143
+
+
+def test_an_evaluation_whose_node_is_gone_ends_and_goes_on_by_the_same_command(undisturbed, nodes):
+    command = ("evaluate.py", *OPTIONS, "--run", undisturbed.root, "--resources.wait_s=20")
+    answers = Path(undisturbed.root) / "answers"
+    only = nodes.add("--num-cpus=4")
+    with nodes.job(*command) as job:
+        wait_for(job, lambda: list(answers.glob("part-*.parquet")))
+        nodes.kill(only)
+        killed_at, (said, _) = time.monotonic(), job.communicate(timeout=240)
+        took = time.monotonic() - killed_at
+    assert job.returncode == 1, said[-3000:]
+    assert "without a replica; waiting for another one" in said
+    error = "error: serving: resources.server: no node has 1 CPU"
+    assert said.splitlines()[-1].startswith(error), said[-3000:]
+    kept = sum(pq.read_metadata(part).num_rows for part in answers.glob("part-*.parquet"))
+    print(f"evaluation: ended {took:.0f} s after its only node was killed, {kept} answers kept")
+    nodes.add("--num-cpus=4")
+    with nodes.job(*command) as job:
+        finish(job, time.monotonic(), "evaluation, once there was a node again")
+    evaluation = json.loads((Path(undisturbed.root) / "summary.json").read_text())["evaluation"]
+    assert evaluation["answers_timed"] == evaluation["answers"] - kept
 
 
 def ask(client: OpenAI, model: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import re
 import signal
@@ -206,6 +207,21 @@ def test_a_request_that_hangs_is_tried_again(endpoint):
     (found,) = answers(endpoint, ["p"], timeout_s=0.5)
     assert found.completion == "a says p"
     assert endpoint.asked["p"] == 2
+
+
+def test_what_the_watch_finds_ends_requests_that_hang(endpoint, monkeypatch):
+    monkeypatch.setattr(client, "_WATCH_S", 0.2)
+    looks = itertools.count(1)
+
+    def watch():
+        if next(looks) == 3:
+            raise StageError("serving: no node left")
+
+    endpoint.faults = {"p": [0]}
+    asked = [question("a", "a", request("p", Evaluation()))]
+    with pytest.raises(StageError, match=r"^serving: no node left$"):
+        ask(endpoint.url, asked, Evaluation(), lambda q, answer: None, watch=watch)
+    ask(endpoint.url, [], Evaluation(), lambda q, answer: None, watch=watch)
 
 
 def test_no_more_requests_are_under_way_than_asked_for(endpoint):

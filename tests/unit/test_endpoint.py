@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -9,11 +10,11 @@ import pytest
 import ray
 from ray import serve
 
-from lr_ray.config import Resources, Serving
+from lr_ray.config import Place, Resources, Serving
 from lr_ray.errors import StageError, UserError
 from lr_ray.pipeline import pipeline
 from lr_ray.placement import check_head, room
-from lr_ray.serving import endpoint
+from lr_ray.serving import Watch, endpoint
 from tests.ports import free_port
 
 
@@ -150,3 +151,62 @@ def test_a_deployment_that_failed_says_why_or_where_that_is(monkeypatch, said, t
     }
     application = SimpleNamespace(deployments=deployments, message="")
     assert endpoint._reason(application) == f"LLMServer:expert: {told}"
+
+
+@pytest.fixture
+def watched(cluster, monkeypatch):
+    """A watch over two models that wait 60 s for nodes, and what it sees: `running`, `at`, `said`."""
+    there = SimpleNamespace(running={"expert": 1, "improved": 1}, at=0.0, said=[], cpus=4.0)
+
+    def status():
+        deployments = {
+            f"LLMServer:{name}": SimpleNamespace(replica_states={"RUNNING": count})
+            for name, count in there.running.items()
+        }
+        deployments["Ingress"] = SimpleNamespace(replica_states={"RUNNING": 0})
+        return SimpleNamespace(
+            applications={"lr_ray-03000000": SimpleNamespace(deployments=deployments)}
+        )
+
+    monkeypatch.setattr(serve, "status", status)
+    monkeypatch.setattr(time, "monotonic", lambda: there.at)
+    monkeypatch.setattr(room, "nodes", lambda: [{"Resources": {"CPU": there.cpus}}])
+    resources = Resources(server=Place(cpus=2, gpus=0), wait_s=60.0)
+    there.look = Watch(MagicMock(resources=resources), there.said.append)
+    return there
+
+
+def test_a_model_whose_node_is_gone_ends_the_asking_once_none_came(watched):
+    watched.look()
+    assert watched.said == []
+    watched.running["improved"], watched.cpus = 0, 2.0
+    for watched.at in (10.0, 69.0):
+        watched.look()
+    assert watched.said == ["improved without a replica; waiting for another one"]
+    watched.at = 71.0
+    with pytest.raises(StageError) as raised:
+        watched.look()
+    assert str(raised.value) == (
+        "serving: resources: no room for 2 server (2 CPU) at once after 61 s; free some, start nodes, or "
+        "wait longer (resources.wait_s)"
+    )
+
+
+def test_a_replica_that_has_room_gets_time_to_start(watched):
+    watched.running["improved"] = 0
+    for watched.at in (10.0, 71.0, 969.0):
+        watched.look()
+    watched.running["improved"] = 1
+    watched.look()
+    watched.running["expert"] = 0
+    for watched.at in (971.0, 1930.0):
+        watched.look()
+    watched.at = 1932.0
+    with pytest.raises(StageError, match=r"^serving: expert has had no replica for 961 s$"):
+        watched.look()
+
+
+def test_a_controller_that_does_not_answer_says_nothing_of_replicas(watched, monkeypatch):
+    monkeypatch.setattr(serve, "status", MagicMock(side_effect=ray.exceptions.RayError))
+    watched.look()
+    assert watched.said == []
