@@ -46,7 +46,9 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     execute(probed, run, ("sampling",), name, yes=yes, has_from=False)
     with run.lock():
         sampled = read_summary(run)["sampling"]
-        measured = sampled["seconds"], timed(sampled)
+        measured = _Sampled(
+            sampled["seconds"], sampled.get("starting_seconds", 0.0), timed(sampled)
+        )
         if before and run.shards("scores") == scores:  # labelled again at most
             measured = before.sampled
         found = _look(run, config, probed, measured, before)
@@ -55,10 +57,18 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     return found
 
 
-class _Before(NamedTuple):
-    """What an earlier command measured: see `_cost`, and the seconds of its answers, None without any."""
+class _Sampled(NamedTuple):
+    """A sampling's seconds, those until its engines were at work, and how many problems it took them for."""
 
-    sampled: tuple[float, int]
+    seconds: float
+    starting_seconds: float
+    problems_timed: int
+
+
+class _Before(NamedTuple):
+    """What an earlier command measured; of its answers the seconds, None without any."""
+
+    sampled: _Sampled
     asked_s: float | None
 
 
@@ -69,14 +79,15 @@ def _before(run: Run) -> _Before | None:
     there = run.read_json(FILE)
     with shaped(run.location, FILE):
         cost, asked = there["cost"], there["accuracy"]
-        sampled = float(cost["probe_s"]), int(cost["probe_problems"])
+        started = float(cost.get("probe_start_s", 0.0))
+        sampled = _Sampled(float(cost["probe_s"]), started, int(cost["probe_problems"]))
         return _Before(sampled, float(asked["seconds"]) if asked else None)
 
 
 def _look(
-    run: Run, config: Config, probed: Config, sampled: tuple[float, int], before: _Before | None
+    run: Run, config: Config, probed: Config, sampled: _Sampled, before: _Before | None
 ) -> dict[str, Any]:
-    """What is written. `sampled`: see `_cost`; `before`: of the command before."""
+    """What is written. `before`: of the command before."""
     scores = run.read_tables(run.shards("scores"), SCORES)
     if not scores.num_rows:
         raise StageError(
@@ -167,15 +178,15 @@ def _gradable(run: Run, data: Data) -> tuple[list[dict[str, Any]], str]:
 
 
 def _cost(
-    run: Run, config: Config, sampled: tuple[float, int], asked: dict[str, Any] | None
+    run: Run, config: Config, sampled: _Sampled, asked: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Seconds of the whole sampling and evaluation as `report.rates` scales the probe's, and device hours.
 
-    `sampled`: seconds, and how many problems were sampled in them; None are the whole sampling's where
-    there was none. An upper bound of sampling: the start of the engines is scaled too.
+    None are the whole sampling's where the probe sampled nothing. An upper bound of sampling: in a few
+    problems the engines are at first and at last not full, and one model may wait for the other's start.
     """
     summary = read_summary(run)
-    summary["sampling"] |= dict(zip(("seconds", "problems_timed"), sampled, strict=True))
+    summary["sampling"] |= sampled._asdict()
     if asked:
         summary |= {"evaluation": asked, "serving": {"seconds": 0.0}}
     measured = with_placement(read_asked(run)["config"], summary)
@@ -198,8 +209,9 @@ def _cost(
         "evaluation_s": seconds.get("evaluation"),
         "hours": hours,
         "hours_of": of,
-        "probe_problems": sampled[1],
-        "probe_s": sampled[0],
+        "probe_problems": sampled.problems_timed,
+        "probe_s": sampled.seconds,
+        "probe_start_s": sampled.starting_seconds,
     }
 
 

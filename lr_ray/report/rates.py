@@ -27,7 +27,7 @@ def durations(config: Config, run: Run, answers: int | None) -> list[tuple[str, 
     """The seconds of a run's finished stages, scaled; whatever else differs is named.
 
     Sampling by problems / expert engines, training's loop by optimizer steps / workers, evaluation by
-    answers / replicas; starting the endpoint and training's processes takes what it took.
+    answers / replicas; starting engines, endpoint and training's processes takes what it took.
     Raises UserError for a run that has not even sampled by itself, or of other models.
     """
     asked, summary = read_asked(run)["config"], run.read_json("summary.json")
@@ -79,7 +79,9 @@ def scaled(
     problems = config.sampling.max_problems / sampled["problems"]
     seconds = {}
     if count := timed(sampled):
-        seconds["sampling"] = sampled["seconds"] * config.sampling.max_problems / count * engines
+        started = sampled.get("starting_seconds", 0.0)
+        share = config.sampling.max_problems / count
+        seconds["sampling"] = started + (sampled["seconds"] - started) * share * engines
     if trained := summary.get("training"):
         made = trained["optimizer_steps"] - trained["resumed_at"]
         kept = (round(problems * sampled.get(part, 0)) for part in ("steps_kept", "trajectories"))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from lr_ray.console import rate
@@ -26,6 +27,14 @@ _GONE_S = 60.0  # an engine that was at work and has said nothing for so long ha
 Told = list[dict[str, Any]]
 # By role: the `most` engines there were at once, and the most memory that one held.
 Engines = dict[str, dict[str, int]]
+
+
+@dataclass
+class Seen:
+    """What was seen of a stage's engines: how many and how large, and the seconds until one was at work."""
+
+    engines: Engines = field(default_factory=dict)
+    starting_s: float = 0.0
 
 
 class Pace:
@@ -61,14 +70,14 @@ class Observer:
         problems: int,
         most_tokens: int,
         now: float | None = None,
-        engines: Engines | None = None,
+        seen: Seen | None = None,
     ) -> None:
         """`problems` that the engines are to do, each of `most_tokens` generated ones at most.
 
-        What is seen of the engines is added to `engines`.
+        What is found is added to `seen`.
         """
         self.problems, self.most_tokens = problems, most_tokens
-        self.engines: Engines = {} if engines is None else engines
+        self.seen = Seen() if seen is None else seen
         self.started = time.monotonic() if now is None else now
         self.working: float | None = None  # since
         self.tokens, self.decoded, self.scored = Pace(), Pace(_SHARE), Pace(_SHARE)
@@ -86,7 +95,11 @@ class Observer:
         starting = _starting(told)
         if not self.tokens.seen:
             return f"{starting or 'starting engines'}, {now - self.started:.0f} s", None
-        self.working = self.working or now
+        if self.working is None:
+            self.working = now
+            begun = [e for e in told if e.get("tokens") or e.get("under_way")]
+            worked = max(engine["age"] + engine.get("busy_s", 0.0) for engine in begun)
+            self.seen.starting_s += max(0.0, now - self.started - worked)
         speed = self.tokens.a_second
         inside = decoded["inside"] + (scored["inside"] if first == "expert" else 0)
         parts = [f"{rate(speed)} tokens/s"] if speed else []
@@ -102,7 +115,7 @@ class Observer:
             ours = [engine for engine in told if engine["role"] == role]
             found = {"most": sum(engine["age"] < _GONE_S for engine in ours)}
             for seen in (found, *(engine.get("memory", {}) for engine in ours)):
-                self.engines[role] = largest(self.engines.get(role, {}), seen)
+                self.seen.engines[role] = largest(self.seen.engines.get(role, {}), seen)
 
     def _left(self, decoded: dict[str, int], scored: dict[str, int] | None) -> float | None:
         """Seconds until the slower pool is through, at its pace of late."""
@@ -152,12 +165,15 @@ def watching(journal: Any, observer: Observer, on_activity: OnActivity) -> Itera
 
     ended = threading.Event()
 
+    def look() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            found = observer.look(ray.get(journal.told.remote(), timeout=_ANSWER_WITHIN_S))
+            if not ended.is_set():
+                on_activity(*found)
+
     def watch() -> None:
         while not ended.wait(_LOOK_EVERY_S):
-            with contextlib.suppress(ray.exceptions.RayError):
-                told = ray.get(journal.told.remote(), timeout=_ANSWER_WITHIN_S)
-                if not ended.is_set():
-                    on_activity(*observer.look(told))
+            look()
 
     thread = threading.Thread(target=watch, name="engines-watch", daemon=True)
     thread.start()
@@ -166,3 +182,5 @@ def watching(journal: Any, observer: Observer, on_activity: OnActivity) -> Itera
     finally:
         ended.set()
         thread.join(_LOOK_EVERY_S)
+    if observer.working is None:  # a few problems are through between two looks
+        look()

@@ -26,7 +26,7 @@ from lr_ray.problems.rejections import LINES
 from lr_ray.run.store import Run
 from lr_ray.sampling import graph
 from lr_ray.sampling import trajectories as kept_trajectories
-from lr_ray.sampling.activity import Engines, Observer, OnActivity, watching
+from lr_ray.sampling.activity import Observer, OnActivity, Seen, watching
 from lr_ray.sampling.graph import Work
 from lr_ray.sampling.rejection import check_answers
 
@@ -67,7 +67,7 @@ def sample(
     finished, facts = survey(run, total)
     todo = np.flatnonzero(~finished)
     work = Work(run, config, expert, amateur, exchange, keep_trajectories, trajectories)
-    engines: Engines = {}
+    seen = Seen()
 
     def check(facts: Facts, shard: str | None = None) -> None:
         on_progress(total + unusable.problems, facts, shard)
@@ -78,9 +78,9 @@ def sample(
     made = len(todo) if trajectories is None else 0  # of problems, by both models
     if len(todo):
         if _is_apart(work):
-            work, made = _decode_first(work, total, todo, on_activity, on_decoded, engines)
+            work, made = _decode_first(work, total, todo, on_activity, on_decoded, seen)
         build = graph.contrast if config.sampling.method == "contrast" else graph.rejection
-        with closing(_rows(work, todo, build, on_activity, engines)) as rows:
+        with closing(_rows(work, todo, build, on_activity, seen)) as rows:
             for row in rows:
                 shard = row["shard"]
                 facts += _logged(row)
@@ -91,8 +91,8 @@ def sample(
     if _is_apart(work) and not keep_trajectories:
         run.remove(kept_trajectories.FOLDER)
     timed = part["problems"] - (total - made) if made else 0
-    spent = {"seconds": time.monotonic() - started, "problems_timed": timed}
-    return part | spent | {"engines": engines}
+    spent = {"seconds": time.monotonic() - started, "starting_seconds": seen.starting_s}
+    return part | spent | {"problems_timed": timed, "engines": seen.engines}
 
 
 def _logged(row: dict[str, Any]) -> Facts:
@@ -156,18 +156,18 @@ def _rows(
     todo: NDArray,
     build: Callable[[Work, NDArray, Any], Any],
     on_activity: OnActivity,
-    engines: Engines,
+    seen: Seen,
 ) -> Generator[dict[str, Any]]:
     """Rows, as they come, of the dataset of the problems at `todo`.
 
-    `on_activity` hears of the engines, and `engines` gets what is seen of them.
+    `on_activity` hears of the engines, and `seen` gets what is seen of them.
     """
     import ray
 
     journal = graph.prepare(work)
     dataset = build(work, todo, journal)
     asked = work.config.sampling
-    observer = Observer(len(todo), asked.longest * asked.samples, engines=engines)
+    observer = Observer(len(todo), asked.longest * asked.samples, seen=seen)
     try:
         with watching(journal, observer, on_activity):
             yield from dataset.iter_rows()
@@ -188,7 +188,7 @@ def _decode_first(
     todo: NDArray,
     on_activity: OnActivity,
     on_decoded: Callable[[int, int], None],
-    engines: Engines,
+    seen: Seen,
 ) -> tuple[Work, int]:
     """Has the expert's trajectories of the problems at `todo` in the run, and says to read them there.
 
@@ -199,7 +199,7 @@ def _decode_first(
     done = total - len(missing)
     on_decoded(done, total)
     if len(missing):
-        with closing(_rows(work, missing, graph.decoding, on_activity, engines)) as rows:
+        with closing(_rows(work, missing, graph.decoding, on_activity, seen)) as rows:
             for row in rows:
                 done += row["decoded"]
                 on_decoded(done, total)

@@ -222,7 +222,9 @@ def test_kept_trajectories_scored_again_give_the_same_rows_without_an_expert(
     for found in sampled.summary["engines"].values():
         assert found["most"] == 1
         assert 3e8 < found["host_bytes"] < 8e9  # with vLLM imported
-    spent = {"seconds": 0, "problems_timed": 0, "engines": {}}
+    spent = {"seconds": 0, "starting_seconds": 0, "problems_timed": 0, "engines": {}}
+    for made in (sampled, again):
+        assert 1 < made.summary["starting_seconds"] < made.summary["seconds"]
     assert again.summary | spent == sampled.summary | spent
     assert (tmp_path / there).stat().st_mtime_ns == before
 
@@ -236,7 +238,7 @@ def test_relabelled_scores_equal_the_rows_that_were_sampled(sampled, tmp_path):
     part = finish(target, sampled.config)
     assert contents(target) == contents(sampled.run)
     assert part["problems_timed"] == 0
-    counts = part.keys() - {"seconds", "problems_timed"}
+    counts = part.keys() - {"seconds", "starting_seconds", "problems_timed"}
     assert {k: part[k] for k in counts} == {k: sampled.summary[k] for k in counts}
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lr_ray.engines.guard import SamplingJournal
-from lr_ray.sampling.activity import Observer
+from lr_ray.sampling.activity import Observer, Seen
 
 
 def engine(role, **said):
@@ -81,18 +81,29 @@ def test_an_amateur_that_falls_behind_sets_the_time_left():
 
 
 def test_engines_are_counted_with_the_most_memory_that_one_held():
-    engines = {}
-    observer = Observer(problems=100, most_tokens=128, now=0, engines=engines)
+    seen = Seen()
+    observer = Observer(problems=100, most_tokens=128, now=0, seen=seen)
     observer.look([engine("expert", state="loading"), engine("expert", state="loading")], now=1)
     first = at_work("expert", 1, 100) | {"memory": {"host_bytes": 7, "gpu_bytes": 3}}
     second = at_work("expert", 1, 100) | {"memory": {"host_bytes": 5, "gpu_bytes": 4}}
     other = at_work("amateur", 1, 100) | {"memory": {"host_bytes": 2}}
     observer.look([first, second, other], now=2)
     observer.look([first | {"age": 100}, second], now=90)  # one is gone
-    assert engines == {
+    assert seen.engines == {
         "expert": {"most": 2, "host_bytes": 7, "gpu_bytes": 4},
         "amateur": {"most": 1, "host_bytes": 2},
     }
+
+
+def test_seconds_until_an_engine_was_at_work_are_those_of_both_phases():
+    seen = Seen()
+    for started, first in ((100, 120.0), (200, 207.0)):  # one model after the other
+        observer = Observer(problems=100, most_tokens=128, now=started, seen=seen)
+        observer.look([engine("expert", state="loading")], now=first - 5)
+        begun = at_work("expert", 0, 0, under_way=1) | {"busy_s": 1.5}  # it said 0.5 s ago
+        observer.look([begun, engine("amateur", state="loading") | {"age": 19}], now=first + 2)
+        observer.look([at_work("expert", 3, 300) | {"busy_s": 9.0}], now=first + 50)
+    assert seen.starting_s == 27
 
 
 def test_the_most_memory_of_a_process_stays_when_it_is_given_back():

@@ -167,6 +167,9 @@ def test_rates_are_of_the_problems_that_were_sampled_in_the_seconds(job, tmp_pat
     summary["sampling"] |= {"problems_timed": 25}  # the attempt that finished it
     (run / "summary.json").write_text(json.dumps(summary))
     assert "sampling 200 s, training" in job(*plan_of).stdout
+    summary["sampling"] |= {"starting_seconds": 8.0}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert "sampling 48 s, training" in job(*plan_of).stdout  # 8 s + 2 s * 500 / 25
     shared = {"shared": {"decoding": "runs/first", "scoring": "runs/first"}}
     for nothing in ({"problems_timed": 0}, {"imported": ["samples.jsonl"]}):
         part = {"problems": 100, "seconds": 0.6} | nothing
