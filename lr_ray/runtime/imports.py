@@ -13,6 +13,8 @@ def uncollected() -> Iterator[None]:
     vLLM collects all garbage three times as an engine starts.
     """
     was, before = gc.isenabled(), len(sys.modules)
+    if was:
+        gc.collect()  # what is garbage by now, such as a user's model on a GPU, would stay for good
     gc.disable()
     try:
         yield

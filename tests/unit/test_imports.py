@@ -31,6 +31,24 @@ def test_a_process_that_collects_nothing_is_left_so():
         gc.enable()
 
 
+def test_what_was_garbage_before_does_not_stay():
+    script = """
+import gc, weakref
+from lr_ray.runtime.imports import uncollected
+class Model: pass
+model = Model()
+model.itself, gone = model, weakref.ref(model)
+del model
+with uncollected():
+    import doctest
+print(gone())
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["None"]
+
+
 def test_what_an_import_makes_is_not_looked_through_again():
     script = """
 import gc
