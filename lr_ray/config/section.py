@@ -13,8 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from lr_ray.json_text import EATEN
+
 # As JSON has them, with a sign and a decimal point at either end allowed.
 _NUMBER = re.compile(r"\s*[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-9]+)?\s*")
+_CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class Section(BaseModel):
@@ -84,10 +87,10 @@ def fields_of(kind: Any, name: str) -> list[FieldInfo]:
 
 
 def check_written(value: Any, annotation: Any) -> None:
-    """Raises a pydantic error for text that is no Unicode, and what only passes for a number.
+    """Raises a pydantic error for text that is no Unicode or none, and what only passes for a number.
 
     The latter are true and false, text such as 0100, 8:00 or 1_000 that readers take differently, and
-    numbers beyond 64 bits.
+    numbers beyond 64 bits. Text is none where an escape has eaten a backslash.
     """
     if isinstance(value, list | dict):
         items = value.values() if isinstance(value, dict) else value
@@ -101,8 +104,9 @@ def check_written(value: Any, annotation: Any) -> None:
             raise PydanticCustomError("number", f"must be {said}")
         if isinstance(value, int | str) and _is_beyond(value):
             raise PydanticCustomError("number", "must be a number below 2**63")
-    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-        raise PydanticCustomError("text", "must be Unicode text, without NUL")
+    elif isinstance(value, str) and (_CONTROL.search(value) or EATEN.search(value)):
+        said = "must be Unicode text, without control characters such as \\b of \\boxed in double quotes"
+        raise PydanticCustomError("text", said)
 
 
 def _is_beyond(value: int | str) -> bool:

@@ -149,6 +149,8 @@ def _row(line: bytes) -> dict[str, Any]:
         if name in row and not isinstance(row[name], kind):
             what = "text" if kind is str else "true or false"
             raise ValueError(f"{name} is {json.dumps(row[name])[:40]}; must be {what}")
+    if json_text.EATEN.search(row["expected"]):
+        raise ValueError(f"expected is {row['expected'][:60]!r}; must have its backslashes escaped")
     return row
 
 

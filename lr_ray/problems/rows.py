@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from lr_ray.json_text import EATEN
+
 MAX_CHARACTERS = 100_000  # of a problem or an answer; what fits a model is checked in tokens later
 MAX_ID_CHARACTERS = 1_000
 
@@ -201,6 +203,11 @@ def _sound(value: str, name: str, at_most: int) -> str:
         raise UnusableRowError(f"{name} has {len(value)} characters; must have at most {at_most}")
     if (at := value.find("\0")) >= 0:
         raise UnusableRowError(f"{name} has a NUL at character {at + 1}; must be plain text")
+    if eaten := EATEN.search(value):
+        raise UnusableRowError(
+            f"{name} has {eaten[0]!r} at character {eaten.start() + 1}, as LaTeX has whose backslash is not "
+            "escaped; must be written as \\\\boxed in JSON"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -216,6 +216,16 @@ def test_text_is_unicode(tmp_path, text):
     assert "sampling.system_prompt" in refusal(tmp_path, f"sampling: {{system_prompt: {text}}}")
 
 
+@pytest.mark.parametrize(
+    "text", [r'"in \boxed{}"', r'"\frac"', r'"2 \times 3"', r'"\text{so}"', r'"\alpha"']
+)
+def test_latex_whose_backslash_double_quotes_have_eaten_is_no_text(tmp_path, text):
+    said = refusal(tmp_path, f"sampling: {{system_prompt: {text}}}")
+    assert said.endswith("without control characters such as \\b of \\boxed in double quotes")
+    kept = config_of(tmp_path, f"sampling: {{system_prompt: {text.replace(chr(34), chr(39))}}}")
+    assert kept.sampling.system_prompt == text[1:-1]
+
+
 def test_a_grids_field_in_two_spellings_is_there_twice(tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text("variants: {a: {training.seeds: 1, training: {seeds: 2}}}")

@@ -12,6 +12,7 @@ GOOD = {"id": "good", "problem": "1 + 1?", "answer": "2"}
 ID = "must be a string or a whole number"
 ANSWER = "must be a string, a number or null"
 A_LINE = "must be one object a line"
+EATEN = r"as LaTeX has whose backslash is not escaped; must be written as \\boxed in JSON"
 LONG = "x" * (MAX_CHARACTERS + 1)
 
 BAD = {
@@ -33,6 +34,9 @@ BAD = {
     "key twice below": (b'{"id": "i", "problem": "a", "meta": [{"k": 1, "k": 1}]}', None, "'k' is there twice; must be there once"),
     "white problem": ({"id": "i", "problem": " \n\t "}, "i", "problem is empty; must have text"),
     "NUL": ({"id": "i", "problem": "a\0b"}, "i", "problem has a NUL at character 2; must be plain text"),
+    "eaten \\boxed": (rb'{"id": "i", "problem": "in \boxed{}"}', "i", rf"problem has '\x08' at character 4, {EATEN}"),
+    "eaten \\frac": (rb'{"id": "i", "problem": "a", "answer": "\frac{1}{2}"}', "i", rf"answer has '\x0c' at character 1, {EATEN}"),
+    "eaten \\times": (rb'{"id": "i", "problem": "2 \times 3"}', "i", rf"problem has '\t' at character 3, {EATEN}"),
     "surrogate": (b'{"id": "i", "problem": "ab\\ud800"}', "i", "problem has half a surrogate pair at character 3; must be Unicode text"),
     "over-long": ({"id": "i", "problem": LONG}, "i", f"problem has {len(LONG)} characters; must have at most {MAX_CHARACTERS}"),
     "no id": ({"problem": "a"}, None, "no field 'id'; there are 'problem'; set data.fields.id to the right one"),

@@ -108,6 +108,13 @@ def test_answers_of_several_models_are_told_as_that(tmp_path, capsys):
     assert (main([str(path)]), *capsys.readouterr()) == (2, "", said)
 
 
+def test_an_expected_answer_whose_backslash_json_has_eaten_is_told(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(r'{"expected": "\frac12", "completion": "\\boxed{\\frac12}"}')
+    said = rf"{path}, row 1: expected is '\x0crac12'; must have its backslashes escaped"
+    assert (main([str(path)]), *capsys.readouterr()) == (1, "", f"{said}\n")
+
+
 def test_a_bad_row_is_one_line_and_the_others_are_graded(tmp_path):
     rows = (
         '{"expected": "1", "completion": "1"}\n{"expected": "1"}\n{\n[]\n'
