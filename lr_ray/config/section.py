@@ -90,7 +90,7 @@ def check_written(value: Any, annotation: Any) -> None:
     """Raises a pydantic error for text that is no Unicode or none, and what only passes for a number.
 
     The latter are true and false, text such as 0100, 8:00 or 1_000 that readers take differently, and
-    numbers beyond 64 bits. Text is none where an escape has eaten a backslash.
+    numbers beyond 64 bits. Text is none where an escape has eaten a backslash, and as None in place of null.
     """
     if isinstance(value, list | dict):
         items = value.values() if isinstance(value, dict) else value
@@ -107,6 +107,8 @@ def check_written(value: Any, annotation: Any) -> None:
     elif isinstance(value, str) and (_CONTROL.search(value) or EATEN.search(value)):
         said = "must be Unicode text, without control characters such as \\b of \\boxed in double quotes"
         raise PydanticCustomError("text", said)
+    elif value == "None" and is_nullable(annotation):  # as it is typed, of Python
+        raise PydanticCustomError("text", "must be null where there is to be none")
 
 
 def _is_beyond(value: int | str) -> bool:
@@ -125,6 +127,11 @@ def numbers_alone(annotation: Any) -> bool:
     if hasattr(annotation, "__metadata__"):  # Annotated
         return numbers_alone(get_args(annotation)[0])
     return annotation in (int, float)
+
+
+def is_nullable(annotation: Any) -> bool:
+    """Whether a field may be null."""
+    return get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
 
 
 def words(annotation: Any) -> tuple[str, ...]:

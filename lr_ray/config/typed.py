@@ -8,10 +8,9 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Mapping
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from lr_ray.config.section import Section, is_section, walk
+from lr_ray.config.section import Section, is_nullable, is_section, walk
 from lr_ray.errors import UserError
 
 TYPED = "as typed"  # on the items of a list: each use of the option is one of them, commas and all
@@ -56,8 +55,7 @@ def _value(option: str, annotation: Any, typed: str | list[str]) -> Any:
     if get_origin(annotation) is list:
         as_typed = TYPED in getattr(get_args(annotation)[0], "__metadata__", ())
         return [item for text in texts for item in _items(option, text, as_typed)]
-    nullable = get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
-    return None if nullable and texts[-1] == "None" else texts[-1]
+    return None if texts[-1] == "None" and is_nullable(annotation) else texts[-1]
 
 
 def _items(option: str, text: str, as_typed: bool) -> list[Any]:

@@ -226,6 +226,11 @@ def test_latex_whose_backslash_double_quotes_have_eaten_is_no_text(tmp_path, tex
     assert kept.sampling.system_prompt == text[1:-1]
 
 
+@pytest.mark.parametrize("name", ["system_prompt", "max_model_len"])
+def test_none_of_python_is_no_null_of_yaml(tmp_path, name):
+    assert f"sampling.{name} = 'None': must be" in refusal(tmp_path, f"sampling: {{{name}: None}}")
+
+
 def test_a_grids_field_in_two_spellings_is_there_twice(tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text("variants: {a: {training.seeds: 1, training: {seeds: 2}}}")
