@@ -162,6 +162,22 @@ def test_variables_of_the_template_are_typed_as_what_they_are():
         }
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("False", False), ("TRUE", True), ("0", 0), ("-1", -1), ("007", "007"), ("none", "none"), ("2.5", "2.5")],
+)  # fmt: skip
+def test_no_text_that_a_template_takes_for_true_stands_for_false(text, value):
+    command = parse("", ["--config", "demo", "--models.chat_template_kwargs", f"thinking={text}"])
+    kept = command.config.models.chat_template_kwargs["thinking"]
+    assert (kept, type(kept)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["no", "Yes", "on", "OFF"])
+def test_a_word_for_true_or_false_is_not_a_templates_text(text):
+    with pytest.raises(UserError, match=rf"thinking: '{text}': must be true or false, or another"):
+        parse("", ["--config", "demo", "--models.chat_template_kwargs", f"thinking={text}"])
+
+
 @pytest.fixture
 def sampled(tmp_path) -> Run:
     """A run that is sampled, with shards of made-up trajectories, and trained."""

@@ -1,5 +1,6 @@
 """Section `models`: which two, and how their prompts are made."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
@@ -9,11 +10,16 @@ from lr_ray.config.section import Section
 from lr_ray.config.sections.common import CONTRAST
 
 
-def _truth(value: Any) -> Any:
-    """true and false as they are typed on the command line."""
+def _typed(value: Any) -> Any:
+    """What is typed as true, false or a whole number, as that: templates take any text for true."""
     if not isinstance(value, bool | int | str):
         raise ValueError(f"{value!r:.100}: must be true, false, a whole number or text")
-    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("yes", "no", "on", "off"):
+        raise ValueError(f"{value!r}: must be true or false, or another text")
+    known = {"true": True, "false": False}.get(value.lower(), value)
+    return int(value) if re.fullmatch("-?(0|[1-9][0-9]{0,17})", value) else known
 
 
 def _of_templates(values: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +31,7 @@ def _of_templates(values: dict[str, Any]) -> dict[str, Any]:
 
 
 Variables = Annotated[
-    dict[str, Annotated[bool | int | str, BeforeValidator(_truth)]], AfterValidator(_of_templates)
+    dict[str, Annotated[bool | int | str, BeforeValidator(_typed)]], AfterValidator(_of_templates)
 ]
 
 
