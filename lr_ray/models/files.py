@@ -22,7 +22,7 @@ _NESTED = ("text_config", "llm_config", "language_config")
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"
 )  # fmt: skip
-# Byte order marks, at which transformers and the engines stop.
+# Byte order marks, at which transformers and the engines stop, or which they take for text, as in a template.
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _IS_MARKED = "begins with a byte order mark; save it as UTF-8 without one"
 
@@ -35,10 +35,7 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: {file.name}: {error.strerror or error}") from None
-    if content.startswith(GIT_LFS):
-        raise UserError(f"{where}: {file.name} {IS_POINTER}")
-    if content.startswith(_MARKS):
-        raise UserError(f"{where}: {file.name} {_IS_MARKED}")
+    check_head(content, file.name, where)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -47,6 +44,14 @@ def read_object(file: Path, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: {file.name}: must be a JSON object")
     return value
+
+
+def check_head(content: bytes, name: str, where: str) -> None:
+    """Raises UserError, beginning with `where`, for a pointer of git-lfs and a byte order mark."""
+    if content.startswith(GIT_LFS):
+        raise UserError(f"{where}: {name} {IS_POINTER}")
+    if content.startswith(_MARKS):
+        raise UserError(f"{where}: {name} {_IS_MARKED}")
 
 
 def text_config(path: str, where: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lr_ray.errors import GIT_LFS, IS_POINTER, UserError
+from lr_ray.errors import UserError
 from lr_ray.models import files
 from lr_ray.models.files import Shapes
 from lr_ray.models.tensors import check_tensors
@@ -66,8 +66,8 @@ def check_tokenizer(folder: Path, where: str) -> None:
     for file in [*found, *folder.glob("tokenizer_config.json"), *folder.glob("chat_template*")]:
         if file.suffix == ".json":
             files.read_object(file, where)
-        elif file.is_file() and files.head(file).startswith(GIT_LFS):
-            raise UserError(f"{where}: {file.name} {IS_POINTER}")
+        elif file.is_file():
+            files.check_head(files.head(file), file.name, where)
 
 
 def _fit(folder: Path, where: str, shapes: Shapes) -> None:

@@ -76,7 +76,9 @@ def test_what_is_no_weights_is_named(model, content, said):
     assert said in refusal(model)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+)
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_is_named(model, name, encoding):
     (model / name).write_text((model / name).read_text(), encoding)
