@@ -13,6 +13,12 @@ from lr_ray.errors import UserError
 from lr_ray.models.files import check_weights, read_object
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Of PEFT: vLLM 0.29 refuses the first five when its engine has started, and passes over the others, which
+# scale each layer's update in a way of its own (`lora/peft_helper.py`).
+_UNSERVED = (
+    "bias", "modules_to_save", "use_dora", "trainable_token_indices", "lora_bias",
+    "alpha_pattern", "rank_pattern",
+)  # fmt: skip
 
 
 def is_adapter(path: str) -> bool:
@@ -30,6 +36,12 @@ def check_adapter(folder: Path, where: str) -> None:
     rank = config.get("r")
     if type(rank) is not int or not 1 <= rank <= RANKS[-1]:
         raise UserError(f"{where}: {CONFIG}: r = {rank!r}: must be 1 to {RANKS[-1]} to be served")
+    unserved = [name for name in _UNSERVED if config.get(name) not in (None, False, "none", [], {})]
+    if str(config.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq")):
+        unserved.append("init_lora_weights")  # for which PEFT changes the base's weights too
+    for name in unserved:
+        said = f"{name} = {config[name]!r:.100}: cannot be served as it is; serve the model merged with it"
+        raise UserError(f"{where}: {CONFIG}: {said}")
     check_adapter_weights(folder, where)
 
 

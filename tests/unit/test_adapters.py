@@ -82,6 +82,27 @@ def test_the_engine_has_room_for_the_largest_rank_in_steps_that_vllm_knows(adapt
         ({"peft_type": "IA3"}, "peft_type = 'IA3': only LORA can be served"),
         ({"r": 1024}, "r = 1024: must be 1 to 512 to be served"),
         ({"r": None}, "r = None: must be 1 to 512 to be served"),
+        (
+            {"bias": "all"},
+            "bias = 'all': cannot be served as it is; serve the model merged with it",
+        ),
+        ({"use_dora": True}, "use_dora = True: cannot be served as it is"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            r"modules_to_save = \['lm_head'\]: cannot be served as it is",
+        ),
+        (
+            {"alpha_pattern": {"q_proj": 32}},
+            r"alpha_pattern = {'q_proj': 32}: cannot be served as it is",
+        ),
+        (
+            {"rank_pattern": {"q_proj": 4}},
+            r"rank_pattern = {'q_proj': 4}: cannot be served as it is",
+        ),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights = 'pissa_niter_4': cannot be served as it is",
+        ),
         ("", r"no \*.safetensors weights"),
         (
             "b.safetensors",
@@ -99,6 +120,18 @@ def test_what_cannot_be_served_is_named(adapter, changed, message):
     with pytest.raises(UserError, match=message) as raised:
         resolve_served(str(adapter), "models.improved")
     assert str(raised.value).startswith("models.improved: ")
+
+
+def test_what_changes_no_update_is_served(adapter):
+    config = json.loads((adapter / adapters.CONFIG).read_text())
+    plain = {
+        "use_rslora": True,
+        "bias": "none",
+        "alpha_pattern": None,
+        "init_lora_weights": "gaussian",
+    }
+    (adapter / adapters.CONFIG).write_text(json.dumps(config | plain))
+    assert resolve_served(str(adapter), "models.improved") == str(adapter)
 
 
 def test_a_model_with_an_adapters_config_beside_it_is_a_model(adapter, tmp_path):
