@@ -171,7 +171,7 @@ def identifier(row: Row, name: str, option: str | None = None) -> str:
 
 
 def answer_text(value: Any, name: str) -> str | None:
-    """An answer as text; 145.0 becomes 145."""
+    """An answer as text; 145.0 and a decimal column's 145.00 become 145, 1e+16 has its digits."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -180,8 +180,8 @@ def answer_text(value: Any, name: str) -> str | None:
         raise UnusableRowError(f"{name} is {kind(value)}; must be a string, a number or null")
     if not isinstance(value, int) and not math.isfinite(value):
         raise UnusableRowError(f"{name} is {value}; must be a finite number, a string or null")
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-    return str(int(value) if whole else value)
+    digits = f"{Decimal(str(value or 0)):f}"  # without the sign of -0.0
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def kind(value: Any) -> str:

@@ -143,7 +143,9 @@ def test_parquet_in_every_kind_of_string(tmp_path, name):
     assert (bad["row"], bad["reason"]) == (4, "problem is null; must be a string")
 
 
-@pytest.mark.parametrize("dtype", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [pa.float16(), pa.float32(), pa.float64(), pa.decimal128(38, 10)], ids=str
+)
 def test_parquet_numbers_are_read_as_they_were_written(tmp_path, dtype):
     written = [0.1, None, 7.0, 2.5, 1e-3]
     answers = pa.array(written).cast(dtype)
