@@ -234,12 +234,18 @@ def _local(name: str, split: str, data_dir: str, section: str) -> files.File:
     folder = f"{data_dir.rstrip('/')}/{name}"
     option, hint = f"{section}.data_dir", "a folder with <benchmark>/<split>.jsonl"
     try:
-        return files.find(f"{folder}/{split}.jsonl", option, hint)[0]
+        found = files.find(f"{folder}/{split}.jsonl", option, hint)
     except UserError as error:
         try:
             there = files.find(f"{folder}/*.jsonl", option, hint)
         except UserError:
             raise error from None
+    else:
+        if len(found) > 1:
+            raise UserError(
+                f"{option}: {folder}/{split}.jsonl: matches {len(found)} files; must be one"
+            )
+        return found[0]
     splits = [file.path.rsplit("/", 1)[1].removesuffix(".jsonl") for file in there]
     raise UserError(f"{section}.split: {folder} has no {split}.jsonl; there are {listed(splits)}")
 

@@ -85,6 +85,7 @@ BAD = [
     ({"source": "gsm8k", "split": "validation"}, "data.split: gsm8k has no split 'validation'; there are 'train', 'test'"),
     ({"source": "svamp"}, "data.split: svamp has no split 'train'; there are 'test'"),
     ({"source": "gsm8k", "data_dir": "{d}"}, "data.split: {d}/gsm8k has no train.jsonl; there are 'dev', 'test'"),
+    ({"source": "gsm8k", "data_dir": "{d}", "split": "*e*"}, "data.data_dir: {d}/gsm8k/*e*.jsonl: matches 2 files; must be one"),
     ({"source": "math", "data_dir": "{d}"}, "data.data_dir: {d}/math/train.jsonl: no such file; give a folder with <benchmark>/<split>.jsonl"),
     ({"source": "demo", "data_dir": "{d}"}, "data.data_dir: only a benchmark is read from it, and data.source is 'demo'"),
     ({"source": "gsm8k", "fields": {"problem": "q"}}, "data.fields: gsm8k has fields of its own; leave them out"),
