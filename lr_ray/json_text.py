@@ -24,7 +24,7 @@ def load(line: bytes) -> Any:
     """The value of a line in UTF-8. Raises JsonError."""
     try:
         text = line.decode("utf-8-sig")  # files put together may have a mark in the middle
-        return json.loads(text, parse_constant=no_constant, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=no_constant, object_pairs_hook=once)
     except UnicodeDecodeError as error:
         said = f"not UTF-8 at byte {error.start + 1} of the line; must be UTF-8"
     except json.JSONDecodeError as error:
@@ -38,7 +38,8 @@ def load(line: bytes) -> Any:
     raise JsonError(said)
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of an object, for json's object_pairs_hook. Raises JsonError for a name twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_ray.errors import UserError, counted
+from lr_ray.json_text import JsonError, once
 from lr_ray.models.files import vocabulary_rows
 from lr_ray.models.models import context_length, load_tokenizer, render_prompt
 from lr_ray.problems.rows import UnusableRowError as BadLine
@@ -138,11 +139,11 @@ def _read(
 def decode(raw: bytes) -> dict[str, Any]:
     """The line's JSON object. Raises BadLine."""
     try:
-        item = json.loads(raw)
+        item = json.loads(raw, object_pairs_hook=once)
     except UnicodeDecodeError:
         raise BadLine("not UTF-8 text") from None
-    except (ValueError, RecursionError):
-        raise BadLine("not JSON") from None
+    except (ValueError, RecursionError) as error:
+        raise BadLine(str(error) if isinstance(error, JsonError) else "not JSON") from None
     if not isinstance(item, dict):
         raise BadLine("not a JSON object")
     return item

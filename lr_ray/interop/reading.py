@@ -35,11 +35,14 @@ _MOST_STEPS = 32_768  # of a trajectory, as of sampling.max_new_tokens; of one i
 
 
 def check_files(files: Sequence[str], expert: Expert) -> int:
-    """Total bytes. Raises UserError for a file that cannot be read or has another tokenizer."""
-    total = 0
+    """Total bytes. Raises UserError for a file that cannot be read, comes twice or has another tokenizer."""
+    total, paths = 0, set[str]()
     for file in files:
         try:
             fs, path = fsspec.core.url_to_fs(file)
+            if path in paths:
+                raise UserError(f"--samples {file}: is there twice; give each file once")
+            paths.add(path)
             if isinstance(fs, LocalFileSystem) and fs.info(path)["type"] == "other":
                 raise UserError(f"--samples {file}: a pipe or device; give a regular file")
             with _opened(file) as (stored, stream):

@@ -246,6 +246,7 @@ def test_ids_of_long_texts_repeats_and_other_files_are_distinct(tmp_path):
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
+        ('{"step": 1, "step": 2}', "'step' is there twice; must be there once"),
         ({"prompt_id": "x"}, "no step, prefix, tokens, token_ids, weights, kl_divergence"),
         (line(prompt_id=" "), "prompt_id must be a text that is not empty"),
         (line(prompt_id="q7"), "prompt_id 'q7' is no problem's text, and prefix holds no prompt"),
@@ -296,6 +297,13 @@ def test_too_many_bad_lines_fail(tmp_path):
         imported(tmp_path / "run", file, max_rejected=0.3)
     with pytest.raises(UserError, match="no kept step"):
         imported(tmp_path / "other", write(tmp_path / "b.jsonl", ""))
+
+
+def test_a_file_that_is_given_twice_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "a.jsonl", line())
+    with pytest.raises(UserError, match=r"^--samples \./a\.jsonl: is there twice; give each"):
+        check_files([file, "./a.jsonl"], EXPERT)
 
 
 def import_command(run, file) -> tuple[int, list[str]]:
