@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
@@ -33,14 +34,15 @@ def check_out(out: str, overwrite: bool) -> None:
     is_gzipped(out, "--out")
     try:
         fs, path = fsspec.core.url_to_fs(out)
-        if fs.isdir(path):
+        if out.endswith("/") or fs.isdir(path):
             raise UserError(f"--out {out}: is a directory; give a file")
         if fs.exists(path) and not overwrite:
             raise UserError(f"--out {out}: exists; give another, or --overwrite")
         if isinstance(fs, LocalFileSystem):
             check_home(out, "--out")
             check_lasting(path, f"--out {out}")
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.makedirs(folder := os.path.dirname(path), exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # so that it can be written there
     except UserError:
         raise
     except Exception as error:  # each file system has exceptions of its own

@@ -1,5 +1,6 @@
 """Sample files of the published code in and out, against kept steps made by the oracle."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -432,6 +433,19 @@ def test_shards_are_bounded_and_an_interrupted_import_leaves_no_mixture(
     with pytest.raises(UserError, match=r"part-1\.parquet was not imported"):
         remove_leftovers(run)
     assert len(run.shards("supervision")) == 2
+
+
+def test_where_nothing_can_be_written_is_told_before_the_run_is_read(tmp_path, monkeypatch):
+    def refuse(**where):
+        assert where == {"dir": str(tmp_path)}
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"^--out \S+x\.jsonl: Permission denied$"):
+        check_out(str(tmp_path / "x.jsonl"), overwrite=False)
+    with pytest.raises(UserError, match=r"^--out \S+/new/: is a directory; give a file"):
+        check_out(f"{tmp_path}/new/", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_replaces_a_file_only_when_asked_and_never_leaves_part_of_one(sampled, tmp_path):
