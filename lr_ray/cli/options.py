@@ -166,12 +166,7 @@ def _base(
 ) -> dict[str, Any]:
     """The tree below the command line's overrides; `run` is the one whose config holds without --config."""
     if defaults is None:
-        tree = read_tree(known.config) if known.config else _asked(run, kind)
-        if "endpoint" in tree:
-            raise UserError(
-                f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
-            )
-        return tree
+        return read_tree(known.config) if known.config else _asked(run, kind)
     if not known.config:
         return defaults
     shared = {name for name in kind.model_fields if name not in ("endpoint", "models")}
@@ -182,8 +177,11 @@ def _asked(run: Run, kind: type[Tree]) -> dict[str, Any]:
     """The config that a run was made with."""
     asked = read_asked(run)
     tree = dict(asked["config"])
-    unknown = [] if "endpoint" in tree else kind.unknown(tree)
-    if unknown:
+    if "endpoint" in tree:
+        raise UserError(
+            f"--run {run.location}: holds an evaluation of an endpoint; give --endpoint and --models"
+        )
+    if unknown := kind.unknown(tree):
         version = asked.get("versions", {}).get("lr_ray", "another")
         raise UserError(
             f"--run {run.location}: was made by lr_ray {version}, whose {', '.join(unknown)} this "

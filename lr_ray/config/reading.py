@@ -27,7 +27,7 @@ def preset_names() -> list[str]:
 
 def read_tree(name_or_path: str) -> dict[str, Any]:
     """The raw tree of a preset or YAML file. Raises UserError when there is no such thing."""
-    path = Path(name_or_path)
+    path = Path(os.path.expanduser(name_or_path))
     if path.suffix in (".yaml", ".yml"):
         return read_mapping(path, "--config", "a mapping of sections")
     if name_or_path not in preset_names():

@@ -103,7 +103,8 @@ def read_grid(name_or_path: str, config: Config, amateurs: str | None = None) ->
 
 def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     """A grid's tree and its folder."""
-    path, folder = Path(name_or_path), str(Path(name_or_path).parent)
+    path = Path(os.path.expanduser(name_or_path))
+    folder = str(path.parent)
     if path.suffix not in (".yaml", ".yml"):
         if name_or_path not in grid_names():
             said = f"no such grid; give a .yaml file or one of {', '.join(grid_names())}"

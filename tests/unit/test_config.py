@@ -6,6 +6,7 @@ from importlib import resources
 
 import pytest
 
+from lr_ray.cli.options import parse
 from lr_ray.config import Config, Place, merge, preset_names, read_tree, resolve
 from lr_ray.errors import UserError
 
@@ -122,6 +123,20 @@ def test_missing_section_is_named():
 def test_unknown_preset_lists_the_known_ones():
     with pytest.raises(UserError, match=r"no such preset.*demo"):
         read_tree("dmeo")
+
+
+def test_a_shell_leaves_the_tilde_of_config_equals_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("models: {expert: a, amateur: b}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse("", ["--config=~/mine.yaml"]).config.models.expert == "a"
+
+
+def test_an_endpoint_in_a_config_is_an_unknown_key(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "endpoint: http://127.0.0.1/v1\nmodels: {expert: a, amateur: b}"
+    )
+    with pytest.raises(UserError, match=r"^config: unknown key endpoint"):
+        parse("", ["--config", str(tmp_path / "mine.yaml")])
 
 
 def test_file_errors_are_one_line(tmp_path):
