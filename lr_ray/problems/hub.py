@@ -92,4 +92,4 @@ def _columns(there: list[str], fields: Fields, label: str) -> list[str]:
             raise StageError(
                 f"{label}: no column {name!r}; set data.fields.{option} to one of {listed(there)}"
             )
-    return wanted
+    return list(dict.fromkeys(wanted))  # one column may be several fields

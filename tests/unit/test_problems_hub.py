@@ -50,6 +50,11 @@ def test_its_numbers_are_read_as_they_were_written(tmp_path):
     assert rows["answer"].to_pylist() == ["0.1", None, "7"]
 
 
+def test_a_column_may_be_several_fields(tmp_path, parquet):
+    run = stage(tmp_path, parquet, fields={"problem": "question", "id": "question"})
+    assert run.read_tables(run.shards("problems"), PROBLEM)["problem_id"].to_pylist() == ["a", "b"]
+
+
 @pytest.mark.parametrize("source", [".", "../set", "~/set", "../set/"])
 def test_a_folder_may_be_named_from_here_or_from_home(tmp_path, parquet, monkeypatch, source):
     monkeypatch.setenv("HOME", str(tmp_path))
