@@ -138,7 +138,7 @@ def _folder(base: str) -> Path | None:
 
 
 def _on_hub(base: str) -> bool:
-    """Whether a base model is named by its id on the hub, and not by a directory."""
+    """Whether a base model or a data set is named by its id on the hub, and not by a directory."""
     return bool(SPACE.fullmatch(base)) and not os.path.isdir(base)
 
 
@@ -159,7 +159,7 @@ def _data_set(config: Config) -> str | None:
     if known := find(source):
         return known.hub or None
     name = source.split(":")[0]
-    return name if SPACE.fullmatch(name) and "." not in name.rpartition("/")[2] else None
+    return name if _on_hub(name) and "." not in name.rpartition("/")[2] else None
 
 
 def _settings(config: Config, effects: tuple[str, ...], imported: bool) -> list[tuple[str, str]]:

@@ -445,6 +445,12 @@ def test_a_card_names_the_data_that_the_hub_has(source, hub_id):
     assert _data_set(resolve(merge(read_tree("demo"), {"data": {"source": source}}))) == hub_id
 
 
+def test_a_folder_of_problems_is_no_data_set_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "my/problems").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert _data_set(resolve(merge(read_tree("demo"), {"data": {"source": "my/problems"}}))) is None
+
+
 def test_a_part_of_a_benchmark_is_the_benchmarks_data():
     part, whole = (
         resolve(merge(read_tree("demo"), {"data": {"source": source}}))
