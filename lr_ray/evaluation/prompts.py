@@ -3,6 +3,7 @@
 Exercised by `pytest tests/unit/test_prompts.py`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _check_template(
             "or take its instruct version"
         )
     for name in variables:
-        if name not in str(template):
+        if not re.search(rf"\b{re.escape(name)}\b", str(template)):
             raise UserError(
                 f"models.chat_template_kwargs: {name}: the expert's chat template has no such variable"
             )

@@ -153,6 +153,8 @@ def test_variables_of_the_template_reach_the_prompt_and_unknown_ones_are_named(m
         UserError, match=r"^models\.chat_template_kwargs: enable_thinking: the expert's"
     ):
         check_expert(str(expert_path()), config, ALL)
+    with pytest.raises(UserError, match=r"^models\.chat_template_kwargs: thinking: the expert's"):
+        check(model, LOOP + OPEN + THINKING, models={"chat_template_kwargs": {"thinking": False}})
 
 
 @pytest.mark.parametrize(
