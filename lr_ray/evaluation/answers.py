@@ -25,6 +25,8 @@ _SCHEMA = pa.schema(
 
 # What servers call an answer that the limit on tokens cut, in lower case: length is OpenAI's and vLLM's.
 _CUT = ("length", "max_length", "max_output_tokens", "max_tokens", "model_length", "token_limit")
+# One that they broke off, as a gateway whose provider failed: its text is not what the model says.
+_BROKEN_OFF = ("abort", "aborted", "cancelled", "error")
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,16 @@ class Answer:
 def answer_of(choice: Any, raw: bool) -> Answer:
     """The answer in a reply's choice: a raw completion's or a chat's, whose content may be in parts.
 
-    Raises AttributeError, KeyError, TypeError or ValueError for what is neither.
+    Raises AttributeError, KeyError, TypeError or ValueError for what is neither, or was broken off.
     """
+    reason = str(choice.finish_reason or "stop")
+    if reason.lower() in _BROKEN_OFF or getattr(choice, "error", None):
+        raise ValueError("an answer that was broken off")
     said = choice.text if raw else choice.message.content or ""
     if isinstance(said, list):  # of which only text is the answer, as thinking is not
         said = "".join(part["text"] for part in said if part["type"] == "text")
     if not isinstance(said, str):
         raise ValueError("an answer without text")
-    reason = str(choice.finish_reason or "stop")
     return Answer(storable(said), "length" if reason.lower() in _CUT else reason)
 
 

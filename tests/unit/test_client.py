@@ -428,6 +428,19 @@ def test_answers_as_other_servers_give_them(endpoint, tmp_path, reply, completio
     assert AnswerStore(Run(str(tmp_path))).answers == {"p": found}
 
 
+@pytest.mark.parametrize(
+    "given", [{"finish_reason": "error"}, {"finish_reason": "abort"}, {"error": {"code": 502}}]
+)
+def test_an_answer_that_a_server_broke_off_is_asked_for_again(endpoint, given):
+    endpoint.reply = chat("The first half of")
+    endpoint.reply["choices"][0] |= given
+    with pytest.raises(
+        StageError, match=r"no chat completion: .*(error=|finish_reason='(error|abort)')"
+    ):
+        answers(endpoint, ["p"])
+    assert endpoint.asked["p"] == 3
+
+
 @pytest.mark.parametrize("content", [5, {"text": "4"}, ["4"], [{"type": "text"}]])
 def test_content_that_is_no_text_is_one_line(endpoint, content):
     endpoint.reply = chat(content)
