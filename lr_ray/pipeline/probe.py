@@ -24,7 +24,7 @@ from lr_ray.report import plan
 from lr_ray.report import probe as figures_of
 from lr_ray.report.page import write_probe
 from lr_ray.report.pair import compatibility
-from lr_ray.report.rates import scaled, timed, with_placement
+from lr_ray.report.rates import asked_for, scaled, timed, with_placement
 from lr_ray.run.paths import temporary
 from lr_ray.run.schemas import SCORES
 from lr_ray.run.store import SCHEMA_VERSION, Run, read_asked, read_summary, shaped
@@ -42,14 +42,13 @@ def probe(config: Config, run: Run, problems: int, name: str, yes: bool = False)
     few = min(problems, config.sampling.max_problems)
     probed = changed(config, {"sampling.max_problems": few})
     before = _before(run)
-    scores = run.shards("scores")
     execute(probed, run, ("sampling",), name, yes=yes, has_from=False)
     with run.lock():
         sampled = read_summary(run)["sampling"]
         measured = _Sampled(
             sampled["seconds"], sampled.get("starting_seconds", 0.0), timed(sampled)
         )
-        if before and run.shards("scores") == scores:  # labelled again at most
+        if before and not measured.problems_timed:  # labelled again at most
             measured = before.sampled
         found = _look(run, config, probed, measured, before)
         write_probe(run, read_summary(run), found)
@@ -66,10 +65,10 @@ class _Sampled(NamedTuple):
 
 
 class _Before(NamedTuple):
-    """What an earlier command measured; of its answers the seconds, None without any."""
+    """What an earlier command measured; `asked`: seconds and answers asked in them, None without any."""
 
     sampled: _Sampled
-    asked_s: float | None
+    asked: dict[str, Any] | None
 
 
 def _before(run: Run) -> _Before | None:
@@ -81,7 +80,9 @@ def _before(run: Run) -> _Before | None:
         cost, asked = there["cost"], there["accuracy"]
         started = float(cost.get("probe_start_s", 0.0))
         sampled = _Sampled(float(cost["probe_s"]), started, int(cost["probe_problems"]))
-        return _Before(sampled, float(asked["seconds"]) if asked else None)
+        if asked:
+            asked = {"seconds": float(asked["seconds"]), "answers_timed": asked_for(asked)}
+        return _Before(sampled, asked)
 
 
 def _look(
@@ -98,10 +99,9 @@ def _look(
         for role in ("expert", "amateur")
     }
     there = run.child(ASKED)  # of its own: answers do not depend on labels, which may be made again
-    answers = there.shards("answers")
     asked = _ask(run, there, probed, paths)
-    if asked and before and before.asked_s is not None and there.shards("answers") == answers:
-        asked["seconds"] = before.asked_s  # nothing was asked
+    if asked and before and before.asked and not asked["answers_timed"]:
+        asked |= before.asked  # nothing was asked
     figures = figures_of.figures(scores, probed.sampling)
     verdict, why = figures_of.verdict(figures, asked)
     return {
@@ -156,6 +156,7 @@ def _ask(run: Run, there: Run, probed: Config, paths: dict[str, str]) -> dict[st
         "gap": 0.0 - difference["difference"],  # no -0.0
         "gap_ci95": [0.0 - high, 0.0 - low],
         "answers": evaluated["answers"],
+        "answers_timed": evaluated["answers_timed"],
         "seconds": evaluated["seconds"],
     }
 

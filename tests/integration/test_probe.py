@@ -45,7 +45,9 @@ def test_a_probe_tells_what_its_scores_say_and_leaves_a_run(ray_cluster, tmp_pat
     assert 0 < figures["disagreement"] == at["disagreement"] < 1
     assert 0 < figures["entropy"]["mean"] < figures["entropy"]["0.99"]
     cost, known = found["cost"], found["accuracy"]
-    assert cost["sampling_s"] == pytest.approx(part["seconds"] * 500 / PROBLEMS)
+    started = part["starting_seconds"]
+    scaled = started + (part["seconds"] - started) * 500 / PROBLEMS
+    assert cost["sampling_s"] == pytest.approx(scaled)
     assert cost["evaluation_s"] == pytest.approx(known["seconds"] * 1000 / PROBLEMS)
     hours = cost["sampling_s"] * (0.5 + 0.5) + cost["evaluation_s"] * (0.5 + 0.5)
     assert cost["hours"] == pytest.approx(hours / 3600)

@@ -250,6 +250,43 @@ def test_a_finished_probe_is_looked_at_again_without_an_engine(tmp_path, capsys)
     assert "--config: give that of the run to come" in capsys.readouterr().err
 
 
+def test_a_probe_that_is_sampled_again_tells_its_own_seconds(tmp_path, capsys):
+    run = Run(str(tmp_path / "run"))
+    again = ["probe", *sampled(run, [None]), "--sampling.max_problems", "400"]
+    assert run_command(again) == 0
+    part = run.read_json("summary.json")["sampling"] | {"seconds": 14.0, "starting_seconds": 4.0}
+    run.write_json(
+        "summary.json", {"sampling": part, "seconds_total": 15.0}
+    )  # shards of equal names
+    capsys.readouterr()
+    assert run_command(again) == 0
+    assert "\nsampling   400 problems: at most 104 s\n" in capsys.readouterr().out
+
+
+def test_seconds_of_answers_are_of_those_that_were_asked_for_in_them(tmp_path, capsys, monkeypatch):
+    run = Run(str(tmp_path / "run"))
+    given = [*sampled(run, ["12"]), "--evaluation.max_problems", "400"]
+    difference = {"difference": 0.0, "difference_ci95": [0.0, 0.0]}
+    found = {"problems": relabelling.PROBLEMS, "models": {}, "differences": {"amateur": difference}}
+
+    def told(timed, seconds):
+        evaluated = {
+            "answers": 2 * relabelling.PROBLEMS,
+            "answers_timed": timed,
+            "seconds": seconds,
+        }
+        parts = {"accuracy": {"probe": found}, "evaluation": evaluated}
+        monkeypatch.setattr(probing, "ask_models", lambda *_: parts)
+        assert run_command(["probe", *given]) == 0
+        return capsys.readouterr().out
+
+    wanted = 6.0 * 800 / relabelling.PROBLEMS
+    assert f"\nevaluation 800 answers: about {wanted:.0f} s\n" in told(relabelling.PROBLEMS, 6.0)
+    assert f"\nevaluation 800 answers: about {wanted:.0f} s\n" in told(0, 0.1)  # all were there
+    run.remove("probe.json")
+    assert "\nevaluation " not in told(0, 0.1)
+
+
 def test_answers_that_nothing_can_equal_are_not_asked_for(tmp_path, capsys):
     run = Run(str(tmp_path / "run"))
     given = sampled(run, ["twelve", "1/2"])  # of the demo, whose answers are whole numbers
