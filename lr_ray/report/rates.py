@@ -72,7 +72,7 @@ def with_placement(asked: dict[str, Any], summary: dict[str, Any]) -> dict[str, 
 def scaled(
     config: Config, asked: dict[str, Any], summary: dict[str, Any], answers: int | None
 ) -> dict[str, float]:
-    """Seconds of the stages that the measured run has finished; without sampling where it was not timed."""
+    """Seconds of the stages that the measured run has finished, without those of which nothing was timed."""
     was = resolve(asked)
     sampled = summary["sampling"]
     engines = was.sampling.expert.most / config.sampling.expert.most
@@ -82,8 +82,8 @@ def scaled(
         started = sampled.get("starting_seconds", 0.0)
         share = config.sampling.max_problems / count
         seconds["sampling"] = started + (sampled["seconds"] - started) * share * engines
-    if trained := summary.get("training"):
-        made = trained["optimizer_steps"] - trained["resumed_at"]
+    trained = summary.get("training")
+    if trained and (made := trained["optimizer_steps"] - trained["resumed_at"]):
         kept = (round(problems * sampled.get(part, 0)) for part in ("steps_kept", "trajectories"))
         steps = settled(config.training, *kept).optimizer_steps / made
         workers = trained["workers"] / config.training.workers

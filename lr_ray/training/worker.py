@@ -116,7 +116,8 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         figures = _counts(supervision, training, progress)
         figures["merge_logit_gap"] = _export(spec, weights, scratch, backend.device)
     figures |= {"loop_seconds": time.monotonic() - started, "workers": workers}
-    return figures | {"memory": memory.peak()}
+    # Not the last row's: an attempt may only have had to export.
+    return figures | {"resumed_at": resumed_at, "memory": memory.peak()}
 
 
 def _batches(
@@ -179,7 +180,6 @@ def _counts(supervision: Supervision, training: Training, progress: Progress) ->
         "tokens_forward": sum(row["tokens"] for row in rows),
         "step_seconds": sum(row["seconds"] for row in rows),
         "final_loss": rows[-1]["loss"],
-        "resumed_at": rows[-1]["resumed_at"],
     }
 
 

@@ -190,6 +190,19 @@ def test_rates_are_of_the_answers_that_were_asked_for_in_the_seconds(job, tmp_pa
         assert ("s without evaluation" in said) == (timed == 0)
 
 
+def test_a_training_that_was_only_exported_in_its_seconds_has_no_rate(job, tmp_path):
+    run = finished_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["training"] |= {"resumed_at": 30}
+    (run / "summary.json").write_text(json.dumps(summary))
+    done = job("--config", "demo", "--plan", "--rates", str(run))
+    assert done.returncode == 0
+    assert (
+        "sampling 50 s, starting the endpoint 40 s, evaluation 40 s; 130 s without training"
+        in done.stdout
+    )
+
+
 def test_a_run_that_has_only_sampled_gives_the_rate_of_that(job, tmp_path):
     run = finished_run(tmp_path)
     summary = json.loads((run / "summary.json").read_text())

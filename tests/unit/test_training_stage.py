@@ -2,16 +2,20 @@
 
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import ray.train
 
-from lr_ray.config import changed, merge, read_tree, resolve
+from lr_ray.config import Place, changed, merge, read_tree, resolve
 from lr_ray.embedded import expert_path
 from lr_ray.errors import StageError
 from lr_ray.run.schemas import SUPERVISION
 from lr_ray.run.store import SCHEMA_VERSION, Run
 from lr_ray.training import train as stage
+from lr_ray.training import worker
+from lr_ray.training.checkpoint import Progress
 from tests.unit.test_training_data import row
 
 EXPERT = str(expert_path())
@@ -32,6 +36,22 @@ def run_with(tmp_path, *names) -> Run:
 
 def checkpoint_of(run: Run) -> bool:
     return run.exists("checkpoints/step-000010/state.safetensors")
+
+
+def test_an_attempt_that_only_exports_says_after_which_step_it_began(tmp_path, monkeypatch):
+    run, training = run_with(tmp_path, "a", "b"), demo(optimizer_steps=2, batch_size=1).training
+    made = {"loss": 1.0, "kept_steps": 1, "tokens": 3, "seconds": 0.5, "resumed_at": 0}
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    backend = SimpleNamespace(full_weights=dict, device="cpu")
+    monkeypatch.setattr(worker.backends, "get", lambda *_: lambda *_: backend)
+    progress = Progress([made | {"step": step} for step in (1, 2)])
+    monkeypatch.setattr(worker, "_resume", lambda *_: progress)  # after the last checkpoint
+    monkeypatch.setattr(worker, "_export", lambda *_: 0.0)
+    spec = {"run": run, "training": training, "expert": EXPERT, "place": Place(gpus=1)}
+    figures = worker._train(spec)
+    assert (figures["optimizer_steps"], figures["resumed_at"]) == (2, 2)
+    assert len(run.read_lines("metrics.jsonl")) == 2
 
 
 def test_checkpoints_are_kept_for_the_same_training_whatever_the_workers(tmp_path):
