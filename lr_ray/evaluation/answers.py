@@ -26,7 +26,9 @@ _SCHEMA = pa.schema(
 # What servers call an answer that the limit on tokens cut, in lower case: length is OpenAI's and vLLM's.
 _CUT = ("length", "max_length", "max_output_tokens", "max_tokens", "model_length", "token_limit")
 # One that they broke off, as a gateway whose provider failed: its text is not what the model says.
-_BROKEN_OFF = ("abort", "aborted", "cancelled", "error")
+_BROKEN_OFF = (
+    "abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

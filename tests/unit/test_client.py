@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             self.say(status, {"error": {"message": f"told to say {status}"}})
 
     def say(self, status, content):
-        body = json.dumps(content).encode()
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -342,8 +342,18 @@ def test_more_new_tokens_than_a_model_reads_are_told_by_our_name(endpoint):
         answers(endpoint, [str(i) for i in range(100)], max_new_tokens=512)
 
 
+def test_models_are_found_in_a_bare_list_too(endpoint):
+    endpoint.models = [{"id": "a", "type": "chat"}, {"id": "b", "max_model_len": 512}]
+    check_endpoint(endpoint.url, ["a", "b"], 511)
+    with pytest.raises(UserError, match=r" b at .* reads 512 tokens"):
+        check_endpoint(endpoint.url, ["a", "b"], 512)
+    with pytest.raises(UserError, match=r"^--models c: not served at .*; there are a, b$"):
+        check_endpoint(endpoint.url, ["c"])
+
+
 @pytest.mark.parametrize(
-    "models", [[], {"data": ["a"]}, {"models": [{"name": "a"}]}, "a", None, {"data": None}]
+    "models",
+    [[], {"data": ["a"]}, {"models": [{"name": "a"}]}, "a", None, {"data": None}, b"<html>"],
 )
 def test_a_list_of_models_of_another_kind_is_one_line(endpoint, models):
     endpoint.models = models
@@ -429,13 +439,20 @@ def test_answers_as_other_servers_give_them(endpoint, tmp_path, reply, completio
 
 
 @pytest.mark.parametrize(
-    "given", [{"finish_reason": "error"}, {"finish_reason": "abort"}, {"error": {"code": 502}}]
+    "given",
+    [
+        {"finish_reason": "error"},
+        {"finish_reason": "abort"},
+        {"finish_reason": "network_error"},
+        {"error": {"code": 502}},
+    ],
 )
 def test_an_answer_that_a_server_broke_off_is_asked_for_again(endpoint, given):
     endpoint.reply = chat("The first half of")
     endpoint.reply["choices"][0] |= given
     with pytest.raises(
-        StageError, match=r"no chat completion: .*(error=|finish_reason='(error|abort)')"
+        StageError,
+        match=r"no chat completion: .*(error=|finish_reason='(error|abort|network_error)')",
     ):
         answers(endpoint, ["p"])
     assert endpoint.asked["p"] == 3
