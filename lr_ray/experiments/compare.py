@@ -52,7 +52,7 @@ def compare(
     is taken over. `grid_name`, `amateurs` (the folder of the amateurs that it names) and `source`: None
     takes those of the run's earlier command.
     """
-    if source is not None and source.location == run.location:
+    if source is not None and source.address == run.address:
         raise UserError(f"--from {source.location}: is the comparison itself; give another --run")
     if config.rounds > 1:
         raise UserError(f"rounds = {config.rounds}: a comparison has one round; give --rounds 1")

@@ -57,7 +57,7 @@ def execute(
     that is a UserError. `has_from`: whether the command has --from, which is advised then.
     """
     started = time.monotonic()
-    if source is not None and source.location == run.location:
+    if source is not None and source.address == run.address:
         raise UserError(f"--from {source.location}: is the run itself; give another --run")
     run.create()
     with run.lock():

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from lr_ray.cli.front import run_command
 from lr_ray.cli.push import _check_folder
 from lr_ray.config import merge, read_tree, resolve
 from lr_ray.errors import StageError, UserError
@@ -470,6 +471,16 @@ def test_the_disk_of_temporary_files_is_named_where_it_is_the_full_one(monkeypat
     said = f"{os.path.dirname(folder)}: no space left; make room there, or name another folder with TMPDIR"
     assert str(error.value) == said if told else error.value is full
     assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_run_is_itself_however_it_is_written(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert run_command([command, "--config", "demo", "--run", "run", "--from", "./run"]) == 2
+    assert re.match(
+        r"error: --from \./run: is the (run|comparison) itself; give", capsys.readouterr().err
+    )
+    assert not os.path.exists("run")
 
 
 def test_a_slash_at_the_end_makes_no_other_run(tmp_path):
