@@ -207,11 +207,11 @@ def test_no_more_models_are_up_than_gpus_were_shared_out_for(
     evaluation = DEMO.evaluation.model_copy(update={"max_problems": 1})
     pending = [Asked(n, n, n, evaluation) for n in ("expert", "x", "y", "adapter")]
 
-    def endpoint(paths, config):
+    def endpoint(paths, config, on_waiting):
         found.append(list(paths))
         return contextlib.nullcontext(("", 0.0))
 
-    def answer(url, questions, evaluation, keep):
+    def answer(url, questions, evaluation, keep, watch):
         for question in questions:
             keep(question, Answer("", "stop"))
 
@@ -219,7 +219,7 @@ def test_no_more_models_are_up_than_gpus_were_shared_out_for(
     monkeypatch.setattr(asking, "_endpoint", endpoint)
     monkeypatch.setattr(asking, "ask", answer)
     with AnswerStore(Run(str(tmp_path))) as store:
-        list(ask_all(pending, store, config, [], "expert", lambda done, total: None))
+        list(ask_all(pending, store, config, [], "expert", lambda done, total: None, print))
     assert found == served
 
 
@@ -229,7 +229,7 @@ def test_replies_say_how_many_answers_their_seconds_are_of(tmp_path, monkeypatch
     untold = lambda done, total: None  # noqa: E731
     monkeypatch.setattr(asking, "_endpoint", lambda *given: contextlib.nullcontext(("", 0.0)))
 
-    def reply(url, questions, settings, keep):
+    def reply(url, questions, settings, keep, watch):
         for question in questions:
             keep(question, Answer("1", "stop"))
 
@@ -237,11 +237,11 @@ def test_replies_say_how_many_answers_their_seconds_are_of(tmp_path, monkeypatch
     with AnswerStore(Run(str(tmp_path))) as store:
         (key, _) = (q.key for q in questions_of(a, [])["demo"])
         store.add(key, Answer("1", "stop"))
-        given = list(ask_all([expert, a, b], store, DEMO, [], "expert", untold))
+        given = list(ask_all([expert, a, b], store, DEMO, [], "expert", untold, print))
         assert [(m.name, r.timed) for m, r in given] == [("expert", 3), ("a", 3), ("b", 2)]
         (_, first), (_, second), _ = given
         assert first.seconds == second.seconds  # whatever was done with the first
-        ((_, again),) = ask_all([a], store, DEMO, [], "expert", untold)
+        ((_, again),) = ask_all([a], store, DEMO, [], "expert", untold, print)
         assert again.timed == 0
 
 
