@@ -101,7 +101,7 @@ def _verdicts(run: Run, cells: Sequence[Cell], benchmark: str) -> tuple[np.ndarr
 
 
 def _cost(run: Run, plan: Plan, cells: Sequence[Cell], summaries: Sequence[Row]) -> Row:
-    """Means over the seeds, null where there is nothing to count.
+    """Means over the seeds, null where there is nothing to count: of seconds, of work that was gone on with.
 
     Sampling's seconds are those of the source, and of the source whose trajectories it took over;
     `sampling_shared` tells that some of them were spent for other variants too.
@@ -118,9 +118,11 @@ def _cost(run: Run, plan: Plan, cells: Sequence[Cell], summaries: Sequence[Row])
         "steps_kept": _mean([part["steps_kept"] for part in sampled]),
         "steps_kept_share": sum(p["steps_kept"] for p in sampled) / scored if scored else None,
         **{name: _mean([part[name] for part in trained]) for name in figures},
-        "sampling_seconds": _mean([_seconds(run, _chain(plan, folder)) for folder in folders]),
+        "sampling_seconds": _mean(
+            [s for f in folders if (s := _seconds(run, plan, f)) is not None]
+        ),
         "sampling_shared": len(users) > 1,
-        "training_seconds": _mean([part["seconds"] for part in trained]),
+        "training_seconds": _mean([p["seconds"] for p in trained if not p.get("resumed_at")]),
     }
 
 
@@ -133,9 +135,16 @@ def _chain(plan: Plan, folder: str | None) -> list[str]:
     return [folder, *_chain(plan, plan.source(folder).trajectories_of)] if folder else []
 
 
-def _seconds(run: Run, folders: Sequence[str]) -> float:
-    parts = [read_summary(run.child(folder))["sampling"] for folder in folders]
-    return sum(float(part["seconds"]) for part in parts)
+def _seconds(run: Run, plan: Plan, folder: str) -> float | None:
+    """Of a source's `_chain`; None where a command went on with one, as its seconds are of the rest alone."""
+    seconds = 0.0
+    for name in _chain(plan, folder):
+        part = read_summary(run.child(name))["sampling"]
+        decodes = "problems_timed" in part and not plan.source(name).trajectories_of
+        if decodes and part["problems_timed"] < part["problems"]:
+            return None
+        seconds += float(part["seconds"])
+    return seconds
 
 
 def render(content: Row) -> str:
@@ -167,7 +176,7 @@ def render(content: Row) -> str:
         "the seeds. Steps kept are those that have a label (of all that were scored), distinct trained "
         "those of them that training came to, trained steps count repetitions, tokens forward are those "
         "that training computed. Seconds of sampling marked * were spent once for several variants, all "
-        "or some of them.",
+        "or some of them; seconds of work that was gone on with after an interruption are not known.",
     ]
     lines += _manner(content, benchmarks[0])
     lines += _beside_first(content, benchmarks)
@@ -258,7 +267,7 @@ def _row(name: str, row: Row, benchmarks: Sequence[str], each: bool) -> list[str
     if cost["steps_kept"] is not None:
         kept = f"{_count(cost['steps_kept'])} ({percent(cost['steps_kept_share'] or 0)} %)"
         kept = kept if cost["steps_kept"] else "nothing kept"
-    shared = "*" if cost["sampling_shared"] else ""
+    shared = "*" if cost["sampling_shared"] and cost["sampling_seconds"] is not None else ""
     counted = ("distinct_steps", "trained_steps", "tokens_forward", "problems")
     cells += [kept, *(_count(cost[name]) for name in counted)]
     cells.append(_shown(cost["sampling_seconds"], "{:.1f}") + shared)

@@ -142,7 +142,8 @@ def _training(folder: Path) -> str:
             continue
         kept = f"{cost['steps_kept']:.0f} ({_percent(cost['steps_kept_share'])})"
         counts = [
-            f"{cost[n]:.0f}" for n in ("optimizer_steps", "trained_steps", "training_seconds")
+            "-" if cost[n] is None else f"{cost[n]:.0f}"
+            for n in ("optimizer_steps", "trained_steps", "training_seconds")
         ]
         rows.append([name, f"{cost['problems']:.0f}", kept, *counts])
     heads = ["variant", "problems", "steps kept", "optimizer steps", "steps trained", "training s"]

@@ -31,6 +31,7 @@ from lr_ray.experiments.plan import make_plan
 from lr_ray.experiments.plot import Axis, axis_of, draw
 from lr_ray.experiments.table import collect, render
 from lr_ray.grading.pool import Graders
+from lr_ray.report.page.comparison import _seconds as page_seconds
 from lr_ray.run.store import Run
 
 DEMO = resolve(read_tree("demo"))
@@ -372,6 +373,30 @@ def test_each_variant_stands_beside_the_first(compared):
     # Of four problems two seeds of low solve 1, 1, 0.5 and 0, and prefilled 0, 1, 1 and 1.
     expected = paired_difference([1, 1, 0.5, 0], [0, 1, 1, 1], DEMO.evaluation.seed)
     assert found[2] == expected
+
+
+def test_seconds_of_what_was_gone_on_with_are_not_told_as_those_of_all(compared):
+    run, grid, _ = compared
+    plan, failed = make_plan(DEMO, grid), {"equal-1": "no"}
+    base, other = (Run(run.path(source.folder)) for source in plan.sources)
+    part = {"seconds": 5.0, "problems": 9}
+    other.write_json("summary.json", {"sampling": part | {"problems_timed": 0}})  # scored alone
+    trained = run.child(plan.cells[0].folder)
+    summary = trained.read_json("summary.json")
+    trained.write_json(
+        "summary.json", summary | {"training": summary["training"] | {"resumed_at": 1}}
+    )
+    told = []
+    for timed in (9, 4):
+        base.write_json("summary.json", {"sampling": part | {"problems_timed": timed}})
+        content = collect(run, DEMO, grid, plan, failed)
+        told.append([row["cost"]["sampling_seconds"] for row in content["variants"].values()])
+    assert told == [[5.0, 5.0, 10.0, None], [None] * 4]
+    costs = content["variants"]["low"]["cost"]
+    assert costs["training_seconds"] == 4.0  # of the seed that was not interrupted
+    assert page_seconds(costs) is None
+    assert "gone on with" in render(content)
+    assert "-*" not in render(content)
 
 
 def test_sampling_that_no_other_variant_needs_is_its_own(tmp_path):

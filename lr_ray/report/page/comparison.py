@@ -77,9 +77,8 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _seconds(cost: dict[str, Any]) -> float | None:
-    if cost["training_seconds"] is None:
-        return None
-    return float(cost["training_seconds"]) + float(cost["sampling_seconds"] or 0)
+    seconds = cost["training_seconds"], cost["sampling_seconds"]
+    return None if None in seconds else float(sum(seconds))
 
 
 def _forest(benchmark: str, rows: dict[str, Any]) -> Markup:
