@@ -50,7 +50,9 @@ def hold(run: Any, shared: bool) -> Iterator[None]:
             ended.set()
             if renewer.is_alive():
                 renewer.join()  # or its note could outlive the removal
-            with contextlib.suppress(OSError, StageError, UserError):
+            with contextlib.suppress(
+                Exception
+            ):  # as a store's own: they must not hide how it ended
                 check_owner(run)  # not the note of a driver that took over
                 run.remove(NOTE)
             run.token = None

@@ -150,6 +150,20 @@ def test_note_in_an_object_store_is_renewed():
             raise AssertionError("not renewed")
 
 
+def test_a_store_that_fails_at_the_end_does_not_hide_how_the_work_ended(monkeypatch):
+    run = Run(f"memory://{uuid.uuid4().hex}")
+
+    def fail(*_, **__):
+        raise RuntimeError("HttpError 503")  # of no kind that Python has
+
+    monkeypatch.setattr(type(run.fs), "rm", fail)
+    with run.lock():
+        pass
+    monkeypatch.setattr(lock, "_outwait", lambda run: None)  # the note is there still
+    with pytest.raises(StageError, match="training failed"), run.lock():
+        raise StageError("training failed")
+
+
 def test_a_refused_run_leaves_no_folder_that_it_made(tmp_path):
     def refuse(run: Run, write: str | None) -> None:
         run.create()
