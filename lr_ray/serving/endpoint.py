@@ -19,6 +19,8 @@ from lr_ray.runtime.connection import client
 from lr_ray.serving.application import LOGS, build_application
 
 APPLICATION = "lr_ray"
+# States of replicas; the second are on nodes that are to be drained.
+_ANSWERING = ("RUNNING", "PENDING_MIGRATION")
 _MODEL = "LLMServer:"  # begins the names of deployments that ray.serve.llm makes of models
 START_S = 900.0
 # Of vLLM (v1/engine/utils.py), whose engine is a process of its own that has printed the cause.
@@ -177,7 +179,7 @@ def drain(within_s: float, on_waiting: Callable[[int], None] = lambda under_way:
 
 
 def without_replica() -> tuple[list[str], int]:
-    """Served names of this job's models that have no running replica, and how many models there are.
+    """Served names of this job's models that have no replica which answers, and how many models there are.
 
     None where Serve's controller does not answer, as while it is started again.
     """
@@ -189,7 +191,7 @@ def without_replica() -> tuple[list[str], int]:
     except RayError:
         return [], 0
     found = {
-        name.removeprefix(_MODEL): deployment.replica_states.get("RUNNING", 0)
+        name.removeprefix(_MODEL): sum(deployment.replica_states.get(s, 0) for s in _ANSWERING)
         for name, deployment in (application.deployments if application else {}).items()
         if name.startswith(_MODEL)
     }

@@ -206,6 +206,17 @@ def test_a_replica_that_has_room_gets_time_to_start(watched):
         watched.look()
 
 
+def test_a_replica_answers_until_its_drained_node_is_gone(watched, monkeypatch):
+    status = serve.status()
+    [application] = status.applications.values()
+    for deployment in application.deployments.values():
+        deployment.replica_states = {"PENDING_MIGRATION": 1, "STARTING": 1}
+    monkeypatch.setattr(serve, "status", lambda: status)
+    for watched.at in (10.0, 5000.0):
+        watched.look()
+    assert watched.said == []
+
+
 def test_a_controller_that_does_not_answer_says_nothing_of_replicas(watched, monkeypatch):
     monkeypatch.setattr(serve, "status", MagicMock(side_effect=ray.exceptions.RayError))
     watched.look()
