@@ -25,17 +25,17 @@ def section(source: Source) -> dict[str, Any] | None:
     if part is None:
         return None
     with shaped(source.run.location, _METRICS):
-        drawn = _drawn(source.run.read_lines(_METRICS))
+        drawn = _drawn(source.run.read_lines(_METRICS), part.get("resumed_at", 0))
     return {"training": part, "config": source.config.get("training", {}), **drawn}
 
 
-def _drawn(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is shown of the metrics, a row for each optimizer step."""
+def _drawn(rows: list[dict[str, Any]], last: int) -> dict[str, Any]:
+    """What is shown of the metrics, a row for each optimizer step; `last`: where training last went on."""
     if not rows:
         return {"charts": [], "resumed": [], "loss": None, "mean_of": 0}
     columns = {name: np.array([row[name] for row in rows], float) for name in rows[0]}
     columns["throughput"] = columns["tokens"] / np.maximum(columns["seconds"], 1e-6)
-    resumed = sorted({int(row["resumed_at"]) for row in rows} - {0})
+    resumed = sorted({last, *(int(row["resumed_at"]) for row in rows)} - {0})
     drawn = [_loss(columns, resumed)]
     drawn += [_curve(columns[n], resumed, n, said) for n, said in _CURVES if n in columns]
     ends = (slice(None, _MEAN_OF), slice(-_MEAN_OF, None))

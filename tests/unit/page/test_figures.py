@@ -202,3 +202,6 @@ def test_seconds_of_a_training_that_was_resumed_are_of_the_command_that_finished
     summary["training"]["trained_steps"] = summary["training"]["distinct_steps"]
     lead = said(of_class(by_id(page_of(run, summary), "training"), "lead")[0])
     assert "different kept steps, in 20 s" in lead
+    summary["training"]["resumed_at"] = len(rows)  # only the export was left
+    lead = said(of_class(by_id(page_of(run, summary), "training"), "lead")[0])
+    assert "the command that finished it took 20 s on 1 worker" in lead
