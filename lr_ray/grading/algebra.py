@@ -30,7 +30,7 @@ _INTEGERS = tuple(map(sympy.Integer, range(1, 14)))
 # math-verify's own `parse` drops a last t, h, m or s as a unit, takes T for t, and of a formula that it
 # cannot read takes a number out of it; its reader of LaTeX does not.
 _LATEX = NormalizationConfig(
-    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    basic_latex=True, units=False, malformed_operators=False, nits=True, boxed="none"
 )
 _SYMBOLS = ConversionConfig(lowercase_symbols=False)
 
@@ -58,7 +58,8 @@ def equivalent(expected: str, extracted: str, time_limit_s: int | None) -> bool:
             return bool(right and given and same_number(right, given))
         return _is_zero(gold - answer) is True
     if _is_expression(gold) and _is_expression(answer):
-        agree = _agree(gold, answer)
+        # Roots are drawn of what is positive, as in x\sqrt{2x}, unless there is |x|.
+        agree = _agree(gold, answer, positive=not re.search(r"\||\\[lr]vert", expected + extracted))
         if agree is not None:
             return agree
     if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
@@ -107,8 +108,11 @@ def _is_expression(formula: Any) -> bool:
     return isinstance(formula, sympy.Expr) and not isinstance(formula, sympy.MatrixExpr)
 
 
-def _agree(gold: Any, answer: Any) -> bool | None:
-    """Whether two expressions have the same value at every point tried, or None without values."""
+def _agree(gold: Any, answer: Any, positive: bool) -> bool | None:
+    """Whether two expressions have the same value at every point tried, or None without values.
+
+    `positive`: what has a root need not have it at a negative one.
+    """
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     rounds = gold.has(sympy.floor, sympy.ceiling) or answer.has(sympy.floor, sympy.ceiling)
     points = _INTEGERS if rounds else _POINTS
@@ -121,9 +125,18 @@ def _agree(gold: Any, answer: Any) -> bool | None:
         }
         difference = gold - answer
         zero = _is_zero(difference.subs(point)) if rounds else _is_zero(difference, point)
+        if zero is False and start.is_negative and positive and _has_root(difference):
+            above = {s: -value * k for k, (s, value) in enumerate(point.items(), start=1)}
+            zero = _is_zero(difference, above)
         if zero is not True:
             return zero
     return True
+
+
+def _has_root(formula: Any) -> bool:
+    """Whether a root of something with a variable is in it."""
+    powers = formula.atoms(sympy.Pow)
+    return any(p.exp.is_Rational and not p.exp.is_Integer and p.base.free_symbols for p in powers)
 
 
 def _is_computable(formula: Any) -> bool:

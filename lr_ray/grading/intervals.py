@@ -19,6 +19,7 @@ _BUILT = re.compile(
 _OUTWARD = re.compile(
     r"(?P<open>\]|[\[(](?=[^\[\]()]*\[$))(?P<low>[^\[\]();,]+)[,;](?P<high>[^\[\]()]+)(?P<close>[\[\])])"
 )
+_POINT = re.compile(rf"{_VARIABLE.pattern}\s*=\s*([^<>=,]+)")
 _MEMBER = re.compile(rf"^{_VARIABLE.pattern}\s*\\in(?![A-Za-z])\s*")
 _REAL = re.compile(
     rf"(?:{_VARIABLE.pattern}\s*(?:\\in|is)?\s*)?"
@@ -35,9 +36,11 @@ def intervals(text: str) -> list[str] | None:
     text, found = unmarked(text), list[str]()
     united = split(text, (r"\cup",))
     alternatives = split(text, ("or", r"\lor", r"\vee")) if len(united) == 1 else united
+    related = len(alternatives) > 1 and _RELATION.search(text)
     for part in alternatives:
         member = _MEMBER.sub("", part)
-        described = _described(member)
+        point = _POINT.fullmatch(part) if related else None  # x < 0 or x = 1
+        described = [rf"\{{{point[1].strip()}\}}"] if point else _described(member)
         if described is None and len(united) == 1 and member == part:
             return None
         found += described or [member]

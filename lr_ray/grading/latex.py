@@ -24,6 +24,7 @@ _SAME = {
     r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", "|": "mid", "/": "div", r"\{": "lbrace",
     r"\}": "rbrace", r"\emptyset ": "varnothing", r"\mathbb{R}": "R", "'": "prime",
     "^": "textsuperscript", "€": "euro", "£": "pounds", "¥": "yen", " cents ": "cent cents textcent",
+    r"\log_{10}": "lg",
 }  # fmt: skip
 _RENAMED = {name: command for command, names in _SAME.items() for name in names.split()}
 _RENAMED |= dict.fromkeys(_LOOKS.split(), " ")
@@ -32,6 +33,7 @@ _WRAPPERS = (
     "overbrace|underbrace"
 )
 _NESTED = r"(?:[^{}]|\{[^{}]*\})*"  # what stands in braces, with braces of its own
+_ROUND = r"\(((?:[^()]++|\((?:[^()]++|\([^()]*+\))*+\))*+)\)"  # in round brackets, likewise
 _ENVIRONMENT = r"\s*\{(?:[bB]?matrix|smallmatrix|array)\}"
 _CURRENCY = r"(?:USD?|EUR|GBP|CNY|RMB|INR|[£€¥₹]|Rs\.?)"
 _REWRITES = [
@@ -65,11 +67,15 @@ _REWRITES = [
         (rf"\\begin{_ENVIRONMENT}(?:\s*\{{[lcr|\s]*\}})?", r"\\begin{pmatrix}"),
         (rf"\\end{_ENVIRONMENT}", r"\\end{pmatrix}"),
         (r"\\overline\s*\{(\w+)\}(?=\s*_)", r"\1"),
+        (r"(?<![A-Za-z\\])np\.(?=[a-z])", ""),
         (r"(?<![A-Za-z\\])(?=(?:(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln)(?![A-Za-z]|\s*\.?\s*(?:\x03|$))"
          r"|pi(?![A-Za-z])))", r"\\"),
-        (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (rf"(?:\\|(?<![A-Za-z]))sqrt\s*{_ROUND}", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])sqrt\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
+        (r"\\log_\s*(\d)", r"\\log_{\1}"),
         (r"(?<=\d)(\s*\x02?\s*[ap])\.\s?m\b\.?", r"\1m"),
         (r"\*\*", "^"),
+        (rf"\^\s*{_ROUND}", r"^{\1}"),
         (r"(?<![\w}])\.(?=\d)", "0."),
         (r"^\s*\x02?\s*(?:minus|negative)\s+\x03?\s*(?=[\d\\])", "-"),
         (r"(\d)\s+\x02?\s*factorial\s*\x03?", r"\1!"),
@@ -82,8 +88,8 @@ _REWRITES = [
         (r"([A-Za-z])\s+\x02?\s*cubed\b\s*\x03?", r"\1^3"),
         (r"(\d)\s+\x02?\s*cubed\s*\x03?$", r"\1^3"),
         # braces that TeX lets one leave out, or add
-        (r"\\frac\s*([A-Za-z0-9])(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
-        (r"(\\frac\s*\{[^{}]*\})\s*([A-Za-z0-9])", r"\1{\2}"),
+        (r"\\frac\s*([A-Za-z0-9]|\\pi(?![A-Za-z]))(?=\s*[A-Za-z0-9{])", r"\\frac{\1}"),
+        (rf"(\\frac\s*\{{(?:[^{{}}]++|\{{{_NESTED}\}})*+\}})\s*([A-Za-z0-9])", r"\1{\2}"),
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
         (r"^([+-]?)\s*\(\s*(\\frac\{\s*\d+\s*\}\{\s*\d+\s*\})\s*\)$", r"\1\2"),
