@@ -35,14 +35,20 @@ _STATED = re.compile(
     r"most|likely|probably|the)\b,?)*\Z",
     re.IGNORECASE,
 )
+# Before and after one that a text concludes with: "Hence, option (C). Option (D) is tempting."
+_CONCLUDED = re.compile(
+    r"\b(?:hence|therefore|thus|so)\b,?\s+(?:(?:the|option|choice|answer)\s+)*[\s$*\\(]*\Z",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(r"[)*$\\]*(?:[.!](?=\s|\Z)|\n|\Z)")
 # After the text of one: "(B) 12 m: this is correct"
-_SAID = r"(?:(?![\s(][A-J][).:])[^\n]){0,60}?\s*[-:]\s+(?:[Tt]his\s+is\s+)?"
+_SAID = r"(?:(?![\s(][A-J][).:])[^\n]){0,60}?\s*(?:[-:]|[-=]>|→)\s+(?:[Tt]his\s+is\s+)?"
 # After one: "is the only correct choice", "选项正确"
 _RIGHT = re.compile(
     r"[).:*]*\s*(?:(?:is|must be|would be)\s+(?:(?!second|next|partly|partially|almost)\w+\s+){0,3}?"
     r"(?:correct|right|true|answer|best|choice)\b(?!\s+if\b)"
     r"|(?:right|correct|true|yes)\b|[✓✔✅]|(?:选项)?是?(?:正确|对的))"
-    rf"|{_SAID}[Cc]orrect\b"
+    rf"|{_SAID}[Cc]orrect\b|[).:]*\s*is\s+better\b(?!\s+known|[^.\n]*\bbut\b)"
 )
 # After one that is dismissed, alone or with others ("and C are too large"), and before one.
 _DISMISSED = re.compile(
@@ -87,7 +93,7 @@ def chosen(text: str, cut: bool) -> str | None:
             return _name(letter)
         if _DISMISSED.match(after):
             continue
-        if _RIGHT.match(after):
+        if _RIGHT.match(after) or (_CONCLUDED.search(before) and _ENDS.match(after)):
             return _name(letter)
         if letter[1] or letter[2] in "ABCD" or (letter[2] == "E" and _MARK.match(after)):
             alone.append(letter)

@@ -99,7 +99,9 @@ _SMALLER = re.compile(
     r"\s*(?:days?|months?|hours?|hrs?|minutes?|mins?|seconds?|secs?|inch(?:es)?|in|ounces?|oz|cents?)\b"
 )
 _COMPARED = re.compile(r"[\d\s.,]+[<>≤≥][\d\s.,<>≤≥=]+")
-_RESULT = re.compile(r"=\s*\\?\$?[-\d.,]+\Z")
+_RESULT = re.compile(
+    r"(?:=\s*|\*\*|\b(?:is|are|was|were|pays|costs|makes|earns|takes|ends up|total of)\s)\\?\$?[-\d.,]+\Z"
+)
 # "seats in 3 blocks", "dollars for the first 5 days", "hours to read 120 pages", but not "to get 30"
 _OF_DETAIL = (
     r"(?:in|for(?:[ \t]+\w+ing)?|over|during|on|at|per|with|of|after|before|than|every|each"
@@ -107,9 +109,13 @@ _OF_DETAIL = (
 )
 _WORD = rf"(?:[ \t]+(?!(?:and|or|so|but|to|total[ \t]+of|{_OF_DETAIL})\b)[A-Za-z]['\w-]*)"
 _DETAILS = re.compile(
-    rf"(?:[ \t]+more)?(?:[ \t]+\$?\d[\w.,-]*(?=[ \t]+[A-Za-z]))?{_WORD}{{0,3}}"
+    rf"(?:{_WORD}{{0,3}}\*\*)?(?:[ \t]+more)?(?:[ \t]+\$?\d[\w.,-]*(?=[ \t]+[A-Za-z]))?{_WORD}{{0,3}}"
     rf"(?:[ \t]+{_OF_DETAIL}(?:[ \t]+(?:the|a|an|all|first|last|next|other|these|those|his|her|their)\b)*"
-    rf"(?:[ \t]+\$?\d[\w.,-]*+%?)?{_WORD}{{0,3}})*+\s*[.!]?\s*"
+    rf"(?:[ \t]+\$?\d[\w.,-]*+%?)?{_WORD}{{0,3}})*+(?:[.!]?\*\*)?(?:[.!]?\s*(?:\Z|\n)|[.!]\s)"
+)
+# Between an exact value and what it is about: "243/625, or about 38.9%"
+_ABOUT = re.compile(
+    r"\$?,?\s*\(?(?:or|which is)?\s*(?:about|approximately|roughly|≈)\s*\\?\$?", re.IGNORECASE
 )
 # x of x = 3, x_1 = 3 and x < 3
 _OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:(=)|[<>≤≥]|\\(?:[lg]e|lt|gt))")
@@ -182,6 +188,10 @@ def last_formula(text: str) -> str | None:
     telling = [f for f in found if len(f.content) > 1 or f.content.isdigit()] or found
     if not telling:
         return None
+    if len(telling) > 1 and re.search(r"[\\/√π]", telling[-2].content):
+        exact, rounded = telling[-2:]
+        if _ABOUT.fullmatch(text, exact.end, rounded.start):
+            return rf"{exact.content} \approx {rounded.content}"
     lower = _BETWEEN_TWO.search(text, telling[-1].start - 80, telling[-1].start)
     if lower and lower[1] is not None:
         return lower[2] + telling[-1].content
@@ -232,8 +242,9 @@ def _without_details(text: str, found: list[Formula]) -> list[Formula]:
     """The formulas but for numbers after a result that only say more of it: 3*4=12 in 5 days."""
     for at in range(len(found))[:-4:-1]:
         one = found[at]
-        if _RESULT.search(text[max(0, one.start - 4) : one.end]) and one.content[-1:].isdigit():
-            return found[: at + 1] if _DETAILS.fullmatch(text, one.end) else found
+        if _RESULT.search(text[max(0, one.start - 12) : one.end]) and one.content[-1:].isdigit():
+            details = _DETAILS.match(text, one.end)
+            return found[: at + 1] if details and details.end() > found[-1].start else found
     return found
 
 

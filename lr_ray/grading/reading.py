@@ -31,6 +31,8 @@ _THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.I
 _THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
 _TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁sentence)\|>")
 _ANOTHER = re.compile(r"\n[ \t*#]*(?:human|user|question|problem|q)(?: \d+)?\**:", re.IGNORECASE)
+# What may stand alone as an answer: a letter, with its choice, or a number, but not "1. First"
+_ALONE = re.compile(r"\s*(?:\(?[A-HJ](?:[).:][^\n]*)?|(?!\d+[.):]\s)[-+$]*\d[^\n]{0,40})\s*")
 _ANSWER = re.compile(r"<(final_)?answer>(?P<text>(?:(?!</?(?:final_)?answer>).)*)(?:</(?:final_)?answer>|\Z)",
                      re.IGNORECASE | re.DOTALL)  # fmt: skip
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -77,7 +79,7 @@ def _before_another(text: str) -> str:
     """The text up to a question that a base model goes on to invent, once it has answered its own."""
     for mark in itertools.islice(_ANOTHER.finditer(text), 3):
         said = text[: mark.start()]
-        if _answering(said) or stated(said):
+        if _answering(said) or stated(said) or _ALONE.fullmatch(said):
             return said
     return text
 
