@@ -20,6 +20,7 @@ from lr_ray.evaluation.statistics import (
     paired_difference,
     pass_at_k,
 )
+from lr_ray.grading.latex import key, tidy
 from lr_ray.grading.others import OTHERS, OURS
 
 LABELS = ("expert", "improved")  # of a pipeline's run
@@ -27,6 +28,7 @@ MEANS = ("accuracy_mean", "accuracy_mean_paper")  # parts of summary.json: see `
 # Columns of a task's table, and those of each model behind its label.
 SHARED = ("problem_id", "problem", "expected", "sample")
 PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
+_LONGEST_TIDIED = 200  # characters of a wrong answer
 Scores = npt.NDArray[np.float64]
 
 
@@ -209,15 +211,19 @@ def _at_k(table: pa.Table, label: str, samples: int) -> dict[str, Scores]:
 def _majority(table: pa.Table, label: str, samples: int) -> Scores:
     """Whether the most frequent answer is right, shape [N]; the first of equally frequent ones counts.
 
-    All right answers are one answer, however they are written; wrong ones are told apart by text.
+    All right answers are one answer, however they are written; wrong ones, where their text is tidied.
     """
     said, correct = (table[f"{label}_{part}"].to_pylist() for part in ("answer", "correct"))
-    votes = [True if right else answer for answer, right in zip(said, correct, strict=True)]
+    votes = [True if right else _vote(answer) for answer, right in zip(said, correct, strict=True)]
     won = []
     for start in range(0, len(votes), samples):
         cast = [vote for vote in votes[start : start + samples] if vote is not None]
         won.append(bool(cast) and Counter(cast).most_common(1)[0][0] is True)
     return np.array(won, dtype=float)
+
+
+def _vote(answer: str | None) -> str | None:
+    return key(tidy(answer)) or answer if answer and len(answer) <= _LONGEST_TIDIED else answer
 
 
 def _difference(table: pa.Table, first: str, other: str, samples: int, seed: int) -> dict[str, Any]:

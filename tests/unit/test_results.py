@@ -94,6 +94,12 @@ def test_a_samples_right_answers_are_one_answer_however_written():
     assert summarise(sampled, ["a"], seed=0)["models"]["a"]["majority"] == 0.5
 
 
+def test_a_samples_wrong_answers_are_one_answer_however_written():
+    written = ["\\boxed{\\frac{5}{2}}", "\\boxed{\\dfrac52}", "\\boxed{$\\frac 52$}"]
+    sampled = table(4, a=["1", *written])
+    assert summarise(sampled, ["a"], seed=0)["models"]["a"]["majority"] == 0
+
+
 def test_mean_over_tasks():
     tables = {"sums": table(**BOTH), "more": table(expert=["1"], improved=["1"])}
     found = macro(tables, ["expert", "improved"], seed=0)
