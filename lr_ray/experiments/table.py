@@ -281,7 +281,7 @@ def percent(fraction: float) -> str:
 def points(found: Row) -> str:
     """A difference of accuracies with its interval, in points."""
     low, high = found["difference_ci95"]
-    return f"{100 * found['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * found['difference']:+z.1f} [{100 * low:+z.1f}, {100 * high:+z.1f}]"
 
 
 def _count(value: float | None) -> str:

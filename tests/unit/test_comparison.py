@@ -29,7 +29,7 @@ from lr_ray.experiments.checks import check_cells, check_kind, settle_sources, u
 from lr_ray.experiments.grid import Grid, Variant, read_grid
 from lr_ray.experiments.plan import make_plan
 from lr_ray.experiments.plot import Axis, axis_of, draw
-from lr_ray.experiments.table import collect, render
+from lr_ray.experiments.table import collect, points, render
 from lr_ray.grading.pool import Graders
 from lr_ray.report.page.comparison import _seconds as page_seconds
 from lr_ray.run.store import Run
@@ -505,3 +505,8 @@ def test_folders_that_are_taken_over_hold_the_same_files(tmp_path: Path):
     two.take(one, "problems")  # there is none
     assert (tmp_path / "b/rejected/part-1").read_bytes() == b"x"
     assert not two.exists("problems")
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus():
+    found = {"difference": -0.0004, "difference_ci95": [-0.002, 1e-17]}
+    assert points(found) == "+0.0 [-0.2, +0.0]"

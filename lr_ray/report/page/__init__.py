@@ -72,7 +72,7 @@ def templates(package: str, autoescape: bool) -> jinja2.Environment:
     )
     found.filters |= {
         "percent": lambda share: f"{share:.1%}",
-        "points": lambda share: f"{100 * share:+.1f}",
+        "points": lambda share: f"{100 * share:+z.1f}",
         "count": lambda number: f"{number:,.0f}".replace(",", "\u202f"),
         "visible": lambda text: text.replace("\n", "\u21b5").replace(" ", "\u2423"),
         "plural": lambda number, noun: (
