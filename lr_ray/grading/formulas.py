@@ -111,7 +111,8 @@ _WORD = rf"(?:[ \t]+(?!(?:and|or|so|but|to|total[ \t]+of|{_OF_DETAIL})\b)[A-Za-z
 _DETAILS = re.compile(
     rf"(?:{_WORD}{{0,3}}\*\*)?(?:[ \t]+more)?(?:[ \t]+\$?\d[\w.,-]*(?=[ \t]+[A-Za-z]))?{_WORD}{{0,3}}"
     rf"(?:[ \t]+{_OF_DETAIL}(?:[ \t]+(?:the|a|an|all|first|last|next|other|these|those|his|her|their)\b)*"
-    rf"(?:[ \t]+\$?\d[\w.,-]*+%?)?{_WORD}{{0,3}})*+(?:[.!]?\*\*)?(?:[.!]?\s*(?:\Z|\n)|[.!]\s)"
+    rf"(?:[ \t]+\$?\d[\w.,-]*+%?)?{_WORD}{{0,3}})*+"
+    r"(?:[ \t]*\((?!or\b)[^()\n]*[a-z]{2}[^()\n]*\))?(?:[.!]?\*\*)?(?:[.!]?\s*(?:\Z|\n)|[.!]\s)"
 )
 # Between an exact value and what it is about: "243/625, or about 38.9%"
 _ABOUT = re.compile(
