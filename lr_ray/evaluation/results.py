@@ -28,7 +28,6 @@ MEANS = ("accuracy_mean", "accuracy_mean_paper")  # parts of summary.json: see `
 # Columns of a task's table, and those of each model behind its label.
 SHARED = ("problem_id", "problem", "expected", "sample")
 PARTS = ("completion", "answer", "correct", "verdict", "finish_reason")
-_LONGEST_TIDIED = 200  # characters of a wrong answer
 Scores = npt.NDArray[np.float64]
 
 
@@ -223,7 +222,7 @@ def _majority(table: pa.Table, label: str, samples: int) -> Scores:
 
 
 def _vote(answer: str | None) -> str | None:
-    return key(tidy(answer)) or answer if answer and len(answer) <= _LONGEST_TIDIED else answer
+    return key(tidy(answer)) or answer if answer and len(answer) <= 200 else answer
 
 
 def _difference(table: pa.Table, first: str, other: str, samples: int, seed: int) -> dict[str, Any]:

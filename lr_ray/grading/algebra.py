@@ -109,10 +109,7 @@ def _is_expression(formula: Any) -> bool:
 
 
 def _agree(gold: Any, answer: Any, positive: bool) -> bool | None:
-    """Whether two expressions have the same value at every point tried, or None without values.
-
-    `positive`: what has a root need not have it at a negative one.
-    """
+    """Whether two expressions have the same value at every point (`positive`: that roots are of), or None."""
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     rounds = gold.has(sympy.floor, sympy.ceiling) or answer.has(sympy.floor, sympy.ceiling)
     points = _INTEGERS if rounds else _POINTS

@@ -125,9 +125,8 @@ def _says(expected: str, extracted: str) -> bool:
         said = re.split("[,;:.]", said, maxsplit=1)[0]
     of = re.search(r"^[\w' ]*\s(?:is|are|was|were)\s+([\w' ]+)$", said)
     named = re.fullmatch(r"[A-Za-z]{3,} ([A-Z])", unmarked(expected))  # Brand B
-    return gold in (_words(said), _words(of[1]) if of else None) or bool(
-        named and named[1].casefold() == _words(said)
-    )
+    letter = named[1].casefold() if named else None
+    return _words(said) in (gold, letter) or bool(of and _words(of[1]) == gold)
 
 
 def _words(text: str) -> str:
@@ -187,6 +186,9 @@ def _with_scalar(gold: _Shape, answer: _Shape, expected: str, extracted: str, le
 
 def _same_shape(gold: _Shape, answer: _Shape, leaf: Leaf) -> bool:
     kinds = {gold.kind, answer.kind}
+    if kinds == {"set", "tuple"}:  # \{(2,3)\}
+        one = [_shape(s.parts[0]) if len(s.parts) == 1 else s for s in (gold, answer)]
+        return {s.kind for s in one} == {"tuple"} and _same_shape(one[0], one[1], leaf)
     if kinds == {"matrix", "tuple"}:
         return _ordered(_vector(gold), _vector(answer), leaf)
     if kinds == {"matrix"}:

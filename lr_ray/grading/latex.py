@@ -73,6 +73,8 @@ _REWRITES = [
         (rf"(?:\\|(?<![A-Za-z]))sqrt\s*{_ROUND}", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
         (r"\\log_\s*(\d)", r"\\log_{\1}"),
+        (r"\\log_\s*\{?\s*e(?![A-Za-z])\s*\}?", r"\\ln "),
+        (r"(?<=[\d.])\\dot\s*\{?(\d)\}?", r"\\overline{\1}"),
         (r"(?<=\d)(\s*\x02?\s*[ap])\.\s?m\b\.?", r"\1m"),
         (r"\*\*", "^"),
         (rf"\^\s*{_ROUND}", r"^{\1}"),
