@@ -115,9 +115,7 @@ _DETAILS = re.compile(
     r"(?:[ \t]*\((?!or\b)[^()\n]*[a-z]{2}[^()\n]*\))?(?:[.!]?\*\*)?(?:[.!]?\s*(?:\Z|\n)|[.!]\s)"
 )
 # Between an exact value and what it is about: "243/625, or about 38.9%"
-_ABOUT = re.compile(
-    r"\$?,?\s*\(?(?:or|which is)?\s*(?:about|approximately|roughly|≈)\s*\\?\$?", re.IGNORECASE
-)
+_ABOUT = re.compile(r"(?i)\$?,?\s*\(?(?:or|which is)?\s*(?:about|approximately|roughly|≈)\s*\\?\$?")
 # x of x = 3, x_1 = 3 and x < 3
 _OF = re.compile(r"\s*(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*(?:(=)|[<>≤≥]|\\(?:[lg]e|lt|gt))")
 GLUE = re.compile(  # between two answers

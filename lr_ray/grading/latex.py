@@ -22,9 +22,8 @@ _LOOKS = """
 _SAME = {
     r"\frac": "dfrac tfrac cfrac sfrac nicefrac", r"\le ": "leq leqslant leqq", r"\ge ": "geq geqslant geqq",
     r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", "|": "mid", "/": "div", r"\{": "lbrace",
-    r"\}": "rbrace", r"\emptyset ": "varnothing", r"\mathbb{R}": "R", "'": "prime",
+    r"\}": "rbrace", r"\emptyset ": "varnothing", r"\mathbb{R}": "R", "'": "prime", r"\log_{10}": "lg",
     "^": "textsuperscript", "€": "euro", "£": "pounds", "¥": "yen", " cents ": "cent cents textcent",
-    r"\log_{10}": "lg",
 }  # fmt: skip
 _RENAMED = {name: command for command, names in _SAME.items() for name in names.split()}
 _RENAMED |= dict.fromkeys(_LOOKS.split(), " ")

@@ -27,8 +27,11 @@ _DEMO_ANSWER = re.compile(r"The answer is (-?\d+)\.(?!\d)")
 # As few-shot prompts of Minerva end; the first, for a base model goes on inventing problems.
 _MINERVA = re.compile(r"final answer is \$((?:[^$\\]|\\.)*)\$\. I hope", re.DOTALL)
 _THINKING = r"(?:think(?:ing)?|thought|reasoning|analysis|reflection|scratchpad|seed:think)"
-_THOUGHT = re.compile(rf"</{_THINKING}>|<\|end_of_thought\|>|◁/think▷", re.IGNORECASE)
-_THINKS = re.compile(rf"<{_THINKING}>|<\|begin_of_thought\|>|◁think▷", re.IGNORECASE)
+_FINAL = r"<\|channel\|>final<\|message\|>|assistantfinal"  # of gpt-oss
+_THOUGHT = re.compile(rf"(?i)</{_THINKING}>|<\|end_of_thought\|>|◁/think▷|\[/THINK]|{_FINAL}")
+_THINKS = re.compile(
+    rf"(?i)<{_THINKING}>|<\|begin_of_thought|<\|channel\|>analysis|◁think▷|\[THINK]"
+)
 _TURN_ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end▁of▁sentence)\|>")
 _ANOTHER = re.compile(r"\n[ \t*#]*(?:human|user|question|problem|q)(?: \d+)?\**:", re.IGNORECASE)
 # What may stand alone as an answer: a letter, with its choice, or a number, but not "1. First"
