@@ -50,9 +50,8 @@ def hold(run: Any, shared: bool) -> Iterator[None]:
             ended.set()
             if renewer.is_alive():
                 renewer.join()  # or its note could outlive the removal
-            with contextlib.suppress(
-                Exception
-            ):  # as a store's own: they must not hide how it ended
+            # Whatever a store raises must not hide how the work ended.
+            with contextlib.suppress(Exception):
                 check_owner(run)  # not the note of a driver that took over
                 run.remove(NOTE)
             run.token = None
