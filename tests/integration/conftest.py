@@ -70,7 +70,7 @@ def nodes(tmp_path_factory) -> Iterator[Nodes]:
         patch.setenv("HF_TOKEN", SECRET_OF_HEAD)
         nodes = Nodes(tmp_path_factory.mktemp("nodes"))
     yield nodes
-    nodes.kill(nodes.head)
+    nodes.end()
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Nodes:
 
     def __init__(self, folder: Path, head_cpus: int = 4, types: dict | None = None) -> None:
         self.folder, self.port, self.dashboard = folder, free_port(), free_port()
-        self.temp = self._short()
+        self.temp, self._marks = self._short(), list[str]()
         token = folder / "token"
         token.write_text(uuid.uuid4().hex)
         self.address = f"127.0.0.1:{self.port}"
@@ -128,6 +128,7 @@ class Nodes:
         self, *arguments: str, within: tuple[str, ...] = (), env: dict[str, str] | None = None
     ) -> str:
         mark = uuid.uuid4().hex
+        self._marks.append(mark)
         agent = [f"--dashboard-agent-listen-port={free_port()}", "--node-ip-address=127.0.0.1"]
         started = subprocess.run(
             [*within, RAY, "start", *arguments, *agent, "--disable-usage-stats"],
@@ -147,6 +148,11 @@ class Nodes:
                 if process.environ().get(MARK) == mark and process.is_running():
                     found.append(process)
         return found
+
+    def end(self) -> None:
+        """Kills all nodes that were started; a worker's log monitor would outlive its head."""
+        for mark in self._marks:
+            self.kill(mark)
 
     def kill(self, mark: str) -> None:
         """SIGKILL to all processes of a node at once, as when its machine goes away."""

@@ -67,7 +67,7 @@ class Watch:
 def nodes(tmp_path_factory):
     nodes = Nodes(tmp_path_factory.mktemp("scale"), head_cpus=0, types=TYPES)
     yield nodes
-    nodes.kill(nodes.head)
+    nodes.end()
 
 
 def test_what_no_node_type_has_is_told_and_starts_none(nodes, tmp_path):

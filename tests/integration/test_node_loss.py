@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory) -> Run:
 def nodes(tmp_path_factory):
     nodes = Nodes(tmp_path_factory.mktemp("loss"), head_cpus=0)
     yield nodes
-    nodes.kill(nodes.head)
+    nodes.end()
 
 
 def wait_for(job: subprocess.Popen, there, within: float = 240) -> None:
