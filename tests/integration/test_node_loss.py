@@ -131,6 +131,8 @@ def test_an_endpoint_survives_its_node(undisturbed, nodes):
         assert after == before
         job.terminate()
         assert job.wait(timeout=120) == 143
+    for mark in marks:
+        nodes.kill(mark)
 
 
 def test_an_evaluation_whose_node_is_gone_ends_and_goes_on_by_the_same_command(undisturbed, nodes):
