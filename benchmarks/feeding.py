@@ -6,7 +6,7 @@
 DIR holds gsm8k/train.jsonl.
 
 One process, one engine, no Ray; the ways take turns over the same problems. Throughput is told as a share
-of that of one `LLM.generate` of everything in the same round, by seconds and by CPU seconds, which other
+of that of one call with everything in the same round, by seconds and by CPU seconds, which other
 work on the machine does not change. Empty is the share of the engine's room (the sequences that it
 decodes at once) without a sequence, over all of a way's seconds.
 """
@@ -63,7 +63,7 @@ class Feeder:
             list(threads.map(batch, range(0, len(self.prompts), self.size)))
 
     def at_once(self) -> None:
-        """As `LLM.generate` does it: all go in, and the engine steps until none is left."""
+        """All go in, and the engine steps until none is left, as vLLM's `LLM.generate` has it."""
         asked = Generate([], self.sampler.sampling.max_new_tokens, self.sampler.k)
         params = self.engine.params(asked)
         steps = Steps(self.engine.llm_engine)
